@@ -1,0 +1,1 @@
+"""Serve one model from several processes or devices behind one Triton instance."""

@@ -1,0 +1,161 @@
+"""The nouns: a request as it came, and the packed batch that the ranks compute.
+
+    three requests, 2 + 3 + 1 tokens           rows      a a b b b c
+    packed end to end, nothing padded          cu_seqlens 0 2 5 6
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .config import ModelConfig, TensorSpec
+from .errors import InvalidInput, PythonMpError, RequestFailed
+
+Array = npt.NDArray[Any]
+Outputs = dict[str, Array]
+Signature = tuple[tuple[str, tuple[int, ...]], ...]
+"""Inputs present and the shapes of their rows; only requests with equal ones share a batch."""
+CU_SEQLENS = "cu_seqlens"
+
+
+class Answer(Protocol):
+    """The way back to one client. Exactly one of the two is called, once."""
+
+    def send(self, outputs: Mapping[str, Array]) -> None: ...
+
+    def fail(self, error: PythonMpError) -> None: ...
+
+
+@dataclass(eq=False)
+class Request:
+    """One Triton request: `inputs[name]` is [b, ...] as the client sent it.
+
+    `lengths` is int32 [b]: the packed rows of each of its b sequences (1 where nothing is ragged).
+    `suspicion` grows with every group that died with this request in hand; `alone` keeps it out of
+    others' batches, so that it can only hurt itself.
+    """
+
+    inputs: Mapping[str, Array]
+    lengths: Array
+    signature: Signature
+    answer: Answer
+    arrived: float = field(default_factory=time.perf_counter)
+    suspicion: float = 0.0
+    alone: bool = False
+
+    @cached_property
+    def tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    @cached_property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.inputs.values())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that are computed together, in this order."""
+
+    id: int
+    requests: tuple[Request, ...]
+
+    @cached_property
+    def lengths(self) -> Array:
+        """int32 [sequences]."""
+        return np.concatenate([request.lengths for request in self.requests])
+
+    @cached_property
+    def tokens(self) -> int:
+        return sum(request.tokens for request in self.requests)
+
+    @property
+    def tokens_saved(self) -> int:
+        """Rows that padding every sequence to the longest would have added."""
+        return int(self.lengths.max()) * len(self.lengths) - self.tokens
+
+    def pack(self, config: ModelConfig) -> dict[str, list[Array]]:
+        """Every tensor as the list of parts that stand end to end in it, `cu_seqlens` included."""
+        cu_seqlens = np.zeros(len(self.lengths) + 1, np.int32)
+        np.cumsum(self.lengths, out=cu_seqlens[1:])
+        parts: dict[str, list[Array]] = {CU_SEQLENS: [cu_seqlens]}
+        for spec in config.inputs:
+            if spec.name in self.requests[0].inputs and spec.name != config.parameters.lengths:
+                parts[spec.name] = [
+                    rows for request in self.requests for rows in _rows(request, spec)
+                ]
+        return parts
+
+    def split(self, outputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> list[Outputs]:
+        """Each request's part of the packed outputs, with its batch dimension back in place.
+
+        Raises:
+            RequestFailed: the engine made another number of rows than it was given.
+        """
+        for spec in specs:
+            expected = self.tokens if spec.ragged else len(self.lengths)
+            if spec.name not in outputs or outputs[spec.name].shape[0] != expected:
+                raise RequestFailed(f"the engine's output '{spec.name}' has not {expected} rows")
+        answers, sequence, token = [], 0, 0
+        for request in self.requests:
+            answer = {}
+            for spec in specs:
+                start, count = (token, request.tokens) if spec.ragged else (sequence, _b(request))
+                rows = outputs[spec.name][start : start + count]
+                answer[spec.name] = _unpack(rows, request.lengths) if spec.ragged else rows
+            answers.append(answer)
+            sequence, token = sequence + _b(request), token + request.tokens
+        return answers
+
+
+def read_request(inputs: Mapping[str, Array], config: ModelConfig, answer: Answer) -> Request:
+    """Checks what Triton did not: which rows are real, and that ragged inputs agree on it.
+
+    Raises:
+        InvalidInput: naming the input and the numbers.
+    """
+    present = [spec for spec in config.inputs if spec.name in inputs]
+    signature = tuple((s.name, inputs[s.name].shape[1 + s.ragged :]) for s in present)
+    ragged = {spec.name: inputs[spec.name].shape[1] for spec in present if spec.ragged}
+    sequences = inputs[present[0].name].shape[0] if present else 0
+    if sequences < 1:
+        raise InvalidInput("the batch is empty")
+    if not ragged:
+        return Request(inputs, np.ones(sequences, np.int32), signature, answer)
+    width = min(ragged.values())
+    if width < 1 or width != max(ragged.values()):
+        raise InvalidInput(f"ragged inputs need the same number of rows, at least 1; got {ragged}")
+    name = config.parameters.lengths
+    given = inputs[name].reshape(-1) if name in inputs else np.full(sequences, width, np.int32)
+    if given.min() < 1 or given.max() > width:
+        raise InvalidInput(f"'{name}' holds {given.min()} to {given.max()}; it must be 1 to {width}")
+    return Request(inputs, given, signature, answer)
+
+
+def _b(request: Request) -> int:
+    return len(request.lengths)
+
+
+def _rows(request: Request, spec: TensorSpec) -> list[Array]:
+    array = request.inputs[spec.name]
+    if not spec.ragged:
+        return [array]
+    if _b(request) == 1:
+        return [array[0, : request.tokens]]
+    return [row[:length] for row, length in zip(array, request.lengths, strict=True)]
+
+
+def _unpack(rows: Array, lengths: Array) -> Array:
+    """[tokens, ...] -> [b, longest, ...], zeros behind the shorter sequences."""
+    if len(lengths) == 1:
+        return rows[None]
+    padded = np.zeros((len(lengths), lengths.max(), *rows.shape[1:]), rows.dtype)
+    real = np.arange(padded.shape[1]) < lengths[:, None]
+    padded[real] = rows
+    return padded

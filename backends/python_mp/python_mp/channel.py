@@ -1,0 +1,194 @@
+"""Between the front and its ranks: data in shared memory, small messages on sockets.
+
+The arena is one anonymous memory file (memfd), so nothing can be left in /dev/shm. It has a slot
+for each batch in flight; pages exist only where something was written.
+
+    | slot 0 inputs | slot 0 outputs | slot 1 inputs | slot 1 outputs | ...     each `half` bytes
+
+The front writes a batch's inputs once and every rank maps them. The answering rank (first of the
+last stage) writes the outputs. A message tells what lies where; one per datagram (SEQPACKET):
+
+    kind u8 | tensors u8 | slot u16 | batch u64 | compute ns u64 | waited ns u64      28 bytes
+    per tensor:  dtype u8 | dims u8 | name length u16 | offset in slot u64 | dims x i64 | name
+    rest:        text, UTF-8 (what went wrong, or the JSON of READY)
+
+End of file on a socket is the death of the other side. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+_HEADER = struct.Struct("<BBHQQQ")
+_TENSOR = struct.Struct("<BBHQ")
+_DTYPES = tuple(
+    np.dtype(name)
+    for name in "bool uint8 int8 int16 int32 int64 float16 float32 float64".split()
+)
+_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
+_ALIGN = 64
+_MAX_MESSAGE = 1 << 16
+
+
+class Kind(IntEnum):
+    FORWARD = 1
+    """Front to rank: compute the batch in this slot."""
+    READY = 2
+    """Rank to front: loaded; text is JSON with what it holds."""
+    DONE = 3
+    """Rank to front: through with the batch; the answering rank's has the outputs."""
+    REFUSED = 4
+    """Rank to front: the batch is invalid; every rank says so, none has computed."""
+    FAILED = 5
+    """Rank to front: loading or the engine raised; the rank exits."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A tensor's place in its slot."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class Message:
+    kind: Kind
+    slot: int = 0
+    batch: int = 0
+    compute_ns: int = 0
+    waited_ns: int = 0
+    tensors: Mapping[str, Placed] = field(default_factory=dict)
+    text: str = ""
+
+    def encode(self) -> bytes:
+        parts = [
+            _HEADER.pack(
+                self.kind, len(self.tensors), self.slot, self.batch, self.compute_ns, self.waited_ns
+            )
+        ]
+        for name, place in self.tensors.items():
+            encoded, dims = name.encode(), len(place.shape)
+            parts.append(_TENSOR.pack(_CODES[place.dtype], dims, len(encoded), place.offset))
+            parts.append(struct.pack(f"<{dims}q", *place.shape))
+            parts.append(encoded)
+        return b"".join((*parts, self.text.encode()))[:_MAX_MESSAGE]
+
+    @classmethod
+    def decode(cls, data: bytes) -> Message:
+        kind, count, slot, batch, compute_ns, waited_ns = _HEADER.unpack_from(data)
+        at = _HEADER.size
+        tensors = {}
+        for _ in range(count):
+            code, dims, name_length, offset = _TENSOR.unpack_from(data, at)
+            at += _TENSOR.size
+            shape = struct.unpack_from(f"<{dims}q", data, at)
+            at += 8 * dims
+            tensors[data[at : at + name_length].decode()] = Placed(_DTYPES[code], shape, offset)
+            at += name_length
+        text = data[at:].decode(errors="replace")
+        return cls(Kind(kind), slot, batch, compute_ns, waited_ns, tensors, text)
+
+
+class Connection:
+    """One end of a front-to-rank socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+    @classmethod
+    def pair(cls) -> tuple[Connection, Connection]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(ours), cls(theirs)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def send(self, message: Message) -> None:
+        """Raises OSError when the other side is gone."""
+        self.socket.send(message.encode())
+
+    def receive(self) -> Message | None:
+        """Waits for a message; None at end of file."""
+        try:
+            data = self.socket.recv(_MAX_MESSAGE)
+        except ConnectionResetError:
+            return None
+        return Message.decode(data) if data else None
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Arena:
+    """The slots. `half` is the most bytes that the inputs, or the outputs, of a batch may take."""
+
+    def __init__(self, fd: int, slots: int, half: int) -> None:
+        self.fd = fd
+        self._half = half
+        self._memory = np.frombuffer(mmap.mmap(fd, 2 * half * slots), np.uint8)
+
+    @classmethod
+    def create(cls, slots: int, half: int) -> Arena:
+        half = -(-half // mmap.PAGESIZE) * mmap.PAGESIZE
+        fd = os.memfd_create("python_mp-arena", os.MFD_CLOEXEC)
+        os.ftruncate(fd, 2 * half * slots)
+        return cls(fd, slots, half)
+
+    @property
+    def half(self) -> int:
+        return self._half
+
+    def write_inputs(self, slot: int, tensors: Mapping[str, list[Array]]) -> dict[str, Placed]:
+        """Copies each tensor's parts end to end into the slot.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        return self._write(2 * slot, tensors.items())
+
+    def write_outputs(self, slot: int, tensors: Mapping[str, Array]) -> dict[str, Placed]:
+        return self._write(2 * slot + 1, ((name, [array]) for name, array in tensors.items()))
+
+    def read_inputs(self, slot: int, tensors: Mapping[str, Placed]) -> dict[str, Array]:
+        """Views, not copies."""
+        return {name: self._view(2 * slot, place) for name, place in tensors.items()}
+
+    def read_outputs(self, slot: int, tensors: Mapping[str, Placed]) -> dict[str, Array]:
+        return {name: self._view(2 * slot + 1, place) for name, place in tensors.items()}
+
+    def close(self) -> None:
+        """The mapping itself goes with its last view."""
+        os.close(self.fd)
+
+    def _write(self, index: int, tensors: Iterable[tuple[str, list[Array]]]) -> dict[str, Placed]:
+        placed, offset = {}, 0
+        for name, parts in tensors:
+            first = parts[0]
+            shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+            place = Placed(first.dtype, shape, offset)
+            offset += sum(part.nbytes for part in parts)
+            if offset > self._half:
+                raise ValueError(f"a batch's tensors take more than max_batch_bytes {self._half}")
+            np.concatenate(parts, out=self._view(index, place))
+            offset = -(-offset // _ALIGN) * _ALIGN
+            placed[name] = place
+        return placed
+
+    def _view(self, index: int, place: Placed) -> Array:
+        start = index * self._half + place.offset
+        size = place.dtype.itemsize * int(np.prod(place.shape))
+        return self._memory[start : start + size].view(place.dtype).reshape(place.shape)

@@ -1,0 +1,42 @@
+"""What can go wrong, and the Triton status each error becomes.
+
+PythonMpError                INTERNAL
+├── ConfigError              INVALID_ARG   the config.pbtxt cannot work; the load fails
+├── LoadError                INTERNAL      a rank could not load its shard; the load fails
+├── InvalidInput             INVALID_ARG   this request's tensors are wrong; its group is untouched
+├── Unavailable              UNAVAILABLE   the queue is full, or no group is up; try again
+├── RequestFailed            INTERNAL      the engine raised for this request, also when it ran alone
+└── GroupAborted             INTERNAL      inside a rank: a peer is gone, so the collective was given up
+"""
+
+from __future__ import annotations
+
+
+class PythonMpError(Exception):
+    """Base of all errors here; `status` names a code of `pb_utils.TritonError`."""
+
+    status = "INTERNAL"
+
+
+class ConfigError(PythonMpError):
+    status = "INVALID_ARG"
+
+
+class LoadError(PythonMpError):
+    pass
+
+
+class InvalidInput(PythonMpError):
+    status = "INVALID_ARG"
+
+
+class Unavailable(PythonMpError):
+    status = "UNAVAILABLE"
+
+
+class RequestFailed(PythonMpError):
+    pass
+
+
+class GroupAborted(PythonMpError):
+    pass

@@ -1,0 +1,258 @@
+"""One generation of a replica's ranks: they start, serve and end as one.
+
+    STARTING --every rank READY--> SERVING --a rank dies, raises or stops answering--> ENDED
+
+The group is the unit of failure. A rank that is gone leaves its peers waiting inside a collective,
+so none of them is worth keeping: `end` kills all. A new generation has new processes, sockets and
+memory; whatever the old one still says has no way to arrive.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+from signal import SIGKILL
+from threading import Event
+
+from ..batch import Batch, Outputs, Request
+from ..channel import Arena, Connection, Kind, Message
+from ..config import ModelConfig
+from ..layout import ReplicaLayout
+from ..rank_spec import RankSpec
+from .process import RankProcess, describe
+
+_LEAVE_SECONDS = 5.0
+
+
+class State(Enum):
+    STARTING = auto()
+    SERVING = auto()
+    ENDED = auto()
+
+
+class GroupEnded(Exception):
+    """The group is of no more use. `raised` is the text of an exception in a rank; `killed` says
+    that a SIGKILL from outside ended it, which is weak evidence against the requests in hand."""
+
+    def __init__(self, reason: str, *, raised: str = "", killed: bool = False) -> None:
+        super().__init__(reason)
+        self.raised = raised
+        self.killed = killed
+
+
+@dataclass
+class Flight:
+    """A batch on its way through the ranks. Its slot is free when every rank is through with it and
+    the front has let go of the outputs."""
+
+    batch: Batch
+    slot: int
+    dispatched: float
+    waiting_for: set[int]
+    outputs: Outputs | None = None
+    refused: str = ""
+    steps: list[tuple[int, float, float]] = field(default_factory=list)
+    """(rank, seconds computing, seconds of these waiting for peers), as the ranks report them."""
+    held: bool = True
+
+    @property
+    def landed(self) -> bool:
+        return not self.waiting_for
+
+
+class Group:
+    """Made and ended by the replica's thread; `forward` may be called by any thread that holds the
+    replica's lock."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layout: ReplicaLayout,
+        cpus: list[tuple[int, ...]],
+        generation: int,
+        runtime: Path,
+    ) -> None:
+        self.generation = generation
+        self.state = State.STARTING
+        sizes = config.parameters
+        self._config = config
+        self._first_stage = set(range(sizes.tensor_parallel_size))
+        self._answering = config.world_size - sizes.tensor_parallel_size
+        self._slots = sizes.pipeline_parallel_size + 1
+        self._flights: list[Flight] = []
+        self._arena = Arena.create(self._slots, sizes.max_batch_bytes)
+        self._region = os.memfd_create("python_mp-collectives", os.MFD_CLOEXEC)
+        self._store = runtime / f"store-{os.getpid()}-{layout.index}-{generation}"
+        self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector.register(self._wake, selectors.EVENT_READ, None)
+        self._ranks: list[RankProcess] = []
+        self.loaded: dict[int, str] = {}
+        """What each READY rank said of itself (JSON)."""
+        for index in range(config.world_size):
+            self._spawn(layout, index, cpus[index])
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def wait_ready(self, timeout: float, stopping: Event) -> None:
+        """Raises GroupEnded when a rank cannot load, on time-out (seconds) or when stopped."""
+        deadline = time.monotonic() + timeout
+        while len(self.loaded) < len(self._ranks):
+            if stopping.is_set():
+                raise GroupEnded("stopped while it started")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                missing = sorted({rank.rank for rank in self._ranks} - self.loaded.keys())
+                raise GroupEnded(f"ranks {missing} did not load within {timeout:.0f} s")
+            for rank, message in self.wait(left):
+                if message.kind is Kind.READY:
+                    self.loaded[rank] = message.text
+        self.state = State.SERVING
+
+    def close_door(self) -> None:
+        """No batch is taken from now on."""
+        self.state = State.ENDED
+
+    def end(self, *, graceful: bool = False) -> None:
+        """No rank outlives this."""
+        self.close_door()
+        if not graceful:
+            os.pwrite(self._region, b"\1", 0)
+            for rank in self._ranks:
+                rank.kill()
+        for rank in self._ranks:
+            rank.leave(_LEAVE_SECONDS)
+        self._selector.close()
+        self._arena.close()
+        os.close(self._region)
+        os.close(self._wake)
+        self._store.unlink(missing_ok=True)
+
+    @property
+    def alive(self) -> int:
+        return len(self._ranks) if self.state is State.SERVING else 0
+
+    # -- batches ---------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        return not self._flights
+
+    @property
+    def has_room(self) -> bool:
+        """The first stage has nothing to do and a slot is free: the moment to cut a batch."""
+        busy = any(flight.waiting_for & self._first_stage for flight in self._flights)
+        return self.state is State.SERVING and not busy and len(self._flights) < self._slots
+
+    @property
+    def holds_suspect(self) -> bool:
+        return any(r.suspicion > 0 for flight in self._flights for r in flight.batch.requests)
+
+    @property
+    def in_hand(self) -> list[Request]:
+        """Requests not answered yet, oldest first."""
+        flights = [flight for flight in self._flights if flight.held and flight.outputs is None]
+        return [request for flight in flights for request in flight.batch.requests]
+
+    def forward(self, batch: Batch) -> Flight:
+        """Writes the batch into a free slot and tells every rank. Call only if `has_room`.
+
+        Raises:
+            ValueError: the inputs are larger than a slot.
+        """
+        slot = (set(range(self._slots)) - {flight.slot for flight in self._flights}).pop()
+        tensors = self._arena.write_inputs(slot, batch.pack(self._config))
+        flight = Flight(batch, slot, time.perf_counter(), {rank.rank for rank in self._ranks})
+        self._flights.append(flight)
+        message = Message(Kind.FORWARD, slot, batch.id, tensors=tensors)
+        for rank in self._ranks:
+            try:
+                rank.connection.send(message)
+            except OSError:  # It died; `wait` sees the end of file and the batch is replayed.
+                break
+        return flight
+
+    def note(self, rank: int, message: Message) -> Flight | None:
+        """Books a rank's word on a batch; the flight, once there is something to answer."""
+        flight = next(f for f in self._flights if f.batch.id == message.batch)
+        flight.waiting_for.discard(rank)
+        flight.steps.append((rank, message.compute_ns / 1e9, message.waited_ns / 1e9))
+        if message.kind is Kind.REFUSED:
+            flight.refused = message.text
+        elif rank == self._answering:
+            flight.outputs = self._arena.read_outputs(flight.slot, message.tensors)
+            return flight
+        return flight if flight.refused and flight.landed else None
+
+    def release(self, flight: Flight) -> None:
+        """The front is through with the flight's outputs."""
+        flight.held = False
+
+    def sweep(self) -> list[Flight]:
+        """Frees the slots of flights that nobody needs any more, and returns those flights."""
+        gone = [flight for flight in self._flights if flight.landed and not flight.held]
+        self._flights = [flight for flight in self._flights if flight not in gone]
+        return gone
+
+    # -- messages --------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Lets `wait` return now; from any thread."""
+        os.eventfd_write(self._wake, 1)
+
+    def wait(self, timeout: float | None) -> list[tuple[int, Message]]:
+        """What ranks have to say, waiting up to `timeout` seconds for it.
+
+        Raises:
+            GroupEnded: a rank is gone or its engine raised.
+        """
+        messages = []
+        for key, _ in self._selector.select(timeout):
+            if key.data is None:
+                os.eventfd_read(self._wake)
+                continue
+            process: RankProcess = key.data
+            message = process.connection.receive()
+            if message is None:
+                raise self._lost(process)
+            if message.kind is Kind.FAILED:
+                raise GroupEnded(f"rank {process.rank} raised", raised=message.text)
+            messages.append((process.rank, message))
+        return messages
+
+    def _lost(self, process: RankProcess) -> GroupEnded:
+        exit_code = process.reap()
+        return GroupEnded(
+            f"rank {process.rank} {describe(exit_code)}", killed=exit_code == -SIGKILL
+        )
+
+    def _spawn(self, layout: ReplicaLayout, index: int, cpus: tuple[int, ...]) -> None:
+        ours, theirs = Connection.pair()
+        placement = layout.ranks[index]
+        spec = RankSpec(
+            source=self._config.source,
+            replica=layout.index,
+            generation=self.generation,
+            rank=placement.rank,
+            tensor_rank=placement.tensor_rank,
+            stage=placement.stage,
+            world_size=len(layout.ranks),
+            device=placement.instance.device,
+            cpus=cpus,
+            threads=self._config.parameters.threads_per_rank or len(cpus),
+            parent=os.getpid(),
+            control_fd=theirs.fileno(),
+            arena_fd=self._arena.fd,
+            slots=self._slots,
+            half=self._arena.half,
+            region_fd=self._region,
+            store=str(self._store),
+        )
+        process = RankProcess(spec, ours, (spec.control_fd, spec.arena_fd, spec.region_fd))
+        theirs.close()
+        self._ranks.append(process)
+        self._selector.register(ours, selectors.EVENT_READ, process)

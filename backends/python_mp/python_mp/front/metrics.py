@@ -1,0 +1,128 @@
+"""Metrics on Triton's own /metrics page.
+
+Every update of a Triton metric is a round trip from the stub to the server, so the hot path only
+adds to numbers held here and a thread passes the differences on once a second. Histograms are
+written as Prometheus stores them, `_bucket{le=}`, `_sum` and `_count`, because Triton's own take one
+round trip an observation.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+FLUSH_SECONDS = 1.0
+BUCKETS = tuple(m * 10.0**e for e in range(-5, 1) for m in (1, 2, 5)) + (10.0,)
+"""Upper bounds in seconds, 10 us to 10 s."""
+
+COUNTERS = {
+    "batches_total": "Batches dispatched",
+    "requests_total": "Requests dispatched",
+    "tokens_total": "Packed rows dispatched",
+    "tokens_saved_total": "Rows that padding to the longest of each batch would have added",
+    "restarts_total": "Generations started after the first",
+    "replays_total": "Requests dispatched again because their group died",
+}
+GAUGES = {
+    "generation": "Number of the present generation of ranks",
+    "ranks_alive": "Ranks that are up and serving",
+    "queue_requests": "Requests that wait for a batch",
+}
+HISTOGRAMS = {
+    "queue_seconds": "Time from execute to dispatch, per request",
+    "batch_seconds": "Time from dispatch to outputs, per batch",
+    "forward_seconds": "Time a rank took for a batch, waiting for peers included",
+    "collective_wait_seconds": "Time a rank waited for its peers during a batch",
+}
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class Sink(Protocol):
+    """Where numbers go; `TritonSink` in model.py, a dictionary in tests."""
+
+    def add(self, kind: str, name: str, help: str, labels: Mapping[str, str], value: float) -> None:
+        """Adds `value` to a COUNTER, or sets a GAUGE to it."""
+
+
+class _Histogram:
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.total = 0.0
+
+
+class Metrics:
+    """Numbers of one replica; `labels` go on each of them."""
+
+    def __init__(self, sink: Sink, labels: Mapping[str, str]) -> None:
+        self._sink = sink
+        self._labels = tuple(labels.items())
+        self._lock = threading.Lock()
+        self._values: dict[tuple[str, Labels], float] = defaultdict(float)
+        self._histograms: dict[tuple[str, Labels], _Histogram] = defaultdict(_Histogram)
+        self._sent: dict[tuple[str, Labels], float] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        for name in (*COUNTERS, *GAUGES):
+            self._values[name, self._labels] = 0.0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Passes the last differences on and ends the thread."""
+        self._stopping.set()
+        self._thread.join()
+
+    def count(self, name: str, value: float = 1.0) -> None:
+        with self._lock:
+            self._values[name, self._labels] += value
+
+    def gauge(self, name: str, value: float) -> None:
+        with self._lock:
+            self._values[name, self._labels] = value
+
+    def observe(self, name: str, seconds: float, **labels: Any) -> None:
+        key = name, (*self._labels, *((label, str(value)) for label, value in labels.items()))
+        with self._lock:
+            histogram = self._histograms[key]
+            histogram.counts[bisect_left(BUCKETS, seconds)] += 1
+            histogram.total += seconds
+
+    def flush(self) -> None:
+        """Passes on what changed since the last time."""
+        with self._lock:
+            values = dict(self._values)
+            for (name, labels), histogram in self._histograms.items():
+                values |= _series(name, labels, histogram)
+        for (name, labels), value in values.items():
+            before = self._sent.get((name, labels))
+            if value == before:
+                continue
+            kind = "GAUGE" if name in GAUGES else "COUNTER"
+            change = value if kind == "GAUGE" else value - (before or 0.0)
+            self._sink.add(kind, f"python_mp_{name}", _help(name), dict(labels), change)
+            self._sent[name, labels] = value
+
+    def _run(self) -> None:
+        while not self._stopping.wait(FLUSH_SECONDS):
+            self.flush()
+        self.flush()
+
+
+def _series(name: str, labels: Labels, histogram: _Histogram) -> dict[tuple[str, Labels], float]:
+    series: dict[tuple[str, Labels], float] = {}
+    count = 0
+    for bound, observed in zip((*BUCKETS, float("inf")), histogram.counts, strict=True):
+        count += observed
+        le = "+Inf" if bound == float("inf") else f"{bound:g}"
+        series[f"{name}_bucket", (*labels, ("le", le))] = count
+    return series | {(f"{name}_sum", labels): histogram.total, (f"{name}_count", labels): count}
+
+
+def _help(name: str) -> str:
+    plain = name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")
+    return (COUNTERS | GAUGES | HISTOGRAMS)[plain]

@@ -1,0 +1,271 @@
+"""A replica: its queue, its present group of ranks, and what happens when the group dies.
+
+    submit (Triton's thread) --> Scheduler --> Group.forward --> ranks
+    replica's thread         <-- answers   <-- Group.wait    <--
+
+A request is answered, refused, or still in hand; it is never lost. When a group ends, what it had
+in hand goes back to the head of the queue and the next generation computes it: inference is a pure
+function of its inputs, and no byte of an answer has left.
+
+Which request is to blame is found by suspicion: those in hand when a group died are run one at a
+time, with nothing else in flight. Whoever is in hand again when the group dies again is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..batch import Batch, Request
+from ..config import ModelConfig
+from ..errors import (
+    InvalidInput,
+    LoadError,
+    PythonMpError,
+    RequestFailed,
+    Unavailable,
+)
+from ..layout import ReplicaLayout
+from .group import Flight, Group, GroupEnded
+from .metrics import Metrics
+from .scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+_GUILTY = 2.0
+_BLAME_CRASH = 1.0
+_BLAME_KILL = 0.5
+"""A SIGKILL mostly comes from outside (an operator, the kernel short of memory)."""
+_BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Replica:
+    """The front of one active instance.
+
+    Args:
+        cpus: the cores of each rank.
+        runtime: a private folder.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layout: ReplicaLayout,
+        cpus: list[tuple[int, ...]],
+        runtime: Path,
+        metrics: Metrics,
+    ) -> None:
+        self._config = config
+        self._layout = layout
+        self._cpus = cpus
+        self._runtime = runtime
+        self._metrics = metrics
+        sizes = config.parameters
+        self._scheduler = Scheduler(
+            sizes.max_batch_tokens, sizes.max_batch_bytes, sizes.max_queue_requests
+        )
+        self._lock = threading.Lock()
+        self._group: Group | None = None
+        self._batches = 0
+        self._failed_starts = 0
+        self._down = ""
+        self._stopping = threading.Event()
+        self._first_start = threading.Event()
+        # The thread starts the ranks, so the kernel kills them when it ends.
+        self._thread = threading.Thread(target=self._run, name=f"replica-{layout.index}")
+
+    def start(self) -> None:
+        """Returns when the ranks serve. Raises LoadError with the first rank's reason."""
+        self._thread.start()
+        self._first_start.wait()
+        if self._down:
+            self.stop()
+            raise LoadError(self._down)
+
+    def stop(self) -> None:
+        """Ends the ranks. Triton calls this when no request is left; one that is, is refused."""
+        self._stopping.set()
+        with self._lock:
+            if self._group:
+                self._group.wake()
+        self._thread.join()
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queues the requests; each is answered later, from the replica's thread."""
+        refused: list[tuple[Request, PythonMpError]] = []
+        with self._lock:
+            for request in requests:
+                try:
+                    if self._down:
+                        raise Unavailable(self._down)
+                    self._scheduler.add(request)
+                except Unavailable as error:
+                    refused.append((request, error))
+            failed = self._dispatch()
+        for request, error in refused + failed:
+            request.answer.fail(error)
+
+    # -- the replica's thread --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        for generation in range(1, 1 << 62):
+            group = Group(self._config, self._layout, self._cpus, generation, self._runtime)
+            try:
+                self._start(group)
+                while not self._stopping.is_set():
+                    self._step(group)
+                break
+            except GroupEnded as ended:
+                if self._ended(group, ended) or self._stopping.is_set():
+                    break
+            finally:
+                self._end(group)
+        self._refuse_all(Unavailable(self._down or "the model is being unloaded"))
+
+    def _start(self, group: Group) -> None:
+        began = time.monotonic()
+        with self._lock:
+            self._group = group
+        self._metrics.gauge("generation", group.generation)
+        group.wait_ready(self._config.parameters.start_timeout_seconds, self._stopping)
+        with self._lock:
+            self._down, self._failed_starts = "", 0
+            failed = self._dispatch()
+        self._fail(failed)
+        self._metrics.gauge("ranks_alive", group.alive)
+        log.info(
+            "%s replica %d generation %d: %d ranks serve after %.1f s",
+            self._config.name,
+            self._layout.index,
+            group.generation,
+            group.alive,
+            time.monotonic() - began,
+        )
+        self._first_start.set()
+
+    def _step(self, group: Group) -> None:
+        """One wake-up: book what the ranks say, give them the next batch, then answer."""
+        messages = group.wait(None)
+        with self._lock:
+            flights = [flight for m in messages if (flight := group.note(*m))]
+            failed = self._dispatch()
+        for flight in flights:
+            self._answer(flight)
+        self._fail(failed)
+        with self._lock:
+            for flight in flights:
+                group.release(flight)
+            for gone in group.sweep():
+                for rank, compute, waited in gone.steps:
+                    self._metrics.observe("forward_seconds", compute, rank=rank)
+                    self._metrics.observe("collective_wait_seconds", waited, rank=rank)
+            failed = self._dispatch()
+        self._fail(failed)
+
+    def _answer(self, flight: Flight) -> None:
+        requests = flight.batch.requests
+        self._metrics.observe("batch_seconds", time.perf_counter() - flight.dispatched)
+        if flight.outputs is None:
+            self._refused(requests, flight.refused)
+            return
+        try:
+            answers = flight.batch.split(flight.outputs, self._config.outputs)
+        except RequestFailed as error:
+            self._fail([(request, error) for request in requests])
+            return
+        for request, outputs in zip(requests, answers, strict=True):
+            request.answer.send(outputs)
+
+    def _refused(self, requests: tuple[Request, ...], text: str) -> None:
+        """Invalid input: in company nobody knows whose, so each is asked again alone."""
+        if len(requests) == 1:
+            requests[0].answer.fail(InvalidInput(text))
+            return
+        for request in requests:
+            request.alone = True
+        with self._lock:
+            self._scheduler.put_back(requests)
+
+    def _ended(self, group: Group, ended: GroupEnded) -> bool:
+        """Puts back what the group had in hand; whether to give up (it never served)."""
+        reason = f"{self._config.name} replica {self._layout.index}: {ended}"
+        if ended.raised:
+            reason += f": {ended.raised}"
+        log.error("%s (generation %d)", reason, group.generation)
+        self._metrics.gauge("ranks_alive", 0)
+        served = group.loaded.keys() == {rank.rank for rank in self._layout.ranks}
+        with self._lock:
+            group.close_door()
+            in_hand = group.in_hand
+        if not served:
+            self._failed_starts += 1
+            self._down = reason
+            if not self._first_start.is_set():
+                self._first_start.set()
+                return True
+            self._refuse_all(Unavailable(reason))
+        guilty = self._blame(in_hand, ended)
+        innocent = [request for request in in_hand if request not in guilty]
+        with self._lock:
+            self._scheduler.put_back(innocent)
+        self._fail([(request, RequestFailed(ended.raised or str(ended))) for request in guilty])
+        self._metrics.count("restarts_total")
+        self._metrics.count("replays_total", len(innocent))
+        self._stopping.wait(_BACKOFF_SECONDS[min(self._failed_starts, len(_BACKOFF_SECONDS) - 1)])
+        return False
+
+    def _blame(self, in_hand: list[Request], ended: GroupEnded) -> list[Request]:
+        """Raises the suspicion against what was in hand, and returns those proved guilty."""
+        for request in in_hand:
+            request.suspicion += _BLAME_KILL if ended.killed else _BLAME_CRASH
+            request.alone = True
+        if ended.raised and len(in_hand) == 1:
+            return in_hand
+        return [request for request in in_hand if request.suspicion >= _GUILTY]
+
+    def _end(self, group: Group) -> None:
+        with self._lock:
+            self._group = None
+        group.end(graceful=self._stopping.is_set())
+
+    def _refuse_all(self, error: PythonMpError) -> None:
+        with self._lock:
+            waiting = self._scheduler.take_all()
+        self._fail([(request, error) for request in waiting])
+
+    # -- with the lock held ----------------------------------------------------------------------
+
+    def _dispatch(self) -> list[tuple[Request, PythonMpError]]:
+        """Gives the group batches while it has room; returns requests that no batch can carry."""
+        failed: list[tuple[Request, PythonMpError]] = []
+        group = self._group
+        while group and len(self._scheduler) and group.has_room:
+            if not group.idle and (self._scheduler.next_is_suspect or group.holds_suspect):
+                break
+            self._batches += 1
+            batch = Batch(self._batches, tuple(self._scheduler.next_batch()))
+            try:
+                flight = group.forward(batch)
+            except ValueError as error:
+                failed += [(request, InvalidInput(str(error))) for request in batch.requests]
+                continue
+            self._book(flight)
+        return failed
+
+    def _book(self, flight: Flight) -> None:
+        batch = flight.batch
+        self._metrics.count("batches_total")
+        self._metrics.count("requests_total", len(batch.requests))
+        self._metrics.count("tokens_total", batch.tokens)
+        self._metrics.count("tokens_saved_total", batch.tokens_saved)
+        self._metrics.gauge("queue_requests", len(self._scheduler))
+        for request in batch.requests:
+            self._metrics.observe("queue_seconds", flight.dispatched - request.arrived)
+
+    @staticmethod
+    def _fail(failed: list[tuple[Request, PythonMpError]]) -> None:
+        for request, error in failed:
+            request.answer.fail(error)

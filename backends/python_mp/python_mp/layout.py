@@ -1,0 +1,101 @@
+"""From `instance_group` to ranks: a pure function that everything else asks.
+
+    instance_group [ { name: "lead"  count: 2 }, { name: "shard" count: 2 passive: true } ]
+    tensor_parallel_size 2
+
+    replica 0:  rank 0 = lead_0   rank 1 = shard_0
+    replica 1:  rank 0 = lead_1   rank 1 = shard_1
+
+Replica r owns active instance r and the r-th block of passive ones, in config order.
+Rank = stage x tensor_parallel_size + tensor rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .config import InstanceGroup, ModelConfig
+from .errors import ConfigError
+
+CPU = -1
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A Triton instance. Its name alone is no identity: one per GPU share `<group>_<index>`."""
+
+    name: str
+    device: int
+    """GPU number, or CPU."""
+
+
+@dataclass(frozen=True)
+class RankPlacement:
+    """Where one rank stands in its replica, and the instance whose cores or device it uses."""
+
+    rank: int
+    tensor_rank: int
+    stage: int
+    instance: Instance
+
+
+@dataclass(frozen=True)
+class ReplicaLayout:
+    index: int
+    ranks: tuple[RankPlacement, ...]
+
+    @property
+    def leader(self) -> Instance:
+        return self.ranks[0].instance
+
+    @property
+    def passive(self) -> tuple[Instance, ...]:
+        return tuple(placement.instance for placement in self.ranks[1:])
+
+
+def replicas(config: ModelConfig) -> tuple[ReplicaLayout, ...]:
+    """Lays the model's ranks out over its instances.
+
+    Raises:
+        ConfigError: the number of passive instances is not replicas x (ranks - 1).
+    """
+    active = _instances(config, passive=False)
+    passive = _instances(config, passive=True)
+    shards = config.world_size - 1
+    if not active or len(passive) != len(active) * shards:
+        sizes = config.parameters
+        raise ConfigError(
+            f"tensor_parallel_size {sizes.tensor_parallel_size} x pipeline_parallel_size "
+            f"{sizes.pipeline_parallel_size} = {config.world_size} ranks a replica, so "
+            f"{len(active)} active instances need {len(active) * shards} passive ones; "
+            f"instance_group has {len(active)} active and {len(passive)} passive"
+        )
+    return tuple(
+        _replica(config, index, (lead, *passive[index * shards : (index + 1) * shards]))
+        for index, lead in enumerate(active)
+    )
+
+
+def _replica(config: ModelConfig, index: int, instances: tuple[Instance, ...]) -> ReplicaLayout:
+    width = config.parameters.tensor_parallel_size
+    return ReplicaLayout(
+        index,
+        tuple(
+            RankPlacement(rank, rank % width, rank // width, instance)
+            for rank, instance in enumerate(instances)
+        ),
+    )
+
+
+def _instances(config: ModelConfig, passive: bool) -> list[Instance]:
+    return [
+        Instance(f"{group.name}_{index}", device)
+        for group in config.instance_groups
+        if group.passive == passive
+        for index in range(group.count)
+        for device in _devices(group)
+    ]
+
+
+def _devices(group: InstanceGroup) -> tuple[int, ...]:
+    return group.gpus if group.kind == "KIND_GPU" else (CPU,)

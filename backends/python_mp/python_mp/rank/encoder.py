@@ -1,0 +1,125 @@
+"""The built-in family `encoder`: BERT (arXiv:1810.04805) from a Hugging Face checkpoint folder.
+
+It is built by the same contract as a user's module.py: `build(shard)` returns a module that is
+called with the packed batch and, on later stages, what the stage before returned.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import InvalidInput, LoadError
+from .attention import attention
+from .layers import ColumnParallelLinear, LayerNorm, RowParallelLinear, VocabParallelEmbedding
+from .packed import Packed
+from .shard import Shard
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The checkpoint's config.json, as far as it matters here."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    vocab_size: int
+    max_position_embeddings: int
+    layer_norm_eps: float
+
+    @classmethod
+    def read(cls, path: Path) -> EncoderConfig:
+        """Raises LoadError for another architecture than BERT's with exact GELU."""
+        raw = json.loads(path.read_text())
+        for key, only in (
+            ("model_type", "bert"),
+            ("hidden_act", "gelu"),
+            ("position_embedding_type", "absolute"),
+        ):
+            if raw.get(key, only) != only:
+                raise LoadError(f"{path}: {key} is '{raw[key]}'; the encoder family has '{only}'")
+        return cls(**{name: raw[name] for name in cls.__dataclass_fields__})
+
+
+def build(shard: Shard) -> Encoder:
+    return Encoder(shard, EncoderConfig.read(shard.folder / "config.json"))
+
+
+class Encoder(nn.Module):
+    """INPUT_IDS int32 [tokens] -> HIDDEN_STATES [tokens, hidden], before any pooling."""
+
+    def __init__(self, shard: Shard, config: EncoderConfig) -> None:
+        super().__init__()
+        prefix = "bert." if "bert.embeddings.LayerNorm.weight" in shard.weights else ""
+        self.config = config
+        self.is_last = shard.is_last
+        self.embeddings = (
+            Embeddings(shard, config, f"{prefix}embeddings") if shard.is_first else None
+        )
+        self.blocks = nn.ModuleList(
+            Block(shard, config, f"{prefix}encoder.layer.{index}")
+            for index in shard.layers(config.num_hidden_layers)
+        )
+
+    def check(self, batch: Packed) -> None:
+        """Raises InvalidInput for ids or lengths that the checkpoint has no embedding for."""
+        ids, longest = batch["INPUT_IDS"], max(batch.lengths)
+        if longest > self.config.max_position_embeddings:
+            raise InvalidInput(
+                f"a sequence has {longest} tokens; the model's limit is "
+                f"{self.config.max_position_embeddings}"
+            )
+        low, high = (int(bound) for bound in ids.aminmax())
+        if low < 0 or high >= self.config.vocab_size:
+            raise InvalidInput(
+                f"INPUT_IDS holds {low if low < 0 else high}; ids are 0 to "
+                f"{self.config.vocab_size - 1}"
+            )
+
+    def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
+        x = hidden if self.embeddings is None else self.embeddings(batch)
+        for block in self.blocks:
+            x = block(x, batch.lengths)
+        return {"HIDDEN_STATES": x} if self.is_last else x
+
+
+class Embeddings(nn.Module):
+    """Token + position + segment 0, normalised."""
+
+    def __init__(self, shard: Shard, config: EncoderConfig, name: str) -> None:
+        super().__init__()
+        self.words = VocabParallelEmbedding(shard, f"{name}.word_embeddings")
+        self.positions = shard.weights.full(f"{name}.position_embeddings.weight")
+        self.positions += shard.weights.full(f"{name}.token_type_embeddings.weight")[0]
+        self.norm = LayerNorm(shard, f"{name}.LayerNorm", config.layer_norm_eps)
+
+    def forward(self, batch: Packed) -> Tensor:
+        words = self.words(batch["INPUT_IDS"])
+        return self.norm(words.add_(self.positions[batch.positions]))
+
+
+class Block(nn.Module):
+    """Self-attention and MLP, each followed by add and norm; two all-reduces."""
+
+    def __init__(self, shard: Shard, config: EncoderConfig, name: str) -> None:
+        super().__init__()
+        self.heads = shard.share(config.num_attention_heads, "attention heads")
+        attend, epsilon = f"{name}.attention", config.layer_norm_eps
+        self.qkv = ColumnParallelLinear(
+            shard, *(f"{attend}.self.{part}" for part in ("query", "key", "value"))
+        )
+        self.out = RowParallelLinear(shard, f"{attend}.output.dense")
+        self.norm = LayerNorm(shard, f"{attend}.output.LayerNorm", epsilon)
+        self.up = ColumnParallelLinear(shard, f"{name}.intermediate.dense")
+        self.down = RowParallelLinear(shard, f"{name}.output.dense")
+        self.down_norm = LayerNorm(shard, f"{name}.output.LayerNorm", epsilon)
+
+    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
+        q, k, v = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)
+        x = self.norm(self.out(attention(q, k, v, lengths)).add_(x))
+        return self.down_norm(self.down(F.gelu(self.up(x))).add_(x))

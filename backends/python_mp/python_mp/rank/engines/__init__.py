@@ -1,0 +1,45 @@
+"""Engines: how a rank computes its part. Few verbs, one module each.
+
+`forward` must validate before it meets its peers: it raises InvalidInput on every rank or on none,
+and before the first collective. Then the group is still whole and only the request is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Protocol
+
+from ...batch import Array
+from ...rank_spec import RankSpec
+
+
+class Engine(Protocol):
+    """What every engine's `load(spec)` returns."""
+
+    def forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Computes one packed batch.
+
+        Args:
+            inputs: the model's inputs, rows end to end, and `cu_seqlens` int32 [sequences + 1].
+                They are views of shared memory, valid until `forward` returns.
+
+        Returns:
+            The model's outputs, with the dtypes of config.pbtxt; nothing on ranks that do not
+            answer.
+
+        Raises:
+            InvalidInput: the tensors cannot be computed.
+        """
+
+    def waited_ns(self) -> int:
+        """Nanoseconds spent waiting for peers since the start."""
+
+    def close(self) -> None: ...
+
+
+def load(spec: RankSpec) -> Engine:
+    """Loads the rank's shard with the engine that config.pbtxt names."""
+    module = import_module(f"{__name__}.{spec.config.parameters.engine}")
+    engine: Engine = module.load(spec)
+    return engine

@@ -1,0 +1,58 @@
+"""Returns its inputs; made for tests and for measuring what python_mp itself costs.
+
+Each output is the input of the same position. An optional input FAULT INT32 [3] asks for trouble:
+fault, rank, argument. One request with a fault does it to the whole batch, as a real one would.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+
+from ...batch import CU_SEQLENS, Array
+from ...errors import InvalidInput
+from ...rank_spec import RankSpec
+
+FAULT = "FAULT"
+RAISE, EXIT, SLEEP, HANG, SEGFAULT, REFUSE = range(1, 7)
+
+
+def load(spec: RankSpec) -> Echo:
+    return Echo(spec)
+
+
+class Echo:
+    def __init__(self, spec: RankSpec) -> None:
+        self._rank = spec.rank
+        self._answers = spec.answers
+        self._names = [s.name for s in spec.config.inputs if s.name not in (FAULT, "LENGTHS")]
+        self._outputs = [output.name for output in spec.config.outputs]
+
+    def forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        for fault, rank, argument in inputs.get(FAULT, ()):
+            if fault == REFUSE:
+                raise InvalidInput(f"refused as asked ({argument})")
+            if fault and rank == self._rank:
+                _commit(int(fault), int(argument))
+        if not self._answers:
+            return {}
+        assert CU_SEQLENS in inputs
+        return dict(zip(self._outputs, (inputs[name] for name in self._names), strict=True))
+
+    def waited_ns(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+def _commit(fault: int, argument: int) -> None:
+    if fault == RAISE:
+        raise RuntimeError(f"raised as asked ({argument})")
+    if fault == EXIT:
+        os._exit(argument)
+    if fault == SEGFAULT:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    time.sleep(argument / 1e3 if fault == SLEEP else 1e9)

@@ -1,0 +1,101 @@
+"""A rank's program: load the shard, then for each batch read, compute and report.
+
+    python -m python_mp.rank.worker        with RANK, WORLD_SIZE, ... and PYTHON_MP_RANK set
+
+It ends when its socket does, and the kernel kills it when the front's thread dies. A rank that
+raised reports and exits: its peers may already wait for it in a collective.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from ..channel import Arena, Connection, Kind, Message
+from ..errors import InvalidInput
+from ..rank_spec import RankSpec
+
+if TYPE_CHECKING:
+    from .engines import Engine
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    spec = RankSpec.from_environment()
+    _die_with(spec.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us.
+    if spec.cpus:
+        os.sched_setaffinity(0, spec.cpus)
+    logging.basicConfig(level=logging.INFO, format=f"rank {spec.rank}: %(message)s")
+    for fd in (spec.control_fd, spec.arena_fd, spec.region_fd):
+        os.set_inheritable(fd, False)
+    connection = Connection(socket.socket(fileno=spec.control_fd))
+    arena = Arena(spec.arena_fd, spec.slots, spec.half)
+    try:
+        engine = _load(spec)
+    except Exception as error:
+        log.debug("load failed", exc_info=True)
+        connection.send(Message(Kind.FAILED, text=_sentence(error)))
+        return 1
+    connection.send(Message(Kind.READY, text=json.dumps({"pid": os.getpid()})))
+    return serve(spec, connection, arena, engine)
+
+
+def serve(spec: RankSpec, connection: Connection, arena: Arena, engine: Engine) -> int:
+    """Batches, until the socket's end of file; the exit code."""
+    answers = spec.answers
+    while (message := connection.receive()) is not None:
+        inputs = arena.read_inputs(message.slot, message.tensors)
+        began, waited = time.perf_counter_ns(), engine.waited_ns()
+        try:
+            outputs = engine.forward(inputs)
+            placed = arena.write_outputs(message.slot, outputs) if answers else {}
+        except InvalidInput as error:
+            connection.send(Message(Kind.REFUSED, batch=message.batch, text=str(error)))
+            continue
+        except Exception as error:
+            log.error("batch %d raised\n%s", message.batch, traceback.format_exc())
+            connection.send(Message(Kind.FAILED, batch=message.batch, text=_sentence(error)))
+            return 1
+        connection.send(
+            Message(
+                Kind.DONE,
+                batch=message.batch,
+                compute_ns=time.perf_counter_ns() - began,
+                waited_ns=engine.waited_ns() - waited,
+                tensors=placed,
+            )
+        )
+    engine.close()
+    return 0
+
+
+def _load(spec: RankSpec) -> Engine:
+    from .engines import load  # Here, because torch takes seconds and reads the environment.
+
+    return load(spec)
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

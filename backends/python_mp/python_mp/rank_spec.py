@@ -1,0 +1,61 @@
+"""What the front tells a rank, in its environment: torchrun's variable names, and one of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from .config import ModelConfig, parse
+
+_VARIABLE = "PYTHON_MP_RANK"
+
+
+@dataclass(frozen=True)
+class RankSpec:
+    """One rank of one generation. File descriptors are inherited; -1 and "" mean none."""
+
+    source: tuple[str, str, str]
+    replica: int
+    generation: int
+    rank: int
+    tensor_rank: int
+    stage: int
+    world_size: int
+    device: int
+    cpus: tuple[int, ...]
+    threads: int
+    parent: int
+    control_fd: int
+    arena_fd: int
+    slots: int
+    half: int
+    region_fd: int
+    store: str
+
+    @property
+    def config(self) -> ModelConfig:
+        return parse(*self.source)
+
+    @property
+    def answers(self) -> bool:
+        """The first rank of the last stage writes the outputs."""
+        sizes = self.config.parameters
+        return self.stage == sizes.pipeline_parallel_size - 1 and self.tensor_rank == 0
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "RANK": str(self.rank),
+            "LOCAL_RANK": str(self.rank),
+            "WORLD_SIZE": str(self.world_size),
+            "LOCAL_WORLD_SIZE": str(self.world_size),
+            "OMP_NUM_THREADS": str(self.threads),
+            "MKL_NUM_THREADS": str(self.threads),
+            _VARIABLE: json.dumps(asdict(self)),
+        }
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> RankSpec:
+        raw = json.loads(environment[_VARIABLE])
+        return cls(**raw | {"source": tuple(raw["source"]), "cpus": tuple(raw["cpus"])})

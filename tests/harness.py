@@ -1,0 +1,125 @@
+"""Replicas without Triton: configs made in memory, answers that are futures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from python_mp import layout
+from python_mp.batch import Request, read_request
+from python_mp.config import ModelConfig, parse
+from python_mp.errors import PythonMpError
+from python_mp.front.metrics import Metrics
+from python_mp.front.replica import Replica
+
+INT32, FP32 = "TYPE_INT32", "TYPE_FP32"
+
+
+def tensor(name: str, dtype: str, *dims: int, **more: Any) -> dict[str, Any]:
+    return {"name": name, "data_type": dtype, "dims": [str(dim) for dim in dims], **more}
+
+
+def model_config(
+    repository: Path,
+    inputs: Sequence[dict[str, Any]],
+    outputs: Sequence[dict[str, Any]],
+    *,
+    replicas: int = 1,
+    passive: int | None = None,
+    max_batch_size: int = 64,
+    **parameters: Any,
+) -> ModelConfig:
+    """What Triton would hand over for a config.pbtxt with these entries."""
+    world = parameters.get("tensor_parallel_size", 1) * parameters.get("pipeline_parallel_size", 1)
+    shards = replicas * (world - 1) if passive is None else passive
+    groups = [{"name": "lead", "kind": "KIND_CPU", "count": replicas, "passive": False}]
+    if shards:
+        groups.append({"name": "shard", "kind": "KIND_CPU", "count": shards, "passive": True})
+    raw = {
+        "name": repository.name,
+        "max_batch_size": max_batch_size,
+        "input": list(inputs),
+        "output": list(outputs),
+        "instance_group": groups,
+        "parameters": {key: {"string_value": str(value)} for key, value in parameters.items()},
+    }
+    return parse(json.dumps(raw), str(repository), "1")
+
+
+class FutureAnswer:
+    """An Answer that a test can wait for."""
+
+    def __init__(self) -> None:
+        self.future: Future[dict[str, np.ndarray]] = Future()
+
+    def send(self, outputs: Mapping[str, np.ndarray]) -> None:
+        self.future.set_result({name: array.copy() for name, array in outputs.items()})
+
+    def fail(self, error: PythonMpError) -> None:
+        self.future.set_exception(error)
+
+
+class DictSink:
+    """Metrics as a dictionary: (name, labels but the model's) -> value."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def add(self, kind: str, name: str, help: str, labels: Mapping[str, str], value: float) -> None:
+        more = ",".join(f"{k}={v}" for k, v in labels.items() if k not in ("model", "replica"))
+        key = f"{name}{{{more}}}" if more else name
+        self.values[key] = value if kind == "GAUGE" else self.values.get(key, 0.0) + value
+
+
+class Served:
+    """A running replica: `ask` returns a future of its outputs."""
+
+    def __init__(self, config: ModelConfig, replica: Replica, sink: DictSink, metrics: Metrics):
+        self.config = config
+        self.replica = replica
+        self._sink = sink
+        self._metrics = metrics
+
+    def ask_all(self, requests: Sequence[Mapping[str, np.ndarray]]) -> list[Future[Any]]:
+        """All in one call, as Triton's dynamic batcher hands them over."""
+        answers = [FutureAnswer() for _ in requests]
+        read: list[Request] = []
+        for inputs, answer in zip(requests, answers, strict=True):
+            try:
+                read.append(read_request(inputs, self.config, answer))
+            except PythonMpError as error:
+                answer.fail(error)
+        self.replica.submit(read)
+        return [answer.future for answer in answers]
+
+    def ask(self, **inputs: np.ndarray) -> Future[Any]:
+        return self.ask_all([inputs])[0]
+
+    def metrics(self) -> dict[str, float]:
+        self._metrics.flush()
+        return self._sink.values
+
+    def pids(self) -> list[int]:
+        """The ranks' processes, in rank order."""
+        group = self.replica._group
+        assert group
+        return [json.loads(group.loaded[rank])["pid"] for rank in sorted(group.loaded)]
+
+
+@contextmanager
+def served(config: ModelConfig, runtime: Path, index: int = 0) -> Iterator[Served]:
+    """Starts one replica of the model on this process's cores; stops it at the end."""
+    sink = DictSink()
+    metrics = Metrics(sink, {"model": config.name, "replica": str(index)})
+    cpus: list[tuple[int, ...]] = [(rank % 2,) for rank in range(config.world_size)]
+    replica = Replica(config, layout.replicas(config)[index], cpus, runtime, metrics)
+    replica.start()
+    try:
+        yield Served(config, replica, sink, metrics)
+    finally:
+        replica.stop()
