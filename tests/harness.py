@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +16,12 @@ from python_mp import layout
 from python_mp.batch import Request, read_request
 from python_mp.config import ModelConfig, parse
 from python_mp.errors import PythonMpError
+from python_mp.front import cores
 from python_mp.front.metrics import Metrics
 from python_mp.front.replica import Replica
 
 INT32, FP32 = "TYPE_INT32", "TYPE_FP32"
+Array = np.ndarray[Any, Any]
 
 
 def tensor(name: str, dtype: str, *dims: int, **more: Any) -> dict[str, Any]:
@@ -51,13 +55,24 @@ def model_config(
     return parse(json.dumps(raw), str(repository), "1")
 
 
+def echo_config(folder: Path, **more: Any) -> ModelConfig:
+    """A model of engine echo: ragged X comes back as Y, and FAULT asks for trouble."""
+    inputs = [tensor("X", INT32, -1, allow_ragged_batch=True), tensor("FAULT", INT32, 3)]
+    return model_config(folder, inputs, [tensor("Y", INT32, -1)], engine="echo", **more)
+
+
+def echo_input(*values: int, fault: tuple[int, int, int] = (0, 0, 0)) -> dict[str, Array]:
+    """One sequence of these values; `fault` is (what, rank, argument), as in engines/echo.py."""
+    return {"X": np.array([values], np.int32), "FAULT": np.array([fault], np.int32)}
+
+
 class FutureAnswer:
     """An Answer that a test can wait for."""
 
     def __init__(self) -> None:
-        self.future: Future[dict[str, np.ndarray]] = Future()
+        self.future: Future[dict[str, Array]] = Future()
 
-    def send(self, outputs: Mapping[str, np.ndarray]) -> None:
+    def send(self, outputs: Mapping[str, Array]) -> None:
         self.future.set_result({name: array.copy() for name, array in outputs.items()})
 
     def fail(self, error: PythonMpError) -> None:
@@ -85,7 +100,7 @@ class Served:
         self._sink = sink
         self._metrics = metrics
 
-    def ask_all(self, requests: Sequence[Mapping[str, np.ndarray]]) -> list[Future[Any]]:
+    def ask_all(self, requests: Sequence[Mapping[str, Array]]) -> list[Future[Any]]:
         """All in one call, as Triton's dynamic batcher hands them over."""
         answers = [FutureAnswer() for _ in requests]
         read: list[Request] = []
@@ -97,7 +112,7 @@ class Served:
         self.replica.submit(read)
         return [answer.future for answer in answers]
 
-    def ask(self, **inputs: np.ndarray) -> Future[Any]:
+    def ask(self, **inputs: Array) -> Future[Any]:
         return self.ask_all([inputs])[0]
 
     def metrics(self) -> dict[str, float]:
@@ -106,9 +121,9 @@ class Served:
 
     def pids(self) -> list[int]:
         """The ranks' processes, in rank order."""
-        group = self.replica._group
-        assert group
-        return [json.loads(group.loaded[rank])["pid"] for rank in sorted(group.loaded)]
+        index = self.replica._layout.index
+        ranks = rank_processes(os.getpid())
+        return [ranks[replica, rank] for replica, rank in sorted(ranks) if replica == index]
 
 
 @contextmanager
@@ -116,10 +131,50 @@ def served(config: ModelConfig, runtime: Path, index: int = 0) -> Iterator[Serve
     """Starts one replica of the model on this process's cores; stops it at the end."""
     sink = DictSink()
     metrics = Metrics(sink, {"model": config.name, "replica": str(index)})
-    cpus: list[tuple[int, ...]] = [(rank % 2,) for rank in range(config.world_size)]
+    cpus = cores.share([tuple(os.sched_getaffinity(0))] * config.world_size)
     replica = Replica(config, layout.replicas(config)[index], cpus, runtime, metrics)
     replica.start()
     try:
         yield Served(config, replica, sink, metrics)
     finally:
         replica.stop()
+
+
+def rank_processes(front: int) -> dict[tuple[int, int], int]:
+    """(replica, rank) -> pid of the rank programs that the process `front` started."""
+    found = {}
+    for task in Path(f"/proc/{front}/task").iterdir():
+        for pid in map(int, (task / "children").read_text().split()):
+            spec = _rank_spec(pid)
+            if spec:
+                found[spec["replica"], spec["rank"]] = pid
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that ended and waits to be reaped does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """For what nothing announces: asks until it holds; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.005)
+
+
+def _rank_spec(pid: int) -> dict[str, Any] | None:
+    try:
+        if b"python_mp.rank.worker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return None
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    variable = b"PYTHON_MP_RANK="
+    texts = (line.removeprefix(variable) for line in environment if line.startswith(variable))
+    return next((dict(json.loads(text)) for text in texts), None)

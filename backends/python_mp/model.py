@@ -4,7 +4,10 @@ An active instance leads a replica: it starts the replica's ranks and answers re
 only lends its cores or device. Nothing here may crash, since Triton never restarts a stub.
 """
 
+import contextlib
 import logging
+from queue import Empty, SimpleQueue
+from threading import Lock
 
 import triton_python_backend_utils as pb_utils
 from python_mp import config as configuration
@@ -16,6 +19,7 @@ from python_mp.front.metrics import Metrics
 from python_mp.front.presence import Presence, runtime_folder
 from python_mp.front.replica import Replica
 
+WINDOW_SECONDS = 0.002
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -34,6 +38,7 @@ class TritonPythonModel:
         self._config = configuration.parse(
             args["model_config"], args["model_repository"], args["model_version"]
         )
+        self._input_names = [spec.name for spec in self._config.inputs]
         replicas = layout.replicas(self._config)
         on_gpu = args["model_instance_kind"] == "GPU"
         device = int(args["model_instance_device_id"]) if on_gpu else layout.CPU
@@ -66,20 +71,22 @@ class TritonPythonModel:
         self._metrics.start()
 
     def execute(self, requests):
-        """Queues the requests and returns at once; the replica's thread answers."""
+        """Queues the requests. Those answered at once are returned, the others answer later, from
+        the replica's thread, so that Triton can hand over the next ones."""
+        window = Window(requests)
         accepted = []
-        for request in requests:
-            answer = TritonAnswer(request)
+        for request, answer in zip(requests, window.answers, strict=True):
             inputs = {
-                spec.name: tensor.as_numpy()
-                for spec in self._config.inputs
-                if (tensor := pb_utils.get_input_tensor_by_name(request, spec.name)) is not None
+                name: tensor.as_numpy()
+                for name in self._input_names
+                if (tensor := pb_utils.get_input_tensor_by_name(request, name)) is not None
             }
             try:
                 accepted.append(read_request(inputs, self._config, answer))
             except PythonMpError as error:
                 answer.fail(error)
         self._replica.submit(accepted)
+        return window.close(WINDOW_SECONDS if self._replica.is_quick else 0.0)
 
     def finalize(self):
         self._presence.withdraw(self._instance)
@@ -88,21 +95,54 @@ class TritonPythonModel:
             self._metrics.stop()
 
 
-class TritonAnswer:
-    """Sends through the request's response sender; holding the request keeps its tensors alive."""
+class Window:
+    """Collects the answers that come while `execute` waits. One return carries them all to Triton,
+    where a response sender takes four thread hops for each."""
 
-    def __init__(self, request):
-        self._request = request
-        self._sender = request.get_response_sender()
+    def __init__(self, requests):
+        self.answers = [TritonAnswer(self, request) for request in requests]
+        self._missing = len(requests)
+        self._complete = SimpleQueue()
+        self._lock = Lock()
+
+    def collect(self, answer, response):
+        with self._lock:
+            if answer.sender is None:
+                answer.response = response
+                self._missing -= 1
+                if not self._missing:
+                    self._complete.put(None)
+                return
+        answer.sender.send(response, flags=FINAL)
+
+    def close(self, seconds):
+        """The responses so far, None for those that will come through their sender."""
+        with contextlib.suppress(Empty):
+            self._complete.get(timeout=seconds)
+        with self._lock:
+            for answer in self.answers:
+                if answer.response is None:
+                    answer.sender = answer.request.get_response_sender()
+        return [answer.response for answer in self.answers]
+
+
+class TritonAnswer:
+    """The way back for one request; holding the request keeps its tensors alive."""
+
+    def __init__(self, window, request):
+        self.request = request
+        self.response = None
+        self.sender = None
+        self._window = window
 
     def send(self, outputs):
         tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items()]
-        self._sender.send(pb_utils.InferenceResponse(tensors), flags=FINAL)
+        self._window.collect(self, pb_utils.InferenceResponse(tensors))
 
     def fail(self, error):
         code = getattr(pb_utils.TritonError, error.status)
         failure = pb_utils.TritonError(str(error), code)
-        self._sender.send(pb_utils.InferenceResponse(error=failure), flags=FINAL)
+        self._window.collect(self, pb_utils.InferenceResponse(error=failure))
 
 
 class TritonSink:

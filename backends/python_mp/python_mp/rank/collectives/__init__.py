@@ -1,0 +1,71 @@
+"""How the ranks of one replica exchange tensors.
+
+| kind   | between                          | by                                       |
+|--------|----------------------------------|------------------------------------------|
+| `shm`  | CPU ranks of one host            | the C extension, over one shared mapping |
+| `gloo` | CPU ranks without the extension  | torch.distributed over loopback          |
+| `nccl` | CUDA ranks                       | torch.distributed over NVLink or PCIe    |
+| `auto` | nccl on CUDA, else shm, else gloo |                                         |
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+
+import torch
+
+from python_mp.rank.collectives.communicator import Alone, Communicator, Place
+
+__all__ = ["Communicator", "connect"]
+
+log = logging.getLogger(__name__)
+
+
+def connect(
+    kind: str,
+    *,
+    tensor_rank: int,
+    tensor_size: int,
+    stage: int = 0,
+    stages: int = 1,
+    region: str | None = None,
+    store: str | None = None,
+    device: torch.device | None = None,
+) -> Communicator:
+    """Join the other ranks of this replica; every one of them calls this with the same sizes.
+
+    `region` is the file `shm` maps, the same for all ranks, empty at first; a parent that writes
+    1 into its first byte ends every rank's wait with `GroupAborted`. `store` is the path at which
+    the ranks of `gloo` and `nccl` find each other. A single rank needs neither.
+
+    Raises ValueError if the kind is unknown or what it needs is missing, ImportError if it is
+    `shm` and the extension is not built.
+    """
+    device = device or torch.device("cpu")
+    place = Place(tensor_rank, tensor_size, stage, stages)
+    kind = _choose(device) if kind == "auto" else kind
+    if place.world_size == 1:
+        return Alone()
+    if kind == "shm":
+        from python_mp.rank.collectives.shared_memory import SharedMemory
+
+        if region is None:
+            raise ValueError("collectives over shared memory need a region")
+        return SharedMemory(place, region)
+    if kind in ("gloo", "nccl"):
+        from python_mp.rank.collectives.distributed import Distributed
+
+        if store is None:
+            raise ValueError(f"collectives over {kind} need a store")
+        return Distributed(kind, place, store, device)
+    raise ValueError(f"no such collectives: {kind!r}; there are auto, shm, gloo and nccl")
+
+
+def _choose(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "nccl"
+    if importlib.util.find_spec("python_mp.rank._shm"):
+        return "shm"
+    log.warning("python_mp.rank._shm is not built: the ranks use gloo, which is far slower")
+    return "gloo"

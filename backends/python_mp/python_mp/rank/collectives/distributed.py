@@ -1,0 +1,107 @@
+"""Collectives by torch.distributed: NCCL between GPUs, gloo where the C extension is not built."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from python_mp.rank.collectives.communicator import Place
+from python_mp.rank.collectives.shared_memory import DTYPES
+
+HEADER = 16  # int64 fields of a message's header: dtype, dimensions, shape
+IN_FLIGHT = 2  # messages that may wait for their receiver
+
+
+class Distributed:
+    """A `Communicator` over gloo or NCCL; one a process, for torch keeps one default group."""
+
+    def __init__(self, backend: str, place: Place, store: str, device: torch.device) -> None:
+        self.rank, self.size = place.rank, place.size
+        self._device, self._world_rank = device, place.world_rank
+        self._sent: deque[tuple[dist.Work | None, Tensor]] = deque()
+        self._operations, self._waited = 0, 0.0
+        # A FileStore: torch's TCPStore listens on every interface.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(
+            backend,
+            store=dist.FileStore(store, place.world_size),
+            rank=place.world_rank,
+            world_size=place.world_size,
+            device_id=device if backend == "nccl" else None,
+        )
+        # Every rank takes part in making every stage's group.
+        stages = [range(s * self.size, (s + 1) * self.size) for s in range(place.stages)]
+        self._group = [dist.new_group(list(ranks)) for ranks in stages][place.stage]
+        self._first = place.stage * self.size
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        with self._timed():
+            if x.dtype is torch.bfloat16 and x.is_cpu:  # gloo would round at every step
+                total = x.float()
+                dist.all_reduce(total, group=self._group)
+                return x.copy_(total)
+            dist.all_reduce(x, group=self._group)
+        return x
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        with self._timed():
+            dist.all_gather(parts, x, group=self._group)
+        return torch.cat(parts, dim=-1)
+
+    def broadcast(self, x: Tensor, source: int = 0) -> Tensor:
+        with self._timed():
+            dist.broadcast(x, self._first + source, group=self._group)
+        return x
+
+    def send(self, x: Tensor) -> None:
+        header = torch.zeros(HEADER, dtype=torch.int64)
+        header[0], header[1] = DTYPES.index(x.dtype), x.dim()
+        header[2 : 2 + x.dim()] = torch.tensor(x.shape)
+        with self._timed():
+            while len(self._sent) >= 2 * IN_FLIGHT:
+                self._finish_oldest()
+            for part in (header.to(self._device), x.clone()):
+                work = dist.isend(part, self._world_rank + self.size)
+                self._sent.append((work, part))
+
+    def receive(self) -> Tensor:
+        source = self._world_rank - self.size
+        with self._timed():
+            header = torch.empty(HEADER, dtype=torch.int64, device=self._device)
+            dist.recv(header, source)
+            dtype, dims, *shape = header.tolist()
+            x = torch.empty(shape[:dims], dtype=DTYPES[dtype], device=self._device)
+            dist.recv(x, source)
+        return x
+
+    def operations(self) -> int:
+        return self._operations
+
+    def wait_seconds(self) -> float:
+        """Time spent inside the calls: torch does not tell waiting from working."""
+        return self._waited
+
+    def close(self) -> None:
+        while self._sent:
+            self._finish_oldest()
+        dist.destroy_process_group()
+
+    def _finish_oldest(self) -> None:
+        work, _ = self._sent.popleft()
+        if work is not None:
+            work.wait()
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+        self._operations += 1

@@ -1,0 +1,1 @@
+"""Make the artifacts of the model repository: `python -m build_scripts.all`."""

@@ -1,0 +1,1 @@
+"""Small client programs to read and copy."""

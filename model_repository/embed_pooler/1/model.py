@@ -1,0 +1,66 @@
+"""Hidden states to one unit vector a text: the last step of the ensemble `embed`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class LengthsError(ValueError):
+    """LENGTHS that do not fit HIDDEN_STATES."""
+
+
+def real_rows(hidden: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """The real part [length, H] of each row of `hidden` [B, L, H], by `lengths` int32 [B, 1].
+
+    Raises LengthsError for a length outside 1..L.
+    """
+    longest = hidden.shape[1]
+    counts = lengths.ravel().tolist()
+    for index, count in enumerate(counts):
+        if not 1 <= count <= longest:
+            raise LengthsError(f"LENGTHS[{index}] is {count}; the row has {longest} tokens.")
+    return [row[:count] for row, count in zip(hidden, counts, strict=True)]
+
+
+def pool(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over tokens, then L2 norm: float32 [n_i, H] each to float32 [len(rows), H].
+
+    The sum stands for the mean, as the divisor cancels in the norm. Summed one by one: it takes a
+    fifth of the time of `np.add.reduceat` over the concatenation.
+    """
+    sums = np.empty((len(rows), rows[0].shape[1]), np.float32)
+    for row, out in zip(rows, sums, strict=True):
+        np.add.reduce(row, axis=0, out=out)
+    norms = np.sqrt(np.einsum("ij,ij->i", sums, sums))
+    sums /= np.maximum(norms, 1e-12)[:, None]
+    return sums
+
+
+class TritonPythonModel:
+    def execute(self, requests: list[Any]) -> list[Any]:
+        parsed = [self._rows(request) for request in requests]
+        rows = [row for request in parsed if isinstance(request, list) for row in request]
+        vectors = pool(rows) if rows else None
+        responses, start = [], 0
+        for request in parsed:
+            if isinstance(request, list):
+                stop = start + len(request)
+                tensor = pb_utils.Tensor("EMBEDDING", vectors[start:stop])
+                responses.append(pb_utils.InferenceResponse([tensor]))
+                start = stop
+            else:
+                responses.append(request)
+        return responses
+
+    @staticmethod
+    def _rows(request: Any) -> list[np.ndarray] | Any:
+        """The request's real rows, or the response that refuses them."""
+        hidden = pb_utils.get_input_tensor_by_name(request, "HIDDEN_STATES").as_numpy()
+        lengths = pb_utils.get_input_tensor_by_name(request, "LENGTHS").as_numpy()
+        try:
+            return real_rows(hidden, lengths)
+        except LengthsError as error:
+            refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=refusal)

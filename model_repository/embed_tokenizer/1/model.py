@@ -1,0 +1,77 @@
+"""Text to token ids: the first step of the ensemble `embed`."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+# Before the import. The ranks own the cores: a second thread here takes from them what it gains.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from tokenizers import Tokenizer
+
+MAX_BYTES = 64 * 1024
+
+
+class TextError(ValueError):
+    """A text that is not served; the message names its index in the request."""
+
+
+def decode(texts: Iterable[bytes]) -> list[str]:
+    """Texts of one request from UTF-8.
+
+    Raises TextError for a text that is empty, longer than MAX_BYTES or not UTF-8.
+    """
+    return [_decode(index, text) for index, text in enumerate(texts)]
+
+
+def _decode(index: int, text: bytes) -> str:
+    if not text:
+        raise TextError(f"TEXT[{index}] is empty.")
+    if len(text) > MAX_BYTES:
+        raise TextError(f"TEXT[{index}] has {len(text)} bytes; the limit is {MAX_BYTES}.")
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise TextError(f"TEXT[{index}] is not UTF-8 at byte {error.start}.") from None
+
+
+def pack(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids as INPUT_IDS int32 [B, longest], filled up with 0, and LENGTHS int32 [B, 1]."""
+    lengths = [len(row) for row in rows]
+    ids = [[*row, *[0] * (max(lengths) - len(row))] for row in rows]
+    return np.array(ids, np.int32), np.array(lengths, np.int32)[:, None]
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        version = Path(args["model_repository"]) / args["model_version"]
+        # Truncation and padding are part of the file: the build writes them.
+        self.tokenizer = Tokenizer.from_file(str(version / "tokenizer.json"))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        decoded = [self._texts(request) for request in requests]
+        texts = [text for request in decoded if isinstance(request, list) for text in request]
+        rows = iter([encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)])
+        return [
+            _response([next(rows) for _ in request]) if isinstance(request, list) else request
+            for request in decoded
+        ]
+
+    @staticmethod
+    def _texts(request: Any) -> list[str] | Any:
+        """The request's texts, or the response that refuses them."""
+        try:
+            return decode(request.inputs()[0].as_numpy().ravel())
+        except TextError as error:
+            refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=refusal)
+
+
+def _response(rows: list[list[int]]) -> Any:
+    ids, lengths = pack(rows)
+    return pb_utils.InferenceResponse(
+        [pb_utils.Tensor("INPUT_IDS", ids), pb_utils.Tensor("LENGTHS", lengths)]
+    )

@@ -1,0 +1,115 @@
+"""Where the server listens."""
+
+import errno
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from server.errors import PortError
+
+VARIABLES = {"http": "HTTP_PORT", "grpc": "GRPC_PORT", "metrics": "METRICS_PORT"}
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """One address for all three ports. Loopback unless told otherwise: Triton asks nobody."""
+
+    host: str = "127.0.0.1"
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Endpoints":
+        """Defaults, overridden by HOST, HTTP_PORT, GRPC_PORT and METRICS_PORT.
+
+        Raises:
+            PortError: a variable that holds no port number.
+        """
+        default = cls()
+        ports = {
+            name: _port(variable, environment.get(variable, str(getattr(default, name))))
+            for name, variable in VARIABLES.items()
+        }
+        return cls(host=environment.get("HOST", default.host), **ports)
+
+    @classmethod
+    def free(cls, host: str = "127.0.0.1") -> "Endpoints":
+        """Three ports that nobody listened on a moment ago."""
+        listeners = [_listener(host, 0) for _ in VARIABLES]
+        ports = [listener.getsockname()[1] for listener in listeners]
+        for listener in listeners:
+            listener.close()
+        return cls(host, *ports)
+
+    @property
+    def contact(self) -> str:
+        """The host to connect to: a server that listens everywhere is reached on loopback."""
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"[{reachable}]" if ":" in reachable else reachable
+
+    @property
+    def http_url(self) -> str:
+        """host:port, as tritonclient.http takes it."""
+        return f"{self.contact}:{self.http}"
+
+    @property
+    def grpc_url(self) -> str:
+        """host:port, as tritonclient.grpc takes it."""
+        return f"{self.contact}:{self.grpc}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus finds the metrics."""
+        return f"http://{self.contact}:{self.metrics}/metrics"
+
+    def options(self) -> list[str]:
+        """The same as options of tritonserver."""
+        return [
+            option
+            for name in VARIABLES
+            for option in (f"--{name}-address={self.host}", f"--{name}-port={getattr(self, name)}")
+        ]
+
+    def check(self) -> None:
+        """Raises PortError unless all three can be listened on and differ."""
+        seen: dict[int, str] = {}
+        for name, variable in VARIABLES.items():
+            port = getattr(self, name)
+            if port in seen:
+                raise PortError(f"{seen[port]} and {variable} are both {port}; they must differ")
+            seen[port] = variable
+            try:
+                _listener(self.host, port).close()
+            except OSError as error:
+                raise PortError(_sentence(self.host, port, variable, error)) from error
+
+
+def _port(variable: str, value: str) -> int:
+    if not value.isascii() or not value.isdigit() or not 0 < int(value) < 65536:
+        raise PortError(f"{variable} must be a port number from 1 to 65535, not {value!r}")
+    return int(value)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # As tritonserver does: connections of a server that just ended are not in the way.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _sentence(host: str, port: int, variable: str, error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"HOST={host} is no address of this machine: {error.strerror}"
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use; choose another one with {variable}=..."
+    return f"cannot listen on port {port} of {host} (HOST, {variable}): {error.strerror}"

@@ -1,0 +1,13 @@
+"""What can go wrong, each in one sentence meant for the person at the terminal."""
+
+
+class ServerError(Exception):
+    """The server cannot be started, or ended by itself."""
+
+
+class PortError(ServerError):
+    """A port cannot be listened on."""
+
+
+class ModelError(ServerError):
+    """A model did not load; one line for each such model."""

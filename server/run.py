@@ -1,0 +1,121 @@
+"""What one run of the server leaves on the machine, and how it goes away whatever happens.
+
+    /dev/shm/python_mp_3f9c1a20_lock     held (flock) by every process of the run; holds the
+                                         path of the run's folder
+    /dev/shm/python_mp_3f9c1a20_*        the shared-memory segments of the Python backend
+    $TMPDIR/python_mp_3f9c1a20/          the run's private folder
+
+tritonserver and its stubs inherit the lock's descriptor. The kernel lets go of it with the last of
+them, however they died, so a lock that can be taken means that the rest is rubbish: no process ids
+to mistake, and it holds across containers that share /dev/shm.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.errors import ServerError
+
+SEGMENTS = Path("/dev/shm")
+NAME = "python_mp_"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The things of one run: the segments' common prefix, the private folder, the lock."""
+
+    prefix: str
+    folder: Path
+    lock: int
+
+    @property
+    def lock_file(self) -> Path:
+        """Where the lock lies."""
+        return SEGMENTS / f"{self.prefix}lock"
+
+    def hide_segments(self) -> None:
+        """Keep other users from reading what clients send: Triton makes its segments 0644."""
+        for segment in SEGMENTS.glob(f"{self.prefix}*"):
+            segment.chmod(0o600)
+
+    def end(self, timeout: float = 5.0) -> bool:
+        """Remove everything as soon as the run's last process is gone.
+
+        Returns:
+            False if some process of the run outlived `timeout` seconds; nothing is removed then.
+        """
+        deadline = time.monotonic() + timeout
+        while not _remove_if_over(self.lock_file):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+
+def begin() -> Run:
+    """Remove what runs that died left behind, then make a new run.
+
+    Raises:
+        ServerError: /dev/shm or the folder for temporary files cannot be written.
+    """
+    remove_leftovers()
+    prefix = f"{NAME}{secrets.token_hex(4)}_"
+    folder = Path(tempfile.gettempdir()) / prefix.rstrip("_")
+    try:
+        lock = _take_new(SEGMENTS / f"{prefix}lock")
+        os.write(lock, os.fsencode(folder))
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise ServerError(f"cannot write {error.filename or SEGMENTS}: {error.strerror}") from error
+    return Run(prefix, folder, lock)
+
+
+def remove_leftovers() -> None:
+    """Remove folders and segments of all runs of this user that are over."""
+    for lock_file in SEGMENTS.glob(f"{NAME}*_lock"):
+        _remove_if_over(lock_file)
+
+
+def _take_new(lock_file: Path) -> int:
+    """Create and take a lock. Someone's `remove_leftovers` may come in between; then once more."""
+    while True:
+        lock = os.open(lock_file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return lock
+        os.close(lock)
+
+
+def _remove_if_over(lock_file: Path) -> bool:
+    """True if nothing is left of the run."""
+    try:
+        lock = os.open(lock_file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:  # another user's
+        return False
+    try:
+        if os.fstat(lock).st_uid != os.geteuid():
+            return False
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(lock_file, Path(os.fsdecode(os.read(lock, 4096))))
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+def _remove(lock_file: Path, folder: Path) -> None:
+    prefix = lock_file.name.removesuffix("lock")
+    if folder.name == prefix.rstrip("_"):  # else its maker died before it wrote the path
+        shutil.rmtree(folder, ignore_errors=True)
+    for segment in SEGMENTS.glob(f"{prefix}*"):
+        if segment != lock_file:
+            segment.unlink(missing_ok=True)
+    lock_file.unlink(missing_ok=True)  # last: who is killed here leaves it for the next one

@@ -1,0 +1,433 @@
+"""The collectives between real processes: right sums, order, back-pressure, and an end to every wait."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import random
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from python_mp.errors import GroupAborted
+from python_mp.rank.collectives import Communicator, connect
+from torch import Tensor
+
+# Forked from a process that has torch already, a rank starts in milliseconds.
+context = mp.get_context("forkserver")
+context.set_forkserver_preload(["torch", "python_mp.rank.collectives"])
+
+Program = Callable[..., Any]
+SHM_AND_GLOO = pytest.mark.parametrize("kind", ["shm", "gloo"])
+LIMIT = 60.0
+
+
+def _rank_main(link: Connection, program: Program, kind: str, where: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    communicator = connect(kind, **where)
+    try:
+        link.send(("done", program(communicator, where["stage"], link)))
+    except BaseException as error:
+        link.send(("raised", (type(error), traceback.format_exc())))
+    else:
+        communicator.close()
+
+
+class Ranks:
+    """The ranks of one replica running `program(communicator, stage, link)`."""
+
+    def __init__(
+        self, folder: Path, program: Program, size: int, stages: int = 1, kind: str = "shm"
+    ) -> None:
+        self.region = os.memfd_create("region")
+        places = [(stage, rank) for stage in range(stages) for rank in range(size)]
+        self.links: list[Connection] = []
+        self.processes: list[BaseProcess] = []
+        for stage, rank in places:
+            where = {
+                "tensor_rank": rank,
+                "tensor_size": size,
+                "stage": stage,
+                "stages": stages,
+                "region": f"/proc/{os.getpid()}/fd/{self.region}",
+                "store": str(folder / "store"),
+            }
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_rank_main, args=(theirs, program, kind, where))
+            process.start()
+            theirs.close()
+            self.links.append(ours)
+            self.processes.append(process)
+
+    def get(self, rank: int, limit: float = LIMIT) -> tuple[str, Any]:
+        """The rank's next message."""
+        assert wait([self.links[rank]], limit), f"rank {rank} says nothing for {limit} s"
+        message: tuple[str, Any] = self.links[rank].recv()
+        return message
+
+    def results(self) -> list[Any]:
+        messages = [self.get(rank) for rank in range(len(self.links))]
+        assert [kind for kind, _ in messages] == ["done"] * len(messages), messages
+        return [result for _, result in messages]
+
+    def abort(self) -> None:
+        os.pwrite(self.region, b"\1\0\0\0", 0)
+
+    def signal(self, rank: int, number: signal.Signals) -> None:
+        pid = self.processes[rank].pid
+        assert pid
+        os.kill(pid, number)
+
+    def cpu_seconds(self, rank: int) -> float:
+        fields = Path(f"/proc/{self.processes[rank].pid}/stat").read_text().rsplit(")", 1)[1]
+        user, system = fields.split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join(10)
+        os.close(self.region)
+
+
+@contextmanager
+def ranks(*args: Any, **options: Any) -> Iterator[Ranks]:
+    started = Ranks(*args, **options)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def values(seed: int, rank: int, count: int, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 * seed + rank)
+    return torch.randn(count, generator=generator).to(dtype)
+
+
+def in_rank_order(parts: list[Tensor]) -> Tensor:
+    """The specified sum: float32, rank after rank, rounded once."""
+    total = parts[0].float()
+    for part in parts[1:]:
+        total = total + part.float()
+    return total.to(parts[0].dtype)
+
+
+# One element, odd numbers, whole slots and one more or less, several slots.
+COUNTS = [1, 3, 16, 255, 384, 4095, 8193, 16384, 16385, 32768, 32769, 100_003]
+SPECIAL = [0.0, -0.0, 1e-40, -1e-40, 1.0, 1.0039062, 3.3e38, 3.3e38, float("inf"), float("-inf")]
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def sum_everything(communicator: Communicator, _stage: int, _link: Connection) -> int:
+    rank, size = communicator.rank, communicator.size
+    for dtype in DTYPES:
+        for count in COUNTS:
+            parts = [values(count, peer, count, dtype) for peer in range(size)]
+            x = parts[rank].clone()
+            assert communicator.all_reduce(x) is x
+            assert torch.equal(x, in_rank_order(parts)), (dtype, count)
+        special = torch.tensor(SPECIAL * 8, dtype=dtype)
+        parts = [special.roll(peer) for peer in range(size)]
+        x = communicator.all_reduce(parts[rank].clone())
+        expected = in_rank_order(parts)
+        assert expected.isnan().any()
+        assert torch.equal(x.nan_to_num(7.0), expected.nan_to_num(7.0))
+    return communicator.operations()
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_all_reduce_is_the_sum_in_rank_order_to_the_bit(tmp_path: Path, size: int) -> None:
+    with ranks(tmp_path, sum_everything, size) as group:
+        assert group.results() == [len(DTYPES) * (len(COUNTS) + 1)] * size
+
+
+def sum_slices(communicator: Communicator, _stage: int, _link: Connection) -> None:
+    # An odd offset: the tensor's address is a multiple of its element's size and no more.
+    whole = torch.arange(1001, dtype=torch.bfloat16)
+    communicator.all_reduce(whole[1:1000])
+    once = torch.arange(1001, dtype=torch.bfloat16)
+    assert torch.equal(whole[1:1000], once[1:1000] * communicator.size)
+    assert torch.equal(whole[[0, 1000]], once[[0, 1000]])
+    communicator.all_reduce(torch.empty(0))
+
+
+def test_all_reduce_touches_nothing_beside_a_slice(tmp_path: Path) -> None:
+    with ranks(tmp_path, sum_slices, 2) as group:
+        group.results()
+
+
+SHAPES = [(5,), (3, 7), (2, 3, 4), (17, 1), (130, 501), (1, 70_001), (0, 4)]
+
+
+def gather_and_broadcast(communicator: Communicator, _stage: int, _link: Connection) -> None:
+    rank, size = communicator.rank, communicator.size
+    for dtype in [torch.float32, torch.bfloat16, torch.int64, torch.bool]:
+        for shape in SHAPES:
+            count = torch.Size(shape).numel()
+            parts = [(values(3, peer, count, torch.float32) * 9).to(dtype) for peer in range(size)]
+            shaped = [part.view(shape) for part in parts]
+            assert torch.equal(communicator.all_gather(shaped[rank]), torch.cat(shaped, dim=-1))
+            for source in range(size):
+                x = communicator.broadcast(shaped[rank].clone(), source)
+                assert torch.equal(x, shaped[source])
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_all_gather_and_broadcast(tmp_path: Path, size: int) -> None:
+    with ranks(tmp_path, gather_and_broadcast, size) as group:
+        group.results()
+
+
+def integers(step: int, stage: int, rank: int, count: int, dtype: torch.dtype) -> Tensor:
+    """Small whole numbers: their sums are exact in every dtype and every order."""
+    generator = torch.Generator().manual_seed(step * 64 + stage * 8 + rank)
+    return torch.randint(-30, 30, (count,), generator=generator).to(dtype)
+
+
+def mixed(communicator: Communicator, stage: int, _link: Connection) -> None:
+    rank, size, stages = communicator.rank, communicator.size, 3
+    choice = random.Random(7)  # the same sequence on every rank
+    for step in range(150):
+        what = choice.choice(["reduce", "gather", "broadcast", "hand on"])
+        count, source = choice.choice([1, 7, 384, 20_000, 40_001]), choice.randrange(size)
+        dtype = choice.choice(DTYPES)
+        parts = [integers(step, stage, peer, count, dtype) for peer in range(size)]
+        x = parts[rank].clone()
+        if what == "reduce":
+            assert torch.equal(communicator.all_reduce(x), in_rank_order(parts))
+        elif what == "gather":
+            assert torch.equal(communicator.all_gather(x), torch.cat(parts))
+        elif what == "broadcast":
+            assert torch.equal(communicator.broadcast(x, source), parts[source])
+        else:
+            if stage > 0:
+                expected = integers(step, stage - 1, rank, count, dtype).view(1, -1)
+                received = communicator.receive()
+                assert received.dtype is dtype
+                assert torch.equal(received, expected)
+            if stage + 1 < stages:
+                communicator.send(x.view(1, -1))
+                x.zero_()  # the message is a copy
+
+
+@SHM_AND_GLOO
+def test_mixed_operations_of_three_stages_of_two_ranks(tmp_path: Path, kind: str) -> None:
+    with ranks(tmp_path, mixed, 2, 3, kind) as group:
+        group.results()
+
+
+def reduce_once(communicator: Communicator, _stage: int, _link: Connection) -> bytes:
+    x = values(1, communicator.rank, 10_001, torch.bfloat16)
+    return communicator.all_reduce(x).view(torch.uint8).numpy().tobytes()
+
+
+def test_gloo_sums_in_float32_too(tmp_path: Path) -> None:
+    parts = [values(1, rank, 10_001, torch.bfloat16) for rank in range(2)]
+    expected = in_rank_order(parts).view(torch.uint8).numpy().tobytes()
+    with ranks(tmp_path, reduce_once, 2, kind="gloo") as group:
+        assert group.results() == [expected, expected]
+
+
+PIECE = 8 << 20
+
+
+def hand_over(communicator: Communicator, stage: int, link: Connection) -> None:
+    if stage == 0:
+        for number in range(2):
+            communicator.send(torch.full((2 * PIECE,), number, dtype=torch.uint8))
+        link.send(("two under way", None))
+        for number in range(2, 100):
+            communicator.send(torch.full((number, 2), number, dtype=torch.int32))
+        communicator.send(torch.arange(5 * PIECE, dtype=torch.int32))  # more than the link holds
+        communicator.send(torch.tensor(3.5))
+        link.send(("sent", None))
+    else:
+        assert link.recv() == "go"
+        for number in range(2):
+            x = communicator.receive()
+            assert x.shape == (2 * PIECE,)
+            assert bool((x == number).all())
+        for number in range(2, 100):
+            assert torch.equal(communicator.receive(), torch.full((number, 2), number, dtype=torch.int32))
+        assert torch.equal(communicator.receive(), torch.arange(5 * PIECE, dtype=torch.int32))
+        last = communicator.receive()
+        assert last.shape == ()
+        assert last.item() == 3.5
+
+
+@SHM_AND_GLOO
+def test_messages_keep_their_order_and_wait_for_their_receiver(tmp_path: Path, kind: str) -> None:
+    with ranks(tmp_path, hand_over, 1, 2, kind) as group:
+        assert group.get(0)[0] == "two under way"
+        assert not wait([group.links[0]], 0.2), "a link without a reader took everything"
+        group.links[1].send("go")
+        assert group.get(0)[0] == "sent"
+        group.results()
+
+
+# Each of these waits for ever for peers that never call.
+WAITS: dict[str, tuple[int, Program]] = {
+    "all_reduce": (0, lambda c: c.all_reduce(torch.ones(8))),
+    "big all_reduce": (0, lambda c: c.all_reduce(torch.ones(200_000))),
+    "all_gather": (0, lambda c: c.all_gather(torch.ones(8))),
+    "broadcast": (0, lambda c: c.broadcast(torch.ones(8), source=1)),
+    "receive": (1, lambda c: c.receive()),
+    "send": (0, lambda c: [c.send(torch.ones(8)) for _ in range(5)]),
+}
+
+
+def wait_alone(communicator: Communicator, stage: int, link: Connection) -> float:
+    where, call = WAITS[link.recv()]
+    if stage == where and communicator.rank == 0:
+        link.send(("waiting", None))
+        call(communicator)
+    return communicator.wait_seconds()
+
+
+@pytest.mark.parametrize("what", WAITS)
+def test_a_group_that_ends_ends_the_wait(tmp_path: Path, what: str) -> None:
+    with ranks(tmp_path, wait_alone, 2, 2) as group:
+        for link in group.links:
+            link.send(what)
+        waiter = 2 * WAITS[what][0]
+        assert group.get(waiter)[0] == "waiting"
+        assert not wait([group.links[waiter]], 0.1)
+        started = time.monotonic()
+        group.abort()
+        kind, (error, _) = group.get(waiter, 5)
+        assert (kind, error) == ("raised", GroupAborted)
+        assert time.monotonic() - started < 0.5
+
+
+def reduce_for_ever(communicator: Communicator, _stage: int, link: Connection) -> None:
+    x = torch.ones(1000)
+    for step in range(10**9):
+        communicator.all_reduce(x)
+        if step == 100:
+            link.send(("under way", None))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_stopped_peer_costs_its_peers_little_and_no_one_hangs(tmp_path: Path, size: int) -> None:
+    with ranks(tmp_path, reduce_for_ever, size) as group:
+        for rank in range(size):
+            assert group.get(rank)[0] == "under way"
+        group.signal(0, signal.SIGSTOP)
+        time.sleep(0.05)  # what is counted from here on is waiting
+        before = [group.cpu_seconds(rank) for rank in range(1, size)]
+        time.sleep(0.5)
+        used = [group.cpu_seconds(rank) - was for rank, was in zip(range(1, size), before, strict=True)]
+        assert max(used) <= 0.05, f"waiting ranks used {used} s of 0.5 s"
+        started = time.monotonic()
+        group.abort()
+        assert {group.get(rank, 5)[1][0] for rank in range(1, size)} == {GroupAborted}
+        assert time.monotonic() - started < 0.5
+        group.signal(0, signal.SIGCONT)
+        assert group.get(0, 5)[1][0] is GroupAborted
+
+
+def reduce_many(communicator: Communicator, _stage: int, link: Connection) -> float:
+    link.send(("under way", None))
+    for step in range(20_000):
+        x = communicator.all_reduce(torch.full((100,), float(step)))
+        assert x[0].item() == step * communicator.size
+    return communicator.wait_seconds()
+
+
+def test_a_peer_stopped_for_a_while_changes_no_answer(tmp_path: Path) -> None:
+    with ranks(tmp_path, reduce_many, 3) as group:
+        for rank in range(3):
+            assert group.get(rank)[0] == "under way"
+        for rank in (0, 1, 2, 0):
+            group.signal(rank, signal.SIGSTOP)
+            time.sleep(0.05)
+            group.signal(rank, signal.SIGCONT)
+        waited = group.results()
+        assert max(waited) > 0.04, "the wait for a stopped peer was not counted"
+
+
+def differ(communicator: Communicator, _stage: int, link: Connection) -> None:
+    if communicator.rank == 0:
+        communicator.all_reduce(torch.ones(10))
+    elif link.recv() == "longer":
+        communicator.all_reduce(torch.ones(11))
+    else:
+        communicator.all_gather(torch.ones(10))
+
+
+@pytest.mark.parametrize("how", ["longer", "other"])
+def test_ranks_out_of_step_are_told(tmp_path: Path, how: str) -> None:
+    with ranks(tmp_path, differ, 2) as group:
+        group.links[1].send(how)
+        for rank in range(2):
+            kind, (error, text) = group.get(rank)
+            assert (kind, error) == ("raised", RuntimeError)
+            assert "out of step" in text
+
+
+def test_control_c_ends_a_wait(tmp_path: Path) -> None:
+    with ranks(tmp_path, wait_alone, 2, 2) as group:
+        group.links[0].send("all_reduce")
+        assert group.get(0)[0] == "waiting"
+        assert not wait([group.links[0]], 0.1)
+        group.signal(0, signal.SIGINT)
+        assert group.get(0, 5)[1][0] is KeyboardInterrupt
+
+
+@pytest.fixture
+def one_of_two(tmp_path: Path) -> Iterator[Communicator]:
+    region = tmp_path / "region"
+    region.touch()
+    communicator = connect("shm", tensor_rank=0, tensor_size=2, region=str(region))
+    yield communicator
+    communicator.close()
+
+
+def test_what_cannot_be_shared_is_refused(one_of_two: Communicator) -> None:
+    with pytest.raises(TypeError, match="float64"):
+        one_of_two.all_reduce(torch.ones(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="contiguous"):
+        one_of_two.all_reduce(torch.ones(3, 4).T)
+    with pytest.raises(ValueError, match="no rank 2"):
+        one_of_two.broadcast(torch.ones(3), source=2)
+    with pytest.raises(ValueError, match="no next stage"):
+        one_of_two.send(torch.ones(3))
+    with pytest.raises(ValueError, match="no previous stage"):
+        one_of_two.receive()
+
+
+def test_a_closed_group_answers_with_an_error(one_of_two: Communicator) -> None:
+    one_of_two.close()
+    with pytest.raises(ValueError, match="closed"):
+        one_of_two.all_reduce(torch.ones(3))
+
+
+def test_one_rank_needs_nothing() -> None:
+    alone = connect("auto", tensor_rank=0, tensor_size=1)
+    x = torch.ones(2, 3)
+    assert alone.all_reduce(x) is x
+    assert alone.all_gather(x) is x
+    assert alone.broadcast(x) is x
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "message"),
+    [
+        ("mpi", 0, "auto, shm, gloo and nccl"),
+        ("shm", 0, "need a region"),
+        ("gloo", 0, "need a store"),
+        ("shm", 2, "no such place"),
+    ],
+)
+def test_connect_says_what_is_missing(kind: str, rank: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        connect(kind, tensor_rank=rank, tensor_size=2)

@@ -1,0 +1,32 @@
+"""Real English for accuracy tests: Python's own language reference, which every Python brings."""
+
+import random
+import re
+from pydoc_data.topics import topics
+
+
+def sentences(n: int = 200) -> list[str]:
+    """n different texts (at most about 480), always the same on one version of Python.
+
+    Of ten, six are sentences, three paragraphs, and one is a run of paragraphs that mostly
+    exceeds 256 tokens.
+    """
+    paragraphs = _paragraphs()
+    texts = [_text(paragraphs, at, kind=at % 10) for at in range(len(paragraphs))]
+    return random.Random(0).sample(list(dict.fromkeys(texts)), n)
+
+
+def _text(paragraphs: list[str], at: int, kind: int) -> str:
+    if kind == 9:
+        return " ".join(paragraphs[at : at + 6])
+    if kind >= 6:
+        return paragraphs[at]
+    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z])", paragraphs[at])
+    return parts[kind % len(parts)]
+
+
+def _paragraphs() -> list[str]:
+    """Prose of the reference: flush left, more than a few words, ending as a sentence does."""
+    pieces = (piece for name in sorted(topics) for piece in topics[name].split("\n\n"))
+    flat = [" ".join(p.split()) for p in pieces if p[:1].isupper() and p.endswith(".")]
+    return [p for p in dict.fromkeys(flat) if p.count(" ") >= 3]

@@ -1,0 +1,342 @@
+"""`python -m server`, and tritonserver below it, as users and operators treat them."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.endpoints import Endpoints
+from server.errors import ModelError, ServerError
+from server.installation import PROJECT
+from server.run import SEGMENTS, remove_leftovers
+from server.watcher import SAME_SIGNAL
+
+Add = Callable[[str, str], Path]
+
+ECHO = """
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        values = [pb_utils.get_input_tensor_by_name(r, "IN").as_numpy() for r in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", value)]) for value in values]
+"""
+# Says in the folder `gate` that it has a request, and answers when told to.
+GATED = """
+import pathlib, time
+import triton_python_backend_utils as pb_utils
+
+GATE = pathlib.Path({gate!r})
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        (GATE / "entered").touch()
+        while not (GATE / "open").exists():
+            time.sleep(0.01)
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor("OUT", tensor.as_numpy())])
+            for tensor in (pb_utils.get_input_tensor_by_name(r, "IN") for r in requests)
+        ]
+"""
+BROKEN = """
+class TritonPythonModel:
+    def initialize(self, args):
+        raise ValueError("the weights are missing")
+"""
+
+
+def infer(endpoints: Endpoints, value: float, model: str = "identity") -> float:
+    tensor = {"name": "IN", "shape": [1, 1], "datatype": "FP32", "data": [value]}
+    url = f"http://{endpoints.http_url}/v2/models/{model}/infer"
+    with urllib.request.urlopen(url, json.dumps({"inputs": [tensor]}).encode()) as reply:
+        return float(json.load(reply)["outputs"][0]["data"][0])
+
+
+def wait_until(happened: Callable[[], Any], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
+
+
+class Command:
+    """`python -m server` as a child process."""
+
+    def __init__(self, repository: Path, *options: str) -> None:
+        self.endpoints = Endpoints.free()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "server", f"--model-repository={repository}", *options],
+            cwd=PROJECT,
+            env={**os.environ, **variables(self.endpoints)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.output = ""
+
+    def wait_ready(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+            if line.startswith("Ctrl-C"):
+                return
+        pytest.fail(f"it ended:\n{self.output}")
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end: exit status, output."""
+        stdout = self.process.stdout
+        assert stdout is not None
+        if not stdout.closed:
+            self.output += self.process.communicate()[0]
+        return self.process.returncode, self.output
+
+    @property
+    def triton(self) -> int:
+        """tritonserver's process id."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return int(children.read_text().split()[0])
+
+    @property
+    def run(self) -> tuple[str, Path]:
+        """The run's prefix of segments and its folder."""
+        environment = Path(f"/proc/{self.triton}/environ").read_bytes().decode()
+        folder = re.search(r"PYTHON_MP_RUNTIME_DIR=([^\0]+)", environment)
+        assert folder is not None
+        return f"{Path(folder[1]).name}_", Path(folder[1])
+
+
+def variables(endpoints: Endpoints) -> dict[str, str]:
+    return {
+        "HTTP_PORT": str(endpoints.http),
+        "GRPC_PORT": str(endpoints.grpc),
+        "METRICS_PORT": str(endpoints.metrics),
+    }
+
+
+@contextmanager
+def command(repository: Path, *options: str) -> Iterator[Command]:
+    started = Command(repository, *options)
+    try:
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.process.kill()
+        started.end()
+
+
+@pytest.fixture
+def check_left() -> Callable[[tuple[str, Path]], None]:
+    """Asserts that nothing is left of a run."""
+    from tests.triton.conftest import assert_nothing_left
+
+    return lambda run: assert_nothing_left(*run)
+
+
+def test_serves_and_leaves_nothing(serve: Any, add_model: Add) -> None:
+    with serve(add_model("identity", ECHO)) as server:
+        assert infer(server.endpoints, 4.5) == 4.5
+        assert server.log.ready == {"identity"}
+        segments = list(SEGMENTS.glob(f"{server.run.prefix}*"))
+        assert len(segments) == 2  # the lock and the stub's
+        for path in [*segments, server.run.folder]:
+            assert path.stat().st_mode & 0o077 == 0, "others can read what clients send"
+
+
+def test_listens_on_loopback_only(serve: Any, add_model: Add) -> None:
+    with serve(add_model("identity", ECHO)) as server:
+        ports = {server.endpoints.http, server.endpoints.grpc, server.endpoints.metrics}
+        listening = {}
+        for table in ("tcp", "tcp6"):
+            for row in Path(f"/proc/{server.pid}/net/{table}").read_text().splitlines()[1:]:
+                local, _, state = row.split()[1:4]
+                address, port = local.split(":")
+                if state == "0A" and int(port, 16) in ports:
+                    listening[int(port, 16)] = address
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
+    assert listening.keys() == ports
+    assert set(listening.values()) <= loopback
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_drains(
+    number: int, add_model: Add, tmp_path: Path, check_left: Callable[..., None]
+) -> None:
+    repository = add_model("identity", GATED.format(gate=str(tmp_path)))
+    with command(repository) as served:
+        served.wait_ready()
+        run, answers = served.run, []
+        client = threading.Thread(target=lambda: answers.append(infer(served.endpoints, 2.5)))
+        client.start()
+        wait_until((tmp_path / "entered").exists)
+        served.process.send_signal(number)
+        (tmp_path / "open").touch()
+        status, output = served.end()
+        client.join()
+    assert (status, answers) == (0, [2.5]), output
+    check_left(run)
+
+
+def test_second_signal_ends_it_at_once(
+    add_model: Add, tmp_path: Path, check_left: Callable[..., None]
+) -> None:
+    def ask() -> None:
+        with pytest.raises(OSError, match=r"Remote end closed|reset"):
+            infer(served.endpoints, 1.0)
+
+    with command(add_model("identity", GATED.format(gate=str(tmp_path)))) as served:
+        served.wait_ready()
+        run = served.run
+        client = threading.Thread(target=ask)
+        client.start()
+        wait_until((tmp_path / "entered").exists)
+        served.process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):  # it drains
+            served.process.wait(SAME_SIGNAL + 0.2)
+        served.process.send_signal(signal.SIGTERM)
+        status, output = served.end()
+        client.join()
+    assert status == 1
+    assert "ended with requests in flight" in output
+    check_left(run)
+
+
+def test_signal_while_loading(
+    add_model: Add, tmp_path: Path, check_left: Callable[..., None]
+) -> None:
+    loading = tmp_path / "loading"
+    slow = f"open({str(loading)!r}, 'w'); import time; time.sleep(60)"
+    with command(add_model("identity", slow)) as served:
+        wait_until(loading.exists)
+        run = served.run
+        served.process.send_signal(signal.SIGINT)
+        status, output = served.end()
+    assert status == 0, output
+    check_left(run)
+
+
+def test_killed_tritonserver(add_model: Add, check_left: Callable[..., None]) -> None:
+    with command(add_model("identity", ECHO)) as served:
+        served.wait_ready()
+        run = served.run
+        os.kill(served.triton, signal.SIGKILL)
+        status, output = served.end()
+    assert status == 1
+    assert "tritonserver was ended by SIGKILL" in output
+    check_left(run)
+
+
+def test_killed_watcher(add_model: Add, tmp_path: Path, check_left: Callable[..., None]) -> None:
+    """tritonserver drains by itself; the next start removes what only the watcher would have."""
+    with command(add_model("identity", GATED.format(gate=str(tmp_path)))) as served:
+        served.wait_ready()
+        (prefix, folder), answers = served.run, []
+        client = threading.Thread(target=lambda: answers.append(infer(served.endpoints, 2.5)))
+        client.start()
+        wait_until((tmp_path / "entered").exists)
+        served.process.kill()
+        served.process.wait()
+        remove_leftovers()
+        assert folder.exists(), "a run that still drains is not over"
+        (tmp_path / "open").touch()
+        client.join()
+
+    def over() -> bool:
+        remove_leftovers()
+        return not folder.exists()
+
+    wait_until(over)
+    assert answers == [2.5]
+    check_left((prefix, folder))
+
+
+def test_port_in_use(serve: Any, add_model: Add) -> None:
+    repository = add_model("identity", ECHO)
+    with serve(repository) as server:
+        environment = {**os.environ, **variables(server.endpoints)}
+        ended = subprocess.run(
+            [sys.executable, "-m", "server", f"--model-repository={repository}"],
+            cwd=PROJECT, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"server: port {server.endpoints.http} on 127.0.0.1 is in use;"
+        " choose another one with HTTP_PORT=...\n"
+    )
+
+
+def test_broken_model_is_named_with_its_reason(serve: Any, add_model: Add) -> None:
+    add_model("identity", ECHO)
+    with (
+        pytest.raises(ModelError, match=r"^broken  ValueError: the weights are missing \(1/model"),
+        serve(add_model("broken", BROKEN)),
+    ):
+        pass
+
+
+def test_keep_going_serves_the_others(serve: Any, add_model: Add) -> None:
+    add_model("broken", BROKEN)
+    with serve(add_model("identity", ECHO), keep_going=True) as server:
+        assert infer(server.endpoints, 1.5) == 1.5
+        assert list(server.log.failures) == ["broken"]
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("--no-such-option=1", "unrecognized option '--no-such-option=1'"),
+        ("--host-policy=x", "--host-policy option format is"),
+    ],
+)
+def test_bad_option(option: str, complaint: str, serve: Any, add_model: Add) -> None:
+    with (
+        pytest.raises(ServerError, match=re.escape(complaint)) as raised,
+        serve(add_model("identity", ECHO), options=[option]),
+    ):
+        pass
+    assert "\n" not in str(raised.value)
+
+
+def test_options_reach_tritonserver(serve: Any, add_model: Add) -> None:
+    options = ["--http-restricted-api=model-repository:token=secret", "--id=mine"]
+    with (
+        serve(add_model("identity", ECHO), options=options) as server,
+        urllib.request.urlopen(f"http://{server.endpoints.http_url}/v2") as reply,
+    ):
+        assert json.load(reply)["name"] == "mine"
+
+
+def test_ready_without_http(serve: Any, add_model: Add) -> None:
+    with serve(add_model("identity", ECHO), options=["--allow-http=false"]) as server:
+        assert server.log.ready == {"identity"}
+
+
+def test_ctrl_c_under_make(add_model: Add, tmp_path: Path) -> None:
+    """In a terminal Ctrl-C goes to make as well; the server takes it alone, and make succeeds."""
+    repository = add_model("identity", ECHO)
+    serve = f"cd {PROJECT} && exec {sys.executable} -m server --model-repository={repository}"
+    (tmp_path / "Makefile").write_text(f"serve:\n\t@{serve}\n")
+    environment = {**os.environ, **variables(Endpoints.free())}
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe("make", ["make", "-C", str(tmp_path), "serve"], environment)
+    output = b""
+    while b"Ctrl-C" not in output:
+        output += os.read(terminal, 4096)
+    os.write(terminal, b"\x03")
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0

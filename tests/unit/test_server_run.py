@@ -1,0 +1,112 @@
+"""What a run leaves on the machine, and that it goes when the last process has let go."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server import run
+from server.errors import ServerError
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stand-ins for /dev/shm and the folder for temporary files."""
+    segments, temporary = tmp_path / "shm", tmp_path / "tmp"
+    segments.mkdir()
+    temporary.mkdir()
+    monkeypatch.setattr(run, "SEGMENTS", segments)
+    monkeypatch.setattr(run.tempfile, "tempdir", str(temporary))
+    return iter([None])
+
+
+def make() -> tuple[run.Run, Path]:
+    """A run with one segment."""
+    made = run.begin()
+    segment = run.SEGMENTS / f"{made.prefix}segment"
+    segment.touch()
+    (made.folder / "file").touch()
+    return made, segment
+
+
+def test_folder_and_lock_are_private() -> None:
+    made = run.begin()
+    assert made.folder.stat().st_mode & 0o077 == 0
+    assert made.lock_file.stat().st_mode & 0o077 == 0
+    os.close(made.lock)
+
+
+def test_living_run_is_left_alone() -> None:
+    made, segment = make()
+    run.remove_leftovers()
+    assert segment.exists()
+    assert made.folder.exists()
+    assert not made.end(timeout=0.0)
+    os.close(made.lock)
+
+
+def test_run_that_is_over_is_removed_and_nothing_else() -> None:
+    made, _ = make()
+    others = run.SEGMENTS / "triton_python_backend_shm_region_1"
+    others.touch()
+    os.close(made.lock)
+    run.remove_leftovers()
+    assert list(run.SEGMENTS.iterdir()) == [others]
+    assert not made.folder.exists()
+
+
+def test_a_child_keeps_the_run_alive_until_it_dies() -> None:
+    made, _ = make()
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[made.lock]
+    )
+    os.close(made.lock)
+    assert not made.end(timeout=0.0)
+    child.kill()
+    child.communicate()
+    assert made.end(timeout=5.0)
+    assert list(run.SEGMENTS.iterdir()) == []
+
+
+def test_end_is_repeatable() -> None:
+    made, _ = make()
+    os.close(made.lock)
+    assert made.end()
+    assert made.end()
+
+
+@pytest.mark.parametrize("content", ["", "/", "/home", "../elsewhere"])
+def test_lock_that_names_another_folder_removes_no_folder(content: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    lock_file = run.SEGMENTS / "python_mp_00000000_lock"
+    lock_file.write_text(content)
+    run.remove_leftovers()
+    assert not lock_file.exists()
+    assert (tmp_path / "elsewhere").exists()
+
+
+def test_lock_removed_while_being_taken_is_taken_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, removed = fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and not removed:
+            removed.extend(run.SEGMENTS.iterdir())
+            for file in removed:
+                file.unlink()
+        real(descriptor, operation)
+
+    monkeypatch.setattr(run.fcntl, "flock", flock)
+    made = run.begin()
+    assert removed == [made.lock_file]
+    assert made.lock_file.exists()
+    os.close(made.lock)
+
+
+def test_no_place_for_segments_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SEGMENTS", Path("/nonexistent"))
+    with pytest.raises(ServerError, match=r"cannot write /nonexistent\S+: No such file"):
+        run.begin()
