@@ -8,7 +8,7 @@ PROGRESS := awk '/^Collecting.*\(from -r/ { print "      " $$2; fflush() } \
 	/^ *Downloading .*[0-9][0-9][0-9][.0-9]* MB/ { print "      downloading " $$2 " " $$3 " MB)"; fflush() } \
 	/^Installing collected/ { print "      unpacking " NF - 3 " packages"; fflush() }'
 ARGS ?=
-SHELL := /bin/bash
+SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
 .DEFAULT_GOAL := help

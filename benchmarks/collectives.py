@@ -11,9 +11,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from python_mp.rank.collectives import Communicator, connect
 from rich.console import Console
 from rich.table import Table
+
+from python_mp.rank.collectives import Communicator, connect
 
 BYTES = [1536, 49_152, 196_608, 786_432]
 DTYPES = [torch.float32, torch.bfloat16]
@@ -27,7 +28,9 @@ def run() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    table = Table("ranks", "dtype", "bytes", "shm (us)", "gloo (us)", "times faster", title="all-reduce")
+    table = Table(
+        "ranks", "dtype", "bytes", "shm (us)", "gloo (us)", "times faster", title="all-reduce"
+    )
     for record in run():
         speedup = f"{record['speedup']:.0f}"
         times = (f"{record['shm_us']:.1f}", f"{record['gloo_us']:.0f}")
@@ -41,7 +44,9 @@ def _measure(size: int, cores: list[int]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "region").touch()
         ranks = [
-            context.Process(target=_rank, args=(rank, size, cores[rank], folder, theirs), daemon=True)
+            context.Process(
+                target=_rank, args=(rank, size, cores[rank], folder, theirs), daemon=True
+            )
             for rank in range(size)
         ]
         for rank in ranks:
@@ -56,7 +61,7 @@ def _measure(size: int, cores: list[int]) -> list[dict[str, Any]]:
 def _rank(rank: int, size: int, core: int, folder: str, link: Any) -> None:
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {core})
-    place = {"tensor_rank": rank, "tensor_size": size}
+    place: dict[str, Any] = {"tensor_rank": rank, "tensor_size": size}
     shm = connect("shm", **place, region=f"{folder}/region")
     gloo = connect("gloo", **place, store=f"{folder}/store")
     records = [_compare(shm, gloo, dtype, nbytes) for dtype in DTYPES for nbytes in BYTES]

@@ -58,13 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         server = TritonServer(
             ours.model_repository,
+            show=say,
+            colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ,
             endpoints=endpoints(ours),
             options=theirs,
             keep_going=ours.keep_going,
             complete_config=ours.complete_config,
             exit_timeout=ours.exit_timeout_secs,
-            show=say,
-            colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ,
         )
         if ours.demo:
             from server.demo import demonstrate  # needs the clients' libraries

@@ -6,21 +6,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from server import child, health, installation
-from server.endpoints import Endpoints
-from server.errors import ModelError, ServerError
+from server.errors import ServerError
 from server.log import Log
 from server.run import Run, begin
+from server.settings import Settings
 
 KILL_AFTER = 10.0  # seconds beyond tritonserver's own exit timeout
 
 
 class TritonServer:
-    """A tritonserver of its own session, so that a terminal's Ctrl-C reaches only its watcher.
+    """A tritonserver in a session of its own, so that a terminal's Ctrl-C reaches only its watcher.
 
     It drains when this process dies. Use it as a context manager, or call `start`, `wait_ready` and
     `stop`; all from the main thread, because the kernel takes the death of the thread that started
@@ -28,41 +28,28 @@ class TritonServer:
 
     Args:
         model_repository: folder with one folder a model.
-        endpoints: where to listen.
-        options: any further options of tritonserver.
-        environment: added to this process's own.
-        keep_going: serve the models that did load, where others did not.
-        complete_config: let models complete their configs; starts a stub more for each of them.
-        exit_timeout: seconds that requests in flight are given at the end.
-        show: takes the lines worth reading.
+        show: takes the lines of the log worth reading.
+        colour: mark warnings and errors for a terminal.
+        settings: any other attribute of `Settings`.
     """
 
     def __init__(
         self,
         model_repository: Path,
         *,
-        endpoints: Endpoints | None = None,
-        options: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
-        keep_going: bool = False,
-        complete_config: bool = False,
-        exit_timeout: int = 30,
         show: Callable[[str], None] = print,
         colour: bool = False,
+        **settings: Any,
     ) -> None:
-        self.model_repository = model_repository
-        self.endpoints = endpoints or Endpoints.from_environment(os.environ)
+        self.settings = Settings(model_repository, **settings)
+        self.endpoints = self.settings.endpoints
+        self.log = Log(show, raw=self.settings.verbose, colour=colour)
         self._show = show
-        self.log = Log(show, raw=_is_verbose(options), colour=colour)
-        self._options = list(options)
-        self._environment = dict(environment or {})
-        self._keep_going = keep_going
-        self._complete_config = complete_config
-        self.exit_timeout = exit_timeout
-        self._deadline: threading.Timer | None = None
-        self._process: subprocess.Popen[str] | None = None
         self._run: Run | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
+        self._deadline: threading.Timer | None = None
 
     def start(self) -> None:
         """Start tritonserver; returns at once.
@@ -73,16 +60,13 @@ class TritonServer:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("a server must be started from the main thread")
         found = installation.find()
-        _check_repository(self.model_repository)
-        self.endpoints.check()
+        self.settings.check()
         self._run = begin()
-        backends = self._run.folder / "backends"
-        found.assemble_backends(backends)
-        options = [f"--backend-directory={backends}", f"--cache-directory={found.caches}"]
-        self._process = self._spawn(
-            found, [*options, *self._own_options(self._run), *self._options]
-        )
-        os.close(self._run.lock)  # from here on it is tritonserver's and its children's
+        try:
+            self._process = self._spawn(found, self._run)
+            self._guard = self._run.guard()
+        finally:
+            os.close(self._run.lock)  # from here on it is tritonserver's and its children's
         self._reader = threading.Thread(target=self._read, args=[self._process.stdout], daemon=True)
         self._reader.start()
 
@@ -97,10 +81,10 @@ class TritonServer:
             ServerError: the server ended or `timeout` seconds passed. It is stopped then.
         """
         begun = time.monotonic()
-        while not health.is_ready(self.endpoints, http="--allow-http=false" not in self._options):
+        while not health.is_ready(self.endpoints, http=self.settings.http):
             if self.returncode is not None:
                 self.wait()
-                raise self.why_it_ended()
+                raise self.log.why_it_ended(self.returncode)
             if time.monotonic() - begun > timeout:
                 self.stop()
                 raise ServerError(f"the server was not ready within {timeout:.0f} s")
@@ -117,7 +101,8 @@ class TritonServer:
             return
         self._process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
         if self._deadline is None:
-            self._deadline = threading.Timer(self.exit_timeout + KILL_AFTER, self._process.kill)
+            patience = self.settings.exit_timeout + KILL_AFTER
+            self._deadline = threading.Timer(patience, self._process.kill)
             self._deadline.daemon = True
             self._deadline.start()
 
@@ -167,32 +152,22 @@ class TritonServer:
         assert self._run is not None
         return self._run
 
-    def _own_options(self, this_run: Run) -> list[str]:
-        as_written = [] if self._complete_config else ["--disable-auto-complete-config"]
-        keep_going = ["--exit-on-error=false", "--strict-readiness=false"]
-        return [
-            f"--model-repository={self.model_repository}",
-            f"--exit-timeout-secs={self.exit_timeout}",
-            f"--backend-config=python,shm-region-prefix-name={this_run.prefix}",
-            f"--backend-config=python_mp,shm-region-prefix-name={this_run.prefix}",
-            *self.endpoints.options(),
-            *as_written,
-            *(keep_going if self._keep_going else []),
-        ]
-
-    def _spawn(self, found: installation.Installation, options: list[str]) -> subprocess.Popen[str]:
-        launcher = [sys.executable, "-I", "-S", child.__file__, str(os.getpid())]
-        environment = found.environment({**os.environ, **self._environment})
+    def _spawn(self, found: installation.Installation, run: Run) -> subprocess.Popen[str]:
+        backends = run.folder / "backends"
+        found.assemble_backends(backends)
+        launcher = [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), str(found.binary)]
+        places = [f"--backend-directory={backends}", f"--cache-directory={found.caches}"]
+        environment = found.environment({**os.environ, **self.settings.environment})
         return subprocess.Popen(
-            [*launcher, str(found.binary), *options],
-            env={**environment, "PYTHON_MP_RUNTIME_DIR": str(self.run.folder)},
+            [*launcher, *places, *self.settings.arguments(run.prefix)],
+            env={**environment, "PYTHON_MP_RUNTIME_DIR": str(run.folder)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             start_new_session=True,
-            pass_fds=[self.run.lock],
+            pass_fds=[run.lock],
         )
 
     def _read(self, lines: IO[str]) -> None:
@@ -204,38 +179,7 @@ class TritonServer:
             self._deadline.cancel()
         if not self.run.end():
             self._show(f"processes of this run still live; {self.run.folder} is left to them")
-        elif self._reader is not None:
+        elif self._reader is not None and self._guard is not None and process.stdout is not None:
+            self._guard.wait()
             self._reader.join()
-            assert process.stdout is not None
             process.stdout.close()
-
-    def why_it_ended(self) -> ServerError:
-        """The error to raise about a server that ended by itself."""
-        if self.log.failures:
-            width = max(map(len, self.log.failures))
-            lines = [f"{name:{width}}  {why}" for name, why in sorted(self.log.failures.items())]
-            return ModelError("\n".join(lines))
-        status = _status(self.returncode or 0)
-        why = self.log.complaint or "\n".join(self.log.tail[-5:]).strip()
-        return ServerError(f"tritonserver {status}: {why}" if why else f"tritonserver {status}")
-
-
-def _status(code: int) -> str:
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"exited with {code}"
-
-
-def _is_verbose(options: Sequence[str]) -> bool:
-    return any(option.startswith("--log-verbose") for option in options)
-
-
-def _check_repository(repository: Path) -> None:
-    if not repository.is_dir():
-        raise ServerError(f"there is no model repository at {repository}; see --model-repository")
-    if repository == installation.PROJECT / "model_repository" and not any(
-        repository.glob("*/*/manifest.json")
-    ):
-        raise ServerError(f"the models in {repository} are not built yet; run 'make build'")
-    if not any(repository.glob("*/config.pbtxt")):
-        raise ServerError(f"{repository} holds no model: no folder in it has a config.pbtxt")

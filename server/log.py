@@ -2,16 +2,19 @@
 
 import json
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from server.errors import ModelError, ServerError
 
 _RECORD = re.compile(
     r"(?P<level>[IWEF])\d{4} (?P<time>[\d:]{8})\.\d+ \d+ (?P<source>[\w.+-]+):\d+\] (?P<text>.*)"
 )
 # What Triton says on a machine without a GPU. On one that has a GPU it would matter.
 _WITHOUT_GPU = re.compile(
-    r"Unable to allocate pinned system memory|CudaDriverHelper has not been initialized"
+    r"(?i:unable|failed) to allocate pinned system memory|CudaDriverHelper has not been initialized"
     r"|unable to create stream|Failed to initialize NVML|DCGM unable to start"
 )
 _READY = re.compile(r"successfully loaded '(.+)'")
@@ -111,6 +114,16 @@ class Log:
             self._show(line)
         elif shown is not None:
             self._show(shown)
+
+    def why_it_ended(self, code: int) -> ServerError:
+        """The error to raise about a tritonserver that ended by itself with this exit status."""
+        if self.failures:
+            width = max(map(len, self.failures))
+            lines = [f"{name:{width}}  {why}" for name, why in sorted(self.failures.items())]
+            return ModelError("\n".join(lines))
+        ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        why = self.complaint or ("" if code < 0 else "\n".join(self.tail[-5:]).strip())
+        return ServerError(f"tritonserver {ended}: {why}" if why else f"tritonserver {ended}")
 
     def _record(self, record: Record) -> str | None:
         self._skip = None

@@ -7,13 +7,16 @@
 
 tritonserver and its stubs inherit the lock's descriptor. The kernel lets go of it with the last of
 them, however they died, so a lock that can be taken means that the rest is rubbish: no process ids
-to mistake, and it holds across containers that share /dev/shm.
+to mistake, and it holds across containers that share /dev/shm. A guard, the watcher, and the next
+server to start each wait for that or look.
 """
 
 import fcntl
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -43,6 +46,16 @@ class Run:
         for segment in SEGMENTS.glob(f"{self.prefix}*"):
             segment.chmod(0o600)
 
+    def guard(self) -> subprocess.Popen[bytes]:
+        """Start a process that outlives kill -9 of this one, and then removes everything."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "server.run", self.lock_file],
+            cwd=Path(__file__).parent.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
     def end(self, timeout: float = 5.0) -> bool:
         """Remove everything as soon as the run's last process is gone.
 
@@ -50,7 +63,7 @@ class Run:
             False if some process of the run outlived `timeout` seconds; nothing is removed then.
         """
         deadline = time.monotonic() + timeout
-        while not _remove_if_over(self.lock_file):
+        while not remove_if_over(self.lock_file):
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.02)
@@ -78,7 +91,7 @@ def begin() -> Run:
 def remove_leftovers() -> None:
     """Remove folders and segments of all runs of this user that are over."""
     for lock_file in SEGMENTS.glob(f"{NAME}*_lock"):
-        _remove_if_over(lock_file)
+        remove_if_over(lock_file)
 
 
 def _take_new(lock_file: Path) -> int:
@@ -91,8 +104,12 @@ def _take_new(lock_file: Path) -> int:
         os.close(lock)
 
 
-def _remove_if_over(lock_file: Path) -> bool:
-    """True if nothing is left of the run."""
+def remove_if_over(lock_file: Path, *, wait: bool = False) -> bool:
+    """Remove what is left of a run, if it is over; `wait` until it is.
+
+    Returns:
+        True if nothing is left.
+    """
     try:
         lock = os.open(lock_file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -102,7 +119,7 @@ def _remove_if_over(lock_file: Path) -> bool:
     try:
         if os.fstat(lock).st_uid != os.geteuid():
             return False
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         _remove(lock_file, Path(os.fsdecode(os.read(lock, 4096))))
     except BlockingIOError:
         return False
@@ -119,3 +136,7 @@ def _remove(lock_file: Path, folder: Path) -> None:
         if segment != lock_file:
             segment.unlink(missing_ok=True)
     lock_file.unlink(missing_ok=True)  # last: who is killed here leaves it for the next one
+
+
+if __name__ == "__main__":
+    remove_if_over(Path(sys.argv[1]), wait=True)

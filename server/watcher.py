@@ -55,14 +55,14 @@ class Watcher:
         self._wait()
 
     def _wait(self) -> None:
-        self._server.wait()
+        code = self._server.wait()
         if self._asked is None:
-            raise self._server.why_it_ended()
+            raise self._server.log.why_it_ended(code)
         if self._killed:
             raise ServerError("the server was ended with requests in flight")
-        if self._server.returncode:
+        if code:
             raise ServerError(
-                f"requests were still in flight when the {self._server.exit_timeout} s"
+                f"it had not drained when the {self._server.settings.exit_timeout} s"
                 " of --exit-timeout-secs were over"
             )
         self._say("drained")

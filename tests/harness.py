@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from python_mp.errors import PythonMpError
 from python_mp.front import cores
 from python_mp.front.metrics import Metrics
 from python_mp.front.replica import Replica
+from python_mp.rank_spec import RankSpec
 
 INT32, FP32 = "TYPE_INT32", "TYPE_FP32"
 Array = np.ndarray[Any, Any]
+Fault = tuple[int, int, int]
+"""What, in which rank, argument: see engines/echo.py."""
+NO_FAULT: Fault = (0, 0, 0)
 
 
 def tensor(name: str, dtype: str, *dims: int, **more: Any) -> dict[str, Any]:
@@ -39,11 +44,12 @@ def model_config(
     **parameters: Any,
 ) -> ModelConfig:
     """What Triton would hand over for a config.pbtxt with these entries."""
-    world = parameters.get("tensor_parallel_size", 1) * parameters.get("pipeline_parallel_size", 1)
-    shards = replicas * (world - 1) if passive is None else passive
+    if passive is None:
+        sizes = (parameters.get(f"{axis}_parallel_size", 1) for axis in ("tensor", "pipeline"))
+        passive = replicas * (prod(sizes) - 1)
     groups = [{"name": "lead", "kind": "KIND_CPU", "count": replicas, "passive": False}]
-    if shards:
-        groups.append({"name": "shard", "kind": "KIND_CPU", "count": shards, "passive": True})
+    if passive:
+        groups.append({"name": "shard", "kind": "KIND_CPU", "count": passive, "passive": True})
     raw = {
         "name": repository.name,
         "max_batch_size": max_batch_size,
@@ -61,9 +67,24 @@ def echo_config(folder: Path, **more: Any) -> ModelConfig:
     return model_config(folder, inputs, [tensor("Y", INT32, -1)], engine="echo", **more)
 
 
-def echo_input(*values: int, fault: tuple[int, int, int] = (0, 0, 0)) -> dict[str, Array]:
-    """One sequence of these values; `fault` is (what, rank, argument), as in engines/echo.py."""
-    return {"X": np.array([values], np.int32), "FAULT": np.array([fault], np.int32)}
+def echo_input(*values: int, faults: Sequence[Fault] = (NO_FAULT,)) -> dict[str, Array]:
+    """A sequence of these values for each fault."""
+    return {"X": np.array([values] * len(faults), np.int32), "FAULT": np.array(faults, np.int32)}
+
+
+def lone_rank(config: ModelConfig) -> RankSpec:
+    """The only rank of a model, to load its engine inside the test's own process."""
+    return RankSpec(
+        source=config.source,
+        **dict.fromkeys(("replica", "rank", "tensor_rank", "stage", "slots", "half"), 0),
+        **dict.fromkeys(("device", "control_fd", "arena_fd", "region_fd"), -1),
+        generation=1,
+        world_size=1,
+        cpus=(),
+        threads=len(os.sched_getaffinity(0)),
+        parent=os.getpid(),
+        store="",
+    )
 
 
 class FutureAnswer:
@@ -94,8 +115,11 @@ class DictSink:
 class Served:
     """A running replica: `ask` returns a future of its outputs."""
 
-    def __init__(self, config: ModelConfig, replica: Replica, sink: DictSink, metrics: Metrics):
+    def __init__(
+        self, config: ModelConfig, index: int, replica: Replica, sink: DictSink, metrics: Metrics
+    ) -> None:
         self.config = config
+        self.index = index
         self.replica = replica
         self._sink = sink
         self._metrics = metrics
@@ -121,9 +145,8 @@ class Served:
 
     def pids(self) -> list[int]:
         """The ranks' processes, in rank order."""
-        index = self.replica._layout.index
         ranks = rank_processes(os.getpid())
-        return [ranks[replica, rank] for replica, rank in sorted(ranks) if replica == index]
+        return [ranks[replica, rank] for replica, rank in sorted(ranks) if replica == self.index]
 
 
 @contextmanager
@@ -135,7 +158,7 @@ def served(config: ModelConfig, runtime: Path, index: int = 0) -> Iterator[Serve
     replica = Replica(config, layout.replicas(config)[index], cpus, runtime, metrics)
     replica.start()
     try:
-        yield Served(config, replica, sink, metrics)
+        yield Served(config, index, replica, sink, metrics)
     finally:
         replica.stop()
 

@@ -19,7 +19,7 @@ from python_mp.front.metrics import Metrics
 from python_mp.front.presence import Presence, runtime_folder
 from python_mp.front.replica import Replica
 
-WINDOW_SECONDS = 0.002
+WINDOW_SECONDS = 0.010
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 

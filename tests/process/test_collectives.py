@@ -1,4 +1,4 @@
-"""The collectives between real processes: right sums, order, back-pressure, and an end to every wait."""
+"""The collectives between real processes: sums, order, back-pressure, and an end to every wait."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing as mp
 import os
 import random
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,9 +18,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from python_mp.errors import GroupAborted
 from python_mp.rank.collectives import Communicator, connect
-from torch import Tensor
 
 # Forked from a process that has torch already, a rank starts in milliseconds.
 context = mp.get_context("forkserver")
@@ -32,6 +34,9 @@ LIMIT = 60.0
 
 def _rank_main(link: Connection, program: Program, kind: str, where: dict[str, Any]) -> None:
     torch.set_num_threads(1)
+    if kind == "unbuilt":
+        kind = "auto"
+        sys.modules["python_mp.rank._shm"] = None  # type: ignore[assignment]
     communicator = connect(kind, **where)
     try:
         link.send(("done", program(communicator, where["stage"], link)))
@@ -225,6 +230,19 @@ def test_mixed_operations_of_three_stages_of_two_ranks(tmp_path: Path, kind: str
         group.results()
 
 
+def kind_of(communicator: Communicator, _stage: int, _link: Connection) -> str:
+    assert torch.equal(communicator.all_reduce(torch.ones(3)), torch.full((3,), 2.0))
+    return type(communicator).__name__
+
+
+@pytest.mark.parametrize(("kind", "name"), [("auto", "SharedMemory"), ("unbuilt", "Distributed")])
+def test_auto_takes_gloo_where_the_extension_is_not_built(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    with ranks(tmp_path, kind_of, 2, kind=kind) as group:
+        assert group.results() == [name, name]
+
+
 def reduce_once(communicator: Communicator, _stage: int, _link: Connection) -> bytes:
     x = values(1, communicator.rank, 10_001, torch.bfloat16)
     return communicator.all_reduce(x).view(torch.uint8).numpy().tobytes()
@@ -257,7 +275,9 @@ def hand_over(communicator: Communicator, stage: int, link: Connection) -> None:
             assert x.shape == (2 * PIECE,)
             assert bool((x == number).all())
         for number in range(2, 100):
-            assert torch.equal(communicator.receive(), torch.full((number, 2), number, dtype=torch.int32))
+            assert torch.equal(
+                communicator.receive(), torch.full((number, 2), number, dtype=torch.int32)
+            )
         assert torch.equal(communicator.receive(), torch.arange(5 * PIECE, dtype=torch.int32))
         last = communicator.receive()
         assert last.shape == ()
@@ -325,7 +345,9 @@ def test_a_stopped_peer_costs_its_peers_little_and_no_one_hangs(tmp_path: Path, 
         time.sleep(0.05)  # what is counted from here on is waiting
         before = [group.cpu_seconds(rank) for rank in range(1, size)]
         time.sleep(0.5)
-        used = [group.cpu_seconds(rank) - was for rank, was in zip(range(1, size), before, strict=True)]
+        used = [
+            group.cpu_seconds(rank) - was for rank, was in zip(range(1, size), before, strict=True)
+        ]
         assert max(used) <= 0.05, f"waiting ranks used {used} s of 0.5 s"
         started = time.monotonic()
         group.abort()

@@ -38,11 +38,9 @@ def assert_nothing_left(prefix: str, folder: Path) -> None:
 
 
 @contextmanager
-def serving(repository: Path, **options: Any) -> Iterator[TritonServer]:
-    """A server over `repository`, ready, on free ports; takes TritonServer's arguments."""
-    options = {"endpoints": Endpoints.free(), "show": print, **options}
-    server = TritonServer(repository, **options)
-    with server:
+def serving(repository: Path, **settings: Any) -> Iterator[TritonServer]:
+    """A server over `repository`, ready, on free ports; takes the attributes of Settings."""
+    with TritonServer(repository, **{"endpoints": Endpoints.free(), **settings}) as server:
         run = server.run
         assert os.getpid() not in processes_of(run.folder)
         assert processes_of(run.folder), "the environment does not name the run's folder"
@@ -52,7 +50,7 @@ def serving(repository: Path, **options: Any) -> Iterator[TritonServer]:
 
 @pytest.fixture(scope="session")
 def serve() -> Serve:
-    """`with serve(repository, **options) as server:` a server that must leave nothing behind."""
+    """`with serve(repository, **settings) as server:` a server that must leave nothing behind."""
     return serving
 
 
@@ -61,6 +59,12 @@ def server(serve: Serve) -> Iterator[TritonServer]:
     """The project's own models, one server for all tests that do it no harm."""
     with serve(PROJECT / "model_repository") as ready:
         yield ready
+
+
+@pytest.fixture(scope="session")
+def check_left() -> Callable[[tuple[str, Path]], None]:
+    """`check_left((prefix, folder))` asserts that nothing is left of a run."""
+    return lambda run: assert_nothing_left(*run)
 
 
 IDENTITY = """

@@ -138,14 +138,6 @@ def command(repository: Path, *options: str) -> Iterator[Command]:
         started.end()
 
 
-@pytest.fixture
-def check_left() -> Callable[[tuple[str, Path]], None]:
-    """Asserts that nothing is left of a run."""
-    from tests.triton.conftest import assert_nothing_left
-
-    return lambda run: assert_nothing_left(*run)
-
-
 def test_serves_and_leaves_nothing(serve: Any, add_model: Add) -> None:
     with serve(add_model("identity", ECHO)) as server:
         assert infer(server.endpoints, 4.5) == 4.5
@@ -240,7 +232,7 @@ def test_killed_tritonserver(add_model: Add, check_left: Callable[..., None]) ->
 
 
 def test_killed_watcher(add_model: Add, tmp_path: Path, check_left: Callable[..., None]) -> None:
-    """tritonserver drains by itself; the next start removes what only the watcher would have."""
+    """tritonserver drains by itself, then the guard removes what the watcher would have."""
     with command(add_model("identity", GATED.format(gate=str(tmp_path)))) as served:
         served.wait_ready()
         (prefix, folder), answers = served.run, []
@@ -254,12 +246,18 @@ def test_killed_watcher(add_model: Add, tmp_path: Path, check_left: Callable[...
         (tmp_path / "open").touch()
         client.join()
 
-    def over() -> bool:
-        remove_leftovers()
-        return not folder.exists()
-
-    wait_until(over)
+    wait_until(lambda: not (SEGMENTS / f"{prefix}lock").exists())
     assert answers == [2.5]
+    check_left((prefix, folder))
+
+
+def test_everything_killed(add_model: Add, check_left: Callable[..., None]) -> None:
+    with command(add_model("identity", ECHO)) as served:
+        served.wait_ready()
+        (prefix, folder), triton = served.run, served.triton
+        served.process.kill()
+        os.kill(triton, signal.SIGKILL)
+        wait_until(lambda: not (SEGMENTS / f"{prefix}lock").exists())
     check_left((prefix, folder))
 
 

@@ -13,6 +13,8 @@ from server import __main__, installation
 from server.endpoints import Endpoints
 from server.errors import PortError, ServerError
 from server.launch import TritonServer
+from server.log import Log
+from server.settings import Settings
 from server.watcher import SAME_SIGNAL, Watcher
 
 
@@ -72,11 +74,21 @@ def test_further_options_go_to_tritonserver() -> None:
     assert __main__.endpoints(ours).http == 9
 
 
+def test_options_follow_from_settings() -> None:
+    arguments = Settings(Path("models"), options=["--id=me"], exit_timeout=7).arguments("mine_")
+    assert "--model-repository=models" in arguments
+    assert "--exit-timeout-secs=7" in arguments
+    assert "--backend-config=python_mp,shm-region-prefix-name=mine_" in arguments
+    assert "--disable-auto-complete-config" in arguments
+    assert "--exit-on-error=false" not in arguments
+    assert arguments[-1] == "--id=me", "the user's options come last"
+
+
 def test_no_repository(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="no model repository at"):
-        TritonServer(tmp_path / "none", endpoints=Endpoints.free()).start()
+        TritonServer(tmp_path / "none").start()
     with pytest.raises(ServerError, match="holds no model"):
-        TritonServer(tmp_path, endpoints=Endpoints.free()).start()
+        TritonServer(tmp_path).start()
 
 
 def test_unbuilt_models_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +97,7 @@ def test_unbuilt_models_name_the_command(tmp_path: Path, monkeypatch: pytest.Mon
     model.mkdir(parents=True)
     (model / "config.pbtxt").touch()
     with pytest.raises(ServerError, match="run 'make build'"):
-        TritonServer(model.parent, endpoints=Endpoints.free()).start()
+        TritonServer(model.parent).start()
 
 
 def test_backends_are_linked_with_this_pythons_stub(tmp_path: Path) -> None:
@@ -110,14 +122,14 @@ def test_environment_puts_this_python_first() -> None:
 class FakeServer:
     """Runs until it is told to stop; `during` is what happens while it is waited for."""
 
-    exit_timeout = 30
+    settings = Settings(Path())
 
     def __init__(self, during: Callable[[], None] = lambda: None, returncode: int = 0) -> None:
         self.stops: list[bool] = []
         self.during = during
         self.returncode = returncode
         self.endpoints = Endpoints()
-        self.log = type("Log", (), {"failures": {}, "ready": {"a", "b"}})()
+        self.log = Log(print)
 
     def start(self) -> None: ...
 
@@ -129,9 +141,6 @@ class FakeServer:
     def wait(self) -> int:
         self.during()
         return self.returncode
-
-    def why_it_ended(self) -> ServerError:
-        return ServerError("it ended")
 
 
 @pytest.fixture
@@ -180,5 +189,5 @@ class TestWatcher:
             watch(server)
 
     def test_server_that_ends_by_itself_is_an_error(self) -> None:
-        with pytest.raises(ServerError, match="it ended"):
-            watch(FakeServer())
+        with pytest.raises(ServerError, match="tritonserver was ended by SIGSEGV"):
+            watch(FakeServer(returncode=-11))

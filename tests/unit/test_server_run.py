@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,17 @@ def test_a_child_keeps_the_run_alive_until_it_dies() -> None:
     child.kill()
     child.communicate()
     assert made.end(timeout=5.0)
+    assert list(run.SEGMENTS.iterdir()) == []
+
+
+def test_waiting_removes_as_soon_as_it_is_over() -> None:
+    made, _ = make()
+    waiting = threading.Thread(
+        target=run.remove_if_over, args=[made.lock_file], kwargs={"wait": True}
+    )
+    waiting.start()
+    os.close(made.lock)
+    waiting.join()
     assert list(run.SEGMENTS.iterdir()) == []
 
 

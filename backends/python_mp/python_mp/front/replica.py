@@ -39,7 +39,7 @@ _GUILTY = 2.0
 _BLAME_CRASH = 1.0
 _BLAME_KILL = 0.5
 """A SIGKILL mostly comes from outside (an operator, the kernel short of memory)."""
-_QUICK_SECONDS = 1e-3
+_QUICK_SECONDS = 5e-3
 _BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -97,7 +97,7 @@ class Replica:
 
     @property
     def is_quick(self) -> bool:
-        """An answer may be expected within a millisecond, going by the last one."""
+        """An answer may be expected within milliseconds, going by the last batch."""
         return self._last_batch_seconds < _QUICK_SECONDS
 
     def submit(self, requests: Sequence[Request]) -> None:

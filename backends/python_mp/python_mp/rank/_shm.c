@@ -14,7 +14,6 @@
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
-#define _GNU_SOURCE
 #include <Python.h>
 
 #include <errno.h>
@@ -38,7 +37,7 @@ enum {
     PAGE = 4096,
     DEPTH = 4,            /* pieces a link holds: two messages even where each takes two pieces */
     ONE_SHOT_BYTES = 16 << 10,
-    SPINS = 200,          /* a few microseconds of `pause`, without a look at the clock */
+    SPINS = 50,           /* about a microsecond: longer only starves a peer on this core */
     YIELD_NS = 300000,    /* then give way to whoever shares the core; then sleep */
     NAP_NS = 10000000,    /* the parent wakes nobody: a sleeper looks at the abort word this often */
 };

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import logging
 
 import torch
@@ -65,7 +65,9 @@ def connect(
 def _choose(device: torch.device) -> str:
     if device.type == "cuda":
         return "nccl"
-    if importlib.util.find_spec("python_mp.rank._shm"):
-        return "shm"
-    log.warning("python_mp.rank._shm is not built: the ranks use gloo, which is far slower")
-    return "gloo"
+    try:
+        importlib.import_module("python_mp.rank._shm")
+    except ImportError as error:
+        log.warning("the ranks use gloo, which is far slower than the C extension: %s", error)
+        return "gloo"
+    return "shm"

@@ -12,8 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from python_mp.rank.collectives.communicator import Place
-from python_mp.rank.collectives.shared_memory import DTYPES
+from python_mp.rank.collectives.communicator import DTYPES, Place
 
 HEADER = 16  # int64 fields of a message's header: dtype, dimensions, shape
 IN_FLIGHT = 2  # messages that may wait for their receiver
@@ -27,11 +26,11 @@ class Distributed:
         self._device, self._world_rank = device, place.world_rank
         self._sent: deque[tuple[dist.Work | None, Tensor]] = deque()
         self._operations, self._waited = 0, 0.0
-        # A FileStore: torch's TCPStore listens on every interface.
+        # Meeting at a file: torch's TCPStore listens on every interface.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group(
             backend,
-            store=dist.FileStore(store, place.world_size),
+            init_method=f"file://{store}",
             rank=place.world_rank,
             world_size=place.world_size,
             device_id=device if backend == "nccl" else None,

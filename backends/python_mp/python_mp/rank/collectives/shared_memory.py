@@ -1,4 +1,4 @@
-"""Collectives between CPU ranks of one host: tensors' addresses in, the C extension does the rest."""
+"""Collectives between CPU ranks of one host: the C extension, and the checks it relies on."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ import torch
 from torch import Tensor
 
 from python_mp.rank import _shm
-from python_mp.rank.collectives.communicator import Place
+from python_mp.rank.collectives.communicator import DTYPES, Place
 
-# A message names its dtype by its index here.
-DTYPES = (
-    *(torch.float32, torch.bfloat16, torch.float16, torch.float64),
-    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
-)
 _INDEX = {dtype: index for index, dtype in enumerate(DTYPES)}
 _IS_BFLOAT16 = {torch.float32: 0, torch.bfloat16: 1}
 
@@ -77,7 +72,7 @@ class SharedMemory:
 
 
 def _check(x: Tensor) -> None:
-    # The extension sees an address and a length: anything else would be read as something it is not.
+    # The extension sees no more than an address and a length.
     if not (x.is_cpu and x.is_contiguous()):
         raise ValueError(f"needs a contiguous tensor on the CPU, not one on {x.device}")
 

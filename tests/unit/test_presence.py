@@ -1,0 +1,91 @@
+"""How a leader learns of the other instances."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from python_mp.errors import LoadError
+from python_mp.front import presence
+from python_mp.front.presence import Presence, runtime_folder
+from python_mp.layout import CPU, Instance
+
+from tests.harness import echo_config
+
+LEAD, SHARD = Instance("lead_0", CPU), Instance("shard_0", CPU)
+MINE = tuple(sorted(os.sched_getaffinity(0)))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Presence:
+    return Presence(tmp_path, echo_config(Path("m")))
+
+
+def test_cores_are_gathered_in_the_order_asked(model: Presence, tmp_path: Path) -> None:
+    other = Presence(tmp_path, echo_config(Path("other")))
+    other.announce(Instance("lead_0", 3))
+    for instance in (LEAD, SHARD, Instance("shard_0", 1)):  # one name, two devices
+        model.announce(instance)
+    assert model.gather([SHARD, LEAD, Instance("shard_0", 1)]) == [MINE] * 3
+
+
+def test_it_waits_for_an_instance_that_still_loads(model: Presence) -> None:
+    model.announce(LEAD)
+    late = threading.Timer(0.1, model.announce, [SHARD])
+    late.start()
+    assert model.gather([LEAD, SHARD]) == [MINE, MINE]
+    late.join()
+
+
+def test_one_that_does_not_come_is_named(
+    model: Presence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "_WAIT_SECONDS", 0.05)
+    model.announce(LEAD)
+    with pytest.raises(LoadError, match="instance shard_0 did not load"):
+        model.gather([LEAD, SHARD])
+
+
+def test_what_a_dead_process_left_does_not_count(
+    model: Presence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "_WAIT_SECONDS", 0.05)
+    model.announce(LEAD)
+    (path,) = tmp_path.iterdir()
+    path.write_text(json.dumps({"pid": 1 << 30, "cpus": [0]}))
+    with pytest.raises(LoadError, match="lead_0"):
+        model.gather([LEAD])
+
+
+def test_withdraw_leaves_nothing_but_a_newer_load(model: Presence, tmp_path: Path) -> None:
+    model.withdraw(LEAD)  # never came: no error
+    model.announce(LEAD)
+    model.withdraw(LEAD)
+    assert list(tmp_path.iterdir()) == []
+    model.announce(LEAD)
+    (path,) = tmp_path.iterdir()
+    path.write_text(json.dumps({"pid": os.getppid(), "cpus": [0]}))
+    model.withdraw(LEAD)
+    assert path.exists()
+
+
+def test_instances_loaded_one_by_one_would_wait_for_ever(
+    model: Presence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_PARALLEL_INSTANCE_LOADING", "0")
+    model.announce(LEAD)
+    assert model.gather([LEAD]) == [MINE]
+    with pytest.raises(LoadError, match="TRITON_PARALLEL_INSTANCE_LOADING"):
+        model.gather([LEAD, SHARD])
+
+
+def test_the_runtime_folder_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHON_MP_RUNTIME_DIR", str(tmp_path / "run"))
+    assert runtime_folder() == runtime_folder() == tmp_path / "run"
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "run").chmod(0o750)
+    with pytest.raises(LoadError, match="must be ours alone"):
+        runtime_folder()
