@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,8 @@ class Run:
     def hide_segments(self) -> None:
         """Keep other users from reading what clients send: Triton makes its segments 0644."""
         for segment in SEGMENTS.glob(f"{self.prefix}*"):
-            segment.chmod(0o600)
+            with suppress(FileNotFoundError):  # its stub died
+                segment.chmod(0o600)
 
     def guard(self) -> subprocess.Popen[bytes]:
         """Start a process that outlives kill -9 of this one, and then removes everything."""
@@ -53,6 +55,7 @@ class Run:
             cwd=Path(__file__).parent.parent,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # else it would keep a dead watcher's pipe open
             start_new_session=True,
         )
 

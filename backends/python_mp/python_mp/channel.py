@@ -17,14 +17,15 @@ End of file on a socket is the death of the other side. Nothing is ever unpickle
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import socket
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,8 +56,7 @@ class Kind(IntEnum):
     """Rank to front: loading or the engine raised; the rank exits."""
 
 
-@dataclass(frozen=True)
-class Placed:
+class Placed(NamedTuple):
     """A tensor's place in its slot."""
 
     dtype: np.dtype[Any]
@@ -64,14 +64,13 @@ class Placed:
     offset: int
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     kind: Kind
     slot: int = 0
     batch: int = 0
     compute_ns: int = 0
     waited_ns: int = 0
-    tensors: Mapping[str, Placed] = field(default_factory=dict)
+    tensors: Mapping[str, Placed] = MappingProxyType({})
     text: str = ""
 
     def encode(self) -> bytes:
@@ -190,5 +189,5 @@ class Arena:
 
     def _view(self, index: int, place: Placed) -> Array:
         start = index * self._half + place.offset
-        size = place.dtype.itemsize * int(np.prod(place.shape))
+        size = place.dtype.itemsize * math.prod(place.shape)
         return self._memory[start : start + size].view(place.dtype).reshape(place.shape)

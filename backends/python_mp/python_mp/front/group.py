@@ -10,7 +10,7 @@ memory; whatever the old one still says has no way to arrive.
 from __future__ import annotations
 
 import os
-import selectors
+import select
 import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -87,10 +87,11 @@ class Group:
         self._arena = Arena.create(self._slots, sizes.max_batch_bytes)
         self._region = os.memfd_create("python_mp-collectives", os.MFD_CLOEXEC)
         self._store = runtime / f"store-{os.getpid()}-{layout.index}-{generation}"
-        self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._selector.register(self._wake, selectors.EVENT_READ, None)
+        self._poll = select.epoll()
+        self._poll.register(self._wake, select.EPOLLIN)
         self._ranks: list[RankProcess] = []
+        self._by_fd: dict[int, RankProcess] = {}
         self.loaded: dict[int, str] = {}
         """What each READY rank said of itself (JSON)."""
         for index in range(config.world_size):
@@ -126,7 +127,7 @@ class Group:
                 rank.kill()
         for rank in self._ranks:
             rank.leave(_LEAVE_SECONDS)
-        self._selector.close()
+        self._poll.close()
         self._arena.close()
         os.close(self._region)
         os.close(self._wake)
@@ -211,11 +212,11 @@ class Group:
             GroupEnded: a rank is gone or its engine raised.
         """
         messages = []
-        for key, _ in self._selector.select(timeout):
-            if key.data is None:
+        for fd, _ in self._poll.poll(timeout):
+            if fd == self._wake:
                 os.eventfd_read(self._wake)
                 continue
-            process: RankProcess = key.data
+            process = self._by_fd[fd]
             message = process.connection.receive()
             if message is None:
                 raise self._lost(process)
@@ -255,4 +256,5 @@ class Group:
         process = RankProcess(spec, ours, (spec.control_fd, spec.arena_fd, spec.region_fd))
         theirs.close()
         self._ranks.append(process)
-        self._selector.register(ours, selectors.EVENT_READ, process)
+        self._by_fd[ours.fileno()] = process
+        self._poll.register(ours, select.EPOLLIN)
