@@ -1,6 +1,6 @@
 """`make bench`: collectives, parallel layers, serving. A table on the screen, JSON in results/.
 
-    python -m benchmarks [collectives] [parallel] [serving]
+python -m benchmarks [collectives] [parallel] [serving]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The packed encoder called in a loop, in one process on all cores: what serving may at most reach.
 
-    python -m benchmarks.in_process DTYPE SECONDS      prints texts a second
+python -m benchmarks.in_process DTYPE SECONDS      prints texts a second
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import time
 from itertools import cycle
 
 import numpy as np
+import numpy.typing as npt
 import torch
+
+from benchmarks.texts import short_texts, token_ids
+from build_scripts.artifact import REPOSITORY
 from python_mp.batch import CU_SEQLENS
 from python_mp.rank.collectives import connect
 from python_mp.rank.encoder import build
 from python_mp.rank.packed import Packed
 from python_mp.rank.shard import Shard
-
-from benchmarks.texts import short_texts, token_ids
-from build_scripts.all import REPOSITORY
 
 BATCH = 32
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def main(dtype: str, seconds: float) -> float:
     return done / (time.perf_counter() - start)
 
 
-def _pack(rows: list[np.ndarray]) -> Packed:
+def _pack(rows: list[npt.NDArray[np.int32]]) -> Packed:
     cu_seqlens = np.cumsum([0, *map(len, rows)]).astype(np.int32)
     return Packed({"INPUT_IDS": np.concatenate(rows), CU_SEQLENS: cu_seqlens}, CPU)
 

@@ -1,7 +1,7 @@
 """Closed-loop load on a Triton model over gRPC: always `concurrency` requests in flight.
 
-NVIDIA's perf_analyzer where it is on the PATH (or named by PERF_ANALYZER), for it costs the server's
-cores least; else a child process with asyncio, whose own work then counts against the server.
+NVIDIA's perf_analyzer where it is on the PATH (or named by PERF_ANALYZER), for it costs the
+server's cores least; else a child process with asyncio, whose own work then counts against the server.
 """
 
 from __future__ import annotations

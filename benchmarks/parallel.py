@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.texts import longest_ids, short_texts, token_ids
-from build_scripts.all import REPOSITORY
+from build_scripts.artifact import REPOSITORY
 from tests.harness import FP32, INT32, Served, model_config, served, tensor
 
 ROUNDS = 7

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.load import Load, Target, closed_loop
 from benchmarks.texts import short_texts
-from build_scripts.all import REPOSITORY
+from build_scripts.artifact import REPOSITORY
 from server.endpoints import Endpoints
 from server.launch import TritonServer
 
@@ -28,10 +28,14 @@ def run() -> list[dict[str, Any]]:
     with ExitStack() as stack:
         repository = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         _fill(repository)
-        server = TritonServer(repository, endpoints=Endpoints.free(), show=lambda line: None)
+        server = TritonServer(repository, endpoints=Endpoints.free(), show=_ignore)
         stack.enter_context(server)
         url = server.endpoints.grpc_url
         return [*_echo(url), *(record for dtype in DTYPES for record in _embed(url, dtype))]
+
+
+def _ignore(line: str) -> None:
+    """The server's log is not of interest here."""
 
 
 def _echo(url: str) -> list[dict[str, Any]]:
@@ -89,7 +93,9 @@ def _latency(comparison: str, ours: Side, theirs: Side) -> dict[str, Any]:
 
 def _compare(comparison: str, unit: str, key: str, ours: Side, theirs: Side) -> dict[str, Any]:
     rounds = [(ours(), theirs()) for _ in range(ROUNDS)]
-    first, second = (median(getattr(load, key) for load in side) for side in zip(*rounds))
+    first, second = (
+        median(getattr(load, key) for load in side) for side in zip(*rounds, strict=True)
+    )
     return {
         "comparison": comparison,
         "unit": unit,

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from build_scripts.all import REPOSITORY
+from build_scripts.artifact import REPOSITORY
 from tests.sentences import sentences
 
 TOKENIZER = REPOSITORY / "embed_tokenizer" / "1" / "tokenizer.json"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from python_mp import layout
 from python_mp.batch import Request, read_request
 from python_mp.config import ModelConfig, parse

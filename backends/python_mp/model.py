@@ -1,7 +1,7 @@
-"""Triton's entry to python_mp. One of these runs in the stub of every instance, active or passive.
+"""Triton's entry to python_mp, in the stub of every instance, active or passive.
 
-An active instance leads a replica: it starts the replica's ranks and answers requests. A passive one
-only lends its cores or device. Nothing here may crash, since Triton never restarts a stub.
+An active instance leads a replica: it starts the replica's ranks and answers requests. A passive
+one only lends its cores or device. Nothing here may crash, since Triton never restarts a stub.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from threading import Lock
 
 import triton_python_backend_utils as pb_utils
+
 from python_mp import config as configuration
 from python_mp import layout
 from python_mp.batch import read_request

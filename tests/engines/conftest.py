@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from build_scripts.checkpoint import Checkpoint
-from python_mp.config import ModelConfig
 from tokenizers import Tokenizer
 
+from build_scripts.checkpoint import Checkpoint
+from python_mp.config import ModelConfig
 from tests.harness import FP32, INT32, Array, model_config, tensor
 from tests.sentences import sentences
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from python_mp.batch import CU_SEQLENS
 from python_mp.config import ModelConfig
 from python_mp.errors import InvalidInput
 from python_mp.rank import engines
 from python_mp.rank.engines import Engine
 from python_mp.rank.engines.echo import REFUSE
-
 from tests.harness import FP32, INT32, Array, lone_rank, model_config, tensor
 
 ENGINES = ["echo", "torch"]

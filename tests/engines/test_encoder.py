@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from python_mp.errors import InvalidInput
 from python_mp.rank import encoder
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.rank.shard import Shard
-
 from tests.engines.conftest import Texts, encoder_config
 from tests.harness import Array, Served, served
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.numpy import save_file
+
 from build_scripts import ranker
 from build_scripts.artifact import REPOSITORY
 from python_mp.config import ModelConfig
@@ -20,8 +22,6 @@ from python_mp.errors import InvalidInput, LoadError
 from python_mp.rank import encoder, engines
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.rank.shard import Shard
-from safetensors.numpy import save_file
-
 from tests.engines.conftest import encoder_config
 from tests.harness import FP32, Array, lone_rank, model_config, rank_processes, served, tensor
 
@@ -217,8 +217,9 @@ def test_a_load_that_fails_leaves_no_process(
     tiny: Path, tmp_path: Path, damage: Callable[[Path], None], sizes: Any, sentence: str
 ) -> None:
     damage(tiny)
-    with pytest.raises(LoadError, match=sentence), served(
-        encoder_config(tiny.parent, **sizes), tmp_path
+    with (
+        pytest.raises(LoadError, match=sentence),
+        served(encoder_config(tiny.parent, **sizes), tmp_path),
     ):
         pass
     assert rank_processes(os.getpid()) == {}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from python_mp.rank.engines.echo import SLEEP
 
+from python_mp.rank.engines.echo import SLEEP
 from tests.harness import FP32, Served, echo_config, echo_input, model_config, served, tensor
 
 LIMIT = 30.0

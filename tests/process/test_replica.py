@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from python_mp.errors import InvalidInput, LoadError, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, HANG, RAISE, REFUSE, SEGFAULT, SLEEP
-
 from tests.harness import (
     FP32,
     INT32,
@@ -106,8 +106,7 @@ def test_rows_of_fixed_size_and_several_outputs(tmp_path: Path) -> None:
         tensor_parallel_size=2,
     )
     requests = [
-        {"A": np.full((b, 2), b, np.float32), "B": np.full((b, 1), -b, np.int64)}
-        for b in (1, 3, 2)
+        {"A": np.full((b, 2), b, np.float32), "B": np.full((b, 1), -b, np.int64)} for b in (1, 3, 2)
     ]
     with served(config, tmp_path) as replica:
         for inputs, future in zip(requests, replica.ask_all(requests), strict=True):
@@ -310,7 +309,8 @@ def test_hung_ranks_do_not_outlive_stop(tmp_path: Path) -> None:
 def test_ranks_die_with_their_front(tmp_path: Path) -> None:
     front = subprocess.Popen(
         [sys.executable, "-c", FRONT, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends/python_mp")])},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends/python_mp")])},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -353,6 +353,9 @@ def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "module.py").write_text("import time\ntime.sleep(60)\n")
     config = model_config(tmp_path, x, x, engine="torch", start_timeout_seconds=1)
-    with pytest.raises(LoadError, match=r"ranks \[0\] did not load within 1 s"), served(config, tmp_path):
+    with (
+        pytest.raises(LoadError, match=r"ranks \[0\] did not load within 1 s"),
+        served(config, tmp_path),
+    ):
         pass
     assert rank_processes(os.getpid()) == {}

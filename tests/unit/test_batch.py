@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from python_mp.batch import CU_SEQLENS, Batch, Request, read_request
 from python_mp.config import ModelConfig
 from python_mp.errors import InvalidInput, RequestFailed
-
 from tests.harness import FP32, INT32, Array, FutureAnswer, model_config, tensor
 
 
@@ -33,9 +33,7 @@ CONFIG = model_config(
     engine="echo",
     lengths="LENGTHS",
 )
-DENSE = model_config(
-    Path("m"), [tensor("A", FP32, -1)], [tensor("A", FP32, -1)], engine="echo"
-)
+DENSE = model_config(Path("m"), [tensor("A", FP32, -1)], [tensor("A", FP32, -1)], engine="echo")
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from python_mp.channel import Arena, Connection, Kind, Message, Placed
 
 DTYPES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
@@ -33,9 +34,7 @@ MESSAGES = st.builds(
     TEXT,
 )
 # FORWARD of batch 258 in slot 3, one tensor X int32 [2, 3] at 64 of the slot, text "ok".
-MESSAGE = Message(
-    Kind.FORWARD, 3, 258, 5, 6, {"X": Placed(np.dtype("int32"), (2, 3), 64)}, "ok"
-)
+MESSAGE = Message(Kind.FORWARD, 3, 258, 5, 6, {"X": Placed(np.dtype("int32"), (2, 3), 64)}, "ok")
 BYTES = (
     b"\x01" b"\x01" b"\x03\x00"  # kind, tensors, slot
     b"\x02\x01\x00\x00\x00\x00\x00\x00"  # batch

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from python_mp.config import ModelConfig, Parameters, parse
 from python_mp.errors import ConfigError
-
 from tests.harness import FP32, INT32, model_config, tensor
 
 IDS = tensor("IDS", INT32, -1, allow_ragged_batch=True)
@@ -75,7 +75,7 @@ def test_a_misspelt_key_gets_a_suggestion() -> None:
     with pytest.raises(
         ConfigError, match=r"'tensor_paralel_size'; did you mean 'tensor_parallel_size'"
     ):
-        ids_config(**{"tensor_paralel_size": 2})
+        ids_config(tensor_paralel_size=2)
 
 
 def test_an_unknown_key_gets_the_list() -> None:
@@ -97,15 +97,15 @@ def test_lengths_must_name_an_int32_input_of_one_element() -> None:
 
 def test_lengths_without_a_ragged_input_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs an input with allow_ragged_batch"):
-        model_config(
-            Path("m"), [tensor("LENGTHS", INT32, 1)], [], engine="echo", lengths="LENGTHS"
-        )
+        model_config(Path("m"), [tensor("LENGTHS", INT32, 1)], [], engine="echo", lengths="LENGTHS")
 
 
 @pytest.mark.parametrize("dtype", ["TYPE_STRING", "TYPE_BF16", "TYPE_UINT64"])
 def test_a_dtype_that_is_not_carried_is_refused(dtype: str) -> None:
     for inputs, outputs in (([tensor("T", dtype, 1)], [HIDDEN]), ([IDS], [tensor("T", dtype, 1)])):
-        with pytest.raises(ConfigError, match=f"tensor 'T' is {dtype}; python_mp carries TYPE_BOOL"):
+        with pytest.raises(
+            ConfigError, match=f"tensor 'T' is {dtype}; python_mp carries TYPE_BOOL"
+        ):
             model_config(Path("m"), inputs, outputs, engine="echo")
 
 

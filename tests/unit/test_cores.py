@@ -5,19 +5,23 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from python_mp.front.cores import share
 
 SETS = st.sets(st.integers(0, 63), min_size=1, max_size=16).map(lambda cpus: tuple(sorted(cpus)))
 
 
 @given(st.lists(SETS, min_size=1, max_size=3), st.lists(st.integers(0, 2), min_size=1))
-def test_everyone_gets_some_of_what_it_inherited(sets: list[tuple[int, ...]], of: list[int]) -> None:
+def test_everyone_gets_some_of_what_it_inherited(
+    sets: list[tuple[int, ...]], of: list[int]
+) -> None:
     inherited = [sets[index % len(sets)] for index in of]
     shares = share(inherited)
     assert len(shares) == len(inherited)
     for mine, cpus in zip(shares, inherited, strict=True):
         assert mine
         assert set(mine) <= set(cpus)
+
 
 BUG_TURNS = pytest.mark.xfail(reason="BUG: 4 ranks on cores (0, 1) get 0, 0, 0, 1")
 

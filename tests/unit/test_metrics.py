@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from python_mp.front.metrics import BUCKETS, COUNTERS, GAUGES, HISTOGRAMS, Metrics
 
 LABELS = {"model": "m", "replica": "0"}

@@ -8,11 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from python_mp.errors import LoadError
 from python_mp.front import presence
 from python_mp.front.presence import Presence, runtime_folder
 from python_mp.layout import CPU, Instance
-
 from tests.harness import echo_config
 
 LEAD, SHARD = Instance("lead_0", CPU), Instance("shard_0", CPU)
@@ -40,9 +40,7 @@ def test_it_waits_for_an_instance_that_still_loads(model: Presence) -> None:
     late.join()
 
 
-def test_one_that_does_not_come_is_named(
-    model: Presence, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_does_not_come_is_named(model: Presence, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "_WAIT_SECONDS", 0.05)
     model.announce(LEAD)
     with pytest.raises(LoadError, match="instance shard_0 did not load"):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from python_mp.batch import Request
 from python_mp.errors import Unavailable
 from python_mp.front.scheduler import Scheduler
-
 from tests.harness import FutureAnswer
 
 

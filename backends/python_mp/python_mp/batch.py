@@ -1,7 +1,7 @@
 """The nouns: a request as it came, and the packed batch that the ranks compute.
 
-    three requests, 2 + 3 + 1 tokens           rows      a a b b b c
-    packed end to end, nothing padded          cu_seqlens 0 2 5 6
+three requests, 2 + 3 + 1 tokens           rows      a a b b b c
+packed end to end, nothing padded          cu_seqlens 0 2 5 6
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def read_request(inputs: Mapping[str, Array], config: ModelConfig, answer: Answe
     name = config.parameters.lengths
     given = inputs[name].reshape(-1) if name in inputs else np.full(sequences, width, np.int32)
     if given.min() < 1 or given.max() > width:
-        raise InvalidInput(f"'{name}' holds {given.min()} to {given.max()}; it must be 1 to {width}")
+        raise InvalidInput(
+            f"'{name}' holds {given.min()} to {given.max()}; it must be 1 to {width}"
+        )
     return Request(inputs, given, signature, answer)
 
 

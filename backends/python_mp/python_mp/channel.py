@@ -34,10 +34,8 @@ Array = npt.NDArray[Any]
 
 _HEADER = struct.Struct("<BBHQQQ")
 _TENSOR = struct.Struct("<BBHQ")
-_DTYPES = tuple(
-    np.dtype(name)
-    for name in "bool uint8 int8 int16 int32 int64 float16 float32 float64".split()
-)
+_NAMES = "bool uint8 int8 int16 int32 int64 float16 float32 float64"
+_DTYPES = tuple(np.dtype(name) for name in _NAMES.split())
 _CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
 _ALIGN = 64
 _MAX_MESSAGE = 1 << 16

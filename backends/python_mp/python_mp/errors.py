@@ -1,12 +1,12 @@
 """What can go wrong, and the Triton status each error becomes.
 
-PythonMpError                INTERNAL
-├── ConfigError              INVALID_ARG   the config.pbtxt cannot work; the load fails
-├── LoadError                INTERNAL      a rank could not load its shard; the load fails
-├── InvalidInput             INVALID_ARG   this request's tensors are wrong; its group is untouched
-├── Unavailable              UNAVAILABLE   the queue is full, or no group is up; try again
-├── RequestFailed            INTERNAL      the engine raised for this request, also when it ran alone
-└── GroupAborted             INTERNAL      inside a rank: a peer is gone, so the collective was given up
+PythonMpError        INTERNAL
+├── ConfigError      INVALID_ARG   the config.pbtxt cannot work; the load fails
+├── LoadError        INTERNAL      a rank could not load its shard; the load fails
+├── InvalidInput     INVALID_ARG   this request's tensors are wrong; its group is untouched
+├── Unavailable      UNAVAILABLE   the queue is full, or no group is up; try again
+├── RequestFailed    INTERNAL      the engine raised for this request, also when it ran alone
+└── GroupAborted     INTERNAL      inside a rank: a peer is gone, the collective was given up
 """
 
 from __future__ import annotations

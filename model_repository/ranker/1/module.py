@@ -6,9 +6,10 @@ so between the two every rank works on its own slice, and outside of them all ha
 """
 
 import torch.nn.functional as F
+from torch import nn
+
 from python_mp.errors import InvalidInput
 from python_mp.rank.layers import ColumnParallelLinear, RowParallelLinear
-from torch import nn
 
 LAYERS = 4
 EPSILON = 1e-6

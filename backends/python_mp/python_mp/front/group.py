@@ -25,6 +25,8 @@ from ..layout import ReplicaLayout
 from ..rank_spec import RankSpec
 from .process import RankProcess, describe
 
+_ABORT = b"\1\0\0\0"
+"""Into the first bytes of the collectives' region: every wait there ends."""
 _LEAVE_SECONDS = 5.0
 
 
@@ -121,12 +123,12 @@ class Group:
     def end(self, *, graceful: bool = False) -> None:
         """No rank outlives this."""
         self.close_door()
-        if not graceful:
-            os.pwrite(self._region, b"\1", 0)
-            for rank in self._ranks:
-                rank.kill()
+        os.pwrite(self._region, _ABORT, 0)
         for rank in self._ranks:
-            rank.leave(_LEAVE_SECONDS)
+            rank.hang_up() if graceful else rank.kill()
+        for rank in self._ranks:
+            rank.reap(_LEAVE_SECONDS)
+            rank.hang_up()
         self._poll.close()
         self._arena.close()
         os.close(self._region)

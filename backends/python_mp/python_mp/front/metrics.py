@@ -2,8 +2,8 @@
 
 Every update of a Triton metric is a round trip from the stub to the server, so the hot path only
 adds to numbers held here and a thread passes the differences on once a second. Histograms are
-written as Prometheus stores them, `_bucket{le=}`, `_sum` and `_count`, because Triton's own take one
-round trip an observation.
+written as Prometheus stores them, `_bucket{le=}`, `_sum` and `_count`, because Triton's own take
+one round trip an observation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 FLUSH_SECONDS = 1.0
-BUCKETS = tuple(m * 10.0**e for e in range(-5, 1) for m in (1, 2, 5)) + (10.0,)
+BUCKETS = (*(m * 10.0**e for e in range(-5, 1) for m in (1, 2, 5)), 10.0)
 """Upper bounds in seconds, 10 us to 10 s."""
 
 COUNTERS = {

@@ -36,10 +36,9 @@ class RankProcess:
     def kill(self) -> None:
         self._process.kill()
 
-    def leave(self, timeout: float) -> None:
-        """Closes the connection, upon which the rank exits by itself; kills it after `timeout` s."""
+    def hang_up(self) -> None:
+        """Closes the connection, upon which the rank exits by itself."""
         self.connection.close()
-        self.reap(timeout)
 
     def reap(self, timeout: float = 1.0) -> int:
         """The exit code, or minus the signal's number. Killed if it has not ended within `timeout`

@@ -112,8 +112,7 @@ class Replica:
                 except Unavailable as error:
                     refused.append((request, error))
             failed = self._dispatch()
-        for request, error in refused + failed:
-            request.answer.fail(error)
+        self._fail(refused + failed)
 
     # -- the replica's thread --------------------------------------------------------------------
 
@@ -127,6 +126,10 @@ class Replica:
                 break
             except GroupEnded as ended:
                 if self._ended(group, ended) or self._stopping.is_set():
+                    break
+            except Exception as bug:  # Nobody would start this thread again.
+                log.exception("%s replica %d", self._config.name, self._layout.index)
+                if self._ended(group, GroupEnded(f"internal error: {bug!r}")):
                     break
             finally:
                 self._end(group)
@@ -185,7 +188,10 @@ class Replica:
             self._fail([(request, error) for request in requests])
             return
         for request, outputs in zip(requests, answers, strict=True):
-            request.answer.send(outputs)
+            try:
+                request.answer.send(outputs)
+            except Exception:  # One client's trouble is not the others'.
+                log.exception("%s: an answer could not be sent", self._config.name)
 
     def _refused(self, requests: tuple[Request, ...], text: str) -> None:
         """Invalid input: in company nobody knows whose, so each is asked again alone."""

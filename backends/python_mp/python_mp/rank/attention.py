@@ -25,7 +25,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     q, k, v = (x.transpose(0, 1) for x in (q, k, v))
     outputs = [
         F.scaled_dot_product_attention(q_i[None], k_i[None], v_i[None])[0].transpose(0, 1)
-        for q_i, k_i, v_i in zip(*(x.split(lengths, dim=1) for x in (q, k, v)), strict=True)
+        for q_i, k_i, v_i in zip(*(torch.split(x, lengths, dim=1) for x in (q, k, v)), strict=True)
     ]
     packed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return packed.flatten(1).to(dtype)

@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -82,7 +81,7 @@ class Encoder(nn.Module):
             )
 
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
-        x = hidden if self.embeddings is None else self.embeddings(batch)
+        x: Tensor = hidden if self.embeddings is None else self.embeddings(batch)  # type: ignore
         for block in self.blocks:
             x = block(x, batch.lengths)
         return {"HIDDEN_STATES": x} if self.is_last else x
@@ -100,7 +99,8 @@ class Embeddings(nn.Module):
 
     def forward(self, batch: Packed) -> Tensor:
         words = self.words(batch["INPUT_IDS"])
-        return self.norm(words.add_(self.positions[batch.positions]))
+        embedded: Tensor = self.norm(words.add_(self.positions[batch.positions]))
+        return embedded
 
 
 class Block(nn.Module):
@@ -122,4 +122,5 @@ class Block(nn.Module):
     def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
         q, k, v = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)
         x = self.norm(self.out(attention(q, k, v, lengths)).add_(x))
-        return self.down_norm(self.down(F.gelu(self.up(x))).add_(x))
+        y: Tensor = self.down_norm(self.down(F.gelu(self.up(x))).add_(x))
+        return y

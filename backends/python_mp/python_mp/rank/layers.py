@@ -1,7 +1,7 @@
 """Tensor-parallel layers after Megatron-LM (arXiv:1909.08053, section 3). Each loads its own slice.
 
-    y = ColumnParallel(x)    each rank has some of the columns of y
-    z = RowParallel(y)       each rank has a part of the sum; one all-reduce makes it whole
+y = ColumnParallel(x)    each rank has some of the columns of y
+z = RowParallel(y)       each rank has a part of the sum; one all-reduce makes it whole
 """
 
 from __future__ import annotations

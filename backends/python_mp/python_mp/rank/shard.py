@@ -42,8 +42,12 @@ class Shard:
 
     @cached_property
     def weights(self) -> Weights:
-        """The folder's safetensors."""
+        """The folder's safetensors; for `build` only, which is when the files are open."""
         return Weights(self.folder, self.dtype, self.device)
+
+    def close_weights(self) -> None:
+        """Unmaps the files: what the module needs of them it has copied."""
+        self.__dict__.pop("weights", None)
 
     def layers(self, total: int) -> range:
         """The layers of this stage, of `total` in the model."""

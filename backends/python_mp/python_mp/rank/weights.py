@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,14 +22,14 @@ class Weights:
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype = dtype
         self.device = device
-        self._files = {}
+        self._files: dict[str, Any] = {}
         paths = sorted(folder.glob("*.safetensors"))
         if not paths:
             raise LoadError(f"no *.safetensors in {folder}: run the build script again")
         for path in paths:
             try:
                 file = safe_open(path, framework="pt")
-                self._files |= dict.fromkeys(file.keys(), file)
+                self._files |= dict.fromkeys(file.keys(), file)  # type: ignore[no-untyped-call]
             except (SafetensorError, OSError) as error:
                 raise LoadError(f"{path} is truncated or no safetensors file: {error}") from None
         self._folder = folder
@@ -51,7 +52,7 @@ class Weights:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())
 
-    def _slice(self, name: str):  # type: ignore[no-untyped-def]  # safetensors has no name for it
+    def _slice(self, name: str) -> Any:
         if name not in self._files:
             raise LoadError(f"the safetensors in {self._folder} hold no tensor '{name}'")
         return self._files[name].get_slice(name)

@@ -14,13 +14,12 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 import traceback
 from typing import TYPE_CHECKING
 
 from ..channel import Arena, Connection, Kind, Message
-from ..errors import InvalidInput
+from ..errors import InvalidInput, PythonMpError
 from ..rank_spec import RankSpec
 
 if TYPE_CHECKING:
@@ -45,11 +44,15 @@ def main() -> int:
     try:
         engine = _load(spec)
     except Exception as error:
-        log.debug("load failed", exc_info=True)
+        if not isinstance(error, PythonMpError):
+            log.error("loading raised\n%s", traceback.format_exc())
         connection.send(Message(Kind.FAILED, text=_sentence(error)))
         return 1
-    connection.send(Message(Kind.READY, text=json.dumps({"pid": os.getpid()})))
-    return serve(spec, connection, arena, engine)
+    try:
+        connection.send(Message(Kind.READY, text=json.dumps({"pid": os.getpid()})))
+        return serve(spec, connection, arena, engine)
+    except OSError:
+        return 0  # The front has hung up.
 
 
 def serve(spec: RankSpec, connection: Connection, arena: Arena, engine: Engine) -> int:
@@ -94,8 +97,12 @@ def _die_with(parent: int) -> None:
 
 
 def _sentence(error: Exception) -> str:
+    if isinstance(error, PythonMpError):
+        return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    os._exit(code)  # Not by way of torch's destructors: they take most of a second.

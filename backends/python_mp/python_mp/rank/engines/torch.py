@@ -32,6 +32,7 @@ def load(spec: RankSpec) -> TorchEngine:
     communicator = _connect(spec, device)
     shard = _shard(spec, device, communicator)
     module = build(shard).eval()
+    shard.close_weights()
     return TorchEngine(module, shard, spec.config.outputs)
 
 
@@ -42,12 +43,13 @@ class TorchEngine:
         self._module = module
         self._shard = shard
         self._outputs = outputs
-        self._check = getattr(module, "check", lambda batch: None)
+        self._check = getattr(module, "check", None)
 
     @torch.inference_mode()
     def forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         batch = Packed(inputs, self._shard.device)
-        self._check(batch)
+        if self._check:
+            self._check(batch)
         communicator = self._shard.communicator
         hidden = None if self._shard.is_first else communicator.receive()
         result = self._module(batch, hidden)
@@ -112,7 +114,8 @@ def _builder(folder: Path) -> Callable[[Shard], nn.Module]:
 
 def _user_module(path: Path) -> Callable[[Shard], nn.Module]:
     spec = importlib.util.spec_from_file_location("module", path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
