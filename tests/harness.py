@@ -168,7 +168,7 @@ def rank_processes(front: int) -> dict[tuple[int, int], int]:
     """(replica, rank) -> pid of the rank programs that the process `front` started."""
     found = {}
     for task in Path(f"/proc/{front}/task").iterdir():
-        for pid in map(int, (task / "children").read_text().split()):
+        for pid in map(int, _read(task / "children").split()):
             spec = _rank_spec(pid)
             if spec:
                 found[spec["replica"], spec["rank"]] = pid
@@ -177,11 +177,8 @@ def rank_processes(front: int) -> dict[tuple[int, int], int]:
 
 def alive(pid: int) -> bool:
     """Whether the process runs; one that ended and waits to be reaped does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
+    return bool(fields) and fields[0] not in b"ZX"
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -193,12 +190,17 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def _rank_spec(pid: int) -> dict[str, Any] | None:
-    try:
-        if b"python_mp.rank.worker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return None
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError):
+    if b"python_mp.rank.worker" not in _read(Path(f"/proc/{pid}/cmdline")):
         return None
     variable = b"PYTHON_MP_RANK="
+    environment = _read(Path(f"/proc/{pid}/environ")).split(b"\0")
     texts = (line.removeprefix(variable) for line in environment if line.startswith(variable))
     return next((dict(json.loads(text)) for text in texts), None)
+
+
+def _read(path: Path) -> bytes:
+    """Nothing of a process or thread that has ended."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""

@@ -4,9 +4,7 @@ An active instance leads a replica: it starts the replica's ranks and answers re
 one only lends its cores or device. Nothing here may crash, since Triton never restarts a stub.
 """
 
-import contextlib
 import logging
-from queue import Empty, SimpleQueue
 from threading import Lock
 
 import triton_python_backend_utils as pb_utils
@@ -86,8 +84,8 @@ class TritonPythonModel:
                 accepted.append(read_request(inputs, self._config, answer))
             except PythonMpError as error:
                 answer.fail(error)
-        self._replica.submit(accepted)
-        return window.close(WINDOW_SECONDS if self._replica.is_quick else 0.0)
+        self._replica.submit_and_attend(accepted, window.is_complete, WINDOW_SECONDS)
+        return window.close()
 
     def finalize(self):
         self._presence.withdraw(self._instance)
@@ -103,7 +101,6 @@ class Window:
     def __init__(self, requests):
         self.answers = [TritonAnswer(self, request) for request in requests]
         self._missing = len(requests)
-        self._complete = SimpleQueue()
         self._lock = Lock()
 
     def collect(self, answer, response):
@@ -111,15 +108,14 @@ class Window:
             if answer.sender is None:
                 answer.response = response
                 self._missing -= 1
-                if not self._missing:
-                    self._complete.put(None)
                 return
         answer.sender.send(response, flags=FINAL)
 
-    def close(self, seconds):
+    def is_complete(self):
+        return not self._missing
+
+    def close(self):
         """The responses so far, None for those that will come through their sender."""
-        with contextlib.suppress(Empty):
-            self._complete.get(timeout=seconds)
         with self._lock:
             for answer in self.answers:
                 if answer.response is None:

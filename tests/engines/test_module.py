@@ -160,7 +160,10 @@ def not_json(version: Path) -> None:
 
 
 def module(text: str) -> Callable[[Path], None]:
-    return lambda version: (version / "module.py").write_text(text) and None  # type: ignore[func-returns-value]
+    def write(version: Path) -> None:
+        (version / "module.py").write_text(text)
+
+    return write
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from python_mp.rank.engines.echo import SLEEP
-from tests.harness import FP32, Served, echo_config, echo_input, model_config, served, tensor
+from tests.harness import FP32, Array, Served, echo_config, echo_input, model_config, served, tensor
 
 LIMIT = 30.0
 BATCHES = 8
@@ -37,7 +38,7 @@ class Stage(nn.Module):
 """
 
 
-def seconds_for(replica: Served, requests: Sequence[dict[str, np.ndarray]]) -> float:
+def seconds_for(replica: Served, requests: Sequence[dict[str, Array]]) -> float:
     """All at once, each a batch of its own."""
     start = time.monotonic()
     for future in [replica.ask(**inputs) for inputs in requests]:
@@ -50,6 +51,7 @@ def test_stages_that_wait_for_each_other_overlap(tmp_path: Path, stages: int) ->
     seconds = 0.1
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "module.py").write_text(STAGE)
+    parameters: dict[str, Any] = {"module.seconds": seconds}
     config = model_config(
         tmp_path,
         [tensor("X", FP32, 1)],
@@ -57,7 +59,7 @@ def test_stages_that_wait_for_each_other_overlap(tmp_path: Path, stages: int) ->
         engine="torch",
         pipeline_parallel_size=stages,
         max_batch_tokens=1,
-        **{"module.seconds": seconds},
+        **parameters,
     )
     requests = [{"X": np.array([[n * 1000]], np.float32)} for n in range(BATCHES)]
     with served(config, tmp_path) as replica:

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,7 +171,7 @@ def test_a_half_is_whole_pages() -> None:
 
 
 def test_nothing_has_a_name_in_the_file_system(arena: Arena) -> None:
-    assert "memfd" in os.readlink(f"/proc/self/fd/{arena.fd}")
+    assert "memfd" in str(Path(f"/proc/self/fd/{arena.fd}").readlink())
 
 
 def test_the_socket_keeps_datagrams_apart() -> None:

@@ -38,7 +38,7 @@ def gpu(name: str, count: int, *gpus: int, passive: bool = False) -> InstanceGro
 def fitting(draw: st.DrawFn) -> ModelConfig:
     """Active and passive instances of the right numbers, cut into groups at random."""
     tp, pp, copies = draw(SIZES), draw(SIZES), draw(SIZES)
-    groups = []
+    groups: list[InstanceGroup] = []
     for passive, total in ((False, copies), (True, copies * (tp * pp - 1))):
         while total:
             count = draw(st.integers(1, total))

@@ -79,7 +79,8 @@ def test_a_gauge_passes_its_last_value_if_it_changed(metrics: Metrics, sink: Cal
 
 @given(st.lists(st.lists(st.floats(0, 100), max_size=8), min_size=1, max_size=3))
 def test_a_histogram_is_what_prometheus_stores(rounds: list[list[float]]) -> None:
-    sink, seen = Calls(), {}
+    sink = Calls()
+    seen: dict[tuple[str, str], float] = {}
     metrics = Metrics(sink, LABELS)
     for seconds in rounds:
         for each in seconds:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,13 +38,13 @@ class Answer(Protocol):
 class Request:
     """One Triton request: `inputs[name]` is [b, ...] as the client sent it.
 
-    `lengths` is int32 [b]: the packed rows of each of its b sequences (1 where nothing is ragged).
+    `lengths` has the packed rows of each of its b sequences (1 where nothing is ragged).
     `suspicion` grows with every group that died with this request in hand; `alone` keeps it out of
     others' batches, so that it can only hurt itself.
     """
 
     inputs: Mapping[str, Array]
-    lengths: Array
+    lengths: Sequence[int]
     signature: Signature
     answer: Answer
     arrived: float = field(default_factory=time.perf_counter)
@@ -52,7 +53,7 @@ class Request:
 
     @cached_property
     def tokens(self) -> int:
-        return int(self.lengths.sum())
+        return sum(self.lengths)
 
     @cached_property
     def nbytes(self) -> int:
@@ -67,9 +68,9 @@ class Batch:
     requests: tuple[Request, ...]
 
     @cached_property
-    def lengths(self) -> Array:
-        """int32 [sequences]."""
-        return np.concatenate([request.lengths for request in self.requests])
+    def lengths(self) -> list[int]:
+        """Rows of each sequence."""
+        return [length for request in self.requests for length in request.lengths]
 
     @cached_property
     def tokens(self) -> int:
@@ -78,13 +79,15 @@ class Batch:
     @property
     def tokens_saved(self) -> int:
         """Rows that padding every sequence to the longest would have added."""
-        return int(self.lengths.max()) * len(self.lengths) - self.tokens
+        return max(self.lengths) * len(self.lengths) - self.tokens
 
     def pack(self, config: ModelConfig) -> dict[str, list[Array]]:
-        """Every tensor as the list of parts that stand end to end in it, `cu_seqlens` included."""
-        cu_seqlens = np.zeros(len(self.lengths) + 1, np.int32)
-        np.cumsum(self.lengths, out=cu_seqlens[1:])
-        parts: dict[str, list[Array]] = {CU_SEQLENS: [cu_seqlens]}
+        """Every tensor as the list of parts that stand end to end in it; with ragged inputs also
+        `cu_seqlens`, int32 [sequences + 1]."""
+        parts: dict[str, list[Array]] = {}
+        if config.has_ragged_input:
+            ends = accumulate(self.lengths, initial=0)
+            parts[CU_SEQLENS] = [np.fromiter(ends, np.int32, len(self.lengths) + 1)]
         for spec in config.inputs:
             if spec.name in self.requests[0].inputs and spec.name != config.parameters.lengths:
                 parts[spec.name] = [
@@ -127,16 +130,14 @@ def read_request(inputs: Mapping[str, Array], config: ModelConfig, answer: Answe
     if sequences < 1:
         raise InvalidInput("the batch is empty")
     if not ragged:
-        return Request(inputs, np.ones(sequences, np.int32), signature, answer)
+        return Request(inputs, [1] * sequences, signature, answer)
     width = min(ragged.values())
     if width < 1 or width != max(ragged.values()):
         raise InvalidInput(f"ragged inputs need the same number of rows, at least 1; got {ragged}")
     name = config.parameters.lengths
-    given = inputs[name].reshape(-1) if name in inputs else np.full(sequences, width, np.int32)
-    if given.min() < 1 or given.max() > width:
-        raise InvalidInput(
-            f"'{name}' holds {given.min()} to {given.max()}; it must be 1 to {width}"
-        )
+    given = inputs[name].ravel().tolist() if name in inputs else [width] * sequences
+    if min(given) < 1 or max(given) > width:
+        raise InvalidInput(f"'{name}' holds {min(given)} to {max(given)}; it must be 1 to {width}")
     return Request(inputs, given, signature, answer)
 
 
@@ -153,11 +154,11 @@ def _rows(request: Request, spec: TensorSpec) -> list[Array]:
     return [row[:length] for row, length in zip(array, request.lengths, strict=True)]
 
 
-def _unpack(rows: Array, lengths: Array) -> Array:
+def _unpack(rows: Array, lengths: Sequence[int]) -> Array:
     """[tokens, ...] -> [b, longest, ...], zeros behind the shorter sequences."""
     if len(lengths) == 1:
         return rows[None]
-    padded = np.zeros((len(lengths), lengths.max(), *rows.shape[1:]), rows.dtype)
-    real = np.arange(padded.shape[1]) < lengths[:, None]
+    padded = np.zeros((len(lengths), max(lengths), *rows.shape[1:]), rows.dtype)
+    real = np.arange(padded.shape[1]) < np.array(lengths)[:, None]
     padded[real] = rows
     return padded

@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class ModelConfig:
         """Ranks in one replica."""
         return self.parameters.tensor_parallel_size * self.parameters.pipeline_parallel_size
 
-    @property
+    @cached_property
     def has_ragged_input(self) -> bool:
         return any(spec.ragged for spec in self.inputs)
 

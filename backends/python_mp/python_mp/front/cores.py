@@ -20,6 +20,7 @@ def share(inherited: Sequence[CpuSet]) -> list[CpuSet]:
     shares: list[CpuSet] = [()] * len(inherited)
     for cpus, ranks in members.items():
         for index, rank in enumerate(ranks):
-            block = cpus[len(cpus) * index // len(ranks) : len(cpus) * (index + 1) // len(ranks)]
-            shares[rank] = block or (cpus[index % len(cpus)],)
+            start, stop = (len(cpus) * at // len(ranks) for at in (index, index + 1))
+            crowded = len(ranks) > len(cpus)
+            shares[rank] = (cpus[index % len(cpus)],) if crowded else cpus[start:stop]
     return shares

@@ -10,12 +10,10 @@ memory; whatever the old one still says has no way to arrive.
 from __future__ import annotations
 
 import os
-import select
 import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
-from signal import SIGKILL
 from threading import Event
 
 from ..batch import Batch, Outputs, Request
@@ -23,27 +21,20 @@ from ..channel import Arena, Connection, Kind, Message
 from ..config import ModelConfig
 from ..layout import ReplicaLayout
 from ..rank_spec import RankSpec
-from .process import RankProcess, describe
+from .inbox import GroupEnded, Inbox
+from .process import RankProcess
 
 _ABORT = b"\1\0\0\0"
 """Into the first bytes of the collectives' region: every wait there ends."""
 _LEAVE_SECONDS = 5.0
+_MARGIN = 1 << 20
+"""Bytes on top of a batch's tensors, for cu_seqlens and alignment."""
 
 
 class State(Enum):
     STARTING = auto()
     SERVING = auto()
     ENDED = auto()
-
-
-class GroupEnded(Exception):
-    """The group is of no more use. `raised` is the text of an exception in a rank; `killed` says
-    that a SIGKILL from outside ended it, which is weak evidence against the requests in hand."""
-
-    def __init__(self, reason: str, *, raised: str = "", killed: bool = False) -> None:
-        super().__init__(reason)
-        self.raised = raised
-        self.killed = killed
 
 
 @dataclass
@@ -86,14 +77,11 @@ class Group:
         self._answering = config.world_size - sizes.tensor_parallel_size
         self._slots = sizes.pipeline_parallel_size + 1
         self._flights: list[Flight] = []
-        self._arena = Arena.create(self._slots, sizes.max_batch_bytes)
+        self._arena = Arena.create(self._slots, sizes.max_batch_bytes + _MARGIN)
         self._region = os.memfd_create("python_mp-collectives", os.MFD_CLOEXEC)
         self._store = runtime / f"store-{os.getpid()}-{layout.index}-{generation}"
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poll = select.epoll()
-        self._poll.register(self._wake, select.EPOLLIN)
+        self.inbox = Inbox()
         self._ranks: list[RankProcess] = []
-        self._by_fd: dict[int, RankProcess] = {}
         self.loaded: dict[int, str] = {}
         """What each READY rank said of itself (JSON)."""
         for index in range(config.world_size):
@@ -111,7 +99,7 @@ class Group:
             if left <= 0:
                 missing = sorted({rank.rank for rank in self._ranks} - self.loaded.keys())
                 raise GroupEnded(f"ranks {missing} did not load within {timeout:.0f} s")
-            for rank, message in self.wait(left):
+            for rank, message in self.inbox.wait(left):
                 if message.kind is Kind.READY:
                     self.loaded[rank] = message.text
         self.state = State.SERVING
@@ -126,13 +114,13 @@ class Group:
         os.pwrite(self._region, _ABORT, 0)
         for rank in self._ranks:
             rank.hang_up() if graceful else rank.kill()
+        deadline = time.monotonic() + _LEAVE_SECONDS
         for rank in self._ranks:
-            rank.reap(_LEAVE_SECONDS)
+            rank.reap(max(0.0, deadline - time.monotonic()))
             rank.hang_up()
-        self._poll.close()
+        self.inbox.close()
         self._arena.close()
         os.close(self._region)
-        os.close(self._wake)
         self._store.unlink(missing_ok=True)
 
     @property
@@ -175,7 +163,7 @@ class Group:
         for rank in self._ranks:
             try:
                 rank.connection.send(message)
-            except OSError:  # It died; `wait` sees the end of file and the batch is replayed.
+            except OSError:  # It died; the inbox sees the end of file and the batch is replayed.
                 break
         return flight
 
@@ -200,38 +188,6 @@ class Group:
         gone = [flight for flight in self._flights if flight.landed and not flight.held]
         self._flights = [flight for flight in self._flights if flight not in gone]
         return gone
-
-    # -- messages --------------------------------------------------------------------------------
-
-    def wake(self) -> None:
-        """Lets `wait` return now; from any thread."""
-        os.eventfd_write(self._wake, 1)
-
-    def wait(self, timeout: float | None) -> list[tuple[int, Message]]:
-        """What ranks have to say, waiting up to `timeout` seconds for it.
-
-        Raises:
-            GroupEnded: a rank is gone or its engine raised.
-        """
-        messages = []
-        for fd, _ in self._poll.poll(timeout):
-            if fd == self._wake:
-                os.eventfd_read(self._wake)
-                continue
-            process = self._by_fd[fd]
-            message = process.connection.receive()
-            if message is None:
-                raise self._lost(process)
-            if message.kind is Kind.FAILED:
-                raise GroupEnded(f"rank {process.rank} raised", raised=message.text)
-            messages.append((process.rank, message))
-        return messages
-
-    def _lost(self, process: RankProcess) -> GroupEnded:
-        exit_code = process.reap()
-        return GroupEnded(
-            f"rank {process.rank} {describe(exit_code)}", killed=exit_code == -SIGKILL
-        )
 
     def _spawn(self, layout: ReplicaLayout, index: int, cpus: tuple[int, ...]) -> None:
         ours, theirs = Connection.pair()
@@ -258,5 +214,4 @@ class Group:
         process = RankProcess(spec, ours, (spec.control_fd, spec.arena_fd, spec.region_fd))
         theirs.close()
         self._ranks.append(process)
-        self._by_fd[ours.fileno()] = process
-        self._poll.register(ours, select.EPOLLIN)
+        self.inbox.add(process)

@@ -16,8 +16,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..batch import Batch, Request
 from ..config import ModelConfig
@@ -29,7 +30,8 @@ from ..errors import (
     Unavailable,
 )
 from ..layout import ReplicaLayout
-from .group import Flight, Group, GroupEnded
+from .group import Flight, Group
+from .inbox import GroupEnded, Messages
 from .metrics import Metrics
 from .scheduler import Scheduler
 
@@ -39,6 +41,9 @@ _GUILTY = 2.0
 _BLAME_CRASH = 1.0
 _BLAME_KILL = 0.5
 """A SIGKILL mostly comes from outside (an operator, the kernel short of memory)."""
+_PATIENCE = 3
+"""Failed starts in a row until requests are refused instead of kept waiting; a rank that says why
+it cannot load gets no such patience."""
 _QUICK_SECONDS = 5e-3
 _BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -71,7 +76,7 @@ class Replica:
         self._lock = threading.Lock()
         self._group: Group | None = None
         self._batches = 0
-        self._last_batch_seconds = 0.0
+        self._last_forward_seconds = 0.0
         self._failed_starts = 0
         self._down = ""
         self._stopping = threading.Event()
@@ -92,13 +97,8 @@ class Replica:
         self._stopping.set()
         with self._lock:
             if self._group:
-                self._group.wake()
+                self._group.inbox.wake()
         self._thread.join()
-
-    @property
-    def is_quick(self) -> bool:
-        """An answer may be expected within milliseconds, going by the last batch."""
-        return self._last_batch_seconds < _QUICK_SECONDS
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queues the requests; each is answered later, from the replica's thread."""
@@ -109,10 +109,27 @@ class Replica:
                     if self._down:
                         raise Unavailable(self._down)
                     self._scheduler.add(request)
-                except Unavailable as error:
+                except PythonMpError as error:
                     refused.append((request, error))
             failed = self._dispatch()
         self._fail(refused + failed)
+
+    def submit_and_attend(
+        self, requests: Sequence[Request], is_done: Callable[[], bool], seconds: float
+    ) -> None:
+        """As `submit`; then, if batches take the ranks only milliseconds, does the work of the
+        replica's thread here until `is_done()` or the time is up. An answer that comes at once is
+        spared the way through another thread."""
+        with self._lock:
+            group = self._group
+        if group is None or self._last_forward_seconds > _QUICK_SECONDS:
+            self.submit(requests)
+            return
+        deadline = time.perf_counter() + seconds
+        with group.inbox.attended() as attended:
+            self.submit(requests)
+            while attended and not is_done() and (left := deadline - time.perf_counter()) > 0:
+                self._handle(group, group.inbox.poll(left))
 
     # -- the replica's thread --------------------------------------------------------------------
 
@@ -122,7 +139,7 @@ class Replica:
             try:
                 self._start(group)
                 while not self._stopping.is_set():
-                    self._step(group)
+                    self._handle(group, group.inbox.wait(None))
                 break
             except GroupEnded as ended:
                 if self._ended(group, ended) or self._stopping.is_set():
@@ -133,7 +150,9 @@ class Replica:
                     break
             finally:
                 self._end(group)
-        self._refuse_all(Unavailable(self._down or "the model is being unloaded"))
+        with self._lock:
+            self._down = self._down or f"{self._config.name} is being unloaded"
+        self._refuse_waiting()
 
     def _start(self, group: Group) -> None:
         began = time.monotonic()
@@ -156,9 +175,8 @@ class Replica:
         )
         self._first_start.set()
 
-    def _step(self, group: Group) -> None:
-        """One wake-up: book what the ranks say, give them the next batch, then answer."""
-        messages = group.wait(None)
+    def _handle(self, group: Group, messages: Messages) -> None:
+        """Books what the ranks say, gives them the next batch, then answers."""
         with self._lock:
             flights = [flight for m in messages if (flight := group.note(*m))]
             failed = self._dispatch()
@@ -177,8 +195,8 @@ class Replica:
 
     def _answer(self, flight: Flight) -> None:
         requests = flight.batch.requests
-        self._last_batch_seconds = time.perf_counter() - flight.dispatched
-        self._metrics.observe("batch_seconds", self._last_batch_seconds)
+        self._last_forward_seconds = flight.steps[-1][1]
+        self._metrics.observe("batch_seconds", time.perf_counter() - flight.dispatched)
         if flight.outputs is None:
             self._refused(requests, flight.refused)
             return
@@ -188,15 +206,12 @@ class Replica:
             self._fail([(request, error) for request in requests])
             return
         for request, outputs in zip(requests, answers, strict=True):
-            try:
-                request.answer.send(outputs)
-            except Exception:  # One client's trouble is not the others'.
-                log.exception("%s: an answer could not be sent", self._config.name)
+            _deliver(request.answer.send, outputs)
 
     def _refused(self, requests: tuple[Request, ...], text: str) -> None:
         """Invalid input: in company nobody knows whose, so each is asked again alone."""
         if len(requests) == 1:
-            requests[0].answer.fail(InvalidInput(text))
+            self._fail([(requests[0], InvalidInput(text))])
             return
         for request in requests:
             request.alone = True
@@ -216,11 +231,13 @@ class Replica:
             in_hand = group.in_hand
         if not served:
             self._failed_starts += 1
-            self._down = reason
+            if ended.raised or self._failed_starts >= _PATIENCE or not self._first_start.is_set():
+                self._down = reason
             if not self._first_start.is_set():
                 self._first_start.set()
                 return True
-            self._refuse_all(Unavailable(reason))
+            if self._down:
+                self._refuse_waiting()
         guilty = self._blame(in_hand, ended)
         innocent = [request for request in in_hand if request not in guilty]
         with self._lock:
@@ -243,12 +260,16 @@ class Replica:
     def _end(self, group: Group) -> None:
         with self._lock:
             self._group = None
+            group.close_door()
+            left = group.in_hand if self._stopping.is_set() else []
         group.end(graceful=self._stopping.is_set())
+        stopped = Unavailable(f"{self._config.name} was stopped")
+        self._fail([(request, stopped) for request in left])
 
-    def _refuse_all(self, error: PythonMpError) -> None:
+    def _refuse_waiting(self) -> None:
         with self._lock:
             waiting = self._scheduler.take_all()
-        self._fail([(request, error) for request in waiting])
+        self._fail([(request, Unavailable(self._down)) for request in waiting])
 
     # -- with the lock held ----------------------------------------------------------------------
 
@@ -282,4 +303,12 @@ class Replica:
     @staticmethod
     def _fail(failed: list[tuple[Request, PythonMpError]]) -> None:
         for request, error in failed:
-            request.answer.fail(error)
+            _deliver(request.answer.fail, error)
+
+
+def _deliver(send: Callable[[Any], None], what: Any) -> None:
+    """One client's trouble is not the others'."""
+    try:
+        send(what)
+    except Exception:
+        log.exception("an answer could not be sent")

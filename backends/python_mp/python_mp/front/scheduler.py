@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from ..batch import Request
-from ..errors import Unavailable
+from ..errors import InvalidInput, Unavailable
 
 
 class Scheduler:
@@ -28,7 +28,17 @@ class Scheduler:
         return bool(self._waiting) and self._waiting[0].suspicion > 0
 
     def add(self, request: Request) -> None:
-        """Raises Unavailable when the queue is full: better refused now than late."""
+        """Queues the request at the end.
+
+        Raises:
+            InvalidInput: no batch can hold it.
+            Unavailable: the queue is full; better refused now than late.
+        """
+        if request.nbytes > self._max_batch_bytes:
+            raise InvalidInput(
+                f"the request has {request.nbytes} bytes; max_batch_bytes is "
+                f"{self._max_batch_bytes}"
+            )
         if len(self._waiting) >= self._max_requests:
             raise Unavailable(f"the queue is full ({self._max_requests} requests); try again")
         self._waiting.append(request)

@@ -34,7 +34,10 @@ class EncoderConfig:
     @classmethod
     def read(cls, path: Path) -> EncoderConfig:
         """Raises LoadError for another architecture than BERT's with exact GELU."""
-        raw = json.loads(path.read_text())
+        try:
+            raw = json.loads(path.read_text())
+        except ValueError as error:
+            raise LoadError(f"{path} is no JSON: {error}") from None
         for key, only in (
             ("model_type", "bert"),
             ("hidden_act", "gelu"),

@@ -18,8 +18,6 @@ class Packed:
     def __init__(self, inputs: Mapping[str, Array], device: torch.device) -> None:
         self._device = device
         self._tensors = {name: torch.from_numpy(a).to(device) for name, a in inputs.items()}
-        self.lengths: list[int] = (inputs[CU_SEQLENS][1:] - inputs[CU_SEQLENS][:-1]).tolist()
-        """Rows of each sequence."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -29,8 +27,15 @@ class Packed:
 
     @property
     def cu_seqlens(self) -> Tensor:
-        """int32 [sequences + 1]: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1]."""
+        """int32 [sequences + 1]: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1]. Only
+        models with a ragged input have it, `lengths` and `positions`."""
         return self._tensors[CU_SEQLENS]
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Rows of each sequence."""
+        lengths: list[int] = self.cu_seqlens.diff().tolist()
+        return lengths
 
     @cached_property
     def positions(self) -> Tensor:

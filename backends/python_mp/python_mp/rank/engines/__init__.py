@@ -21,7 +21,8 @@ class Engine(Protocol):
         """Computes one packed batch.
 
         Args:
-            inputs: the model's inputs, rows end to end, and `cu_seqlens` int32 [sequences + 1].
+            inputs: the model's inputs, rows end to end; where some are ragged also `cu_seqlens`,
+                int32 [sequences + 1].
                 They are views of shared memory, valid until `forward` returns.
 
         Returns:

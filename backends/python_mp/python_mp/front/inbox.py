@@ -1,0 +1,118 @@
+"""What the ranks have to say, for whichever of two threads reads it.
+
+    sockets --> replies (epoll) --> all (epoll) --> replica's thread: `wait`
+                    |               ^
+                    |               wake (eventfd)
+                    +--> a thread that attends: `poll`, with `replies` taken out of `all` meanwhile
+
+A rank whose socket is at its end is gone, and so is its group: that is raised by `wait`, in the
+replica's thread, no matter who read it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager
+from signal import SIGKILL
+from threading import Lock
+
+from ..channel import Kind, Message
+from .process import RankProcess, describe
+
+
+class GroupEnded(Exception):
+    """The group is of no more use. `raised` is the text of an exception in a rank; `killed` says
+    that a SIGKILL from outside ended it, which is weak evidence against the requests in hand."""
+
+    def __init__(self, reason: str, *, raised: str = "", killed: bool = False) -> None:
+        super().__init__(reason)
+        self.raised = raised
+        self.killed = killed
+
+
+Messages = list[tuple[int, Message]]
+"""(rank, its message)."""
+
+
+class Inbox:
+    def __init__(self) -> None:
+        self._ranks: dict[int, RankProcess] = {}
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._replies = select.epoll()
+        self._all = select.epoll()
+        self._all.register(self._wake, select.EPOLLIN)
+        self._all.register(self._replies, select.EPOLLIN)
+        self._reading = Lock()
+        self._ended: GroupEnded | None = None
+
+    def add(self, rank: RankProcess) -> None:
+        self._ranks[rank.connection.fileno()] = rank
+        self._replies.register(rank.connection, select.EPOLLIN)
+
+    def wake(self) -> None:
+        """Lets `wait` return now; from any thread."""
+        os.eventfd_write(self._wake, 1)
+
+    def wait(self, timeout: float | None) -> Messages:
+        """What came, waiting up to `timeout` seconds for it.
+
+        Raises:
+            GroupEnded: a rank is gone or its engine raised.
+        """
+        for fd, _ in self._all.poll(timeout):
+            if fd == self._wake:
+                os.eventfd_read(self._wake)
+        with self._reading:
+            messages = self._read(0)
+        if self._ended and not messages:
+            raise self._ended
+        return messages
+
+    @contextmanager
+    def attended(self) -> Iterator[bool]:
+        """Within it the calling thread uses `poll` and `wait` hears nothing of the ranks; False if
+        the group has ended."""
+        with self._reading:
+            if self._ended:
+                yield False
+                return
+            self._all.unregister(self._replies)
+            try:
+                yield True
+            finally:
+                self._all.register(self._replies, select.EPOLLIN)
+
+    def poll(self, timeout: float) -> Messages:
+        """As `wait`, but empty where the group has ended: that is for `wait` to raise."""
+        messages = self._read(timeout)
+        if self._ended:
+            self.wake()
+        return messages
+
+    def close(self) -> None:
+        with self._reading:
+            self._ended = self._ended or GroupEnded("closed")
+            self._all.close()
+            self._replies.close()
+            os.close(self._wake)
+
+    def _read(self, timeout: float) -> Messages:
+        messages = []
+        for fd, _ in self._replies.poll(timeout):
+            rank = self._ranks[fd]
+            message = rank.connection.receive()
+            if message is not None and message.kind is not Kind.FAILED:
+                messages.append((rank.rank, message))
+            elif not self._ended:
+                self._ended = _why(rank, message)
+        return messages
+
+
+def _why(rank: RankProcess, last_words: Message | None) -> GroupEnded:
+    if last_words is not None:
+        return GroupEnded(f"rank {rank.rank} raised", raised=last_words.text)
+    exit_code = rank.reap()
+    reason = f"rank {rank.rank} {describe(exit_code)}"
+    return GroupEnded(reason, killed=exit_code == -SIGKILL)

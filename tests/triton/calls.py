@@ -1,0 +1,169 @@
+"""Calls to a running server, and what it should answer."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tritonclient.grpc
+import tritonclient.http
+from numpy.typing import NDArray
+from tritonclient.utils import np_to_triton_dtype
+
+from build_scripts import ranker
+from build_scripts.checkpoint import Checkpoint
+from server.endpoints import Endpoints
+from tests.harness import until
+from tests.sentences import sentences
+
+Array = NDArray[Any]
+PROTOCOLS: dict[str, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
+BOUND = {"float32": 0.999999, "bfloat16": 0.999}
+_SAMPLE = re.compile(r"(?P<name>\w+)\{(?P<labels>[^}]*)\} (?P<value>\S+)")
+
+
+class Client:
+    """A connection of its own. Closed at the end: Triton drains no longer than its clients stay."""
+
+    def __init__(self, endpoints: Endpoints, protocol: str = "grpc") -> None:
+        url = {"grpc": endpoints.grpc_url, "http": endpoints.http_url}[protocol]
+        self._module = PROTOCOLS[protocol]
+        more = {"http": {"network_timeout": 60.0, "connection_timeout": 60.0}}.get(protocol, {})
+        self._client = self._module.InferenceServerClient(url, **more)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def ask(self, model: str, output: str, **inputs: Array) -> Array:
+        """The output of that name; bytes are arrays of objects."""
+        tensors = []
+        for name, array in inputs.items():
+            tensor = self._module.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+        answer: Array = self._client.infer(model, tensors).as_numpy(output)
+        return answer
+
+    def embed(self, texts: Sequence[str | bytes], model: str = "embed") -> Array:
+        """float32 [texts, 384], one request."""
+        return self.ask(model, "EMBEDDING", TEXT=text_tensor(texts))
+
+    def score(self, features: Array) -> Array:
+        """float32 [rows, 1], one request."""
+        return self.ask("ranker", "SCORE", FEATURES=features)
+
+
+def text_tensor(texts: Sequence[str | bytes]) -> Array:
+    """BYTES [texts, 1]."""
+    column = [[text.encode() if isinstance(text, str) else text] for text in texts]
+    return np.array(column, np.object_).reshape(len(texts), 1)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Texts, and unit vectors float32 [texts, 384] by sentence-transformers in float32."""
+
+    texts: list[str]
+    vectors: Array
+
+    def cosine(self, which: Sequence[int], answer: Array) -> float:
+        """The smallest one of `answer` [len(which), 384] with the vectors of these texts."""
+        assert answer.shape == (len(which), self.vectors.shape[1])
+        np.testing.assert_allclose(np.linalg.norm(answer, axis=1), 1, atol=1e-5)
+        return closeness(answer, self.vectors[list(which)])
+
+
+@cache
+def reference() -> Reference:
+    """200 texts of mixed length."""
+    texts = sentences(200)
+    with warnings.catch_warnings(action="ignore"):
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(Checkpoint.packaged().path), device="cpu")
+        vectors = model.encode(texts, batch_size=16, show_progress_bar=False)
+    return Reference(texts, np.asarray(vectors))
+
+
+def closeness(a: Array, b: Array) -> float:
+    """The smallest cosine between rows of the two."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(1) / norms).min())
+
+
+def plain_ranker(features: Array) -> Array:
+    """The ranker in one piece and in float64: [rows, 256] to [rows, 1]."""
+    weights = {name: torch.from_numpy(array).double() for name, array in ranker.tensors()}
+    x = torch.from_numpy(features).double()
+    for index in range(ranker.BLOCKS):
+        norm, gate, up, down = (
+            weights[f"blocks.{index}.{name}.weight"] for name in ("norm", "gate", "up", "down")
+        )
+        y = F.rms_norm(x, (ranker.DIM,), norm, 1e-6)
+        x = x + F.linear(F.silu(F.linear(y, gate)) * F.linear(y, up), down)
+    x = F.rms_norm(x, (ranker.DIM,), weights["norm.weight"], 1e-6)
+    return F.linear(x, weights["head.weight"], weights["head.bias"]).numpy()
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The python_mp metrics of one look at /metrics."""
+
+    values: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum over all series with these labels; `name` without its python_mp_."""
+        wanted = frozenset(labels.items())
+        found = [
+            value
+            for (each, has), value in self.values.items()
+            if each == f"python_mp_{name}" and wanted <= has
+        ]
+        assert found, f"no series of {name} has {labels}"
+        return sum(found)
+
+
+def scrape(endpoints: Endpoints) -> Samples:
+    with urllib.request.urlopen(endpoints.metrics_url) as page:
+        matches = _SAMPLE.finditer(page.read().decode())
+    return Samples(
+        {
+            (m["name"], frozenset(re.findall(r'(\w+)="([^"]*)"', m["labels"]))): float(m["value"])
+            for m in matches
+            if m["name"].startswith("python_mp_")
+        }
+    )
+
+
+def settled(endpoints: Endpoints) -> Samples:
+    """What /metrics says when nothing changes any more; the backend writes once a second."""
+    seen = [scrape(endpoints)]
+
+    def is_settled() -> bool:
+        seen.append(scrape(endpoints))
+        return len(seen) > 1200 // 5 and seen[-1] == seen[-240]
+
+    until(is_settled)
+    return seen[-1]
+
+
+def in_parallel(count: int, work: Any) -> list[Any]:
+    """`work(index)` in as many threads, results in order; the first exception comes out."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, range(count)))
