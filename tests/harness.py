@@ -122,6 +122,8 @@ class Served:
         self.config = config
         self.index = index
         self.replica = replica
+        self.attend = 0.0
+        """Seconds for which the asking thread does the replica's work, as `execute` does."""
         self._sink = sink
         self._metrics = metrics
 
@@ -134,8 +136,9 @@ class Served:
                 read.append(read_request(inputs, self.config, answer))
             except PythonMpError as error:
                 answer.fail(error)
-        self.replica.submit(read)
-        return [answer.future for answer in answers]
+        futures = [answer.future for answer in answers]
+        self.replica.submit_and_attend(read, lambda: all(map(Future.done, futures)), self.attend)
+        return futures
 
     def ask(self, **inputs: Array) -> Future[Any]:
         return self.ask_all([inputs])[0]

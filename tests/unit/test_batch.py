@@ -77,7 +77,7 @@ def test_rows_of_fixed_size_are_stacked(sizes: list[int], width: int) -> None:
     arrays = [np.random.default_rng(n).random((n, width), np.float32) for n in sizes]
     batch = Batch(1, tuple(read_request({"A": a}, DENSE, FutureAnswer()) for a in arrays))
     packed = {name: np.concatenate(parts) for name, parts in batch.pack(DENSE).items()}
-    assert packed[CU_SEQLENS].tolist() == list(range(sum(sizes) + 1))
+    assert packed.keys() == {"A"}
     assert np.array_equal(packed["A"], np.concatenate(arrays))
     answers = batch.split(packed, DENSE.outputs)
     assert all(np.array_equal(a["A"], b) for a, b in zip(answers, arrays, strict=True))
@@ -87,7 +87,7 @@ def test_rows_of_fixed_size_are_stacked(sizes: list[int], width: int) -> None:
 def test_without_lengths_every_row_is_real() -> None:
     inputs = {"IDS": np.ones((3, 4), np.int32), "BIAS": np.zeros((3, 2), np.float32)}
     read = read_request(inputs, CONFIG, FutureAnswer())
-    assert read.lengths.tolist() == [4, 4, 4]
+    assert list(read.lengths) == [4, 4, 4]
     assert read.tokens == 12
     assert read.nbytes == 3 * 4 * 4 + 3 * 2 * 4
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from python_mp.channel import Arena, Connection, Kind, Message, Placed
+from python_mp.errors import InvalidInput
 
 DTYPES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 UINT64 = st.integers(0, (1 << 64) - 1)
@@ -157,9 +158,9 @@ def test_another_mapping_of_the_same_file_sees_it(arena: Arena) -> None:
 
 def test_what_does_not_fit_is_refused(arena: Arena) -> None:
     one = np.zeros(1, np.uint8)
-    with pytest.raises(ValueError, match="max_batch_bytes 4096"):
+    with pytest.raises(InvalidInput, match="max_batch_bytes 4096"):
         arena.write_inputs(0, {"A": [np.zeros(4097, np.uint8)]})
-    with pytest.raises(ValueError, match="max_batch_bytes 4096"):
+    with pytest.raises(InvalidInput, match="max_batch_bytes 4096"):
         arena.write_outputs(0, {"A": np.zeros(4033, np.uint8), "B": one})  # B starts at 4096
     arena.write_outputs(0, {"A": np.zeros(4032, np.uint8), "B": one})
 

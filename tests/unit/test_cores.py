@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,10 +22,6 @@ def test_everyone_gets_some_of_what_it_inherited(
         assert set(mine) <= set(cpus)
 
 
-BUG_TURNS = pytest.mark.xfail(reason="BUG: 4 ranks on cores (0, 1) get 0, 0, 0, 1")
-
-
-@BUG_TURNS
 @given(SETS, st.integers(1, 20))
 def test_one_set_is_divided_evenly_and_used_up(cpus: tuple[int, ...], ranks: int) -> None:
     shares = share([cpus] * ranks)
@@ -45,7 +40,6 @@ def test_a_host_policy_of_its_own_is_kept(sets: list[tuple[int, ...]]) -> None:
     assert share(sets) == sets
 
 
-@BUG_TURNS
 def test_more_ranks_than_cores_take_turns() -> None:
     assert share([(0, 1)] * 4) == [(0,), (1,), (0,), (1,)]
 

@@ -10,15 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from python_mp.batch import Request
-from python_mp.errors import Unavailable
+from python_mp.errors import InvalidInput, Unavailable
 from python_mp.front.scheduler import Scheduler
 from tests.harness import FutureAnswer
 
 
 def request(tokens: int = 1, nbytes: int = 4, signature: str = "", **more: Any) -> Request:
     inputs = {"X": np.zeros(nbytes, np.uint8)}
-    lengths = np.array([tokens], np.int32)
-    return Request(inputs, lengths, ((signature, ()),), FutureAnswer(), **more)
+    return Request(inputs, [tokens], ((signature, ()),), FutureAnswer(), **more)
 
 
 def scheduler(*requests: Request, tokens: int = 10, size: int = 100, most: int = 50) -> Scheduler:
@@ -57,13 +56,18 @@ def test_bounds_may_be_reached() -> None:
     assert scheduler(*exact).next_batch() == exact
 
 
-@pytest.mark.parametrize("giant", [request(tokens=11), request(nbytes=101)])
-def test_one_that_exceeds_the_bounds_by_itself_still_goes(giant: Request) -> None:
+def test_more_tokens_than_the_bound_still_go_alone() -> None:
+    giant = request(tokens=11)
     waiting = scheduler(giant, request())
     assert waiting.next_batch() == [giant]
 
 
-@given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 120), st.booleans()), min_size=1))
+def test_more_bytes_than_the_bound_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="101 bytes; max_batch_bytes is 100"):
+        scheduler(request(nbytes=101))
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 100), st.booleans()), min_size=1))
 def test_batches_keep_order_and_bounds(wanted: list[tuple[int, int, bool]]) -> None:
     requests = [request(tokens, nbytes, alone=alone) for tokens, nbytes, alone in wanted]
     waiting, batches = scheduler(*requests, most=len(requests)), []

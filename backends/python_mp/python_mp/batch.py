@@ -50,6 +50,7 @@ class Request:
     arrived: float = field(default_factory=time.perf_counter)
     suspicion: float = 0.0
     alone: bool = False
+    answered: bool = False
 
     @cached_property
     def tokens(self) -> int:

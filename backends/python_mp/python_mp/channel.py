@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .errors import InvalidInput
+
 Array = npt.NDArray[Any]
 
 _HEADER = struct.Struct("<BBHQQQ")
@@ -153,7 +155,7 @@ class Arena:
         """Copies each tensor's parts end to end into the slot.
 
         Raises:
-            ValueError: they do not fit.
+            InvalidInput: they do not fit.
         """
         return self._write(2 * slot, tensors.items())
 
@@ -179,7 +181,7 @@ class Arena:
             place = Placed(first.dtype, shape, offset)
             offset += sum(part.nbytes for part in parts)
             if offset > self._half:
-                raise ValueError(f"a batch's tensors take more than max_batch_bytes {self._half}")
+                raise InvalidInput(f"a batch's tensors take more than max_batch_bytes {self._half}")
             np.concatenate(parts, out=self._view(index, place))
             offset = -(-offset // _ALIGN) * _ALIGN
             placed[name] = place

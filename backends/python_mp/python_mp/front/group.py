@@ -19,7 +19,7 @@ from threading import Event
 from ..batch import Batch, Outputs, Request
 from ..channel import Arena, Connection, Kind, Message
 from ..config import ModelConfig
-from ..layout import ReplicaLayout
+from ..layout import RankPlacement, ReplicaLayout
 from ..rank_spec import RankSpec
 from .inbox import GroupEnded, Inbox
 from .process import RankProcess
@@ -61,14 +61,7 @@ class Group:
     """Made and ended by the replica's thread; `forward` may be called by any thread that holds the
     replica's lock."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        layout: ReplicaLayout,
-        cpus: list[tuple[int, ...]],
-        generation: int,
-        runtime: Path,
-    ) -> None:
+    def __init__(self, config: ModelConfig, generation: int) -> None:
         self.generation = generation
         self.state = State.STARTING
         sizes = config.parameters
@@ -79,15 +72,19 @@ class Group:
         self._flights: list[Flight] = []
         self._arena = Arena.create(self._slots, sizes.max_batch_bytes + _MARGIN)
         self._region = os.memfd_create("python_mp-collectives", os.MFD_CLOEXEC)
-        self._store = runtime / f"store-{os.getpid()}-{layout.index}-{generation}"
         self.inbox = Inbox()
         self._ranks: list[RankProcess] = []
+        self._store: Path | None = None
         self.loaded: dict[int, str] = {}
         """What each READY rank said of itself (JSON)."""
-        for index in range(config.world_size):
-            self._spawn(layout, index, cpus[index])
 
     # -- life ------------------------------------------------------------------------------------
+
+    def spawn(self, layout: ReplicaLayout, cpus: list[tuple[int, ...]], runtime: Path) -> None:
+        """Starts all ranks; `runtime` is a private folder."""
+        store = runtime / f"store-{os.getpid()}-{layout.index}-{self.generation}"
+        for placement, cores in zip(layout.ranks, cpus, strict=True):
+            self._spawn(layout, placement, cores, store)
 
     def wait_ready(self, timeout: float, stopping: Event) -> None:
         """Raises GroupEnded when a rank cannot load, on time-out (seconds) or when stopped."""
@@ -121,7 +118,8 @@ class Group:
         self.inbox.close()
         self._arena.close()
         os.close(self._region)
-        self._store.unlink(missing_ok=True)
+        if self._store:
+            self._store.unlink(missing_ok=True)
 
     @property
     def alive(self) -> int:
@@ -146,14 +144,14 @@ class Group:
     @property
     def in_hand(self) -> list[Request]:
         """Requests not answered yet, oldest first."""
-        flights = [flight for flight in self._flights if flight.held and flight.outputs is None]
-        return [request for flight in flights for request in flight.batch.requests]
+        requests = (request for flight in self._flights for request in flight.batch.requests)
+        return [request for request in requests if not request.answered]
 
     def forward(self, batch: Batch) -> Flight:
         """Writes the batch into a free slot and tells every rank. Call only if `has_room`.
 
         Raises:
-            ValueError: the inputs are larger than a slot.
+            InvalidInput: the inputs are larger than a slot.
         """
         slot = (set(range(self._slots)) - {flight.slot for flight in self._flights}).pop()
         tensors = self._arena.write_inputs(slot, batch.pack(self._config))
@@ -189,9 +187,11 @@ class Group:
         self._flights = [flight for flight in self._flights if flight not in gone]
         return gone
 
-    def _spawn(self, layout: ReplicaLayout, index: int, cpus: tuple[int, ...]) -> None:
+    def _spawn(
+        self, layout: ReplicaLayout, placement: RankPlacement, cpus: tuple[int, ...], store: Path
+    ) -> None:
+        self._store = store
         ours, theirs = Connection.pair()
-        placement = layout.ranks[index]
         spec = RankSpec(
             source=self._config.source,
             replica=layout.index,
@@ -209,7 +209,7 @@ class Group:
             slots=self._slots,
             half=self._arena.half,
             region_fd=self._region,
-            store=str(self._store),
+            store=str(store),
         )
         process = RankProcess(spec, ours, (spec.control_fd, spec.arena_fd, spec.region_fd))
         theirs.close()

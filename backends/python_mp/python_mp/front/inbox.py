@@ -84,12 +84,13 @@ class Inbox:
             finally:
                 self._all.register(self._replies, select.EPOLLIN)
 
-    def poll(self, timeout: float) -> Messages:
-        """As `wait`, but empty where the group has ended: that is for `wait` to raise."""
+    def poll(self, timeout: float) -> Messages | None:
+        """As `wait`, but None where the group has ended: that is for `wait` to raise."""
         messages = self._read(timeout)
-        if self._ended:
-            self.wake()
-        return messages
+        if messages or not self._ended:
+            return messages
+        self.wake()
+        return None
 
     def close(self) -> None:
         with self._reading:

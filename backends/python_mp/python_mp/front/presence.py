@@ -29,8 +29,11 @@ def runtime_folder() -> Path:
     """
     name = os.environ.get("PYTHON_MP_RUNTIME_DIR")
     folder = Path(name or f"{tempfile.gettempdir()}/python_mp-{os.getuid()}-{os.getppid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.stat()
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        raise LoadError(f"the run-time folder {folder} cannot be made: {error.strerror}") from None
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise LoadError(f"the run-time folder {folder} must be ours alone: remove it")
     return folder

@@ -17,6 +17,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +130,18 @@ class Replica:
         with group.inbox.attended() as attended:
             self.submit(requests)
             while attended and not is_done() and (left := deadline - time.perf_counter()) > 0:
-                self._handle(group, group.inbox.poll(left))
+                messages = group.inbox.poll(left)
+                if messages is None:
+                    return
+                self._handle(group, messages)
 
     # -- the replica's thread --------------------------------------------------------------------
 
     def _run(self) -> None:
-        for generation in range(1, 1 << 62):
-            group = Group(self._config, self._layout, self._cpus, generation, self._runtime)
+        for generation in count(1):
+            group = Group(self._config, generation)
             try:
+                group.spawn(self._layout, self._cpus, self._runtime)
                 self._start(group)
                 while not self._stopping.is_set():
                     self._handle(group, group.inbox.wait(None))
@@ -206,7 +211,7 @@ class Replica:
             self._fail([(request, error) for request in requests])
             return
         for request, outputs in zip(requests, answers, strict=True):
-            _deliver(request.answer.send, outputs)
+            _deliver(request, request.answer.send, outputs)
 
     def _refused(self, requests: tuple[Request, ...], text: str) -> None:
         """Invalid input: in company nobody knows whose, so each is asked again alone."""
@@ -284,8 +289,8 @@ class Replica:
             batch = Batch(self._batches, tuple(self._scheduler.next_batch()))
             try:
                 flight = group.forward(batch)
-            except ValueError as error:
-                failed += [(request, InvalidInput(str(error))) for request in batch.requests]
+            except InvalidInput as error:
+                failed += [(request, error) for request in batch.requests]
                 continue
             self._book(flight)
         return failed
@@ -303,11 +308,14 @@ class Replica:
     @staticmethod
     def _fail(failed: list[tuple[Request, PythonMpError]]) -> None:
         for request, error in failed:
-            _deliver(request.answer.fail, error)
+            _deliver(request, request.answer.fail, error)
 
 
-def _deliver(send: Callable[[Any], None], what: Any) -> None:
-    """One client's trouble is not the others'."""
+def _deliver(request: Request, send: Callable[[Any], None], what: Any) -> None:
+    """Answers once; one client's trouble is not the others'."""
+    if request.answered:
+        return
+    request.answered = True
     try:
         send(what)
     except Exception:

@@ -7,12 +7,13 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...batch import Array
-from ...config import TensorSpec
-from ...errors import LoadError
+from ...batch import CU_SEQLENS, Array
+from ...config import ModelConfig, TensorSpec
+from ...errors import InvalidInput, LoadError, PythonMpError
 from ...rank_spec import RankSpec
 from ..collectives import Communicator, connect
 from ..packed import Packed
@@ -33,7 +34,9 @@ def load(spec: RankSpec) -> TorchEngine:
     shard = _shard(spec, device, communicator)
     module = build(shard).eval()
     shard.close_weights()
-    return TorchEngine(module, shard, spec.config.outputs)
+    engine = TorchEngine(module, shard, spec.config.outputs)
+    _warm_up(engine, spec.config)
+    return engine
 
 
 class TorchEngine:
@@ -42,7 +45,7 @@ class TorchEngine:
     def __init__(self, module: nn.Module, shard: Shard, outputs: tuple[TensorSpec, ...]) -> None:
         self._module = module
         self._shard = shard
-        self._outputs = outputs
+        self._outputs = outputs if shard.is_last and shard.rank == 0 else ()
         self._check = getattr(module, "check", None)
 
     @torch.inference_mode()
@@ -55,7 +58,6 @@ class TorchEngine:
         result = self._module(batch, hidden)
         if not self._shard.is_last:
             communicator.send(result.contiguous())
-            return {}
         return {spec.name: _output(result, spec) for spec in self._outputs}
 
     def waited_ns(self) -> int:
@@ -63,6 +65,32 @@ class TorchEngine:
 
     def close(self) -> None:
         self._shard.communicator.close()
+
+
+def _warm_up(engine: TorchEngine, config: ModelConfig) -> None:
+    """One batch of zeros, so that a module or weights of the wrong shape fail the load and the
+    first request is no slower than others.
+
+    Raises:
+        LoadError: the module raised. That its `check` refuses zeros is all right.
+    """
+    zeros = {
+        spec.name: np.zeros([1, *(abs(dim) for dim in spec.dims[spec.ragged :])], spec.dtype)
+        for spec in config.inputs
+        if not spec.optional and spec.name != config.parameters.lengths
+    }
+    if config.has_ragged_input:
+        zeros[CU_SEQLENS] = np.array([0, 1], np.int32)
+    try:
+        engine.forward(zeros)
+    except InvalidInput:
+        pass
+    except PythonMpError:
+        raise
+    except Exception as error:
+        raise LoadError(
+            f"the module raised {type(error).__name__} for a batch of zeros: {error}"
+        ) from error
 
 
 def _output(result: Mapping[str, Tensor], spec: TensorSpec) -> Array:
