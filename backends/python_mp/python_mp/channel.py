@@ -39,7 +39,7 @@ _TENSOR = struct.Struct("<BBHQ")
 _NAMES = "bool uint8 int8 int16 int32 int64 float16 float32 float64"
 _DTYPES = tuple(np.dtype(name) for name in _NAMES.split())
 _CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
-_ALIGN = 64
+ALIGN = 64
 _MAX_MESSAGE = 1 << 16
 
 
@@ -183,7 +183,7 @@ class Arena:
             if offset > self._half:
                 raise InvalidInput(f"a batch's tensors take more than max_batch_bytes {self._half}")
             np.concatenate(parts, out=self._view(index, place))
-            offset = -(-offset // _ALIGN) * _ALIGN
+            offset = -(-offset // ALIGN) * ALIGN
             placed[name] = place
         return placed
 

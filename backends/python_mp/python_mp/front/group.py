@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 from threading import Event
+from typing import NamedTuple
 
 from ..batch import Batch, Outputs, Request
-from ..channel import Arena, Connection, Kind, Message
+from ..channel import ALIGN, Arena, Connection, Kind, Message
 from ..config import ModelConfig
 from ..layout import RankPlacement, ReplicaLayout
 from ..rank_spec import RankSpec
@@ -27,14 +28,21 @@ from .process import RankProcess
 _ABORT = b"\1\0\0\0"
 """Into the first bytes of the collectives' region: every wait there ends."""
 _LEAVE_SECONDS = 5.0
-_MARGIN = 1 << 20
-"""Bytes on top of a batch's tensors, for cu_seqlens and alignment."""
 
 
 class State(Enum):
     STARTING = auto()
     SERVING = auto()
     ENDED = auto()
+
+
+class Step(NamedTuple):
+    """What a rank says of its part in a batch; seconds."""
+
+    rank: int
+    compute: float
+    waited: float
+    """Of these, for its peers."""
 
 
 @dataclass
@@ -48,8 +56,7 @@ class Flight:
     waiting_for: set[int]
     outputs: Outputs | None = None
     refused: str = ""
-    steps: list[tuple[int, float, float]] = field(default_factory=list)
-    """(rank, seconds computing, seconds of these waiting for peers), as the ranks report them."""
+    steps: list[Step] = field(default_factory=list)
     held: bool = True
 
     @property
@@ -70,7 +77,7 @@ class Group:
         self._answering = config.world_size - sizes.tensor_parallel_size
         self._slots = sizes.pipeline_parallel_size + 1
         self._flights: list[Flight] = []
-        self._arena = Arena.create(self._slots, sizes.max_batch_bytes + _MARGIN)
+        self._arena = Arena.create(self._slots, sizes.max_batch_bytes + _margin(config))
         self._region = os.memfd_create("python_mp-collectives", os.MFD_CLOEXEC)
         self.inbox = Inbox()
         self._ranks: list[RankProcess] = []
@@ -148,11 +155,7 @@ class Group:
         return [request for request in requests if not request.answered]
 
     def forward(self, batch: Batch) -> Flight:
-        """Writes the batch into a free slot and tells every rank. Call only if `has_room`.
-
-        Raises:
-            InvalidInput: the inputs are larger than a slot.
-        """
+        """Writes the batch into a free slot and tells every rank. Call only if `has_room`."""
         slot = (set(range(self._slots)) - {flight.slot for flight in self._flights}).pop()
         tensors = self._arena.write_inputs(slot, batch.pack(self._config))
         flight = Flight(batch, slot, time.perf_counter(), {rank.rank for rank in self._ranks})
@@ -169,7 +172,7 @@ class Group:
         """Books a rank's word on a batch; the flight, once there is something to answer."""
         flight = next(f for f in self._flights if f.batch.id == message.batch)
         flight.waiting_for.discard(rank)
-        flight.steps.append((rank, message.compute_ns / 1e9, message.waited_ns / 1e9))
+        flight.steps.append(Step(rank, message.compute_ns / 1e9, message.waited_ns / 1e9))
         if message.kind is Kind.REFUSED:
             flight.refused = message.text
         elif rank == self._answering:
@@ -215,3 +218,10 @@ class Group:
         theirs.close()
         self._ranks.append(process)
         self.inbox.add(process)
+
+
+def _margin(config: ModelConfig) -> int:
+    """Bytes on top of a batch's inputs: cu_seqlens (a sequence has at least one token), and each
+    tensor's alignment."""
+    sequences = max(config.parameters.max_batch_tokens, config.max_batch_size)
+    return 4 * (sequences + 1) + ALIGN * (len(config.inputs) + 1)

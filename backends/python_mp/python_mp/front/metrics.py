@@ -9,10 +9,14 @@ one round trip an observation.
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .group import Flight
 
 FLUSH_SECONDS = 1.0
 BUCKETS = (*(m * 10.0**e for e in range(-5, 1) for m in (1, 2, 5)), 10.0)
@@ -33,7 +37,7 @@ GAUGES = {
 }
 HISTOGRAMS = {
     "queue_seconds": "Time from execute to dispatch, per request",
-    "batch_seconds": "Time from dispatch to outputs, per batch",
+    "batch_seconds": "Time from dispatch until all ranks are through, per batch",
     "forward_seconds": "Time a rank took for a batch, waiting for peers included",
     "collective_wait_seconds": "Time a rank waited for its peers during a batch",
 }
@@ -91,6 +95,24 @@ class Metrics:
             histogram = self._histograms[key]
             histogram.counts[bisect_left(BUCKETS, seconds)] += 1
             histogram.total += seconds
+
+    def dispatched(self, flight: Flight, waiting: int) -> None:
+        """Books a batch that goes to the ranks, and how many requests still wait."""
+        batch = flight.batch
+        self.count("batches_total")
+        self.count("requests_total", len(batch.requests))
+        self.count("tokens_total", batch.tokens)
+        self.count("tokens_saved_total", batch.tokens_saved)
+        self.gauge("queue_requests", waiting)
+        for request in batch.requests:
+            self.observe("queue_seconds", flight.dispatched - request.arrived)
+
+    def landed(self, flight: Flight) -> None:
+        """Books a batch that every rank is through with."""
+        self.observe("batch_seconds", time.perf_counter() - flight.dispatched)
+        for step in flight.steps:
+            self.observe("forward_seconds", step.compute, rank=step.rank)
+            self.observe("collective_wait_seconds", step.waited, rank=step.rank)
 
     def flush(self) -> None:
         """Passes on what changed since the last time."""

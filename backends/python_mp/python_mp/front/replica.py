@@ -1,14 +1,11 @@
 """A replica: its queue, its present group of ranks, and what happens when the group dies.
 
     submit (Triton's thread) --> Scheduler --> Group.forward --> ranks
-    replica's thread         <-- answers   <-- Group.wait    <--
+    replica's thread         <-- answers   <-- Inbox.wait    <--
 
 A request is answered, refused, or still in hand; it is never lost. When a group ends, what it had
 in hand goes back to the head of the queue and the next generation computes it: inference is a pure
 function of its inputs, and no byte of an answer has left.
-
-Which request is to blame is found by suspicion: those in hand when a group died are run one at a
-time, with nothing else in flight. Whoever is in hand again when the group dies again is refused.
 """
 
 from __future__ import annotations
@@ -16,21 +13,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from ..batch import Batch, Request
 from ..config import ModelConfig
-from ..errors import (
-    InvalidInput,
-    LoadError,
-    PythonMpError,
-    RequestFailed,
-    Unavailable,
-)
+from ..errors import InvalidInput, LoadError, PythonMpError, RequestFailed, Unavailable
 from ..layout import ReplicaLayout
+from .blame import guilty
 from .group import Flight, Group
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
@@ -38,14 +30,10 @@ from .scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-_GUILTY = 2.0
-_BLAME_CRASH = 1.0
-_BLAME_KILL = 0.5
-"""A SIGKILL mostly comes from outside (an operator, the kernel short of memory)."""
+_QUICK_SECONDS = 5e-3
 _PATIENCE = 3
 """Failed starts in a row until requests are refused instead of kept waiting; a rank that says why
 it cannot load gets no such patience."""
-_QUICK_SECONDS = 5e-3
 _BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -112,8 +100,9 @@ class Replica:
                     self._scheduler.add(request)
                 except PythonMpError as error:
                     refused.append((request, error))
-            failed = self._dispatch()
-        self._fail(refused + failed)
+            self._dispatch()
+        for request, why in refused:
+            self._fail([request], why)
 
     def submit_and_attend(
         self, requests: Sequence[Request], is_done: Callable[[], bool], seconds: float
@@ -167,8 +156,7 @@ class Replica:
         group.wait_ready(self._config.parameters.start_timeout_seconds, self._stopping)
         with self._lock:
             self._down, self._failed_starts = "", 0
-            failed = self._dispatch()
-        self._fail(failed)
+            self._dispatch()
         self._metrics.gauge("ranks_alive", group.alive)
         log.info(
             "%s replica %d generation %d: %d ranks serve after %.1f s",
@@ -184,31 +172,26 @@ class Replica:
         """Books what the ranks say, gives them the next batch, then answers."""
         with self._lock:
             flights = [flight for m in messages if (flight := group.note(*m))]
-            failed = self._dispatch()
+            self._dispatch()
         for flight in flights:
             self._answer(flight)
-        self._fail(failed)
         with self._lock:
             for flight in flights:
                 group.release(flight)
-            for gone in group.sweep():
-                for rank, compute, waited in gone.steps:
-                    self._metrics.observe("forward_seconds", compute, rank=rank)
-                    self._metrics.observe("collective_wait_seconds", waited, rank=rank)
-            failed = self._dispatch()
-        self._fail(failed)
+            for flight in group.sweep():
+                self._metrics.landed(flight)
+            self._dispatch()
 
     def _answer(self, flight: Flight) -> None:
         requests = flight.batch.requests
-        self._last_forward_seconds = flight.steps[-1][1]
-        self._metrics.observe("batch_seconds", time.perf_counter() - flight.dispatched)
+        self._last_forward_seconds = flight.steps[-1].compute
         if flight.outputs is None:
             self._refused(requests, flight.refused)
             return
         try:
             answers = flight.batch.split(flight.outputs, self._config.outputs)
         except RequestFailed as error:
-            self._fail([(request, error) for request in requests])
+            self._fail(requests, error)
             return
         for request, outputs in zip(requests, answers, strict=True):
             _deliver(request, request.answer.send, outputs)
@@ -216,7 +199,7 @@ class Replica:
     def _refused(self, requests: tuple[Request, ...], text: str) -> None:
         """Invalid input: in company nobody knows whose, so each is asked again alone."""
         if len(requests) == 1:
-            self._fail([(requests[0], InvalidInput(text))])
+            self._fail(requests, InvalidInput(text))
             return
         for request in requests:
             request.alone = True
@@ -243,24 +226,15 @@ class Replica:
                 return True
             if self._down:
                 self._refuse_waiting()
-        guilty = self._blame(in_hand, ended)
-        innocent = [request for request in in_hand if request not in guilty]
+        refused = guilty(in_hand, ended)
+        replayed = [request for request in in_hand if request not in refused]
         with self._lock:
-            self._scheduler.put_back(innocent)
-        self._fail([(request, RequestFailed(ended.raised or str(ended))) for request in guilty])
+            self._scheduler.put_back(replayed)
+        self._fail(refused, RequestFailed(ended.raised or str(ended)))
         self._metrics.count("restarts_total")
-        self._metrics.count("replays_total", len(innocent))
+        self._metrics.count("replays_total", len(replayed))
         self._stopping.wait(_BACKOFF_SECONDS[min(self._failed_starts, len(_BACKOFF_SECONDS) - 1)])
         return False
-
-    def _blame(self, in_hand: list[Request], ended: GroupEnded) -> list[Request]:
-        """Raises the suspicion against what was in hand, and returns those proved guilty."""
-        for request in in_hand:
-            request.suspicion += _BLAME_KILL if ended.killed else _BLAME_CRASH
-            request.alone = True
-        if ended.raised and len(in_hand) == 1:
-            return in_hand
-        return [request for request in in_hand if request.suspicion >= _GUILTY]
 
     def _end(self, group: Group) -> None:
         with self._lock:
@@ -268,46 +242,28 @@ class Replica:
             group.close_door()
             left = group.in_hand if self._stopping.is_set() else []
         group.end(graceful=self._stopping.is_set())
-        stopped = Unavailable(f"{self._config.name} was stopped")
-        self._fail([(request, stopped) for request in left])
+        self._fail(left, Unavailable(f"{self._config.name} was stopped"))
 
     def _refuse_waiting(self) -> None:
         with self._lock:
             waiting = self._scheduler.take_all()
-        self._fail([(request, Unavailable(self._down)) for request in waiting])
+        self._fail(waiting, Unavailable(self._down))
 
     # -- with the lock held ----------------------------------------------------------------------
 
-    def _dispatch(self) -> list[tuple[Request, PythonMpError]]:
-        """Gives the group batches while it has room; returns requests that no batch can carry."""
-        failed: list[tuple[Request, PythonMpError]] = []
+    def _dispatch(self) -> None:
+        """Gives the group batches while it has room. A suspect flies alone."""
         group = self._group
         while group and len(self._scheduler) and group.has_room:
             if not group.idle and (self._scheduler.next_is_suspect or group.holds_suspect):
                 break
             self._batches += 1
-            batch = Batch(self._batches, tuple(self._scheduler.next_batch()))
-            try:
-                flight = group.forward(batch)
-            except InvalidInput as error:
-                failed += [(request, error) for request in batch.requests]
-                continue
-            self._book(flight)
-        return failed
-
-    def _book(self, flight: Flight) -> None:
-        batch = flight.batch
-        self._metrics.count("batches_total")
-        self._metrics.count("requests_total", len(batch.requests))
-        self._metrics.count("tokens_total", batch.tokens)
-        self._metrics.count("tokens_saved_total", batch.tokens_saved)
-        self._metrics.gauge("queue_requests", len(self._scheduler))
-        for request in batch.requests:
-            self._metrics.observe("queue_seconds", flight.dispatched - request.arrived)
+            flight = group.forward(Batch(self._batches, tuple(self._scheduler.next_batch())))
+            self._metrics.dispatched(flight, len(self._scheduler))
 
     @staticmethod
-    def _fail(failed: list[tuple[Request, PythonMpError]]) -> None:
-        for request, error in failed:
+    def _fail(requests: Iterable[Request], error: PythonMpError) -> None:
+        for request in requests:
             _deliver(request, request.answer.fail, error)
 
 
