@@ -34,8 +34,11 @@ def main() -> None:
     console = Console()
     results: dict[str, Any] = {"machine": _machine()}
     for name in arguments.sections or SECTIONS:
-        with console.status(f"{name} ..."):
-            results[name] = SECTIONS[name]()
+        results[name] = []
+        with console.status(f"{name} ...") as status:
+            for record in SECTIONS[name]():
+                results[name].append(record)
+                status.update(f"{name}: {len(results[name])} measured ...")
         console.print(_table(name, results[name]))
     arguments.folder.mkdir(exist_ok=True)
     path = arguments.folder / f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"

@@ -1,7 +1,7 @@
 """Closed-loop load on a Triton model over gRPC: always `concurrency` requests in flight.
 
 NVIDIA's perf_analyzer where it is on the PATH (or named by PERF_ANALYZER), for it costs the
-server's cores least; else a child process with asyncio, whose own work then counts against the server.
+server's cores least; else a child process with asyncio, whose own work counts against the server.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _perf_analyzer(analyzer: str, target: Target, concurrency: int, seconds: flo
             "-i": "grpc",
             "--input-data": data,
             "--concurrency-range": concurrency,
-            "--measurement-interval": int(seconds * 1000),
+            "--measurement-interval": int(seconds * 1000 / 3),  # it takes three windows
             "--stability-percentage": 999,
             "--max-trials": 3,
             "-f": report,

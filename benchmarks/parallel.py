@@ -9,7 +9,7 @@ import json
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -23,18 +23,16 @@ ROUNDS = 5
 CHECKPOINT = REPOSITORY / "embed_encoder" / "1"
 
 
-def run() -> list[dict[str, Any]]:
+def run() -> Iterator[dict[str, Any]]:
     """One record a comparison: what both sides took, and the ratio of medians."""
-    records = []
     for dtype in ("bfloat16", "float32"):
         for layers, what in ((1, "one block"), (6, "encoder")):
             label = f"tensor parallel 2, {what}, 256 tokens, {dtype}"
             sides = {"tensor_parallel_size": 1}, {"tensor_parallel_size": 2}
-            records.append(_compare(label, "ms", _latency_ms, dtype, layers, sides))
+            yield _compare(label, "ms", _latency_ms, dtype, layers, sides)
         sides = {"pipeline_parallel_size": 1}, {"pipeline_parallel_size": 2}
         label = f"pipeline parallel 2, full load, {dtype}"
-        records.append(_compare(label, "texts/s", _texts_per_second, dtype, 6, sides))
-    return records
+        yield _compare(label, "texts/s", _texts_per_second, dtype, 6, sides)
 
 
 def _compare(

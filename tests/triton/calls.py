@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.request
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 import tritonclient.grpc
 import tritonclient.http
 from numpy.typing import NDArray
@@ -22,11 +21,13 @@ from tritonclient.utils import np_to_triton_dtype
 
 from build_scripts import ranker
 from build_scripts.checkpoint import Checkpoint
+from python_mp.front.metrics import FLUSH_SECONDS
 from server.endpoints import Endpoints
 from tests.harness import until
 from tests.sentences import sentences
 
 Array = NDArray[Any]
+T = TypeVar("T")
 PROTOCOLS: dict[str, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 BOUND = {"float32": 0.999999, "bfloat16": 0.999}
 _SAMPLE = re.compile(r"(?P<name>\w+)\{(?P<labels>[^}]*)\} (?P<value>\S+)")
@@ -45,7 +46,10 @@ class Client:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self._client.close()
 
@@ -108,17 +112,24 @@ def closeness(a: Array, b: Array) -> float:
 
 
 def plain_ranker(features: Array) -> Array:
-    """The ranker in one piece and in float64: [rows, 256] to [rows, 1]."""
-    weights = {name: torch.from_numpy(array).double() for name, array in ranker.tensors()}
-    x = torch.from_numpy(features).double()
+    """The ranker in one piece, in numpy and float64: [rows, 256] to [rows, 1]."""
+    weights = dict(ranker.tensors())
+    x = features.astype(np.float64)
     for index in range(ranker.BLOCKS):
         norm, gate, up, down = (
             weights[f"blocks.{index}.{name}.weight"] for name in ("norm", "gate", "up", "down")
         )
-        y = F.rms_norm(x, (ranker.DIM,), norm, 1e-6)
-        x = x + F.linear(F.silu(F.linear(y, gate)) * F.linear(y, up), down)
-    x = F.rms_norm(x, (ranker.DIM,), weights["norm.weight"], 1e-6)
-    return F.linear(x, weights["head.weight"], weights["head.bias"]).numpy()
+        y = _rms_norm(x) * norm
+        gated = y @ gate.T
+        x = x + (gated / (1 + np.exp(-gated)) * (y @ up.T)) @ down.T
+    head = (_rms_norm(x) * weights["norm.weight"]) @ weights["head.weight"].T
+    scores: Array = head + weights["head.bias"]
+    return scores
+
+
+def _rms_norm(x: Array) -> Array:
+    normed: Array = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-6)
+    return normed
 
 
 @dataclass(frozen=True)
@@ -151,19 +162,23 @@ def scrape(endpoints: Endpoints) -> Samples:
     )
 
 
-def settled(endpoints: Endpoints) -> Samples:
-    """What /metrics says when nothing changes any more; the backend writes once a second."""
-    seen = [scrape(endpoints)]
+def settled(endpoints: Endpoints, holds: Callable[[Samples], bool] = lambda _: True) -> Samples:
+    """What /metrics says once it holds and nothing changes: each number comes on its own, and
+    once a second."""
+    last, since = scrape(endpoints), time.monotonic()
 
     def is_settled() -> bool:
-        seen.append(scrape(endpoints))
-        return len(seen) > 1200 // 5 and seen[-1] == seen[-240]
+        nonlocal last, since
+        now = scrape(endpoints)
+        if now != last or not holds(now):
+            last, since = now, time.monotonic()
+        return time.monotonic() - since > 1.5 * FLUSH_SECONDS
 
     until(is_settled)
-    return seen[-1]
+    return last
 
 
-def in_parallel(count: int, work: Any) -> list[Any]:
-    """`work(index)` in as many threads, results in order; the first exception comes out."""
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(work, range(count)))
+def in_parallel(workers: int, work: Callable[[int], T]) -> list[T]:
+    """`work(index)` in as many threads at once, results in order; an exception comes out."""
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, range(workers)))

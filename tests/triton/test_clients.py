@@ -1,0 +1,106 @@
+"""The programs in clients/, started as a user starts them."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.installation import PROJECT
+from server.launch import TritonServer
+from tests.triton.calls import BOUND, PROTOCOLS, Client, plain_ranker, reference
+from tests.triton.test_server import variables
+
+FEW = [3, 1, 4]
+
+
+def run(
+    server: TritonServer, module: str, *arguments: str, stdin: str = ""
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", f"clients.{module}", *arguments],
+        cwd=PROJECT,
+        env={**os.environ, **variables(server.endpoints), "COLUMNS": "100"},
+        input=stdin.encode(),
+        capture_output=True,
+        timeout=60,
+    )
+
+
+def vectors(done: subprocess.CompletedProcess[bytes]) -> np.ndarray:
+    assert done.returncode == 0, done.stderr.decode()
+    return np.load(io.BytesIO(done.stdout))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_embed_writes_vectors(server: TritonServer, protocol: str) -> None:
+    texts = [reference().texts[n] for n in FEW]
+    more = ["--protocol", protocol, "--batch-size", "2"]
+    answer = vectors(run(server, "embed", *texts, "--output", "npy", *more))
+    assert answer.dtype == np.float32
+    assert reference().cosine(FEW, answer) >= BOUND["float32"]
+
+
+def test_embed_shows_similarities(server: TritonServer) -> None:
+    done = run(server, "embed", "a cat", "a kitten", "the stock market")
+    assert done.returncode == 0
+    rows = re.findall(r"(\d\.\d\d) +[│|] +(\d\.\d\d) +[│|] +(\d\.\d\d)", done.stdout.decode())
+    similar = np.array(rows, float)
+    assert similar.shape == (3, 3)
+    np.testing.assert_allclose(np.diag(similar), 1)
+    assert similar[0, 1] > 0.5 > similar[0, 2]
+    assert done.stderr == b""
+
+
+def test_embed_reads_files_and_stdin(server: TritonServer, tmp_path: Path) -> None:
+    lines = "\n\n".join(reference().texts)
+    (tmp_path / "texts").write_text(lines)
+    from_file = vectors(run(server, "embed", "--file", str(tmp_path / "texts"), "--output", "npy"))
+    assert reference().cosine(range(200), from_file) >= BOUND["float32"]
+    first = "\n".join(reference().texts[:10])
+    from_stdin = run(server, "embed", "--file", "-", "--output", "vectors", stdin=first)
+    assert from_stdin.returncode == 0
+    parsed = np.array(
+        [np.fromstring(line.strip(b"[]\n"), sep=",") for line in from_stdin.stdout.splitlines()]
+    )
+    np.testing.assert_allclose(parsed, from_file[:10], atol=1e-5)
+    assert b"embedding" in from_stdin.stderr
+
+
+def test_embed_says_what_is_wrong(server: TritonServer, tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes("fine\ncaf\xe9\n".encode("latin-1"))
+    refused = run(server, "embed", "--file", str(tmp_path / "latin"))
+    unreachable = run(server, "embed", "a", "--url", "127.0.0.1:9")
+    missing = run(server, "embed", "--file", str(tmp_path / "none"))
+    for done, sentence in (
+        (refused, "texts 1 to 2: in ensemble 'embed', TEXT[1] is not UTF-8 at byte 3."),
+        (unreachable, "the server at 127.0.0.1:9 cannot be reached"),
+        (missing, "No such file"),
+    ):
+        error = done.stderr.decode().strip().splitlines()[-1]
+        assert done.returncode == 1
+        assert error.startswith("embed: ")
+        assert sentence in error
+        assert "Traceback" not in done.stderr.decode()
+
+
+def test_embed_async(server: TritonServer) -> None:
+    done = run(server, "embed_async", "a cat", "a kitten", "the stock market")
+    assert done.returncode == 0, done.stderr.decode()
+    found = re.findall(r"^ *(-?\d\.\d{3})  (.+)$", done.stdout.decode(), re.MULTILINE)
+    assert [text for _, text in found] == ["a cat", "a kitten", "the stock market"]
+    with Client(server.endpoints) as client:
+        expected = client.embed([text for _, text in found])
+    np.testing.assert_allclose([float(n) for n, _ in found], expected @ expected[0], atol=1e-3)
+
+
+def test_ranker(server: TritonServer) -> None:
+    done = run(server, "ranker", "5")
+    assert done.returncode == 0, done.stderr.decode()
+    scores = re.findall(r"candidate \d: ([+-]\d+\.\d{4})", done.stdout.decode())
+    features = np.random.default_rng(0).standard_normal((5, 256), dtype=np.float32)
+    np.testing.assert_allclose([float(s) for s in scores], plain_ranker(features)[:, 0], atol=1e-3)

@@ -1,0 +1,97 @@
+"""The ensemble `embed` and the `ranker`, as clients see them, against references in one piece."""
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from server.launch import TritonServer
+from tests.triton.calls import (
+    BOUND,
+    PROTOCOLS,
+    Array,
+    Client,
+    closeness,
+    in_parallel,
+    plain_ranker,
+    reference,
+)
+
+CLIENTS = 8
+MAX_BATCH = 64
+
+
+@pytest.fixture(scope="module")
+def alone(server: TritonServer) -> Array:
+    """Each text in a request of its own, with nobody else there: float32 [200, 384]."""
+    with Client(server.endpoints) as client:
+        return np.concatenate([client.embed([text]) for text in reference().texts])
+
+
+def test_each_text_alone(server: TritonServer, alone: Array) -> None:
+    assert reference().cosine(range(200), alone) >= BOUND["float32"]
+    few = range(0, 200, 10)
+    with Client(server.endpoints, "http") as client:
+        answers = np.concatenate([client.embed([reference().texts[n]]) for n in few])
+    assert reference().cosine(few, answers) >= BOUND["float32"]
+    assert closeness(alone[few], answers) >= BOUND["float32"]
+
+
+@pytest.mark.parametrize(("size", "protocol"), [(3, "http"), (MAX_BATCH, "grpc")])
+def test_batches(server: TritonServer, alone: Array, size: int, protocol: str) -> None:
+    texts = reference().texts[: 20 * size]
+    with Client(server.endpoints, protocol) as client:
+        parts = [client.embed(texts[at : at + size]) for at in range(0, len(texts), size)]
+    vectors = np.concatenate(parts)
+    assert reference().cosine(range(len(texts)), vectors) >= BOUND["float32"]
+    assert closeness(vectors, alone[: len(texts)]) >= BOUND["float32"]
+
+
+def test_company_and_order_change_nothing(server: TritonServer, alone: Array) -> None:
+    """8 clients at once over both protocols, each with texts, an order and sizes of its own."""
+
+    def embed_shuffled(number: int) -> tuple[list[int], Array]:
+        shuffle = random.Random(number)
+        order = shuffle.sample(range(200), 60)
+        with Client(server.endpoints, list(PROTOCOLS)[number % 2]) as client:
+            parts = [
+                client.embed([reference().texts[n] for n in which]) for which in cut(order, shuffle)
+            ]
+        return order, np.concatenate(parts)
+
+    for order, vectors in in_parallel(CLIENTS, embed_shuffled):
+        assert reference().cosine(order, vectors) >= BOUND["float32"]
+        assert closeness(vectors, alone[order]) >= BOUND["float32"]
+
+
+def cut(order: list[int], sizes: random.Random) -> Iterator[list[int]]:
+    """Requests of 1 to 64 texts, small ones more often."""
+    while order:
+        size = min(MAX_BATCH, int(2 ** sizes.uniform(0, 6.1)))
+        yield order[:size]
+        order = order[size:]
+
+
+def test_texts_are_cut_at_256_tokens(server: TritonServer) -> None:
+    words = [f"word{n % 7} " for n in range(2000)]
+    with Client(server.endpoints) as client:
+        much, more = client.embed(["".join(words[:1000]), "".join(words)])
+        short = client.embed(["".join(words[:20])])[0]
+    np.testing.assert_allclose(much, more, atol=1e-6)
+    assert much @ short < 0.999
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_ranker_against_numpy(server: TritonServer, protocol: str) -> None:
+    draw = np.random.default_rng(0)
+
+    def score(number: int) -> tuple[Array, Array]:
+        features = draw_of[number]
+        with Client(server.endpoints, protocol) as client:
+            return features, client.score(features)
+
+    draw_of = [draw.standard_normal((rows, 256), np.float32) for rows in (1, 2, 33, 256)]
+    for features, scores in in_parallel(4, score):
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores, plain_ranker(features), rtol=0, atol=2e-5)

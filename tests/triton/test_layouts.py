@@ -1,0 +1,101 @@
+"""Tensor, pipeline and data parallelism behind one Triton: right answers, ranks in their place."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.launch import TritonServer
+from tests.harness import rank_processes
+from tests.triton import repository
+from tests.triton.calls import BOUND, Client, in_parallel, reference, settled
+from tests.triton.conftest import Serve
+from tests.triton.repository import Layout
+
+LAYOUTS = [
+    Layout(2, 2),
+    Layout(1, 3, dtype="bfloat16"),
+    Layout(4, 1, dtype="bfloat16"),
+    Layout(2, 1, replicas=2, policies=("first", "last")),
+    Layout(1, 1, replicas=2),
+]
+CORES = sorted(os.sched_getaffinity(0))
+POLICIES = {"first": CORES[0], "last": CORES[-1]}
+PINNED = LAYOUTS[3]
+
+
+@pytest.fixture(scope="module")
+def layouts(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """All of them at once."""
+    models = tmp_path_factory.mktemp("layouts") / "repository"
+    repository.copy(models, "embed_tokenizer", "embed_pooler")
+    for layout in LAYOUTS:
+        repository.add_variant(models, layout)
+    options = [f"--host-policy={name},cpu-cores={core}-{core}" for name, core in POLICIES.items()]
+    with serve(models, options=options) as server:
+        yield server
+
+
+def stubs(server: TritonServer) -> list[int]:
+    children = Path(f"/proc/{server.pid}/task").glob("*/children")
+    return [int(pid) for tid in children for pid in tid.read_text().split()]
+
+
+def ranks_by_model(server: TritonServer) -> dict[str, dict[tuple[int, int], int]]:
+    """Model name to (replica, rank) to pid, over all stubs."""
+    found: dict[str, dict[tuple[int, int], int]] = {}
+    for stub in stubs(server):
+        for place, pid in rank_processes(stub).items():
+            found.setdefault(model_of(pid), {})[place] = pid
+    return found
+
+
+def model_of(pid: int) -> str:
+    environment = Path(f"/proc/{pid}/environ").read_text()
+    return next(each.name for each in LAYOUTS if f"{each.name}_encoder" in environment)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.timeout(240)  # the first one also starts the server
+def test_answers_as_the_reference(layouts: TritonServer, layout: Layout) -> None:
+    def embed(number: int) -> tuple[list[int], float]:
+        which = list(range(number, 200, 20))
+        with Client(layouts.endpoints, ("grpc", "http")[number % 2]) as client:
+            texts = [reference().texts[n] for n in which]
+            first, rest = client.embed(texts[:1], layout.name), client.embed(texts[1:], layout.name)
+        assert reference().cosine(which[:1], first) >= BOUND[layout.dtype]
+        return which[1:], reference().cosine(which[1:], rest)
+
+    for _, cosine in in_parallel(4, embed):
+        assert cosine >= BOUND[layout.dtype]
+
+
+def test_every_rank_is_a_process_of_its_replica(layouts: TritonServer) -> None:
+    ranks = ranks_by_model(layouts)
+    for layout in LAYOUTS:
+        places = {(r, n) for r in range(layout.replicas) for n in range(layout.world_size)}
+        assert ranks[layout.name].keys() == places
+
+
+def test_both_replicas_work(layouts: TritonServer) -> None:
+    for layout in (each for each in LAYOUTS if each.replicas == 2):
+        encoder = f"{layout.name}_encoder"
+
+        def embed(number: int, model: str = layout.name) -> None:
+            with Client(layouts.endpoints) as client:
+                for _ in range(5):
+                    client.embed([reference().texts[number]], model)
+
+        in_parallel(4, embed)
+        for replica in ("0", "1"):
+            wanted = {"model": encoder, "replica": replica}
+            settled(layouts.endpoints, lambda now, w=wanted: now.total("requests_total", **w) > 0)
+
+
+def test_a_host_policy_pins_its_ranks(layouts: TritonServer) -> None:
+    for (_, rank), pid in ranks_by_model(layouts)[PINNED.name].items():
+        core = POLICIES["first" if rank == 0 else "last"]
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            status = (thread / "status").read_text()
+            assert f"Cpus_allowed_list:\t{core}\n" in status

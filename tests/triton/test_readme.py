@@ -1,0 +1,147 @@
+"""README.md is true: its code runs, its files and targets exist, its tables are complete."""
+
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from python_mp.config import Parameters
+from python_mp.front import metrics
+from server.installation import PROJECT
+from server.launch import TritonServer
+from tests.triton.calls import BOUND, Client, closeness
+from tests.triton.conftest import Serve
+
+README = (PROJECT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def block(language: str, text: str) -> str:
+    """The only code block of that language with that text in it."""
+    (found,) = (code for name, code in BLOCKS if name == language and text in code)
+    return str(found)
+
+
+def test_the_client_runs(server: TritonServer, capfd: pytest.CaptureFixture[str]) -> None:
+    code = block("python", "tritonclient").replace("127.0.0.1:8001", server.endpoints.grpc_url)
+    names: dict[str, np.ndarray] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    names["client"].close()
+    embedding = names["embedding"]
+    assert (embedding.shape, embedding.dtype) == ((1, 384), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(embedding), 1, atol=1e-5)
+    with Client(server.endpoints) as client:
+        expected = client.embed(["How do I reset my password?"])
+    assert closeness(embedding, expected) >= BOUND["float32"]
+    assert capfd.readouterr().err == ""
+
+
+@pytest.fixture
+def mlp(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The model of "Bring your own model", and its weights."""
+    module = block("python", "def build(shard)")
+    place = re.match(r"# model_repository/(\S+)\n", module)
+    assert place is not None
+    file = tmp_path / "repository" / place[1]
+    file.parent.mkdir(parents=True)
+    file.write_text(module)
+    (file.parent.parent / "config.pbtxt").write_text(block("", "max_batch_size"))
+    random = torch.Generator().manual_seed(0)
+    shapes = {
+        "up.weight": (128, 64),
+        "up.bias": (128,),
+        "down.weight": (64, 128),
+        "down.bias": (64,),
+    }
+    weights = {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
+    save_file(weights, file.parent / "model.safetensors")
+    return tmp_path / "repository", weights
+
+
+def test_bring_your_own_model(serve: Serve, mlp: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    models, w = mlp
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
+    hidden = F.gelu(F.linear(x, w["up.weight"], w["up.bias"]))
+    expected = F.linear(hidden, w["down.weight"], w["down.bias"])
+    with serve(models) as server, Client(server.endpoints) as client:
+        y = client.ask("mlp", "Y", X=x.numpy())
+    np.testing.assert_allclose(y, expected.numpy(), rtol=1e-4, atol=1e-3)
+
+
+def test_make_targets_exist() -> None:
+    named = set(re.findall(r"\bmake ([a-z]+)", " ".join(re.findall(r"`[^`]+`", README))))
+    named |= set(re.findall(r"^make ([a-z]+)", "\n".join(code for _, code in BLOCKS), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    assert {"serve", "test"} <= named <= targets
+
+
+def source(name: str) -> Path:
+    """The one file of the project that the README means by a path or the end of one."""
+    folders = ("backends", "model_repository", "clients", "server", "build_scripts", "docs")
+    everything = [*PROJECT.glob("*.md"), *(f for d in folders for f in (PROJECT / d).rglob("*"))]
+    found = [file for file in everything if f"/{file.relative_to(PROJECT)}".endswith(f"/{name}")]
+    assert found, f"the README names {name}, which does not exist"
+    return min(found, key=lambda file: len(file.parts))
+
+
+def test_named_files_exist() -> None:
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)
+    named = set(re.findall(r"`((?:[\w.]+/)+[\w.]*|\w+\.(?:py|md))`", prose))
+    linked = set(re.findall(r"\]\(([\w./-]+)\)", prose))
+    for name in named | linked:
+        if not name.startswith("1/"):  # of the reader's own model
+            source(name.rstrip("/"))
+    assert len(named) > 8
+
+
+def test_the_life_of_a_request_names_functions_that_exist() -> None:
+    life = README.split("## The life of a request")[1].split("\n## ")[0]
+    steps = re.findall(r"`([\w/]+\.py)`: `(\w+)`", life)
+    assert len(steps) >= 3
+    for file, function in steps:
+        assert f"def {function}(" in source(file).read_text()
+
+
+def rows() -> dict[str, str]:
+    """Parameter to default, as the table says."""
+    table = README.split("| parameter | meaning | default |\n")[1].split("\n\n")[0]
+    found = {}
+    for row in table.splitlines()[1:]:
+        names, _, default = (cell.strip() for cell in row.strip("|").split("|"))
+        names = re.findall(r"`([\w.*]+)`", names)
+        defaults = default.split(", ") if len(names) > 1 else [default]
+        found |= dict(zip(names, defaults, strict=True))
+    return found
+
+
+def shown(default: object) -> str | None:
+    """A default as the table writes it; None where it takes words."""
+    if default is MISSING:
+        return "required"
+    if not default:
+        return None
+    if isinstance(default, int):
+        return f"{default >> 20} MiB" if default >> 20 else str(default)
+    return f"`{default}`"
+
+
+def test_the_table_of_parameters_is_complete() -> None:
+    table = rows()
+    assert table.pop("module.*") == ""
+    assert table.keys() == {field.name for field in fields(Parameters)}
+    for field in fields(Parameters):
+        default = shown(field.default)
+        assert (
+            table[field.name] == default if default else not re.match("[`0-9]", table[field.name])
+        )
+
+
+def test_the_metrics_are_those_that_exist() -> None:
+    section = README.split("## What is measured while it runs")[1].split("\n## ")[0]
+    named = re.findall(r"`(?:python_mp)?_(\w+)`", section)
+    assert sorted(named) == sorted(metrics.COUNTERS | metrics.GAUGES | metrics.HISTOGRAMS)
