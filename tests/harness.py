@@ -168,14 +168,21 @@ def served(config: ModelConfig, runtime: Path, index: int = 0) -> Iterator[Serve
 
 
 def rank_processes(front: int) -> dict[tuple[int, int], int]:
-    """(replica, rank) -> pid of the rank programs that the process `front` started."""
+    """(replica, rank) -> pid of the ranks that the process `front` has, by way of its nursery."""
     found = {}
-    for task in Path(f"/proc/{front}/task").iterdir():
-        for pid in map(int, _read(task / "children").split()):
-            spec = _rank_spec(pid)
-            if spec:
-                found[spec["replica"], spec["rank"]] = pid
+    for nursery in children(front):
+        for pid in children(nursery):
+            name, _, place = _read(Path(f"/proc/{pid}/comm")).decode().strip().partition(" ")
+            if name == "rank":
+                replica, rank = place.split(".")
+                found[int(replica), int(rank)] = pid
     return found
+
+
+def children(pid: int) -> list[int]:
+    """Processes that any of its threads has started."""
+    lists = Path("/proc", str(pid), "task").glob("*/children")
+    return [int(child) for each in lists for child in _read(each).split()]
 
 
 def alive(pid: int) -> bool:
@@ -190,15 +197,6 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "did not come true"
         time.sleep(0.005)
-
-
-def _rank_spec(pid: int) -> dict[str, Any] | None:
-    if b"python_mp.rank.worker" not in _read(Path(f"/proc/{pid}/cmdline")):
-        return None
-    variable = b"PYTHON_MP_RANK="
-    environment = _read(Path(f"/proc/{pid}/environ")).split(b"\0")
-    texts = (line.removeprefix(variable) for line in environment if line.startswith(variable))
-    return next((dict(json.loads(text)) for text in texts), None)
 
 
 def _read(path: Path) -> bytes:

@@ -18,7 +18,7 @@ from server.endpoints import Endpoints
 from server.installation import PROJECT
 from server.launch import TritonServer
 from server.run import SEGMENTS
-from tests.harness import rank_processes, until
+from tests.harness import children, rank_processes, until
 from tests.triton import repository
 from tests.triton.calls import (
     BOUND,
@@ -45,15 +45,10 @@ def harmed(serve: Serve) -> Iterator[TritonServer]:
         yield ready
 
 
-def children(pid: int) -> set[int]:
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return {int(child) for each in lists for child in each.read_text().split()}
-
-
 def rank_pid(server: TritonServer, model: str, rank: int) -> int:
     for stub in children(server.pid):
         pid = rank_processes(stub).get((0, rank))
-        if pid and f"model_repository/{model}" in Path(f"/proc/{pid}/environ").read_text():
+        if pid and f"model_repository/{model}/" in Path(f"/proc/{stub}/cmdline").read_text():
             return pid
     raise AssertionError(f"{model} has no rank {rank}")
 
@@ -178,7 +173,8 @@ def test_the_end_of_tritonserver_ends_everything(
     server = TritonServer(models, endpoints=Endpoints.free())
     server.start()
     server.wait_ready()
-    assert sum("python_mp.rank.worker" in p for p in processes_of(server.run.folder).values()) == 2
+    processes = processes_of(server.run.folder).values()
+    assert sum("python_mp.rank.nursery" in p for p in processes) == 3, "with its two ranks"
     is_right_once(server, scores)
     began = time.monotonic()
     os.kill(server.pid, number)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.launch import TritonServer
-from tests.harness import rank_processes
+from tests.harness import children, rank_processes
 from tests.triton import repository
 from tests.triton.calls import BOUND, Client, in_parallel, reference, settled
 from tests.triton.conftest import Serve
@@ -37,23 +37,18 @@ def layouts(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield server
 
 
-def stubs(server: TritonServer) -> list[int]:
-    children = Path(f"/proc/{server.pid}/task").glob("*/children")
-    return [int(pid) for tid in children for pid in tid.read_text().split()]
-
-
 def ranks_by_model(server: TritonServer) -> dict[str, dict[tuple[int, int], int]]:
     """Model name to (replica, rank) to pid, over all stubs."""
     found: dict[str, dict[tuple[int, int], int]] = {}
-    for stub in stubs(server):
+    for stub in children(server.pid):
         for place, pid in rank_processes(stub).items():
-            found.setdefault(model_of(pid), {})[place] = pid
+            found.setdefault(model_of(stub), {})[place] = pid
     return found
 
 
-def model_of(pid: int) -> str:
-    environment = Path(f"/proc/{pid}/environ").read_text()
-    return next(each.name for each in LAYOUTS if f"{each.name}_encoder" in environment)
+def model_of(stub: int) -> str:
+    command = Path(f"/proc/{stub}/cmdline").read_text()
+    return next(each.name for each in LAYOUTS if f"/{each.name}_encoder/" in command)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)

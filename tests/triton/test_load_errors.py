@@ -121,12 +121,9 @@ def test_each_names_the_key_or_file(broken: tuple[TritonServer, dict[str, str]])
 
 def test_nothing_is_left_of_them(broken: tuple[TritonServer, dict[str, str]]) -> None:
     server, _ = broken
-    ranks = [
-        command
-        for command in processes_of(server.run.folder).values()
-        if "python_mp.rank.worker" in command
-    ]
-    assert len(ranks) == 2, "those of the good model"
+    commands = processes_of(server.run.folder).values()
+    ranks = [command for command in commands if "python_mp.rank.nursery" in command]
+    assert len(ranks) == 3, "those of the good model, and where they come from"
 
 
 def test_loading_one_by_one_is_no_deadlock(

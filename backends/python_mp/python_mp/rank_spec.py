@@ -1,15 +1,11 @@
-"""What the front tells a rank, in its environment: torchrun's variable names, and one of ours."""
+"""What the front tells a rank."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from .config import ModelConfig, parse
-
-_VARIABLE = "PYTHON_MP_RANK"
 
 
 @dataclass(frozen=True)
@@ -44,18 +40,19 @@ class RankSpec:
         sizes = self.config.parameters
         return self.stage == sizes.pipeline_parallel_size - 1 and self.tensor_rank == 0
 
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> RankSpec:
+        raw = json.loads(text)
+        return cls(**raw | {"source": tuple(raw["source"]), "cpus": tuple(raw["cpus"])})
+
     def environment(self) -> dict[str, str]:
+        """torchrun's variables, for modules that look for them."""
         return {
             "RANK": str(self.rank),
             "LOCAL_RANK": str(self.rank),
             "WORLD_SIZE": str(self.world_size),
             "LOCAL_WORLD_SIZE": str(self.world_size),
-            "OMP_NUM_THREADS": str(self.threads),
-            "MKL_NUM_THREADS": str(self.threads),
-            _VARIABLE: json.dumps(asdict(self)),
         }
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> RankSpec:
-        raw = json.loads(environment[_VARIABLE])
-        return cls(**raw | {"source": tuple(raw["source"]), "cpus": tuple(raw["cpus"])})

@@ -22,7 +22,9 @@ from ..channel import ALIGN, Arena, Connection, Kind, Message
 from ..config import ModelConfig
 from ..layout import RankPlacement, ReplicaLayout
 from ..rank_spec import RankSpec
+from .cores import CpuSet
 from .inbox import GroupEnded, Inbox
+from .nursery import Nursery
 from .process import RankProcess
 
 _ABORT = b"\1\0\0\0"
@@ -87,11 +89,13 @@ class Group:
 
     # -- life ------------------------------------------------------------------------------------
 
-    def spawn(self, layout: ReplicaLayout, cpus: list[tuple[int, ...]], runtime: Path) -> None:
+    def spawn(
+        self, nursery: Nursery, layout: ReplicaLayout, cpus: list[CpuSet], runtime: Path
+    ) -> None:
         """Starts all ranks; `runtime` is a private folder."""
         store = runtime / f"store-{os.getpid()}-{layout.index}-{self.generation}"
         for placement, cores in zip(layout.ranks, cpus, strict=True):
-            self._spawn(layout, placement, cores, store)
+            self._spawn(nursery, layout, placement, cores, store)
 
     def wait_ready(self, timeout: float, stopping: Event) -> None:
         """Raises GroupEnded when a rank cannot load, on time-out (seconds) or when stopped."""
@@ -191,7 +195,12 @@ class Group:
         return gone
 
     def _spawn(
-        self, layout: ReplicaLayout, placement: RankPlacement, cpus: tuple[int, ...], store: Path
+        self,
+        nursery: Nursery,
+        layout: ReplicaLayout,
+        placement: RankPlacement,
+        cpus: CpuSet,
+        store: Path,
     ) -> None:
         self._store = store
         ours, theirs = Connection.pair()
@@ -214,7 +223,8 @@ class Group:
             region_fd=self._region,
             store=str(store),
         )
-        process = RankProcess(spec, ours, (spec.control_fd, spec.arena_fd, spec.region_fd))
+        descriptors = [theirs.fileno(), self._arena.fd, self._region]
+        process = RankProcess(nursery, spec, ours, descriptors)
         theirs.close()
         self._ranks.append(process)
         self.inbox.add(process)

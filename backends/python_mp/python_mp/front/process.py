@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 from ..channel import Connection
 from ..rank_spec import RankSpec
-
-_PACKAGE_PARENT = Path(__file__).parents[2]
+from .nursery import Nursery
 
 
 class RankProcess:
-    """Starts the rank's program at once. Call from a thread that outlives it: the kernel kills the
-    rank when that thread ends (PR_SET_PDEATHSIG)."""
+    """Starts the rank at once."""
 
-    def __init__(self, spec: RankSpec, connection: Connection, inherited: tuple[int, ...]) -> None:
+    def __init__(
+        self, nursery: Nursery, spec: RankSpec, connection: Connection, descriptors: list[int]
+    ) -> None:
         self.rank = spec.rank
         self.connection = connection
-        path = os.pathsep.join(filter(None, (str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "python_mp.rank.worker"],
-            env=os.environ | spec.environment() | {"PYTHONPATH": path},
-            pass_fds=inherited,
-            stdin=subprocess.DEVNULL,
-        )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+        self._nursery = nursery
+        self._pid = nursery.fork(spec, descriptors)
+        self._pidfd = os.pidfd_open(self._pid)
+        self._exit_code: int | None = None
 
     def kill(self) -> None:
-        self._process.kill()
+        if self._exit_code is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def hang_up(self) -> None:
         """Closes the connection, upon which the rank exits by itself."""
@@ -43,11 +37,12 @@ class RankProcess:
     def reap(self, timeout: float = 1.0) -> int:
         """The exit code, or minus the signal's number. Killed if it has not ended within `timeout`
         seconds: its socket is closed, so it is of no use."""
-        try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return self._process.wait()
+        if self._exit_code is None:
+            if not select.select([self._pidfd], [], [], timeout)[0]:
+                self.kill()
+            self._exit_code = self._nursery.reap(self._pid)
+            os.close(self._pidfd)
+        return self._exit_code
 
 
 def describe(exit_code: int) -> str:

@@ -23,17 +23,19 @@ from ..config import ModelConfig
 from ..errors import InvalidInput, LoadError, PythonMpError, RequestFailed, Unavailable
 from ..layout import ReplicaLayout
 from .blame import guilty
+from .cores import CpuSet
 from .group import Flight, Group
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
+from .nursery import Nursery
 from .scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
 _QUICK_SECONDS = 5e-3
 _PATIENCE = 3
-"""Failed starts in a row until requests are refused instead of kept waiting; a rank that says why
-it cannot load gets no such patience."""
+"""Failed starts in a row until requests are refused instead of kept waiting. A rank that says why
+it cannot load gets no such patience; a start that was killed from outside does not count."""
 _BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -49,7 +51,7 @@ class Replica:
         self,
         config: ModelConfig,
         layout: ReplicaLayout,
-        cpus: list[tuple[int, ...]],
+        cpus: list[CpuSet],
         runtime: Path,
         metrics: Metrics,
     ) -> None:
@@ -70,7 +72,7 @@ class Replica:
         self._down = ""
         self._stopping = threading.Event()
         self._first_start = threading.Event()
-        # The thread starts the ranks, so the kernel kills them when it ends.
+        # It makes the nursery, so the kernel kills that and all ranks when this thread ends.
         self._thread = threading.Thread(target=self._run, name=f"replica-{layout.index}")
 
     def start(self) -> None:
@@ -127,10 +129,13 @@ class Replica:
     # -- the replica's thread --------------------------------------------------------------------
 
     def _run(self) -> None:
+        nursery = None
         for generation in count(1):
             group = Group(self._config, generation)
             try:
-                group.spawn(self._layout, self._cpus, self._runtime)
+                if nursery is None or not nursery.is_alive:
+                    nursery = Nursery(self._config.parameters.engine)
+                group.spawn(nursery, self._layout, self._cpus, self._runtime)
                 self._start(group)
                 while not self._stopping.is_set():
                     self._handle(group, group.inbox.wait(None))
@@ -144,6 +149,8 @@ class Replica:
                     break
             finally:
                 self._end(group)
+        if nursery:
+            nursery.close()
         with self._lock:
             self._down = self._down or f"{self._config.name} is being unloaded"
         self._refuse_waiting()
@@ -218,7 +225,7 @@ class Replica:
             group.close_door()
             in_hand = group.in_hand
         if not served:
-            self._failed_starts += 1
+            self._failed_starts += not ended.killed
             if ended.raised or self._failed_starts >= _PATIENCE or not self._first_start.is_set():
                 self._down = reason
             if not self._first_start.is_set():

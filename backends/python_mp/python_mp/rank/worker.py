@@ -1,9 +1,7 @@
 """A rank's program: load the shard, then for each batch read, compute and report.
 
-    python -m python_mp.rank.worker        with RANK, WORLD_SIZE, ... and PYTHON_MP_RANK set
-
-It ends when its socket does, and the kernel kills it when the front's thread dies. A rank that
-raised reports and exits: its peers may already wait for it in a collective.
+It is forked by the nursery and ends when its socket does; the kernel kills it when the nursery
+dies. A rank that raised reports and exits: its peers may already wait for it in a collective.
 """
 
 from __future__ import annotations
@@ -16,24 +14,24 @@ import signal
 import socket
 import time
 import traceback
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 from ..channel import Arena, Connection, Kind, Message
 from ..errors import InvalidInput, PythonMpError
 from ..rank_spec import RankSpec
-
-if TYPE_CHECKING:
-    from .engines import Engine
+from .engines import Engine, load
 
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 
 
-def main() -> int:
-    spec = RankSpec.from_environment()
-    _die_with(spec.parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us.
+def run(spec: RankSpec) -> int:
+    """A rank's life, in the process that it was forked into; the exit code."""
+    die_with(spec.parent)
+    _call_it(f"rank {spec.replica}.{spec.rank}")
+    os.environ |= spec.environment()
     if spec.cpus:
         os.sched_setaffinity(0, spec.cpus)
     logging.basicConfig(level=logging.INFO, format=f"rank {spec.rank}: %(message)s")
@@ -42,7 +40,7 @@ def main() -> int:
     connection = Connection(socket.socket(fileno=spec.control_fd))
     arena = Arena(spec.arena_fd, spec.slots, spec.half)
     try:
-        engine = _load(spec)
+        engine = load(spec)
     except Exception as error:
         if not isinstance(error, PythonMpError):
             log.error("loading raised\n%s", traceback.format_exc())
@@ -84,25 +82,25 @@ def serve(spec: RankSpec, connection: Connection, arena: Arena, engine: Engine) 
     return 0
 
 
-def _load(spec: RankSpec) -> Engine:
-    from .engines import load  # Here, because torch takes seconds and reads the environment.
+def leave(exit_code: int) -> NoReturn:
+    """Ends the process, not by way of torch's destructors: they take most of a second."""
+    logging.shutdown()
+    os._exit(exit_code)
 
-    return load(spec)
 
-
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """Has the kernel kill this process when its parent dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _call_it(name: str) -> None:
+    """For ps and top; at most 15 characters."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, PythonMpError):
         return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-if __name__ == "__main__":
-    code = main()
-    logging.shutdown()
-    os._exit(code)  # Not by way of torch's destructors: they take most of a second.

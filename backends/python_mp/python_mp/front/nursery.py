@@ -1,0 +1,68 @@
+"""The front's side of `rank/nursery.py`: asks for ranks, and how they ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from signal import SIGKILL
+from threading import Lock
+
+from ..rank_spec import RankSpec
+
+_PACKAGE_PARENT = Path(__file__).parents[2]
+
+
+class Nursery:
+    """Make it in a thread that outlives it: the kernel kills the nursery when that thread ends, and
+    every rank when the nursery does (PR_SET_PDEATHSIG)."""
+
+    def __init__(self, engine: str) -> None:
+        self._lock = Lock()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        path = os.pathsep.join(filter(None, (str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
+        with theirs:
+            arguments = [engine, str(theirs.fileno()), str(os.getpid())]
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "python_mp.rank.nursery", *arguments],
+                env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def fork(self, spec: RankSpec, descriptors: list[int]) -> int:
+        """A new rank's pid; `descriptors` are its socket, the arena and the collectives' region.
+
+        Raises:
+            OSError: the nursery is dead.
+        """
+        answer = self._ask(spec.to_json(), descriptors)
+        if answer is None:
+            raise OSError("the process that starts ranks is dead")
+        return answer
+
+    def reap(self, pid: int) -> int:
+        """Waits for a rank's end: its exit code, or minus the signal's number."""
+        answer = self._ask(json.dumps(pid), [])
+        return -SIGKILL if answer is None else answer  # What the kernel does in that case.
+
+    def close(self) -> None:
+        """Call when all ranks are reaped."""
+        self._socket.close()
+        self._process.wait()
+
+    def _ask(self, order: str, descriptors: list[int]) -> int | None:
+        with self._lock:
+            try:
+                socket.send_fds(self._socket, [order.encode()], descriptors)
+                answer = self._socket.recv(64)
+            except (BrokenPipeError, ConnectionResetError):
+                return None
+        return int(answer) if answer else None

@@ -1,0 +1,63 @@
+"""Where ranks come from: a process that has imported the engine forks them.
+
+Importing torch takes seconds of every rank's start; a fork takes milliseconds and shares the pages.
+Nothing else happens here, so that there is no thread and no CUDA context for a fork to break.
+
+    python -m python_mp.rank.nursery ENGINE SOCKET PARENT
+
+Orders come as JSON, a datagram each: a RankSpec with its three descriptors, answered by the new
+rank's pid; or a pid, whose end is waited for and answered by its exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from dataclasses import replace
+from importlib import import_module
+
+from ..rank_spec import RankSpec
+from . import worker
+
+_MAX_ORDER = 1 << 20
+
+
+def main(engine: str, descriptor: int, parent: int) -> None:
+    """Serves orders until the socket's end of file."""
+    worker.die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us.
+    orders = socket.socket(fileno=descriptor)
+    orders.set_inheritable(False)
+    import_module(f"python_mp.rank.engines.{engine}")
+    while True:
+        order, descriptors, _, _ = socket.recv_fds(orders, _MAX_ORDER, 3)
+        if not order:
+            return
+        raw = json.loads(order)
+        answer = _reap(raw) if isinstance(raw, int) else _fork(order, descriptors, orders)
+        orders.send(str(answer).encode())
+
+
+def _fork(order: bytes, descriptors: list[int], orders: socket.socket) -> int:
+    control, arena, region = descriptors
+    spec = RankSpec.from_json(order.decode())
+    spec = replace(spec, parent=os.getpid(), control_fd=control, arena_fd=arena, region_fd=region)
+    pid = os.fork()
+    if not pid:
+        orders.close()
+        worker.leave(worker.run(spec))
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return pid
+
+
+def _reap(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    worker.leave(0)
