@@ -135,8 +135,7 @@ class Replica:
             try:
                 if nursery is None or not nursery.is_alive:
                     nursery = Nursery(self._config.parameters.engine)
-                group.spawn(nursery, self._layout, self._cpus, self._runtime)
-                self._start(group)
+                self._start(group, nursery)
                 while not self._stopping.is_set():
                     self._handle(group, group.inbox.wait(None))
                 break
@@ -155,8 +154,9 @@ class Replica:
             self._down = self._down or f"{self._config.name} is being unloaded"
         self._refuse_waiting()
 
-    def _start(self, group: Group) -> None:
+    def _start(self, group: Group, nursery: Nursery) -> None:
         began = time.monotonic()
+        group.spawn(nursery, self._layout, self._cpus, self._runtime)
         with self._lock:
             self._group = group
         self._metrics.gauge("generation", group.generation)
