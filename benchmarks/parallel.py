@@ -69,7 +69,8 @@ def _encoder(folder: Path, dtype: str, layers: int, side: dict[str, int]) -> Any
         [tensor("HIDDEN_STATES", FP32, -1, 384)],
         engine="torch",
         dtype=dtype,
-        max_batch_tokens=1024,
+        max_batch_tokens=512,
+        threads_per_rank=1,
         **side,
     )
 
@@ -84,8 +85,8 @@ def _latency_ms(replica: Served) -> float:
 
 
 def _texts_per_second(replica: Served) -> float:
-    """128 texts, 64 of them in flight."""
-    ids = deque(token_ids(short_texts()[:128]))
+    """256 texts, 64 of them in flight."""
+    ids = deque(token_ids(short_texts()[:256]))
     total, start = len(ids), time.perf_counter()
     flying = deque(replica.ask(INPUT_IDS=ids.popleft()) for _ in range(64))
     while flying:
