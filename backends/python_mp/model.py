@@ -5,6 +5,7 @@ one only lends its cores or device. Nothing here may crash, since Triton never r
 """
 
 import logging
+import os
 from threading import Lock
 
 import triton_python_backend_utils as pb_utils
@@ -65,6 +66,7 @@ class TritonPythonModel:
             shares[first : first + self._config.world_size],
             runtime,
             self._metrics,
+            server=os.getppid(),
         )
         self._replica.start()
         self._metrics.start()

@@ -18,14 +18,18 @@ _PACKAGE_PARENT = Path(__file__).parents[2]
 
 class Nursery:
     """Make it in a thread that outlives it: the kernel kills the nursery when that thread ends, and
-    every rank when the nursery does (PR_SET_PDEATHSIG)."""
+    every rank when the nursery does (PR_SET_PDEATHSIG).
 
-    def __init__(self, engine: str) -> None:
+    Args:
+        server: pid of a tritonserver that this process must not outlive; 0 for none.
+    """
+
+    def __init__(self, engine: str, server: int) -> None:
         self._lock = Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = os.pathsep.join(filter(None, (str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
         with theirs:
-            arguments = [engine, str(theirs.fileno()), str(os.getpid())]
+            arguments = [engine, str(theirs.fileno()), str(os.getpid()), str(server)]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "python_mp.rank.nursery", *arguments],
                 env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},

@@ -45,6 +45,7 @@ class Replica:
     Args:
         cpus: the cores of each rank.
         runtime: a private folder.
+        server: pid of the tritonserver with which all this ends; 0 for none.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Replica:
         cpus: list[CpuSet],
         runtime: Path,
         metrics: Metrics,
+        server: int = 0,
     ) -> None:
         self._config = config
         self._layout = layout
         self._cpus = cpus
         self._runtime = runtime
         self._metrics = metrics
+        self._server = server
         sizes = config.parameters
         self._scheduler = Scheduler(
             sizes.max_batch_tokens, sizes.max_batch_bytes, sizes.max_queue_requests
@@ -134,7 +137,7 @@ class Replica:
             group = Group(self._config, generation)
             try:
                 if nursery is None or not nursery.is_alive:
-                    nursery = Nursery(self._config.parameters.engine)
+                    nursery = Nursery(self._config.parameters.engine, self._server)
                 self._start(group, nursery)
                 while not self._stopping.is_set():
                     self._handle(group, group.inbox.wait(None))

@@ -3,7 +3,10 @@
 Importing torch takes seconds of every rank's start; a fork takes milliseconds and shares the pages.
 Nothing else happens here, so that there is no thread and no CUDA context for a fork to break.
 
-    python -m python_mp.rank.nursery ENGINE SOCKET PARENT
+    python -m python_mp.rank.nursery ENGINE SOCKET PARENT SERVER
+
+A stub can outlive a tritonserver that was killed, stuck in a call to it. So the nursery watches the
+server too (a pid, 0 for none) and then ends the stub, its parent, and thereby itself and the ranks.
 
 Orders come as JSON, a datagram each: a RankSpec with its three descriptors, answered by the new
 rank's pid; or a pid, whose end is waited for and answered by its exit code.
@@ -13,26 +16,34 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
+import time
 from dataclasses import replace
 from importlib import import_module
+from typing import Any
 
 from ..rank_spec import RankSpec
 from . import worker
 
 _MAX_ORDER = 1 << 20
+_GRACE_SECONDS = 1.0
 
 
-def main(engine: str, descriptor: int, parent: int) -> None:
+def main(engine: str, descriptor: int, parent: int, server: int) -> None:
     """Serves orders until the socket's end of file."""
     worker.die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us.
     orders = socket.socket(fileno=descriptor)
     orders.set_inheritable(False)
     import_module(f"python_mp.rank.engines.{engine}")
+    watched: list[Any] = [orders, os.pidfd_open(server)] if server else [orders]
     while True:
+        if orders not in select.select(watched, [], [])[0]:
+            time.sleep(_GRACE_SECONDS)  # Mostly the stub ends by itself, and we with it.
+            os.kill(parent, signal.SIGKILL)
         order, descriptors, _, _ = socket.recv_fds(orders, _MAX_ORDER, 3)
         if not order:
             return
@@ -59,5 +70,5 @@ def _reap(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))
     worker.leave(0)
