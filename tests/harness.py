@@ -78,12 +78,11 @@ def lone_rank(config: ModelConfig) -> RankSpec:
     return RankSpec(
         source=config.source,
         **dict.fromkeys(("replica", "rank", "tensor_rank", "stage", "slots", "half"), 0),
-        **dict.fromkeys(("device", "control_fd", "arena_fd", "region_fd"), -1),
+        device=-1,
         generation=1,
         world_size=1,
         cpus=(),
         threads=len(os.sched_getaffinity(0)),
-        parent=os.getpid(),
         store="",
     )
 

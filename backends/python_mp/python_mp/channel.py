@@ -10,7 +10,7 @@ last stage) writes the outputs. A message tells what lies where; one per datagra
 
     kind u8 | tensors u8 | slot u16 | batch u64 | compute ns u64 | waited ns u64      28 bytes
     per tensor:  dtype u8 | dims u8 | name length u16 | offset in slot u64 | dims x i64 | name
-    rest:        text, UTF-8 (what went wrong, or the JSON of READY)
+    rest:        text, UTF-8 (what went wrong)
 
 End of file on a socket is the death of the other side. Nothing is ever unpickled.
 """
@@ -47,7 +47,7 @@ class Kind(IntEnum):
     FORWARD = 1
     """Front to rank: compute the batch in this slot."""
     READY = 2
-    """Rank to front: loaded; text is JSON with what it holds."""
+    """Rank to front: loaded. The only thing that it says before it gets a batch."""
     DONE = 3
     """Rank to front: through with the batch; the answering rank's has the outputs."""
     REFUSED = 4

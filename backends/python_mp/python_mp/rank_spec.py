@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from .config import ModelConfig, parse
 
 
 @dataclass(frozen=True)
 class RankSpec:
-    """One rank of one generation. File descriptors are inherited; -1 and "" mean none."""
+    """One rank of one generation. The nursery, which forks it, fills in the last four: its own pid
+    and the descriptors that came with the order."""
 
     source: tuple[str, str, str]
     replica: int
@@ -22,15 +24,15 @@ class RankSpec:
     device: int
     cpus: tuple[int, ...]
     threads: int
-    parent: int
-    control_fd: int
-    arena_fd: int
     slots: int
     half: int
-    region_fd: int
     store: str
+    parent: int = 0
+    control_fd: int = -1
+    arena_fd: int = -1
+    region_fd: int = -1
 
-    @property
+    @cached_property
     def config(self) -> ModelConfig:
         return parse(*self.source)
 

@@ -84,8 +84,6 @@ class Group:
         self.inbox = Inbox()
         self._ranks: list[RankProcess] = []
         self._store: Path | None = None
-        self.loaded: dict[int, str] = {}
-        """What each READY rank said of itself (JSON)."""
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -93,23 +91,21 @@ class Group:
         self, nursery: Nursery, layout: ReplicaLayout, cpus: list[CpuSet], runtime: Path
     ) -> None:
         """Starts all ranks; `runtime` is a private folder."""
-        store = runtime / f"store-{os.getpid()}-{layout.index}-{self.generation}"
+        self._store = runtime / f"store-{os.getpid()}-{layout.index}-{self.generation}"
         for placement, cores in zip(layout.ranks, cpus, strict=True):
-            self._spawn(nursery, layout, placement, cores, store)
+            self._spawn(nursery, layout, placement, cores)
 
     def wait_ready(self, timeout: float, stopping: Event) -> None:
         """Raises GroupEnded when a rank cannot load, on time-out (seconds) or when stopped."""
         deadline = time.monotonic() + timeout
-        while len(self.loaded) < len(self._ranks):
+        loading = {rank.rank for rank in self._ranks}
+        while loading:
             if stopping.is_set():
                 raise GroupEnded("stopped while it started")
             left = deadline - time.monotonic()
             if left <= 0:
-                missing = sorted({rank.rank for rank in self._ranks} - self.loaded.keys())
-                raise GroupEnded(f"ranks {missing} did not load within {timeout:.0f} s")
-            for rank, message in self.inbox.wait(left):
-                if message.kind is Kind.READY:
-                    self.loaded[rank] = message.text
+                raise GroupEnded(f"ranks {sorted(loading)} did not load within {timeout:.0f} s")
+            loading -= {rank for rank, _ in self.inbox.wait(left)}
         self.state = State.SERVING
 
     def close_door(self) -> None:
@@ -195,14 +191,8 @@ class Group:
         return gone
 
     def _spawn(
-        self,
-        nursery: Nursery,
-        layout: ReplicaLayout,
-        placement: RankPlacement,
-        cpus: CpuSet,
-        store: Path,
+        self, nursery: Nursery, layout: ReplicaLayout, placement: RankPlacement, cpus: CpuSet
     ) -> None:
-        self._store = store
         ours, theirs = Connection.pair()
         spec = RankSpec(
             source=self._config.source,
@@ -215,13 +205,9 @@ class Group:
             device=placement.instance.device,
             cpus=cpus,
             threads=self._config.parameters.threads_per_rank or len(cpus),
-            parent=os.getpid(),
-            control_fd=theirs.fileno(),
-            arena_fd=self._arena.fd,
             slots=self._slots,
             half=self._arena.half,
-            region_fd=self._region,
-            store=str(store),
+            store=str(self._store),
         )
         descriptors = [theirs.fileno(), self._arena.fd, self._region]
         process = RankProcess(nursery, spec, ours, descriptors)

@@ -24,7 +24,7 @@ from ..errors import InvalidInput, LoadError, PythonMpError, RequestFailed, Unav
 from ..layout import ReplicaLayout
 from .blame import guilty
 from .cores import CpuSet
-from .group import Flight, Group
+from .group import Flight, Group, State
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
 from .nursery import Nursery
@@ -223,8 +223,8 @@ class Replica:
             reason += f": {ended.raised}"
         log.error("%s (generation %d)", reason, group.generation)
         self._metrics.gauge("ranks_alive", 0)
-        served = group.loaded.keys() == {rank.rank for rank in self._layout.ranks}
         with self._lock:
+            served = group.state is State.SERVING
             group.close_door()
             in_hand = group.in_hand
         if not served:

@@ -7,7 +7,6 @@ dies. A rank that raised reports and exits: its peers may already wait for it in
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 import signal
@@ -47,7 +46,7 @@ def run(spec: RankSpec) -> int:
         connection.send(Message(Kind.FAILED, text=_sentence(error)))
         return 1
     try:
-        connection.send(Message(Kind.READY, text=json.dumps({"pid": os.getpid()})))
+        connection.send(Message(Kind.READY))
         return serve(spec, connection, arena, engine)
     except OSError:
         return 0  # The front has hung up.
