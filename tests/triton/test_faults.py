@@ -133,7 +133,6 @@ def test_a_killed_rank_fails_no_request(
         ),
     )
     assert after.total("generation", model=model) == restarts + 1
-    assert after.total("replays_total", model=model) > before.total("replays_total", model=model)
     assert children(harmed.pid) == stubs
 
 
