@@ -12,15 +12,15 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv build serve test check format bench clean
+.PHONY: help install venv models build serve test check format bench clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-serve: build  ## serve the models and show that they answer; Ctrl-C ends it
+serve: models  ## serve the models and show that they answer; Ctrl-C ends it
 	@exec $(BIN)/python -m server --demo $(ARGS)
 
-test: venv build  ## all tests: unit, process, engines, Triton
+test: venv models  ## all tests: unit, process, engines, Triton
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 check: venv  ## format, lint, types
@@ -34,8 +34,11 @@ format: venv  ## bring the sources into form
 bench: venv build  ## the benchmarks: collectives, one block, end to end
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
-build: install  ## the model repository's artifacts, where missing or stale
-	@$(BIN)/python -m build_scripts.all
+models: install  ## what is served, built and verified where missing or stale
+	@$(BIN)/python -m build_scripts.build
+
+build: install  ## the same, and all other engines that the recipes name
+	@$(BIN)/python -m build_scripts.build --variants
 
 install: .venv/.installed  ## what serving needs, in .venv
 venv: .venv/.developer  ## and what tests and checks need

@@ -1,6 +1,6 @@
-"""`make bench`: collectives, parallel layers, serving. A table on the screen, JSON in results/.
+"""`make bench`: collectives, parallel layers, engines, serving. A table on the screen, JSON in results/.
 
-python -m benchmarks [collectives] [parallel] [serving]
+python -m benchmarks [collectives] [parallel] [engines] [serving]
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import collectives, parallel, serving
+from benchmarks import collectives, engines, parallel, serving
 
-SECTIONS = {"collectives": collectives.run, "parallel": parallel.run, "serving": serving.run}
+SECTIONS = {
+    "collectives": collectives.run,
+    "parallel": parallel.run,
+    "engines": engines.run,
+    "serving": serving.run,
+}
 
 
 def main() -> None:

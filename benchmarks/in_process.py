@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.texts import short_texts, token_ids
-from build_scripts.artifact import REPOSITORY
+from build_scripts.checkpoint import Checkpoint
 from python_mp.batch import CU_SEQLENS
+from python_mp.rank import source
 from python_mp.rank.collectives import connect
-from python_mp.rank.encoder import build
 from python_mp.rank.packed import Packed
 from python_mp.rank.shard import Shard
 
@@ -36,11 +36,14 @@ def main(dtype: str, seconds: float) -> float:
         stages=1,
         dtype=getattr(torch, dtype),
         device=CPU,
-        folder=REPOSITORY / "embed_encoder" / "1",
+        folder=Checkpoint.packaged().path,
         parameters={},
         communicator=connect("auto", tensor_rank=0, tensor_size=1),
     )
-    encoder, ids = build(shard), [row[0] for row in token_ids(short_texts())]
+    encoder, ids = (
+        source.read(shard.folder).build(shard),
+        [row[0] for row in token_ids(short_texts())],
+    )
     whole = len(ids) // BATCH * BATCH
     batches = cycle([_pack(ids[start : start + BATCH]) for start in range(0, whole, BATCH)])
     with torch.inference_mode():

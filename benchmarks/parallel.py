@@ -15,12 +15,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from benchmarks.texts import longest_ids, short_texts, token_ids
-from build_scripts.artifact import REPOSITORY
+from build_scripts.checkpoint import Checkpoint
 from tests.harness import FP32, INT32, Served, model_config, served, tensor
 
 ROUNDS = 5
-CHECKPOINT = REPOSITORY / "embed_encoder" / "1"
+CHECKPOINT = Checkpoint.packaged().path
 
 
 def run() -> Iterator[dict[str, Any]]:
@@ -29,10 +32,10 @@ def run() -> Iterator[dict[str, Any]]:
         for layers, what in ((1, "one block"), (6, "encoder")):
             label = f"tensor parallel 2, {what}, 256 tokens, {dtype}"
             sides = {"tensor_parallel_size": 1}, {"tensor_parallel_size": 2}
-            yield _compare(label, "ms", _latency_ms, dtype, layers, sides)
+            yield _compare(label, "ms", latency_ms, dtype, layers, sides)
         sides = {"pipeline_parallel_size": 1}, {"pipeline_parallel_size": 2}
         label = f"pipeline parallel 2, full load, {dtype}"
-        yield _compare(label, "texts/s", _texts_per_second, dtype, 6, sides)
+        yield _compare(label, "texts/s", texts_per_second, dtype, 6, sides)
 
 
 def _compare(
@@ -75,8 +78,9 @@ def _encoder(folder: Path, dtype: str, layers: int, side: dict[str, int]) -> Any
     )
 
 
-def _latency_ms(replica: Served) -> float:
-    ids, times = longest_ids(), []
+def latency_ms(replica: Served, ids: npt.NDArray[np.int32] | None = None) -> float:
+    """p50 of one request at a time; by default a text that fills the model's window."""
+    ids, times = longest_ids() if ids is None else ids, []
     for _ in range(10):
         start = time.perf_counter()
         replica.ask(INPUT_IDS=ids).result()
@@ -84,7 +88,7 @@ def _latency_ms(replica: Served) -> float:
     return median(times) * 1e3
 
 
-def _texts_per_second(replica: Served) -> float:
+def texts_per_second(replica: Served) -> float:
     """256 texts, 64 of them in flight."""
     ids = deque(token_ids(short_texts()[:256]))
     total, start = len(ids), time.perf_counter()

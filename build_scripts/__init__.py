@@ -1,1 +1,1 @@
-"""Make the artifacts of the model repository: `python -m build_scripts.all`."""
+"""From a checkpoint to verified engines: `python -m build_scripts.build`."""

@@ -2,31 +2,28 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 from safetensors.numpy import save_file
 
-from build_scripts.artifact import REPOSITORY, Artifact
-
-DIM, HIDDEN, BLOCKS, SEED = 256, 1024, 4, 0
+DIM, HIDDEN, BLOCKS, SEED, SAMPLES = 256, 1024, 4, 0, 200
 
 
-def artifact(repository: Path = REPOSITORY) -> Artifact:
-    """What `ranker` should hold beside its module.py."""
-    return Artifact(
-        version=repository / "ranker" / "1",
-        recipe={"builder": __name__, "seed": SEED, "dim": DIM, "hidden": HIDDEN, "blocks": BLOCKS},
-        sources={},
-        write=_write,
-    )
-
-
-def _write(directory: Path, progress: Progress) -> None:
+def make(folder: Path, progress: Progress) -> dict[str, object]:
+    """Writes `model.safetensors`, float32; returns facts for the manifest."""
     total = len(list(shapes()))
     named = progress.track(tensors(), total=total, description="ranker: model.safetensors")
-    save_file(dict(named), directory / "model.safetensors")
+    save_file(dict(named), folder / "model.safetensors")
+    return {"trained": False, "seed": SEED}
+
+
+def samples(_folder: Path) -> tuple[list[dict[str, NDArray[Any]]], None]:
+    """Requests to judge engines by, FEATURES float32 [1, DIM]; nobody knows their right scores."""
+    rows = np.random.default_rng(SEED + 1).standard_normal((SAMPLES, 1, DIM), np.float32)
+    return [{"FEATURES": row} for row in rows], None
 
 
 def tensors() -> Iterator[tuple[str, NDArray[np.float32]]]:

@@ -70,7 +70,7 @@ def embed_batches(
             return _infer(local.client, module, batch)
         except (InferenceServerException, OSError) as error:
             where = f"texts {start + 1} to {start + len(batch)}: " if len(texts) > 1 else ""
-            raise EmbedError(where + _sentence(error, address)) from error
+            raise EmbedError(where + sentence(error, address)) from error
 
     with ThreadPoolExecutor(concurrency, initializer=connect) as pool:
         yield from pool.map(infer, range(0, len(texts), batch_size))
@@ -93,7 +93,7 @@ def default_url(protocol: Protocol) -> str:
     return f"{host}:{os.environ.get(f'{protocol.upper()}_PORT', port)}"
 
 
-def _sentence(error: InferenceServerException | OSError, url: str) -> str:
+def sentence(error: InferenceServerException | OSError, url: str) -> str:
     if isinstance(error, OSError) or error.status() == "StatusCode.UNAVAILABLE":
         return f"the server at {url} cannot be reached; is it running (make serve)?"
     return str(error.message()).removeprefix("[request id: <id_unknown>] ")
@@ -166,12 +166,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=["table", "vectors", "npy"],
         help=f"similarities, JSON lines or a .npy (default: table for {FEW} texts, then vectors)",
     )
-    parser.add_argument("--batch-size", type=_positive, default=16, help="at most 64")
-    parser.add_argument("--concurrency", type=_positive, default=4, help="requests in flight")
+    parser.add_argument("--batch-size", type=positive, default=16, help="at most 64")
+    parser.add_argument("--concurrency", type=positive, default=4, help="requests in flight")
     return parser
 
 
-def _positive(value: str) -> int:
+def positive(value: str) -> int:
     number = int(value)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")

@@ -11,7 +11,7 @@ from threading import Lock
 import triton_python_backend_utils as pb_utils
 
 from python_mp import config as configuration
-from python_mp import layout
+from python_mp import layout, manifest
 from python_mp.batch import read_request
 from python_mp.errors import PythonMpError
 from python_mp.front import cores
@@ -52,6 +52,7 @@ class TritonPythonModel:
         everyone = [rank.instance for replica in replicas for rank in replica.ranks]
         shares = cores.share(self._presence.gather(everyone))
         first = mine.index * self._config.world_size
+        manifest.admit(self._config)
         self._metrics = Metrics(
             TritonSink(),
             {

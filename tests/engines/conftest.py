@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
 from build_scripts.checkpoint import Checkpoint
+from build_scripts.sentences import sentences
 from python_mp.config import ModelConfig
 from tests.harness import FP32, INT32, Array, model_config, tensor
-from tests.sentences import sentences
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,8 @@ class Texts:
 def texts() -> Texts:
     """200 texts."""
     checkpoint, written = Checkpoint.packaged(), sentences(200)
-    tokenizer = Tokenizer.from_file(str(checkpoint.file("tokenizer.json")))
-    tokenizer.enable_truncation(checkpoint.max_tokens)
-    tokenizer.no_padding()
-    ids = [np.array(each.ids, np.int32) for each in tokenizer.encode_batch(written)]
+    encoded = checkpoint.tokenizer().encode_batch(written)
+    ids = [np.array(each.ids, np.int32) for each in encoded]
     with warnings.catch_warnings(action="ignore"):
         from sentence_transformers import SentenceTransformer
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from python_mp.errors import InvalidInput
-from python_mp.rank import encoder
+from python_mp.rank import source
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.rank.shard import Shard
 from tests.engines.conftest import Texts, encoder_config
-from tests.harness import Array, Served, served
+from tests.harness import Array, Served, pids, served
 
 LIMIT = 60.0
 BOUND = {"float32": 0.999999, "bfloat16": 0.999}
@@ -97,9 +97,9 @@ def test_a_rank_killed_while_it_computes_changes_no_answer(
     with served(config, tmp_path) as replica:
         check_accuracy(replica, texts, 12, BOUND["float32"])
         longest = sorted(range(200), key=lambda n: -len(texts.ids[n]))[:16]
-        rows = [texts.ids[n] for n in longest]
+        rows, victim = [texts.ids[n] for n in longest], pids(replica)[1]
         futures = replica.ask_all([one_request(row) for row in rows])
-        os.kill(replica.pids()[1], signal.SIGKILL)
+        os.kill(victim, signal.SIGKILL)
         answers = [pooled(f.result(LIMIT), row) for f, row in zip(futures, rows, strict=True)]
         assert closeness(np.concatenate(answers), texts.embeddings[longest]) >= BOUND["float32"]
         metrics = replica.metrics()
@@ -135,7 +135,9 @@ def held_bytes(folder: Path, rank: int, size: int, stage: int = 0, stages: int =
     """Bytes of the tensors of one rank's module."""
     cpu, alone = torch.device("cpu"), Alone()
     place = (rank, size, stage, stages)
-    module = encoder.build(Shard(*place, torch.float32, cpu, folder / "1", {}, alone))
+    module = source.read(folder / "1").build(
+        Shard(*place, torch.float32, cpu, folder / "1", {}, alone)
+    )
     return sum(
         value.nbytes
         for each in module.modules()

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from safetensors.numpy import save_file
 
 from build_scripts import ranker
-from build_scripts.artifact import REPOSITORY
+from build_scripts.job import REPOSITORY
 from python_mp.config import ModelConfig
 from python_mp.errors import InvalidInput, LoadError
-from python_mp.rank import encoder, engines
+from python_mp.rank import engines, source
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.rank.shard import Shard
 from tests.engines.conftest import encoder_config
@@ -43,7 +43,7 @@ def ranker_config(folder: Path, **more: Any) -> ModelConfig:
 def ranker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     version = tmp_path_factory.mktemp("ranker") / "1"
     version.mkdir()
-    shutil.copy(REPOSITORY / "ranker" / "1" / "module.py", version)
+    shutil.copy(REPOSITORY / "ranker" / "module.py", version)
     save_file(dict(ranker.tensors()), version / "model.safetensors")
     return version.parent
 
@@ -196,9 +196,9 @@ def shard(folder: Path, size: int = 1, stages: int = 1) -> Shard:
 
 def test_sizes_that_do_not_divide_the_model_are_named(tiny: Path) -> None:
     with pytest.raises(LoadError, match="tensor_parallel_size 4 does not divide the 2 attention"):
-        encoder.build(shard(tiny, size=4))
+        source.read(tiny).build(shard(tiny, size=4))
     with pytest.raises(LoadError, match="pipeline_parallel_size 3 is more than the model's 2"):
-        encoder.build(shard(tiny, stages=3))
+        source.read(tiny).build(shard(tiny, stages=3))
 
 
 @pytest.mark.parametrize(

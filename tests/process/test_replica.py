@@ -32,6 +32,7 @@ from tests.harness import (
     echo_config,
     echo_input,
     model_config,
+    pids,
     rank_processes,
     served,
     tensor,
@@ -74,7 +75,7 @@ def test_many_at_once_each_get_their_own_answer(
     wanted = [list(range(n, n + length)) for n, length in enumerate(lengths)]
     with served(config, tmp_path) as replica, ThreadPoolExecutor(8) as clients:
         replica.attend = attend
-        assert len(replica.pids()) == tp * pp
+        assert len(pids(replica)) == tp * pp
         futures = list(clients.map(lambda numbers: ask(replica, *numbers), wanted))
         assert values(futures) == wanted
         batches, requests, tokens, restarts, ranks = counted(
@@ -127,7 +128,7 @@ def test_rows_of_fixed_size_and_several_outputs(tmp_path: Path) -> None:
 def test_a_killed_rank_loses_nothing(tmp_path: Path, victim: int) -> None:
     config = echo_config(tmp_path, tensor_parallel_size=2, pipeline_parallel_size=2)
     with served(config, tmp_path) as replica:
-        before = replica.pids()
+        before = pids(replica)
         # Rank 2 answers: while it sleeps too, the batch is in hand.
         faults = [(SLEEP, rank, 200) for rank in {victim, 2}]
         sleeping = replica.ask(**echo_input(1, 2, 3, faults=faults))
@@ -143,10 +144,10 @@ def test_a_killed_rank_loses_nothing(tmp_path: Path, victim: int) -> None:
 
 
 def test_a_rank_killed_while_idle_is_replaced_before_anyone_asks(two: Served) -> None:
-    before = two.pids()
+    before = pids(two)
     os.kill(before[1], signal.SIGKILL)
     until(lambda: counted(two, "generation", "ranks_alive") == [2, 2])
-    assert not set(before) & set(two.pids())
+    assert not set(before) & set(pids(two))
     assert values([ask(two, 7)]) == [[7]]
     assert counted(two, "restarts_total", "replays_total") == [1, 0]
 
@@ -163,17 +164,17 @@ def test_killed_again_and_again_under_load(two: Served, attend: float) -> None:
         running = [clients.submit(client, number) for number in range(4)]
         for generation in (1, 2):
             until(lambda g=generation: counted(two, "generation", "ranks_alive") == [g, 2])  # type: ignore[misc]
-            os.kill(two.pids()[generation % 2], signal.SIGKILL)
+            os.kill(pids(two)[generation % 2], signal.SIGKILL)
         assert all(future.result(LIMIT) for future in running)
     assert counted(two, "generation") == [3]
 
 
 def test_a_rank_killed_while_its_group_restarts_loses_nothing(two: Served) -> None:
-    before = two.pids()
+    before = pids(two)
     sleeping = ask(two, 1, fault=(SLEEP, 0, 200))
     os.kill(before[0], signal.SIGKILL)
-    until(lambda: bool(two.pids()) and not set(before) & set(two.pids()))
-    os.kill(two.pids()[0], signal.SIGKILL)
+    until(lambda: bool(pids(two)) and not set(before) & set(pids(two)))
+    os.kill(pids(two)[0], signal.SIGKILL)
     assert values([sleeping]) == [[1]]
 
 
@@ -207,7 +208,7 @@ def test_a_poison_request_is_the_only_one_to_fail(
 
 
 def test_a_refused_request_costs_no_restart(two: Served) -> None:
-    before = two.pids()
+    before = pids(two)
     batch = [echo_input(n) for n in range(5)]
     batch[1] = echo_input(1, faults=[(REFUSE, 0, 9)])
     futures = two.ask_all(batch)
@@ -215,7 +216,7 @@ def test_a_refused_request_costs_no_restart(two: Served) -> None:
         futures[1].result(LIMIT)
     assert values([futures[0], *futures[2:]]) == [[0], [2], [3], [4]]
     assert counted(two, "restarts_total") == [0]
-    assert two.pids() == before
+    assert pids(two) == before
 
 
 def test_a_full_queue_refuses_at_once(tmp_path: Path) -> None:
@@ -256,12 +257,12 @@ def test_wrong_lengths_are_refused_before_any_rank_sees_them(two: Served) -> Non
 def test_two_replicas_do_not_disturb_each_other(tmp_path: Path) -> None:
     config = echo_config(tmp_path, tensor_parallel_size=2, replicas=2)
     with served(config, tmp_path) as first, served(config, tmp_path, index=1) as second:
-        untouched = second.pids()
+        untouched = pids(second)
         replayed = ask(first, 1, fault=(SLEEP, 0, 200))
-        os.kill(first.pids()[0], signal.SIGKILL)
+        os.kill(pids(first)[0], signal.SIGKILL)
         assert values([ask(second, 2)]) == [[2]]
         assert values([replayed]) == [[1]]
-        assert second.pids() == untouched
+        assert pids(second) == untouched
         assert counted(second, "generation") == [1]
 
 
@@ -274,12 +275,12 @@ def test_stop_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     shared_memory = set(os.listdir("/dev/shm"))
     descriptors = open_descriptors()
     with served(echo_config(tmp_path, tensor_parallel_size=4), tmp_path) as replica:
-        pids = replica.pids()
-        os.kill(pids[3], signal.SIGKILL)
+        processes = pids(replica)
+        os.kill(processes[3], signal.SIGKILL)
         until(lambda: counted(replica, "generation", "ranks_alive") == [2, 4])
-        pids += replica.pids()
+        processes += pids(replica)
         assert values([ask(replica, 1)]) == [[1]]
-    assert not any(map(alive, pids))
+    assert not any(map(alive, processes))
     assert set(os.listdir("/dev/shm")) <= shared_memory
     assert list(tmp_path.iterdir()) == []
     assert open_descriptors() == descriptors
@@ -306,7 +307,7 @@ def test_a_rank_killed_during_stop_answers_nobody_twice(
         stopper = threading.Thread(target=replica.replica.stop)
         futures = [ask(replica, 1, fault=(SLEEP, 0, 500)), ask(replica, 2)]
         caplog.handler.addFilter(stop_now)
-        os.kill(replica.pids()[0], signal.SIGKILL)
+        os.kill(pids(replica)[0], signal.SIGKILL)
         for future in futures:
             assert isinstance(future.exception(LIMIT), Unavailable)
         stopper.join()
@@ -331,10 +332,10 @@ def test_an_answer_that_cannot_be_sent_hurts_nobody_else(tmp_path: Path, fault: 
 
 def test_hung_ranks_do_not_outlive_stop(tmp_path: Path) -> None:
     with served(echo_config(tmp_path, tensor_parallel_size=2), tmp_path) as replica:
-        pids = replica.pids()
+        processes = pids(replica)
         replica.ask(**echo_input(1, faults=[(HANG, 0, 0), (HANG, 1, 0)]))
         stopped = time.monotonic()
-    assert not any(map(alive, pids))
+    assert not any(map(alive, processes))
     assert time.monotonic() - stopped < 8
 
 

@@ -21,10 +21,10 @@ from tritonclient.utils import np_to_triton_dtype
 
 from build_scripts import ranker
 from build_scripts.checkpoint import Checkpoint
+from build_scripts.sentences import sentences
 from python_mp.front.metrics import FLUSH_SECONDS
 from server.endpoints import Endpoints
 from tests.harness import until
-from tests.sentences import sentences
 
 Array = NDArray[Any]
 T = TypeVar("T")

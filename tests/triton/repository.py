@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from build_scripts.checkpoint import Checkpoint
+from build_scripts.publish import versions
 from server.installation import PROJECT
 
 MODELS = PROJECT / "model_repository"
@@ -89,6 +91,12 @@ def add(repository: Path, name: str, config: str, files: Iterable[Path] = (), **
     return version.parent
 
 
+def newest(model: str) -> Path:
+    """The version of a model of the project that is served."""
+    folder = MODELS / model
+    return folder / str(versions(folder)[-1])
+
+
 def copy(repository: Path, *names: str) -> None:
     """Models of the project as they are, big files linked."""
     for name in names:
@@ -109,7 +117,7 @@ def add_variant(repository: Path, layout: Layout) -> None:
     encoder = f"{layout.name}_encoder"
     source = MODELS / "embed_encoder"
     config = layout.apply((source / "config.pbtxt").read_text())
-    files = [source / "1" / name for name in ("config.json", "model.safetensors")]
+    files = [Checkpoint.packaged().file(name) for name in ("config.json", "model.safetensors")]
     add(repository, encoder, config.replace('name: "embed_encoder"', f'name: "{encoder}"'), files)
     ensemble = (MODELS / "embed" / "config.pbtxt").read_text()
     ensemble = ensemble.replace('"embed_encoder"', f'"{encoder}"')

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save_file
 
+from build_scripts import ranker
 from server.endpoints import Endpoints
 from server.errors import ModelError
 from server.launch import TritonServer
@@ -14,8 +16,7 @@ from tests.triton.conftest import Serve, processes_of
 from tests.triton.repository import ECHO, MODELS, Layout, with_parameters
 
 RANKER = (MODELS / "ranker" / "config.pbtxt").read_text().replace('name: "ranker"\n', "")
-WEIGHTS = MODELS / "ranker" / "1" / "model.safetensors"
-MODULE = (MODELS / "ranker" / "1" / "module.py").read_text()
+MODULE = (MODELS / "ranker" / "module.py").read_text()
 ALONE = 'instance_group [ { name: "lead" kind: KIND_CPU } ]'
 SECONDS = 20.0  # on a busy machine; a wait for an instance would take 30
 
@@ -78,19 +79,22 @@ SHARDED = ("build_raises", "no_tensor")  # the others on one rank, to be quick
 
 def add_all(models: Path, folder: Path) -> dict[str, str]:
     """Adds every broken model and a good one; the sentence that is expected of each."""
+    weights = folder / "model.safetensors"
+    save_file(dict(ranker.tensors()), weights)
     sentences = {"no_weights": "no *.safetensors in", "truncated": "model.safetensors is truncated"}
     for name, (config, sentence) in CONFIGS.items():
         repository.add(models, name, config)
         sentences[name] = sentence
     for name, (source, sentence) in MODULES.items():
         config = RANKER if name in SHARDED else Layout().apply(RANKER)
-        repository.add(models, name, config, [WEIGHTS], module=source)
+        repository.add(models, name, config, [weights], module=source)
         sentences[name] = sentence
-    half = folder / "model.safetensors"
-    half.write_bytes(WEIGHTS.read_bytes()[: WEIGHTS.stat().st_size // 2])
+    half = folder / "half" / "model.safetensors"
+    half.parent.mkdir()
+    half.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     repository.add(models, "no_weights", Layout().apply(RANKER), module=MODULE)
     repository.add(models, "truncated", RANKER, [half], module=MODULE)
-    repository.add(models, "nothing", Layout().apply(RANKER), [WEIGHTS])
+    repository.add(models, "nothing", Layout().apply(RANKER), [weights])
     sentences["nothing"] = "holds neither module.py nor a checkpoint's config.json"
     repository.add(models, "good", ECHO)
     return sentences

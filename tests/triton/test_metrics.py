@@ -11,14 +11,14 @@ from tokenizers import Tokenizer
 from python_mp.front import metrics
 from server.launch import TritonServer
 from tests.triton.calls import Client, Samples, reference, settled
-from tests.triton.repository import MODELS
+from tests.triton.repository import newest
 
 ENCODER = {"model": "embed_encoder"}
 PER_RANK = {"forward_seconds", "collective_wait_seconds"}
 
 
 def tokens(texts: list[str]) -> list[int]:
-    tokenizer = Tokenizer.from_file(str(MODELS / "embed_tokenizer" / "1" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(newest("embed_tokenizer") / "tokenizer.json"))
     return [len(each.ids) for each in tokenizer.encode_batch(texts)]
 
 
@@ -67,7 +67,7 @@ def test_every_family_has_its_labels(server: TritonServer) -> None:
     samples = settled(server.endpoints, lambda now: now.total("batches_total", **ENCODER) > 0)
     for name in (*metrics.COUNTERS, *metrics.GAUGES, *metrics.HISTOGRAMS):
         series = f"{name}_count" if name in metrics.HISTOGRAMS else name
-        wanted = {"model": "embed_encoder", "version": "1", "replica": "0"}
+        wanted = {"model": "embed_encoder", "version": newest("embed_encoder").name, "replica": "0"}
         if name in PER_RANK:
             for rank in ("0", "1"):
                 samples.total(series, **wanted, rank=rank)

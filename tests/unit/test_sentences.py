@@ -1,4 +1,4 @@
-from tests.sentences import sentences
+from build_scripts.sentences import sentences
 
 
 def test_texts_are_distinct_and_of_mixed_length() -> None:

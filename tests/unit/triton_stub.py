@@ -50,14 +50,16 @@ def _input(request: InferenceRequest, name: str) -> Tensor | None:
 
 
 def load_model(name: str, monkeypatch: Any) -> ModuleType:
-    """The module `model_repository/<name>/1/model.py`, imported with this stand-in."""
+    """The model's model.py, beside its config.pbtxt or in 1/, imported with this stand-in."""
     utils = ModuleType("triton_python_backend_utils")
     utils.Tensor, utils.TritonError = Tensor, TritonError  # type: ignore[attr-defined]
     utils.InferenceResponse = InferenceResponse  # type: ignore[attr-defined]
     utils.get_input_tensor_by_name = _input  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, utils.__name__, utils)
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / name / "1" / "model.py")
+    built, by_hand = REPOSITORY / name / "model.py", REPOSITORY / name / "1" / "model.py"
+    path = built if built.exists() else by_hand
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -23,8 +23,8 @@ NUMPY_DTYPES = {
     "TYPE_FP32": "float32",
     "TYPE_FP64": "float64",
 }
-ENGINES = ("echo", "torch")
-DTYPES = ("float32", "bfloat16")
+ENGINES = ("echo", "torch", "aot_inductor", "onnxruntime", "tensorrt")
+DTYPES = ("float32", "bfloat16", "float16", "int8", "fp8")
 COLLECTIVES = ("auto", "shm", "gloo", "nccl")
 
 

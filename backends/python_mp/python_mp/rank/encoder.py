@@ -1,7 +1,7 @@
 """The built-in family `encoder`: BERT (arXiv:1810.04805) from a Hugging Face checkpoint folder.
 
-It is built by the same contract as a user's module.py: `build(shard)` returns a module that is
-called with the packed batch and, on later stages, what the stage before returned.
+It follows the same contract as a user's module.py: the module is called with the packed batch and,
+on later stages, what the stage before returned.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InvalidInput, LoadError
-from .attention import attention
 from .layers import ColumnParallelLinear, LayerNorm, RowParallelLinear, VocabParallelEmbedding
 from .packed import Packed
 from .shard import Shard
@@ -48,8 +47,19 @@ class EncoderConfig:
         return cls(**{name: raw[name] for name in cls.__dataclass_fields__})
 
 
-def build(shard: Shard) -> Encoder:
-    return Encoder(shard, EncoderConfig.read(shard.folder / "config.json"))
+def check(config: EncoderConfig, batch: Packed) -> None:
+    """Raises InvalidInput for ids or lengths that the checkpoint has no embedding for."""
+    ids, longest = batch["INPUT_IDS"], max(batch.lengths)
+    if longest > config.max_position_embeddings:
+        raise InvalidInput(
+            f"a sequence has {longest} tokens; the model's limit is "
+            f"{config.max_position_embeddings}"
+        )
+    low, high = (int(bound) for bound in ids.aminmax())
+    if low < 0 or high >= config.vocab_size:
+        raise InvalidInput(
+            f"INPUT_IDS holds {low if low < 0 else high}; ids are 0 to {config.vocab_size - 1}"
+        )
 
 
 class Encoder(nn.Module):
@@ -58,7 +68,6 @@ class Encoder(nn.Module):
     def __init__(self, shard: Shard, config: EncoderConfig) -> None:
         super().__init__()
         prefix = "bert." if "bert.embeddings.LayerNorm.weight" in shard.weights else ""
-        self.config = config
         self.is_last = shard.is_last
         self.embeddings = (
             Embeddings(shard, config, f"{prefix}embeddings") if shard.is_first else None
@@ -68,41 +77,29 @@ class Encoder(nn.Module):
             for index in shard.layers(config.num_hidden_layers)
         )
 
-    def check(self, batch: Packed) -> None:
-        """Raises InvalidInput for ids or lengths that the checkpoint has no embedding for."""
-        ids, longest = batch["INPUT_IDS"], max(batch.lengths)
-        if longest > self.config.max_position_embeddings:
-            raise InvalidInput(
-                f"a sequence has {longest} tokens; the model's limit is "
-                f"{self.config.max_position_embeddings}"
-            )
-        low, high = (int(bound) for bound in ids.aminmax())
-        if low < 0 or high >= self.config.vocab_size:
-            raise InvalidInput(
-                f"INPUT_IDS holds {low if low < 0 else high}; ids are 0 to "
-                f"{self.config.vocab_size - 1}"
-            )
-
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
         x: Tensor = hidden if self.embeddings is None else self.embeddings(batch)  # type: ignore
         for block in self.blocks:
-            x = block(x, batch.lengths)
+            x = block(x, batch)
         return {"HIDDEN_STATES": x} if self.is_last else x
 
 
 class Embeddings(nn.Module):
     """Token + position + segment 0, normalised."""
 
+    positions: Tensor
+
     def __init__(self, shard: Shard, config: EncoderConfig, name: str) -> None:
         super().__init__()
         self.words = VocabParallelEmbedding(shard, f"{name}.word_embeddings")
-        self.positions = shard.weights.full(f"{name}.position_embeddings.weight")
-        self.positions += shard.weights.full(f"{name}.token_type_embeddings.weight")[0]
+        segment_0 = shard.weights.full(f"{name}.token_type_embeddings.weight")[0]
+        positions = shard.weights.full(f"{name}.position_embeddings.weight") + segment_0
+        self.register_buffer("positions", positions)
         self.norm = LayerNorm(shard, f"{name}.LayerNorm", config.layer_norm_eps)
 
     def forward(self, batch: Packed) -> Tensor:
         words = self.words(batch["INPUT_IDS"])
-        embedded: Tensor = self.norm(words.add_(self.positions[batch.positions]))
+        embedded: Tensor = self.norm(words.add_(F.embedding(batch.positions, self.positions)))
         return embedded
 
 
@@ -122,8 +119,8 @@ class Block(nn.Module):
         self.down = RowParallelLinear(shard, f"{name}.output.dense")
         self.down_norm = LayerNorm(shard, f"{name}.output.LayerNorm", epsilon)
 
-    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
-        q, k, v = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)
-        x = self.norm(self.out(attention(q, k, v, lengths)).add_(x))
+    def forward(self, x: Tensor, batch: Packed) -> Tensor:
+        q, k, v = self.qkv(x).view(x.shape[0], 3, self.heads, -1).unbind(1)
+        x = self.norm(self.out(batch.attend(q, k, v)).add_(x))
         y: Tensor = self.down_norm(self.down(F.gelu(self.up(x))).add_(x))
         return y

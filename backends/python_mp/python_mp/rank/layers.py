@@ -17,15 +17,20 @@ from .weights import bounds
 class ColumnParallelLinear(nn.Module):
     """[n, in] -> [n, out/size]. Several names are stacked into one product (q, k, v)."""
 
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(self, shard: Shard, *names: str) -> None:
         super().__init__()
         weights, place = shard.weights, (0, shard.rank, shard.size)
         for name in names:
             shard.share(weights.shape(f"{name}.weight")[0], f"rows of {name}.weight")
-        self.weight = torch.cat([weights.split(f"{name}.weight", *place) for name in names])
-        self.bias: Tensor | None = None
+        weight = torch.cat([weights.split(f"{name}.weight", *place) for name in names])
+        bias = None
         if f"{names[0]}.bias" in weights:
-            self.bias = torch.cat([weights.split(f"{name}.bias", *place) for name in names])
+            bias = torch.cat([weights.split(f"{name}.bias", *place) for name in names])
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
@@ -34,13 +39,17 @@ class ColumnParallelLinear(nn.Module):
 class RowParallelLinear(nn.Module):
     """[n, in/size] -> [n, out], the same on every rank."""
 
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(self, shard: Shard, name: str) -> None:
         super().__init__()
         self.shard = shard
         weights = shard.weights
         shard.share(weights.shape(f"{name}.weight")[1], f"columns of {name}.weight")
-        self.weight = weights.split(f"{name}.weight", 1, shard.rank, shard.size)
-        self.bias = weights.full(f"{name}.bias") if f"{name}.bias" in weights else None
+        self.register_buffer("weight", weights.split(f"{name}.weight", 1, shard.rank, shard.size))
+        bias = weights.full(f"{name}.bias") if f"{name}.bias" in weights else None
+        self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.shard.size == 1:
@@ -52,12 +61,16 @@ class RowParallelLinear(nn.Module):
 class VocabParallelEmbedding(nn.Module):
     """Token ids [n] -> [n, hidden]. Each rank holds a block of the vocabulary's rows."""
 
+    weight: Tensor
+
     def __init__(self, shard: Shard, name: str) -> None:
         super().__init__()
         self.shard = shard
         self.vocabulary = shard.weights.shape(f"{name}.weight")[0]
         self.start, self.stop = bounds(self.vocabulary, shard.rank, shard.size)
-        self.weight = shard.weights.split(f"{name}.weight", 0, shard.rank, shard.size)
+        self.register_buffer(
+            "weight", shard.weights.split(f"{name}.weight", 0, shard.rank, shard.size)
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         if self.shard.size == 1:
@@ -70,27 +83,33 @@ class VocabParallelEmbedding(nn.Module):
 class LayerNorm(nn.Module):
     """Over the last dimension; every rank has all of it."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, shard: Shard, name: str, epsilon: float) -> None:
         super().__init__()
-        self.weight = shard.weights.full(f"{name}.weight")
-        self.bias = shard.weights.full(f"{name}.bias")
+        self.register_buffer("weight", shard.weights.full(f"{name}.weight"))
+        self.register_buffer("bias", shard.weights.full(f"{name}.bias"))
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
 
 
-_WIDEN = not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+_WIDEN = {
+    torch.bfloat16: not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    torch.float16: not torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+}
 
 
 def widened(x: Tensor) -> bool:
     """Whether products of `x` are better done in float32 and rounded.
 
-    On a CPU without bfloat16 instructions torch multiplies bfloat16 one element at a time, ten
-    times slower than float32. Widening the operands and rounding the float32 sums gives the same
-    result, since that is how bfloat16 products are summed anyway.
+    On a CPU without instructions for them torch multiplies 16-bit numbers one element at a time,
+    ten times slower than float32. Widening the operands and rounding the float32 sums gives the
+    same result, since that is how such products are summed anyway.
     """
-    return _WIDEN and x.dtype is torch.bfloat16 and x.device.type == "cpu"
+    return x.device.type == "cpu" and _WIDEN.get(x.dtype, False)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..batch import CU_SEQLENS, Array
+from .attention import attention
+from .bins import fill
+
+HIDDEN, HIDDEN_OUT = "hidden", "hidden_out"
+"""Of a compiled graph: what the stage before handed over, what it hands on."""
+BINS = ("gather", "segments", "scatter")
 
 
 class Packed:
@@ -28,7 +34,7 @@ class Packed:
     @property
     def cu_seqlens(self) -> Tensor:
         """int32 [sequences + 1]: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1]. Only
-        models with a ragged input have it, `lengths` and `positions`."""
+        models with a ragged input have it, `lengths`, `positions` and `attend`."""
         return self._tensors[CU_SEQLENS]
 
     @cached_property
@@ -39,6 +45,31 @@ class Packed:
 
     @cached_property
     def positions(self) -> Tensor:
-        """int64 [tokens]: each row's place in its sequence."""
-        ends = [torch.arange(length) for length in self.lengths]
+        """int32 [tokens]: each row's place in its sequence."""
+        ends = [torch.arange(length, dtype=torch.int32) for length in self.lengths]
         return torch.cat(ends).to(self._device)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax attention of each row to the rows of its sequence.
+
+        q, k, v: [tokens, heads, head size]; returns [tokens, heads x head size].
+        """
+        return attention(q, k, v, self.lengths)
+
+    def graph_inputs(self, names: Iterable[str], hidden: Tensor | None) -> dict[str, Tensor]:
+        """What a compiled graph asks for by these names: inputs of the model, `hidden`, or what
+        says where the sequences lie."""
+        return {name: self._graph_input(name, hidden) for name in names}
+
+    def _graph_input(self, name: str, hidden: Tensor | None) -> Tensor:
+        if name == HIDDEN:
+            assert hidden is not None
+            return hidden
+        if name == "positions":
+            return self.positions
+        return self._bins[name] if name in BINS else self._tensors[name]
+
+    @cached_property
+    def _bins(self) -> dict[str, Tensor]:
+        arrays = zip(BINS, fill(self.lengths), strict=True)
+        return {name: torch.from_numpy(array).to(self._device) for name, array in arrays}

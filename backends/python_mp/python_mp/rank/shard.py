@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import LoadError
 from .collectives import Communicator
-from .weights import Weights, bounds
+from .weights import Weights, bounds, read
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Shard:
     folder: Path
     parameters: Mapping[str, str]
     communicator: Communicator
+    given: Weights | None = None
+    """Weights to take instead of the folder's."""
 
     @property
     def is_first(self) -> bool:
@@ -40,10 +42,15 @@ class Shard:
     def is_last(self) -> bool:
         return self.stage == self.stages - 1
 
+    @property
+    def world_rank(self) -> int:
+        """Among all ranks of the replica; the R of its files `rankR.*`."""
+        return self.stage * self.size + self.rank
+
     @cached_property
     def weights(self) -> Weights:
         """The folder's safetensors; for `build` only, which is when the files are open."""
-        return Weights(self.folder, self.dtype, self.device)
+        return self.given or read(self.folder, self.world_rank, self.dtype, self.device)
 
     def close_weights(self) -> None:
         """Unmaps the files: what the module needs of them it has copied."""

@@ -1,9 +1,14 @@
-"""A checkpoint's safetensors, of which a rank reads only its slices."""
+"""A checkpoint's safetensors, of which a rank reads only its slices; or the slices, cut by a build.
+
+Layers ask for `full(name)` or `split(name, dim, rank, size)`. A build records what they are given
+as `rankR.safetensors`; a rank that finds such a file is given the same from there.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,7 +17,31 @@ from torch import Tensor
 from ..errors import LoadError
 
 
-class Weights:
+class Weights(Protocol):
+    """A model's tensors by name, as layers ask for them."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def full(self, name: str) -> Tensor:
+        """The whole tensor."""
+
+    def split(self, name: str, dim: int, rank: int, size: int) -> Tensor:
+        """The rank's 1/size of dimension 0 or 1 (the first ranks get one more where it does not
+        divide)."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the whole tensor."""
+
+
+def read(folder: Path, world_rank: int, dtype: torch.dtype, device: torch.device) -> Weights:
+    """The weights in a version directory for one of the replica's ranks."""
+    sliced = folder / f"rank{world_rank}.safetensors"
+    if sliced.exists():
+        return Slices(sliced, device)
+    return Checkpoint(folder, dtype, device)
+
+
+class Checkpoint:
     """All `*.safetensors` of a folder, by tensor name; `prefix` is dropped where names have it.
 
     Raises:
@@ -27,23 +56,17 @@ class Weights:
         if not paths:
             raise LoadError(f"no *.safetensors in {folder}: run the build script again")
         for path in paths:
-            try:
-                file = safe_open(path, framework="pt")
-                self._files |= dict.fromkeys(file.keys(), file)  # type: ignore[no-untyped-call]
-            except (SafetensorError, OSError) as error:
-                raise LoadError(f"{path} is truncated or no safetensors file: {error}") from None
+            file = _open(path)
+            self._files |= dict.fromkeys(file.keys(), file)
         self._folder = folder
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
     def full(self, name: str) -> Tensor:
-        """The whole tensor."""
         return self._place(self._slice(name)[:])
 
     def split(self, name: str, dim: int, rank: int, size: int) -> Tensor:
-        """The rank's 1/size of dimension 0 or 1 (the first ranks get one more where it does not
-        divide)."""
         part = self._slice(name)
         total = part.get_shape()[dim]
         start, stop = bounds(total, rank, size)
@@ -59,6 +82,80 @@ class Weights:
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype).contiguous()
+
+
+class Slices:
+    """The tensors of one rank's `rankR.safetensors`, as a `Recorder` has saved them."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self._path = path
+        self._file = _open(path)
+        self._device = device
+        self._keys = set(self._file.keys())
+        self._shapes: dict[str, list[int]] = json.loads(self._file.metadata()["shapes"])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shapes
+
+    def full(self, name: str) -> Tensor:
+        return self._tensor(name)
+
+    def split(self, name: str, dim: int, rank: int, size: int) -> Tensor:
+        return self._tensor(_key(name, dim))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._shapes[name])
+
+    def _tensor(self, key: str) -> Tensor:
+        if key not in self._keys:
+            raise LoadError(f"{self._path} holds no tensor '{key}': build the model again")
+        tensor: Tensor = self._file.get_tensor(key).to(self._device)
+        return tensor
+
+
+class Recorder:
+    """Passes on what `weights` gives and keeps it, so that it can be saved for `Slices`."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self.tensors: dict[str, Tensor] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        found = name in self._weights
+        if found:
+            self._shapes[name] = self._weights.shape(name)
+        return found
+
+    def full(self, name: str) -> Tensor:
+        return self._kept(name, name, self._weights.full(name))
+
+    def split(self, name: str, dim: int, rank: int, size: int) -> Tensor:
+        return self._kept(name, _key(name, dim), self._weights.split(name, dim, rank, size))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        self._shapes[name] = self._weights.shape(name)
+        return self._shapes[name]
+
+    def metadata(self) -> dict[str, str]:
+        """To be saved with the tensors: the shapes of the whole."""
+        return {"shapes": json.dumps(self._shapes, sort_keys=True)}
+
+    def _kept(self, name: str, key: str, tensor: Tensor) -> Tensor:
+        self._shapes[name] = self._weights.shape(name)
+        self.tensors[key] = tensor.clone()  # The module may go on to change what it is given.
+        return tensor
+
+
+def _key(name: str, dim: int) -> str:
+    return f"{name}:{dim}"
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise LoadError(f"{path} is truncated or no safetensors file: {error}") from None
 
 
 def bounds(total: int, rank: int, size: int) -> tuple[int, int]:

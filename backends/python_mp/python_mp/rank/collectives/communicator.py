@@ -29,7 +29,8 @@ class Communicator(Protocol):
     """Ranks in the stage."""
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """Sum of the ranks' float32 or bfloat16 `x`, in place; the same bits on every rank."""
+        """Sum of the ranks' float32, bfloat16 or float16 `x`, in place, the same bits on every
+        rank."""
 
     def all_gather(self, x: Tensor) -> Tensor:
         """The ranks' [..., n] in rank order along the last dimension: [..., size * n]."""

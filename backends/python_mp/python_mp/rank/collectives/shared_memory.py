@@ -26,9 +26,11 @@ class SharedMemory:
         )
 
     def all_reduce(self, x: Tensor) -> Tensor:
+        if x.dtype is torch.float16:
+            return x.copy_(self.all_reduce(x.float()))
         bfloat16 = _IS_BFLOAT16.get(x.dtype)
         if bfloat16 is None:
-            raise TypeError(f"all_reduce takes float32 or bfloat16, not {x.dtype}")
+            raise TypeError(f"all_reduce takes float32, bfloat16 or float16, not {x.dtype}")
         _check(x)
         if self.size > 1:
             self._group.all_reduce(x.data_ptr(), x.numel(), bfloat16)

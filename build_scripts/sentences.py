@@ -1,4 +1,5 @@
-"""Real English for accuracy tests: Python's own language reference, which every Python brings."""
+"""Real English to calibrate with and to judge by: Python's own language reference, which every
+Python brings."""
 
 import random
 import re

@@ -19,6 +19,12 @@ def build(shard):
     return Ranker(shard)
 
 
+def check(batch):
+    """Optional: refuse what cannot be computed, before any rank meets another."""
+    if not batch["FEATURES"].isfinite().all():
+        raise InvalidInput("FEATURES holds a value that is not finite")
+
+
 class Ranker(nn.Module):
     """FEATURES [rows, 256] -> SCORE [rows, 1]."""
 
@@ -31,11 +37,6 @@ class Ranker(nn.Module):
         if self.is_last:
             self.norm = shard.weights.full("norm.weight")
             self.head = shard.weights.full("head.weight"), shard.weights.full("head.bias")
-
-    def check(self, batch):
-        """Optional: refuse what cannot be computed, before any rank meets another."""
-        if not batch["FEATURES"].isfinite().all():
-            raise InvalidInput("FEATURES holds a value that is not finite")
 
     def forward(self, batch, hidden):
         """`hidden` is what the stage before returned; None on the first stage."""

@@ -1,0 +1,96 @@
+"""A replica without Triton, in the process that asks it: to verify engines, to measure, to test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .. import layout
+from ..batch import Array, Request, read_request
+from ..config import ModelConfig
+from ..errors import PythonMpError
+from . import cores
+from .metrics import Metrics
+from .replica import Replica
+
+
+class FutureAnswer:
+    """An Answer to wait for."""
+
+    def __init__(self) -> None:
+        self.future: Future[dict[str, Array]] = Future()
+
+    def send(self, outputs: Mapping[str, Array]) -> None:
+        self.future.set_result({name: array.copy() for name, array in outputs.items()})
+
+    def fail(self, error: PythonMpError) -> None:
+        self.future.set_exception(error)
+
+
+class DictSink:
+    """Metrics as a dictionary: (name, labels but the model's) -> value."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def add(self, kind: str, name: str, help: str, labels: Mapping[str, str], value: float) -> None:
+        more = ",".join(f"{k}={v}" for k, v in labels.items() if k not in ("model", "replica"))
+        key = f"{name}{{{more}}}" if more else name
+        self.values[key] = value if kind == "GAUGE" else self.values.get(key, 0.0) + value
+
+
+class Local:
+    """A running replica: `ask` returns a future of its outputs."""
+
+    def __init__(
+        self, config: ModelConfig, index: int, replica: Replica, sink: DictSink, metrics: Metrics
+    ) -> None:
+        self.config = config
+        self.index = index
+        self.replica = replica
+        self.attend = 0.0
+        """Seconds for which the asking thread does the replica's work, as `execute` does."""
+        self._sink = sink
+        self._metrics = metrics
+
+    def ask_all(self, requests: Sequence[Mapping[str, Array]]) -> list[Future[Any]]:
+        """All in one call, as Triton's dynamic batcher hands them over."""
+        answers = [FutureAnswer() for _ in requests]
+        read: list[Request] = []
+        for inputs, answer in zip(requests, answers, strict=True):
+            try:
+                read.append(read_request(inputs, self.config, answer))
+            except PythonMpError as error:
+                answer.fail(error)
+        futures = [answer.future for answer in answers]
+        self.replica.submit_and_attend(read, lambda: all(map(Future.done, futures)), self.attend)
+        return futures
+
+    def ask(self, **inputs: Array) -> Future[Any]:
+        return self.ask_all([inputs])[0]
+
+    def metrics(self) -> dict[str, float]:
+        self._metrics.flush()
+        return self._sink.values
+
+
+@contextmanager
+def served(config: ModelConfig, runtime: Path, index: int = 0) -> Iterator[Local]:
+    """Starts one replica of the model on this process's cores; stops it at the end.
+
+    Raises:
+        LoadError: with the first rank's reason.
+    """
+    sink = DictSink()
+    metrics = Metrics(sink, {"model": config.name, "replica": str(index)})
+    cpus = cores.share([tuple(os.sched_getaffinity(0))] * config.world_size)
+    replica = Replica(config, layout.replicas(config)[index], cpus, runtime, metrics)
+    replica.start()
+    try:
+        yield Local(config, index, replica, sink, metrics)
+    finally:
+        replica.stop()

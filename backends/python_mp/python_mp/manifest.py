@@ -1,0 +1,256 @@
+"""`N/manifest.json`: what a version directory holds, made from what, for which machine.
+
+The build writes it, the backend checks it before any rank is started. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .config import ModelConfig, TensorSpec
+from .errors import LoadError
+
+NAME = "manifest.json"
+FORMAT = 2
+SUFFIXES = {"torch": "safetensors", "aot_inductor": "pt2", "onnxruntime": "onnx"}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A version directory's description.
+
+    Attributes:
+        artifact: hash of all that decides the files; not of what a build merely measured.
+        layout: `tensor_parallel_size` and `pipeline_parallel_size`.
+        inputs, outputs: `name`, `dtype` (NumPy's name) and `dims` without the batch dimension.
+        source: `id`, `sha256` and `facts` of the checkpoint.
+        files: by name `size` in bytes and `sha256`.
+        versions: of Python and of what took part in the build.
+        hardware: `machine`; `cpu`, what a compiler was told, and `cpu_features`, the flags of
+            /proc/cpuinfo that are needed; `gpu`, its `name` and `compute_capability`, or None.
+        options: of the engine's build.
+        recipe: what the artifact was made by.
+        accuracy: against the reference.
+        latency: as measured by the build, in milliseconds.
+        built: when, UTC, ISO 8601.
+    """
+
+    artifact: str
+    model: str
+    family: str
+    engine: str
+    dtype: str
+    layout: Mapping[str, int]
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+    source: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]]
+    versions: Mapping[str, str]
+    hardware: Mapping[str, Any]
+    options: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    accuracy: Mapping[str, Any]
+    latency: Mapping[str, Any]
+    built: str
+    format: int = FORMAT
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """The manifest in `folder`, or None where there is none.
+
+        Raises:
+            LoadError: it cannot be read, or is of another format.
+        """
+        path = folder / NAME
+        again = f"{_run_again(folder.parent.name)}"
+        try:
+            stored = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise LoadError(f"{path} cannot be read ({error}); {again}") from None
+        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+            raise LoadError(f"{path} is not of format {FORMAT}; {again}")
+        known = {field.name for field in fields(cls)}
+        if stored.keys() != known:
+            wrong = ", ".join(sorted(stored.keys() ^ known))
+            raise LoadError(f"{path} lacks keys or has unknown ones ({wrong}); {again}")
+        return cls(**stored)
+
+    def write(self, folder: Path) -> None:
+        (folder / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def tensors(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
+    """Inputs or outputs as a manifest has them."""
+    return [{"name": each.name, "dtype": each.dtype, "dims": list(each.dims)} for each in specs]
+
+
+def rank_file(engine: str, rank: int, world_size: int) -> str:
+    """The name of a rank's engine in a version directory."""
+    if engine == "tensorrt":
+        return "model.plan" if world_size == 1 else f"model.plan.rank{rank}"
+    return f"rank{rank}.{SUFFIXES[engine]}"
+
+
+def admit(config: ModelConfig) -> None:
+    """Checks the version that Triton is about to serve. One made by hand, without a manifest, may
+    be: by engine torch, from a checkpoint's own files.
+
+    Raises:
+        LoadError: as `refusal`.
+    """
+    engine = config.parameters.engine
+    manifest = Manifest.read(config.folder) if engine != "echo" else None
+    if manifest:
+        refusal(config.folder, manifest, config)
+    elif engine not in ("echo", "torch"):
+        again = _run_again(config.name)
+        raise LoadError(f"{config.folder} has no {NAME}, which engine {engine} needs; {again}")
+
+
+def refusal(folder: Path, manifest: Manifest, config: ModelConfig) -> None:
+    """Checks the version directory against config.pbtxt, its own files and this machine.
+
+    Raises:
+        LoadError: something does not fit; the sentence ends with the command that rebuilds.
+    """
+    for misfit in (_config_misfit(manifest, config), machine_misfit(manifest)):
+        if misfit:
+            raise LoadError(f"{folder}: {misfit}; {_run_again(manifest.model)}")
+    check_files(folder, manifest)
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raises LoadError unless all files are there with the content that the manifest says."""
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            _refuse_file(path, "is missing", manifest)
+        if path.stat().st_size != record["size"]:
+            _refuse_file(
+                path, f"has {path.stat().st_size} bytes instead of {record['size']}", manifest
+            )
+    with ThreadPoolExecutor() as threads:
+        contents = threads.map(sha256, [folder / name for name in manifest.files])
+        for (name, record), content in zip(manifest.files.items(), contents, strict=True):
+            if content != record["sha256"]:
+                _refuse_file(folder / name, "was changed since it was built", manifest)
+
+
+def check_hardware(
+    manifest: Manifest,
+    *,
+    torch_version: str,
+    gpu: Mapping[str, str] | None = None,
+    tensorrt: str | None = None,
+) -> None:
+    """What only a rank can know: whether its libraries and its GPU are those of the build.
+
+    Args:
+        gpu: `name` and `compute_capability` ("9.0") of the rank's GPU.
+        tensorrt: version of the TensorRT library.
+
+    Raises:
+        LoadError: the engine cannot run with them; the sentence ends with the command that
+            rebuilds.
+    """
+    misfit = ""
+    if manifest.engine == "aot_inductor":
+        misfit = _torch_misfit(manifest, torch_version)
+    if manifest.engine == "tensorrt":
+        misfit = _tensorrt_misfit(manifest, tensorrt)
+    if misfit := misfit or _gpu_misfit(manifest, gpu):
+        raise LoadError(f"{misfit}; {_run_again(manifest.model)}")
+
+
+def machine_misfit(manifest: Manifest) -> str:
+    """Why this machine's processor cannot run the engine; empty where it can."""
+    machine = manifest.hardware["machine"]
+    if machine != platform.machine():
+        return f"built for {machine}, but this machine is {platform.machine()}"
+    if lacking := sorted(set(manifest.hardware["cpu_features"]) - cpu_features()):
+        return f"built for processors with {', '.join(lacking)}, which this one has not"
+    return ""
+
+
+def cpu_features() -> frozenset[str]:
+    """Flags of this machine's first processor, as /proc/cpuinfo names them."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, flags = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(flags.split())
+    return frozenset()
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal; other threads run meanwhile."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _config_misfit(manifest: Manifest, config: ModelConfig) -> str:
+    said = {
+        "engine": config.parameters.engine,
+        "dtype": config.parameters.dtype,
+        "tensor_parallel_size": config.parameters.tensor_parallel_size,
+        "pipeline_parallel_size": config.parameters.pipeline_parallel_size,
+    }
+    built = {"engine": manifest.engine, "dtype": manifest.dtype, **manifest.layout}
+    for key, value in said.items():
+        if built[key] != value:
+            return f"built with {key} {built[key]}, but config.pbtxt says {value}"
+    if manifest.inputs != tensors(config.inputs) or manifest.outputs != tensors(config.outputs):
+        return "built for other inputs or outputs than those of config.pbtxt"
+    for rank in range(config.world_size):
+        name = rank_file(manifest.engine, rank, config.world_size)
+        if name not in manifest.files:
+            return f"rank {rank} is missing: there is no {name}"
+    return ""
+
+
+def _torch_misfit(manifest: Manifest, running: str) -> str:
+    built = manifest.versions["torch"]
+    return "" if built == running else f"compiled by torch {built}, but torch {running} is running"
+
+
+def _tensorrt_misfit(manifest: Manifest, running: str | None) -> str:
+    built = manifest.versions["tensorrt"]
+    if running is None:
+        return f"built by TensorRT {built}, which is not installed here"
+    if manifest.options.get("version_compatible"):
+        fits = int(running.split(".")[0]) >= int(built.split(".")[0])
+    else:
+        fits = running == built
+    return "" if fits else f"built by TensorRT {built}, but {running} is running"
+
+
+def _gpu_misfit(manifest: Manifest, gpu: Mapping[str, str] | None) -> str:
+    built = manifest.hardware["gpu"]
+    if built is None:
+        return ""
+    if gpu is None:
+        return f"built for the GPU {built['name']}, but the rank has none"
+    compatibility = manifest.options.get("hardware_compatibility", "none")
+    if compatibility == "ampere_plus":
+        fits = float(gpu["compute_capability"]) >= 8
+    elif compatibility == "same_compute_capability":
+        fits = gpu["compute_capability"] == built["compute_capability"]
+    else:
+        fits = dict(gpu) == dict(built)
+    return "" if fits else f"built for the GPU {built['name']}, but the rank has {gpu['name']}"
+
+
+def _refuse_file(path: Path, fault: str, manifest: Manifest) -> None:
+    raise LoadError(f"{path} {fault}; {_run_again(manifest.model)}")
+
+
+def _run_again(model: str) -> str:
+    return f"run `python -m build_scripts.build {model}`"

@@ -1,0 +1,51 @@
+"""Packages that AOTInductor compiled, one a rank: loaded without compiling anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import LoadError
+from ...rank_spec import RankSpec
+from .. import ops
+from ..packed import Packed
+from ..shard import Shard
+from ..stage import Compute, Stage
+
+INPUTS, OUTPUTS = "inputs", "outputs"
+"""Keys of the package's metadata: the graph's input and output names, in order, by commas."""
+
+
+def load(spec: RankSpec) -> Stage:
+    """Raises LoadError when the package is missing or cannot be loaded here."""
+    return Stage.load(spec, _graph)
+
+
+def _graph(shard: Shard) -> Compute:
+    ops.connect(shard.communicator)
+    return AotGraph(shard.folder / f"rank{shard.world_rank}.pt2", shard.is_last)
+
+
+class AotGraph:
+    """One rank's compiled stage."""
+
+    def __init__(self, path: Path, is_last: bool) -> None:
+        if not path.exists():
+            raise LoadError(f"{path} is missing: build the model again")
+        try:
+            self._package = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+        except Exception as error:
+            raise LoadError(f"{path} cannot be loaded: {error}") from error
+        metadata = self._package.get_metadata()
+        self._inputs = metadata[INPUTS].split(",")
+        self._outputs = metadata[OUTPUTS].split(",")
+        self._is_last = is_last
+
+    def __call__(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
+        results = self._package(*batch.graph_inputs(self._inputs, hidden).values())
+        if not self._is_last:
+            only: Tensor = results[0]
+            return only
+        return dict(zip(self._outputs, results, strict=True))

@@ -1,0 +1,76 @@
+"""Every engine and dtype of the encoder, without Triton, in turns: one text, and full load.
+
+All have the recipe's layout. They are built first, where they are not.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.parallel import latency_ms, texts_per_second
+from benchmarks.texts import short_texts, token_ids
+from build_scripts import build, job, stages
+from build_scripts.job import Job
+from python_mp.config import ModelConfig, parse
+from python_mp.front.local import Local, served
+
+MODEL = "embed_encoder"
+ROUNDS = 5
+
+
+def run() -> Iterator[dict[str, Any]]:
+    """One record an engine and dtype; the ratios are to the first one, torch in float32."""
+    jobs = _jobs()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        replicas = [stack.enter_context(served(_config(each, folder), folder)) for each in jobs]
+        _measure(replicas)
+        rounds = [_measure(replicas) for _ in range(ROUNDS)]
+    base: dict[str, float] = {}
+    for each, measured in zip(jobs, zip(*rounds, strict=True), strict=True):
+        latency, rate = (median(values) for values in zip(*measured, strict=True))
+        base = base or {"ms": latency, "rate": rate}
+        yield {
+            "engine": each.recipe.engine,
+            "dtype": each.recipe.dtype,
+            "layout": str(each.recipe.layout),
+            "p50 ms": latency,
+            "texts/s": rate,
+            "faster at one": base["ms"] / latency,
+            "faster at full load": rate / base["rate"],
+        }
+
+
+def _measure(replicas: list[Local]) -> list[tuple[float, float]]:
+    usual = sorted(token_ids(short_texts()), key=len)[len(short_texts()) // 2]
+    return [(latency_ms(each, usual), texts_per_second(each)) for each in replicas]
+
+
+def _jobs() -> list[Job]:
+    """torch in float32 first, then what else the recipe names."""
+    given = job.load(MODEL, overrides={"engine": "torch", "dtype": "float32"})
+    recipe = job.load(MODEL).recipe
+    others = [replace(given, recipe=recipe.variant(each), outputs={}) for each in recipe.variants]
+    jobs = [given, *others]
+    with Progress(console=Console(stderr=True)) as progress:
+        for each in jobs:
+            build.build(each, progress, publishing=False)
+    return jobs
+
+
+def _config(job: Job, folder: Path) -> ModelConfig:
+    steps = stages.plan(job)
+    artifact = [name for name in steps if name != "verify"][-1]
+    model = folder / f"{job.recipe.engine}-{job.recipe.dtype}"
+    model.mkdir()
+    (model / "1").symlink_to(steps[artifact].folder)
+    return parse(job.config.source[0], str(model), "1")

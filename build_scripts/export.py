@@ -1,0 +1,125 @@
+"""Stage `export`: each rank's module becomes a graph.
+
+`rankR.exported.pt2` for AOTInductor; for everything else `rankR.onnx`, in float32, with a
+`DistCollective` node wherever the ranks of a stage meet.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import Progress
+
+from build_scripts.job import Job
+from build_scripts.shard import add_code
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from build_scripts.trace import Traced
+
+NEEDS = (
+    "fetch",
+    "shard",
+)
+SOURCES = (
+    "build_scripts/trace.py",
+    "backends/python_mp/python_mp/rank/*.py",
+)
+TOOLS = ("torch", "onnx", "onnxscript")
+OPSET = 20
+
+
+def applies(job: Job) -> bool:
+    return job.recipe.family != "tokenizer" and job.recipe.engine != "torch"
+
+
+def inputs(job: Job) -> dict[str, object]:
+    return {"to": "program" if _is_aot(job) else "onnx", "layout": job.layout}
+
+
+def run(job: Job, out: Path, progress: Progress) -> None:
+    """Writes the graphs. Raises BuildError where a module does what cannot be exported."""
+    from build_scripts import ranks
+
+    ranks.each(job, export, out, progress, "export")
+    add_code(job, out)
+
+
+def export(job: Job, rank: int, out: Path) -> None:
+    """Writes one rank's graph into `out`."""
+    import torch
+
+    from build_scripts import ranks
+    from build_scripts.trace import TracedPeers, trace
+    from python_mp.rank import source
+
+    to_onnx = not _is_aot(job)
+    folder, size = job.output("shard"), job.recipe.layout.tensor_parallel_size
+    model = source.read(folder)
+    shard = ranks.shard(job, rank, folder, TracedPeers(rank % size, size, to_onnx))
+    with torch.no_grad(), _quiet():
+        hidden = _hidden(job, shard.stage)
+        traced = trace(model.build(shard).eval(), job.config, hidden, to_onnx)
+        if to_onnx:
+            _save_onnx(traced, out / f"rank{rank}.onnx")
+        else:
+            torch.export.save(
+                traced.program, out / f"rank{rank}.exported.pt2", extra_files=traced.names()
+            )
+
+
+def _hidden(job: Job, stage: int) -> Tensor | None:
+    """What the stages before hand to this one for the example batch."""
+    from build_scripts import ranks
+    from build_scripts.trace import TracedBatch, TracedPeers, example
+    from python_mp.rank import source
+
+    folder, size = job.output("shard"), job.recipe.layout.tensor_parallel_size
+    model, hidden = source.read(folder), None
+    batch = TracedBatch(example(job.config), rectangular=False)
+    for before in range(stage):
+        shard = ranks.shard(job, before * size, folder, TracedPeers(0, size, onnx=False))
+        hidden = model.build(shard).eval()(batch, hidden)
+    return hidden
+
+
+def _save_onnx(traced: Traced, path: Path) -> None:
+    import torch
+
+    program = torch.onnx.export(
+        traced.program,
+        input_names=traced.inputs,
+        output_names=traced.outputs,
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    for part in (program.model, program.model.graph, *program.model.graph):
+        part.metadata_props.clear()  # Stack traces, which name this machine's files.
+    program.save(path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of what is not ours to change."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"):
+        yield
+
+
+def _is_aot(job: Job) -> bool:
+    return job.recipe.engine == "aot_inductor"
+
+
+if __name__ == "__main__":
+    from build_scripts import command
+
+    sys.exit(command.main("export"))

@@ -1,0 +1,196 @@
+"""Stage `fetch`: have the source at hand, whole, and know what it is.
+
+    package:NAME               a checkpoint inside an installed package
+    FOLDER                     a checkpoint in a folder
+    hub:OWNER/NAME[@REVISION]  one from the Hugging Face hub; no code and no pickle
+    make:PACKAGE.MODULE        made here: its function make(folder, progress) writes the checkpoint
+                               and returns facts for the manifest
+
+What lies on this machine already is not copied.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from build_scripts import checkpoint, stages, storage
+from build_scripts.checkpoint import Checkpoint
+from build_scripts.errors import BuildError
+from build_scripts.job import PROJECT, Job
+
+NEEDS: tuple[str, ...] = ()
+SOURCES = ("build_scripts/checkpoint.py",)
+TOOLS = ("safetensors",)
+MAKE_TOOLS = ("numpy", "scikit-learn", "torch")
+RECORD, CHECKPOINT = "source.json", "checkpoint"
+ALLOWED = ["*.safetensors", "*.json", "*.txt", "*.model"]
+OPTIONAL = ("tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json")
+KINDS = "package:NAME, a folder, hub:OWNER/NAME[@REVISION] or make:PACKAGE.MODULE"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint as it was fetched.
+
+    Attributes:
+        folder: where its files lie.
+        id: the recipe's source, with the revision that was got.
+        sha256: over the names and contents of `files`.
+        facts: what the program that made it said of it.
+    """
+
+    folder: Path
+    id: str
+    sha256: str
+    files: Mapping[str, Mapping[str, Any]]
+    facts: Mapping[str, object]
+
+
+def read(job: Job) -> Source:
+    """The job's source; the stage `fetch` has been run."""
+    stored = checkpoint.read_json(job.output("fetch") / RECORD)
+    folder = local_folder(job) or job.output("fetch") / CHECKPOINT
+    return Source(folder, sha256=storage.digest(stored["files"]), **stored)
+
+
+def applies(_job: Job) -> bool:
+    return True
+
+
+def inputs(job: Job) -> dict[str, object]:
+    decides: dict[str, object] = {"source": job.recipe.source, "family": job.recipe.family}
+    if job.recipe.family == "encoder":
+        decides["outputs"] = [list(spec.dims) for spec in job.config.outputs]
+    if folder := local_folder(job):
+        return decides | {"files": _hashes(job, folder)}
+    kind, name = job.recipe.source.split(":", 1)
+    if kind == "make":
+        code = storage.sha256(_code(name))
+        return decides | {
+            "code": code,
+            "module": job.module_sha256,
+            "tools": stages.versions(MAKE_TOOLS),
+        }
+    return decides
+
+
+def run(job: Job, out: Path, progress: Progress) -> None:
+    """Writes source.json, and the checkpoint unless it lies on this machine already.
+
+    Raises:
+        BuildError: it is not there, damaged, incomplete, or of an unknown architecture.
+    """
+    source, facts = job.recipe.source, {}
+    folder = local_folder(job)
+    if folder is None:
+        folder = out / CHECKPOINT
+        kind, name = source.split(":", 1)
+        if kind == "make":
+            folder.mkdir()
+            facts = import_module(name).make(folder, progress)
+        else:
+            source = _download(name, folder)
+    verify(job, folder)
+    storage.write_json(
+        out / RECORD, {"id": source, "files": _hashes(job, folder), "facts": dict(facts)}
+    )
+
+
+def verify(job: Job, folder: Path) -> None:
+    """Raises BuildError unless `folder` holds what the job's family needs."""
+    if job.recipe.family == "module":
+        checkpoint.tensors(folder)
+        return
+    found = Checkpoint(folder)
+    if job.recipe.family == "tokenizer":
+        return
+    found.verify_weights()
+    for spec in job.config.outputs:
+        if spec.dims[-1] != found.hidden_size:
+            raise BuildError(
+                f"The checkpoint's vectors have {found.hidden_size} elements: write dims:"
+                f" [ -1, {found.hidden_size} ] for {spec.name} in {job.folder / 'config.pbtxt'},"
+                f" and {found.hidden_size} in the ensemble and the steps that follow."
+            )
+
+
+def local_folder(job: Job) -> Path | None:
+    """The folder of a source that lies on this machine; None for one to be got or made.
+
+    Raises:
+        BuildError: it is not there.
+    """
+    kind, _, name = job.recipe.source.partition(":")
+    if kind == "package":
+        return checkpoint.package_folder(name)
+    if kind in ("hub", "make"):
+        return None
+    folder = PROJECT / Path(job.recipe.source).expanduser()
+    if not folder.is_dir():
+        raise BuildError(f"{job.model}: there is no folder {folder}; a source is {KINDS}.")
+    return folder
+
+
+def _hashes(job: Job, folder: Path) -> dict[str, dict[str, object]]:
+    paths = {name: folder / name for name in _needed(job, folder)}
+    for path in paths.values():
+        if not path.is_file():
+            raise BuildError(f"The checkpoint {folder} has no {path.name}.")
+    return {name: storage.described(path) for name, path in paths.items()}
+
+
+def _needed(job: Job, folder: Path) -> list[str]:
+    optional = [name for name in OPTIONAL if (folder / name).is_file()]
+    if job.recipe.family == "tokenizer":
+        return sorted({"config.json", "tokenizer.json", *optional})
+    config = ["config.json"] if job.recipe.family == "encoder" else []
+    return sorted({*config, *checkpoint.weight_files(folder), *optional})
+
+
+def _code(module: str) -> Path:
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        raise BuildError(f"The source make:{module} names no Python module that can be imported.")
+    return Path(spec.origin)
+
+
+def _download(name: str, folder: Path) -> str:
+    """Put the hub's files into `folder`; returns the source with the commit that was got."""
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = name.partition("@")
+    try:
+        cached = Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=ALLOWED)
+        )
+    except Exception as error:  # many classes of many libraries, all with a sentence
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise BuildError(f"hub:{name} cannot be downloaded: {reason}") from error
+    shutil.copytree(cached, folder, copy_function=_link)
+    return f"hub:{repository}@{cached.name}"
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for the file in the hub's cache, or a copy on another disk."""
+    real = Path(source).resolve()
+    try:
+        os.link(real, target)
+    except OSError:
+        shutil.copyfile(real, target)
+
+
+if __name__ == "__main__":
+    from build_scripts import command
+
+    sys.exit(command.main("fetch"))

@@ -1,0 +1,110 @@
+"""A job: one model to be built by one recipe. Every stage is given it, and nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from build_scripts import recipe, storage, triton_config
+from build_scripts.errors import BuildError
+from build_scripts.recipe import Recipe
+from python_mp.config import ModelConfig
+
+PROJECT = Path(__file__).resolve().parent.parent
+REPOSITORY = PROJECT / "model_repository"
+WORKSPACE = PROJECT / "build" / "engines"
+CODE = {"module": "module.py", "tokenizer": "model.py"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model, engine, dtype and layout.
+
+    Attributes:
+        folder: the model's folder in the repository, with config.pbtxt and recipe.toml.
+        recipe: as it is built, overrides applied.
+        workspace: where stages leave their outputs.
+        outputs: the folder of every stage's output, by the stage's name; filled by `stages.plan`.
+    """
+
+    model: str
+    folder: Path
+    recipe: Recipe
+    workspace: Path = WORKSPACE
+    outputs: dict[str, Path] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """config.pbtxt as it will be published: with the recipe's engine, dtype and layout."""
+        return triton_config.model_config(self.folder, self.recipe)
+
+    @property
+    def name(self) -> str:
+        """What it is called in progress and tables."""
+        if self.recipe.family == "tokenizer":
+            return self.model
+        return f"{self.model} {self.recipe.engine} {self.recipe.dtype} {self.recipe.layout}"
+
+    @property
+    def world_size(self) -> int:
+        return self.recipe.layout.world_size
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """The layout of one replica, which is all that an artifact depends on."""
+        sizes = self.recipe.layout
+        return {
+            "tensor_parallel_size": sizes.tensor_parallel_size,
+            "pipeline_parallel_size": sizes.pipeline_parallel_size,
+        }
+
+    @property
+    def weights_dtype(self) -> str:
+        """Of the sharded weights. ONNX graphs start from float32, and so does quantisation."""
+        eager = self.recipe.engine in ("torch", "aot_inductor")
+        return self.recipe.dtype if eager and self.recipe.dtype != "int8" else "float32"
+
+    @property
+    def code(self) -> Path | None:
+        """The user's module, or the Python backend's model: what is published with the artifact.
+
+        Raises:
+            BuildError: the family needs it, and it is not there.
+        """
+        if self.recipe.family not in CODE:
+            return None
+        path = self.folder / CODE[self.recipe.family]
+        if not path.is_file():
+            raise BuildError(f"{path} is missing: family '{self.recipe.family}' is built with it")
+        return path
+
+    @property
+    def module_sha256(self) -> str | None:
+        return storage.sha256(self.code) if self.code else None
+
+    def output(self, stage: str) -> Path:
+        """The folder that holds what `stage` wrote."""
+        return self.outputs[stage]
+
+
+def load(
+    model: str,
+    repository: Path = REPOSITORY,
+    overrides: Mapping[str, Any] | None = None,
+    workspace: Path = WORKSPACE,
+) -> Job:
+    """Raises BuildError where the model, its recipe or its config.pbtxt make no sense."""
+    folder = repository / model
+    if not folder.is_dir():
+        raise BuildError(f"There is no model '{model}' in {repository}; {_models(repository)}")
+    return Job(model, folder, recipe.load(folder, overrides), workspace)
+
+
+def models(repository: Path = REPOSITORY) -> list[str]:
+    """Names of the models that have a recipe."""
+    return sorted(path.parent.name for path in repository.glob(f"*/{recipe.NAME}"))
+
+
+def _models(repository: Path) -> str:
+    return f"those with a recipe: {', '.join(models(repository)) or 'none'}"

@@ -1,0 +1,93 @@
+"""All ranks' ONNX graphs in one process, segment by segment: what they compute, without ranks.
+
+It is how graphs are calibrated and checked where no group of ranks runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from onnx import ModelProto, NodeProto
+from onnxruntime import InferenceSession
+from torch import Tensor
+
+from python_mp.batch import Array
+from python_mp.rank.onnx_graph import Segment, cut
+from python_mp.rank.packed import HIDDEN_OUT, Packed
+
+Feed = dict[str, Array]
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One segment of one rank's graph, and what it was given for one batch."""
+
+    rank: int
+    index: int
+    feed: Feed
+
+
+class Lockstep:
+    """The graphs of a replica, `models[stage * tensor_parallel_size + tensor rank]`."""
+
+    def __init__(self, models: Sequence[ModelProto], tensor_parallel_size: int) -> None:
+        self._models = models
+        self._width = tensor_parallel_size
+        self.segments = [cut(model) for model in models]
+
+    @cached_property
+    def _sessions(self) -> list[list[InferenceSession]]:
+        return [[_session(segment) for segment in segments] for segments in self.segments]
+
+    def forward(self, inputs: Mapping[str, Array]) -> tuple[Feed, list[Step]]:
+        """Computes one packed batch.
+
+        Returns:
+            The model's outputs, and every step that led to them.
+        """
+        batch, hidden, steps = Packed(inputs, CPU), None, list[Step]()
+        outputs: Feed = {}
+        for first in range(0, len(self._models), self._width):
+            outputs = self._stage(first, batch, hidden, steps)
+            if HIDDEN_OUT in outputs:
+                hidden = torch.from_numpy(outputs[HIDDEN_OUT])
+        return outputs, steps
+
+    def _stage(self, first: int, batch: Packed, hidden: Tensor | None, steps: list[Step]) -> Feed:
+        """The outputs of the stage's first rank; all its ranks have the same."""
+        ranks = range(first, first + self._width)
+        values = {rank: self._given(rank, batch, hidden) for rank in ranks}
+        for index in range(len(self.segments[first])):
+            for rank in ranks:
+                steps.append(self._run(rank, index, values[rank]))
+            self._meet([(self.segments[rank][index].collective, values[rank]) for rank in ranks])
+        return {value.name: values[first][value.name] for value in self._models[first].graph.output}
+
+    def _given(self, rank: int, batch: Packed, hidden: Tensor | None) -> Feed:
+        names = [value.name for value in self._models[rank].graph.input]
+        return {name: t.numpy() for name, t in batch.graph_inputs(names, hidden).items()}
+
+    def _run(self, rank: int, index: int, known: Feed) -> Step:
+        segment = self.segments[rank][index]
+        feed = {name: known[name] for name in segment.inputs}
+        results = self._sessions[rank][index].run(segment.outputs, feed)
+        known.update(zip(segment.outputs, results, strict=True))
+        return Step(rank, index, feed)
+
+    @staticmethod
+    def _meet(ranks: Sequence[tuple[NodeProto | None, Feed]]) -> None:
+        """All-reduce, where the segment ends in one."""
+        met = [(node, known) for node, known in ranks if node]
+        if met:
+            total = np.sum([known[node.input[0]] for node, known in met], axis=0)
+            for node, known in met:
+                known[node.output[0]] = total
+
+
+def _session(segment: Segment) -> InferenceSession:
+    return InferenceSession(segment.model.SerializeToString(), providers=["CPUExecutionProvider"])

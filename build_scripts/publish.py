@@ -1,0 +1,175 @@
+"""Stage `publish`: verified files become a new version of the model in the repository.
+
+model_repository/MODEL/
+    .building-x7/   filled and fsynced; a build killed here is swept away by the next
+    3/              it appears by one rename, whole, and is never changed
+    config.pbtxt    replaced by one rename, right after, where engine, dtype or layout are new: a
+                    kill between the two is finished by the next build
+    1/              removed last, when there are more than the recipe's `keep`
+"""
+
+import json
+import platform
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from build_scripts import fetch, stages, storage, triton_config
+from build_scripts.job import Job
+from build_scripts.stages import Step
+from python_mp import manifest
+from python_mp.errors import LoadError
+from python_mp.manifest import Manifest
+
+Steps = dict[str, Step]
+
+
+def artifact_stage(steps: Steps) -> str:
+    """The stage whose output is published: the last that makes something."""
+    return [name for name in steps if name != "verify"][-1]
+
+
+def artifact_key(job: Job, steps: Steps) -> str:
+    """A hash of everything that decides what is published."""
+    decides: dict[str, Any] = {
+        "stages": {name: steps[name].key for name in (artifact_stage(steps), list(steps)[-1])},
+        "module": job.module_sha256,
+    }
+    if job.recipe.family != "tokenizer":
+        decides["inputs"] = manifest.tensors(job.config.inputs)
+        decides["outputs"] = manifest.tensors(job.config.outputs)
+    return storage.digest(decides)
+
+
+def versions(folder: Path) -> list[int]:
+    """Numbers of a model's version directories, ascending."""
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal())
+
+
+def newest(job: Job, steps: Steps) -> Manifest | None:
+    """The newest version's manifest, if that is what the job would publish, and whole."""
+    numbers = versions(job.folder)
+    folder = job.folder / str(max(numbers, default=0))
+    try:
+        found = Manifest.read(folder)
+        if found is None or found.artifact != artifact_key(job, steps):
+            return None
+        manifest.check_files(folder, found)
+    except LoadError:
+        return None
+    return found
+
+
+def current(job: Job, steps: Steps) -> Manifest | None:
+    """The newest version's manifest, if nothing is to be published and nothing to be edited."""
+    return newest(job, steps) if config_edit(job) is None else None
+
+
+def config_edit(job: Job) -> str | None:
+    """config.pbtxt as it must become; None where it is right."""
+    if job.recipe.family == "tokenizer":
+        return None
+    text = triton_config.read(job.folder)
+    recipe = job.recipe
+    edited = triton_config.edited(text, recipe.layout, recipe.engine, recipe.dtype)
+    return edited if edited != text else None
+
+
+def run(job: Job, steps: Steps, progress: Progress) -> Manifest:
+    """Publish the output of the job's last stage, which has passed `verify`; returns its manifest.
+
+    Raises:
+        BuildError: the disk is full. The repository is as it was.
+    """
+    waiting = f"{job.model}: waits for another build to publish"
+    with storage.locked(job.folder, lambda: progress.log(waiting)):
+        storage.sweep(job.folder)
+        with storage.replacing(job.folder / triton_config.NAME, config_edit(job)):
+            published = newest(job, steps) or _publish(job, steps)
+        _retire(job)
+    return published
+
+
+def _publish(job: Job, steps: Steps) -> Manifest:
+    files = {**steps[artifact_stage(steps)].output(), **_beside(job)}
+    storage.require_space(job.folder, sum(path.stat().st_size for path in files.values()))
+    number = max(versions(job.folder), default=0) + 1
+    with storage.appearing(job.folder / str(number)) as building:
+        for name, path in files.items():
+            (building / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, building / name)
+        described = describe(job, steps, building)
+        described.write(building)
+    return described
+
+
+def _beside(job: Job) -> dict[str, Path]:
+    """What is served with any engine: the code, or what checks an encoder's inputs."""
+    if job.code:
+        return {job.code.name: job.code}
+    return {"config.json": fetch.read(job).folder / "config.json"}
+
+
+def _retire(job: Job) -> None:
+    """Remove the oldest published versions beyond those to keep; hand-made ones stay."""
+    folders = [job.folder / str(number) for number in versions(job.folder)]
+    published = [folder for folder in folders if (folder / manifest.NAME).exists()]
+    for old in published[: -job.recipe.keep]:
+        storage.remove(old)
+
+
+def verdict(steps: Steps) -> dict[str, Any]:
+    """What `verify` found: `passed` or which bounds it `misses`, `accuracy`, `latency`, and the
+    `worst` samples."""
+    if "verify" not in steps:
+        return {"passed": True, "accuracy": {}, "latency": {}}
+    return dict(json.loads((steps["verify"].folder / "verify.json").read_text()))
+
+
+def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
+    """The manifest of the files that lie in `folder`."""
+    source, facts = fetch.read(job), steps[artifact_stage(steps)].facts()
+    tools = {tool: number for step in steps.values() for tool, number in step.versions.items()}
+    mine = stages.versions(("triton-multi-device",))
+    hardware: dict[str, Any] = {
+        "machine": platform.machine(),
+        "cpu": None,
+        "cpu_features": [],
+        "gpu": None,
+    }
+    is_tokenizer = job.recipe.family == "tokenizer"
+    found = verdict(steps)
+    return Manifest(
+        artifact=artifact_key(job, steps),
+        model=job.model,
+        family=job.recipe.family,
+        engine=job.recipe.engine,
+        dtype=job.recipe.dtype,
+        layout=job.layout,
+        inputs=[] if is_tokenizer else manifest.tensors(job.config.inputs),
+        outputs=[] if is_tokenizer else manifest.tensors(job.config.outputs),
+        source={"id": source.id, "sha256": source.sha256, "facts": dict(source.facts)},
+        files={name: storage.described(path) for name, path in storage.files(folder).items()},
+        versions={
+            "python": platform.python_version(),
+            **mine,
+            **tools,
+            **facts.get("versions", {}),
+        },
+        hardware=hardware | facts.get("hardware", {}),
+        options=facts.get("options", {}),
+        recipe=job.recipe.as_json(),
+        accuracy=found["accuracy"],
+        latency=found["latency"],
+        built=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+if __name__ == "__main__":
+    from build_scripts import build  # which imports this module
+
+    sys.exit(build.main())

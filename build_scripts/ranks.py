@@ -1,0 +1,49 @@
+"""Work that is done for every rank of a model, several ranks at a time in processes of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+
+from build_scripts.job import Job
+from python_mp.rank.collectives import Communicator
+from python_mp.rank.shard import Shard
+from python_mp.rank.stage import COMPUTE_DTYPES
+
+Work = Callable[[Job, int, Path], None]
+
+
+def each(job: Job, work: Work, out: Path, progress: Progress, what: str) -> None:
+    """Calls `work(job, rank, out)` for every rank; raises what the first failing one raised.
+
+    `work` is a function of a module, since it is sent to other processes.
+    """
+    task = progress.add_task(f"{job.name}: {what}", total=job.world_size)
+    workers = min(job.world_size, len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(work, job, rank, out) for rank in range(job.world_size)]
+        for future in as_completed(futures):
+            future.result()
+            progress.advance(task)
+
+
+def shard(job: Job, rank: int, folder: Path, communicator: Communicator) -> Shard:
+    """The place of world rank `rank`, on the CPU, with the weights that lie in `folder`."""
+    sizes = job.recipe.layout
+    return Shard(
+        rank=rank % sizes.tensor_parallel_size,
+        size=sizes.tensor_parallel_size,
+        stage=rank // sizes.tensor_parallel_size,
+        stages=sizes.pipeline_parallel_size,
+        dtype=COMPUTE_DTYPES[job.weights_dtype],
+        device=torch.device("cpu"),
+        folder=folder,
+        parameters=job.config.module_parameters,
+        communicator=communicator,
+    )

@@ -1,0 +1,73 @@
+"""A model's plans: what stage `compile` does for engine tensorrt."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import torch
+from rich.progress import Progress
+
+from build_scripts import fetch, storage
+from build_scripts.errors import BuildError
+from build_scripts.recipe import TensorRt
+from build_scripts.tensorrt import plan
+from build_scripts.tensorrt.profiles import profiles
+from python_mp.rank.tensorrt_api import gpu, library
+
+if TYPE_CHECKING:
+    from build_scripts.job import Job
+
+TIMING_CACHE = "tensorrt.timing"
+DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def run(job: Job, out: Path, progress: Progress) -> None:
+    """The stage's work: every rank's plan into `out`, and facts for the manifest.
+
+    One after another: each build times its kernels on the GPU.
+    """
+    from python_mp.rank.engines.tensorrt import plan_path
+
+    _check_limit(job)
+    source = job.output("export" if job.recipe.dtype == "float32" else "quantise")
+    for rank in range(job.world_size):
+        graph = source / f"rank{rank}.onnx"
+        model = onnx.load(graph, load_external_data=False)
+        shapes = profiles(model, job.recipe.shapes.sizes, _longest(job))
+        path, cache = plan_path(out, rank, job.world_size), job.workspace / TIMING_CACHE
+        plan.build(graph, path, shapes, job.recipe.tensorrt, cache, progress)
+        if job.recipe.tensorrt.strip_plan:
+            (out / graph.name).write_bytes(graph.read_bytes())
+    storage.write_json(out / "facts.json", _facts(job.recipe.tensorrt))
+
+
+def _check_limit(job: Job) -> None:
+    """A batch beyond the plan's shapes would end its group, so the front must not make one."""
+    limit, largest = job.config.parameters.max_batch_tokens, job.recipe.shapes.sizes[2]
+    if limit > largest:
+        raise BuildError(
+            f"{job.model}: config.pbtxt allows batches of {limit} rows (max_batch_tokens), and"
+            f" recipe.toml has plans built for up to {largest} ({job.recipe.shapes.axis}): make the"
+            " first no larger than the second."
+        )
+
+
+def _longest(job: Job) -> int | None:
+    """Tokens of the longest sequence, where the model's family sets a bound."""
+    if job.recipe.family != "encoder":
+        return None
+    config = json.loads((fetch.read(job).folder / "config.json").read_text())
+    return min(int(config["max_position_embeddings"]), job.recipe.shapes.sizes[2])
+
+
+def _facts(options: TensorRt) -> dict[str, Any]:
+    """What a plan is bound to."""
+    versions = {"tensorrt": library().__version__, "cuda": torch.version.cuda}
+    if found := re.search(r"Module\s+([\d.]+)", DRIVER.read_text() if DRIVER.exists() else ""):
+        versions["driver"] = found[1]
+    return {"versions": versions, "hardware": {"gpu": gpu()}, "options": asdict(options)}

@@ -1,0 +1,156 @@
+"""Graphs in lower precision, by NVIDIA's ModelOpt; TensorRT takes a graph's types as they are.
+
+    float16, bfloat16   casts around what can stand it, weights converted
+    int8, fp8           QuantizeLinear and DequantizeLinear where a product gains by it, with scales
+                        from calibration; the rest in float16
+
+Inputs and outputs keep their types, and so do the sums over ranks.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+from rich.progress import Progress
+
+from build_scripts.errors import BuildError
+from build_scripts.tensorrt import dtypes
+from build_scripts.tensorrt.collectives import put_back, set_aside
+from python_mp.batch import Array
+
+if TYPE_CHECKING:
+    from build_scripts.job import Job
+
+CASTS = {"float16": "fp16", "bfloat16": "bf16"}
+QUANTISED = ("int8", "fp8")
+BATCH = 8
+Feed = Mapping[str, Array]
+
+
+def run(job: Job, out: Path, progress: Progress) -> None:
+    """The stage's work: the exported graphs, converted, as `rankR.onnx` in `out`."""
+    from build_scripts import samples
+    from build_scripts.lockstep import Lockstep
+
+    folder, ranks = job.output("export"), range(job.world_size)
+    models = [onnx.load(folder / f"rank{rank}.onnx") for rank in ranks]
+    lockstep = Lockstep(models, job.recipe.layout.tensor_parallel_size)
+    requests = samples.load(job, job.recipe.calibration.samples).requests
+    feeds: list[list[dict[str, Array]]] = [[] for _ in ranks]
+    batches = [requests[first : first + BATCH] for first in range(0, len(requests), BATCH)]
+    for batch in progress.track(batches, description=f"{job.name}: calibrate"):
+        for values in feeds:
+            values.append({})
+        for step in lockstep.forward(samples.packed(job.config, batch))[1]:
+            feeds[step.rank][-1].update(step.feed)
+    for rank in progress.track(ranks, description=f"{job.name}: quantise"):
+        onnx.save(convert(models[rank], job.recipe.dtype, feeds[rank]), out / f"rank{rank}.onnx")
+
+
+def convert(model: ModelProto, dtype: str, feeds: Sequence[Feed]) -> ModelProto:
+    """One rank's float32 graph in `dtype`.
+
+    Args:
+        feeds: for each calibration batch the graph's inputs, and what its collectives returned, by
+            name; more than that is ignored.
+
+    Raises:
+        BuildError: ModelOpt is missing or fails, or most weights stayed in another precision.
+    """
+    opened, collectives = set_aside(model)
+    names = [value.name for value in opened.graph.input]
+    given = [{name: feed[name] for name in names} for feed in feeds]
+    with tempfile.TemporaryDirectory() as folder, _quiet(dtype):
+        source = Path(folder) / "float32.onnx"
+        onnx.save(opened, source)
+        change = _with_casts if dtype in CASTS else _quantised
+        converted = change(source, dtype, given)
+    result = put_back(converted, collectives, model)
+    dtypes.require(result, dtype)
+    return result
+
+
+def _with_casts(source: Path, dtype: str, feeds: Sequence[Feed]) -> ModelProto:
+    """What overflows with the calibration data stays in float32."""
+    data = source.with_name("batches")  # A single file would be split along first dimensions.
+    data.mkdir()
+    for number, feed in enumerate(feeds):
+        np.savez(data / f"{number:06}.npz", **feed)
+    autocast = _modelopt("modelopt.onnx.autocast")
+    converted: ModelProto = autocast.convert_to_mixed_precision(
+        str(source),
+        low_precision_type=CASTS[dtype],
+        keep_io_types=True,
+        calibration_data=str(data),
+        providers=["cpu"],
+    )
+    return converted
+
+
+def _quantised(source: Path, dtype: str, feeds: Sequence[Feed]) -> ModelProto:
+    target = source.with_name("quantised.onnx")
+    _modelopt("modelopt.onnx.quantization").quantize(
+        str(source),
+        quantize_mode=dtype,
+        calibration_data_reader=_reader(feeds),
+        calibration_method="max",
+        calibration_eps=["cpu"],
+        high_precision_dtype="fp16",
+        output_path=str(target),
+        log_level="ERROR",
+    )
+    return onnx.load(target)
+
+
+def _reader(feeds: Sequence[Feed]) -> Any:
+    """What ModelOpt's calibrator asks for batches, whose sizes may differ."""
+    base = _modelopt("onnxruntime.quantization.calibrate").CalibrationDataReader
+
+    class Reader(base):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            self.rewind()
+
+        def get_next(self) -> Feed | None:
+            return next(self._left, None)
+
+        def get_first(self) -> Feed:
+            return feeds[0]
+
+        def rewind(self) -> None:
+            self._left = iter(feeds)
+
+    return Reader()
+
+
+def _modelopt(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise BuildError(
+            f"Engine tensorrt gets its lower precisions from NVIDIA's ModelOpt, which is not usable"
+            f" here ({error}): build in NVIDIA's container, or install 'nvidia-modelopt[onnx]'."
+        ) from None
+
+
+@contextmanager
+def _quiet(dtype: str) -> Iterator[None]:
+    """ModelOpt's own words for failures are exceptions of every kind."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    except BuildError:
+        raise
+    except Exception as error:
+        raise BuildError(f"ModelOpt cannot convert the graph to {dtype}: {error}") from error
+    finally:
+        logging.disable(before)

@@ -1,0 +1,205 @@
+"""Stage `verify`: the engine, with all its ranks, against the reference.
+
+It runs as it will be served, by a replica of python_mp, and is asked the recipe's samples. What it
+answers is compared by Polygraphy; beyond the recipe's bounds nothing is published.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import Progress
+
+from build_scripts import storage
+from build_scripts.errors import BuildError
+from build_scripts.job import Job
+
+if TYPE_CHECKING:
+    from python_mp.batch import Array
+    from python_mp.config import ModelConfig
+
+NEEDS = ("fetch", "shard", "export", "quantise", "compile")
+SOURCES = (
+    "build_scripts/samples.py",
+    "build_scripts/reference.py",
+    "build_scripts/sentences.py",
+    "backends/python_mp/python_mp/rank/**/*.py",
+)
+TOOLS = ("torch", "transformers", "onnxruntime", "polygraphy", "tensorrt")
+WORST = 5
+LATENCY_ROUNDS = 20
+
+
+def applies(job: Job) -> bool:
+    return job.recipe.family != "tokenizer"
+
+
+def inputs(job: Job) -> dict[str, object]:
+    recipe = job.recipe.as_json()
+    return {"accuracy": recipe["accuracy"], "dtype": job.recipe.dtype, "layout": job.layout}
+
+
+def run(job: Job, out: Path, progress: Progress) -> None:
+    """Writes `verify.json`: accuracy, latency, the worst samples, and whether it passed."""
+    from build_scripts import reference, samples
+
+    wanted = samples.load(job, job.recipe.accuracy.samples)
+    expected = reference.outputs(job, wanted.requests)
+    answers, latency = _served(job, wanted.requests, progress)
+    scores = [compare(a, e) for a, e in zip(answers, expected, strict=True)]
+    accuracy = summary(scores) | _agreement(answers, expected, wanted.labels)
+    worst = sorted(range(len(scores)), key=lambda n: scores[n].cosine)[:WORST]
+    failed = misses(accuracy, job.recipe.accuracy.bounds(job.recipe.dtype).given())
+    report = {
+        "accuracy": accuracy,
+        "latency": latency,
+        "worst": [{"sample": n, **vars(scores[n])} for n in worst],
+        "misses": failed,
+        "passed": not failed,
+    }
+    storage.write_json(out / "verify.json", report)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How far one sample's answer is from the reference: the worst of its outputs."""
+
+    cosine: float
+    max_error: float
+    mean_error: float
+
+
+def compare(answer: dict[str, Array], expected: dict[str, Array]) -> Score:
+    """Cosines are of the vector that comes of averaging an output over all axes but the last, as
+    pooling does with hidden states; errors are of every element."""
+    from polygraphy.comparator import (
+        CosineSimilarityCompareFunc,
+        IterationResult,
+        SimpleCompareFunc,
+    )
+    from polygraphy.logger import G_LOGGER
+
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        ours, theirs = IterationResult(answer), IterationResult(expected)
+        errors = SimpleCompareFunc(fail_fast=False)(ours, theirs)
+        pooled = IterationResult(_pooled(answer)), IterationResult(_pooled(expected))
+        cosines = CosineSimilarityCompareFunc()(*pooled)
+    return Score(
+        cosine=min(float(each.cosine_similarity) for each in cosines.values()),
+        max_error=max(float(each.max_absdiff) for each in errors.values()),
+        mean_error=max(float(each.mean_absdiff) for each in errors.values()),
+    )
+
+
+def _pooled(outputs: dict[str, Array]) -> dict[str, Array]:
+    return {n: a.astype("float64").reshape(-1, a.shape[-1]).mean(0) for n, a in outputs.items()}
+
+
+def summary(scores: Sequence[Score]) -> dict[str, float]:
+    """Over all samples, by the names that recipes use."""
+    return {
+        "samples": len(scores),
+        "cosine_min": min(score.cosine for score in scores),
+        "cosine_mean": mean(score.cosine for score in scores),
+        "max_error": max(score.max_error for score in scores),
+        "mean_error": mean(score.mean_error for score in scores),
+    }
+
+
+def misses(accuracy: dict[str, float], bounds: dict[str, float]) -> list[str]:
+    """The bounds that do not hold, each as a sentence.
+
+    Raises:
+        BuildError: a bound is for what this model has no figure of.
+    """
+    failed = []
+    for name, bound in bounds.items():
+        if name not in accuracy:
+            raise BuildError(f"accuracy.{name} has a bound, but the samples have no labels")
+        is_error = name.endswith("error")
+        # Written so that a NaN fails.
+        holds = accuracy[name] <= bound if is_error else accuracy[name] >= bound
+        if not holds:
+            failed.append(
+                f"{name} is {accuracy[name]:.7g}, not {'<=' if is_error else '>='} {bound}"
+            )
+    return failed
+
+
+def _agreement(
+    answers: Sequence[dict[str, Array]],
+    expected: Sequence[dict[str, Array]],
+    labels: Sequence[int] | None,
+) -> dict[str, float]:
+    """For classifiers, whose samples have labels: how often the first place is the same."""
+    if labels is None:
+        return {}
+    ours, theirs = ([_first_place(each) for each in side] for side in (answers, expected))
+    return {
+        "top1_agreement_min": mean(a == b for a, b in zip(ours, theirs, strict=True)),
+        "accuracy_min": mean(a == b for a, b in zip(ours, labels, strict=True)),
+    }
+
+
+def _first_place(outputs: dict[str, Array]) -> int:
+    (scores,) = outputs.values()
+    return int(scores.argmax())
+
+
+def _served(
+    job: Job, requests: Sequence[dict[str, Array]], progress: Progress
+) -> tuple[list[dict[str, Array]], dict[str, float]]:
+    """Every request's answer, and how long they took."""
+    from python_mp.errors import PythonMpError
+    from python_mp.front.local import served
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = _placed(job, Path(folder))
+        try:
+            with served(config, Path(folder)) as replica:
+                futures = [replica.ask(**request) for request in requests]
+                task = f"{job.name}: verify"
+                answers = [f.result() for f in progress.track(futures, description=task)]
+                return answers, _latency(replica, requests)
+        except PythonMpError as error:
+            raise BuildError(f"{job.name}: {error}") from error
+
+
+def _latency(replica: Any, requests: Sequence[dict[str, Array]]) -> dict[str, float]:
+    """One request at a time, the one of middle size; then all at once."""
+    usual = sorted(requests, key=lambda each: sum(a.nbytes for a in each.values()))
+    times = [_seconds(lambda: replica.ask(**usual[len(usual) // 2]).result())]
+    times = [
+        _seconds(lambda: replica.ask(**usual[len(usual) // 2]).result())
+        for _ in range(LATENCY_ROUNDS)
+    ]
+    everything = _seconds(lambda: [f.result() for f in replica.ask_all(requests)])
+    return {"p50_ms": median(times) * 1e3, "samples_per_second": len(requests) / everything}
+
+
+def _seconds(call: Any) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def _placed(job: Job, folder: Path) -> ModelConfig:
+    """The model as if what was built lay in its repository."""
+    from python_mp.config import parse
+
+    artifact = [name for name in job.outputs if name != "verify"][-1]
+    (folder / "1").symlink_to(job.output(artifact))
+    return parse(job.config.source[0], str(folder), "1")
+
+
+if __name__ == "__main__":
+    from build_scripts import command
+
+    sys.exit(command.main("verify"))

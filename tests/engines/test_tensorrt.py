@@ -1,0 +1,190 @@
+"""TensorRT for real: plans are built, loaded and run, where the library and GPUs are.
+
+Everything up to this is checked without them: see tests/unit/test_tensorrt_*.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import reduce
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from onnx import ModelProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from rich.progress import Progress
+
+from build_scripts.recipe import TensorRt
+from build_scripts.tensorrt import plan as plans
+from build_scripts.tensorrt.collectives import set_aside
+from build_scripts.tensorrt.profiles import profiles
+from python_mp.errors import LoadError, RequestFailed
+from python_mp.rank.engines.tensorrt import plan_path
+from python_mp.rank.tensorrt_graph import TensorRtGraph
+from python_mp.rank.tensorrt_plan import Plan, communicator
+
+GPUS = torch.cuda.device_count()
+WIDTH, INNER = 64, 128
+SIZES = (1, 8, 64)
+
+MARKS = (
+    pytest.mark.tensorrt,
+    pytest.mark.gpu,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(find_spec("tensorrt") is None, reason="TensorRT is not installed"),
+    pytest.mark.skipif(not GPUS, reason="there is no GPU"),
+)
+two_gpus = pytest.mark.skipif(GPUS < 2, reason=f"needs 2 GPUs, there are {GPUS}")
+
+
+def for_real(test: Callable[..., None]) -> Callable[..., None]:
+    """Needs TensorRT and a GPU."""
+    return reduce(lambda marked, mark: mark(marked), MARKS, test)
+
+
+def parameters() -> Mapping[str, np.ndarray[Any, Any]]:
+    random = np.random.default_rng(0)
+    shapes = {"up": (WIDTH, INNER), "down": (INNER, WIDTH)}
+    return {n: (random.standard_normal(s) / 8).astype(np.float32) for n, s in shapes.items()}
+
+
+def block(rank: int = 0, ranks: int = 1, dtype: Any = np.float32) -> ModelProto:
+    """y = x + relu(x up) down, the inner dimension split among the ranks."""
+    inner = slice(rank * INNER // ranks, (rank + 1) * INNER // ranks)
+    weights = parameters()
+    mine = {"up": weights["up"][:, inner], "down": weights["down"][inner]}
+    nodes = [
+        helper.make_node("MatMul", ["x", "up"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "down"], ["part"]),
+        helper.make_node("Add", ["sum" if ranks > 1 else "part", "x"], ["y"]),
+    ]
+    if ranks > 1:
+        attributes: dict[str, Any] = {"collective_operation": "all_reduce", "reduce_op": "sum"}
+        attributes |= {"root": -1, "group_size": 0, "nb_rank": ranks}
+        collective = helper.make_node("DistCollective", ["part"], ["sum"], domain="python_mp")
+        collective.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
+        nodes.insert(3, collective)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph = helper.make_graph(
+        nodes,
+        "block",
+        [helper.make_tensor_value_info("x", kind, ["rows", WIDTH])],
+        [helper.make_tensor_value_info("y", kind, ["rows", WIDTH])],
+        [numpy_helper.from_array(w.astype(dtype), name) for name, w in mine.items()],
+        value_info=[helper.make_tensor_value_info("part", kind, ["rows", WIDTH])],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("python_mp", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def expected(x: torch.Tensor) -> torch.Tensor:
+    up, down = (torch.from_numpy(w).double().to(x.device) for w in parameters().values())
+    return x + torch.relu(x.double() @ up) @ down
+
+
+def built(
+    folder: Path, rank: int = 0, ranks: int = 1, dtype: Any = np.float32, **more: Any
+) -> Path:
+    """The plan; its graph lies beside it."""
+    graph, plan = folder / f"rank{rank}.onnx", plan_path(folder, rank, ranks)
+    model = block(rank, ranks, dtype)
+    onnx.save(model, graph)
+    options = replace(TensorRt(optimization_level=1), **more)
+    shapes, cache = profiles(model, SIZES), folder / "timing"
+    report = plans.build(graph, plan, shapes, options, cache, Progress(disable=True))
+    assert report["bytes"] == plan.stat().st_size
+    assert cache.stat().st_size
+    return plan
+
+
+def error(graph: TensorRtGraph, rows: int, device: torch.device, seed: int = 0) -> float:
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, WIDTH, generator=random).to(device)
+    return (graph({"x": x})["y"].double() - expected(x)).abs().max().item()
+
+
+@for_real
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-4), (np.float16, 2e-2)])
+def test_computes(dtype: Any, bound: float, tmp_path: Path) -> None:
+    """Also when captured: the second run of a shape captures, the third replays."""
+    device = torch.device("cuda:0")
+    graph = TensorRtGraph(Plan(built(tmp_path, dtype=dtype)), device)
+    for seed in range(3):
+        for rows in (1, 7, 64):
+            assert error(graph, rows, device, seed) < bound
+    with pytest.raises(RequestFailed, match=r"x \[65, 64\]"):
+        error(graph, 65, device)
+
+
+@for_real
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"version_compatible": True},
+        {"hardware_compatibility": "ampere_plus"},
+        {"refit": True},
+        {"strip_plan": True},
+        {"workspace_gib": 1.0},
+    ],
+)
+def test_options(options: dict[str, Any], tmp_path: Path) -> None:
+    device = torch.device("cuda:0")
+    file = built(tmp_path, **options)
+    host_code = bool(options.get("version_compatible"))
+    plan = Plan(file, weights=tmp_path / "rank0.onnx", host_code=host_code)
+    assert error(TensorRtGraph(plan, device), 5, device) < 1e-4
+
+
+@for_real
+def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
+    file = built(tmp_path)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(LoadError, match="build it again on this machine"):
+        Plan(file)
+
+
+@for_real
+@two_gpus
+def test_tensor_parallel(tmp_path: Path) -> None:
+    """Two ranks, whose sums are inside the plans."""
+    for rank in range(2):
+        built(tmp_path, rank, 2)
+    mp.spawn(tensor_rank, (tmp_path,), nprocs=2)
+
+
+def tensor_rank(rank: int, folder: Path) -> None:
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    os.environ["NCCL_SOCKET_IFNAME"] = "lo"
+    store = f"file://{folder}/store"
+    dist.init_process_group("nccl", store, rank=rank, world_size=2, device_id=device)
+    group = dist.new_group([0, 1])
+    plan = Plan(plan_path(folder, rank, 2))
+    graph = TensorRtGraph(plan, device, communicator(group, device), cuda_graphs=0)
+    for seed in range(3):
+        assert error(graph, 9, device, seed) < 1e-4
+    del graph
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_graphs_compute_what_is_expected(ranks: int) -> None:
+    """Without TensorRT, so that a failure above is its own."""
+    x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(0))
+    runs = [ReferenceEvaluator(set_aside(block(rank, ranks))[0]) for rank in range(ranks)]
+    feed = {"x": x.numpy()}
+    if ranks > 1:
+        nothing = feed | {"sum": np.zeros((5, WIDTH), np.float32)}
+        feed["sum"] = sum(np.asarray(run.run(["part"], nothing)[0]) for run in runs)
+    for run in runs:
+        assert np.abs(run.run(["y"], feed)[0] - expected(x).numpy()).max() < 1e-4

@@ -1,0 +1,226 @@
+"""Builds that are killed, that meet, that run out of disk: the repository stays sound."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from build_scripts.errors import BuildError
+from build_scripts.job import PROJECT
+from tests.builds import FakeStage, Workshop, workshop
+
+SURVIVED = 0
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    return workshop(tmp_path, monkeypatch)
+
+
+def forked(work: Callable[[], object]) -> int:
+    """A process that does `work`; its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        work()
+        code = SURVIVED
+    finally:
+        os._exit(code)
+
+
+def ended(pid: int) -> int:
+    """How the process ended: its exit code, or minus the signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+CHANGES = (
+    (os, "fsync"),
+    (os, "rename"),
+    (os, "unlink"),
+    (os, "rmdir"),
+    (shutil, "copyfile"),
+    (Path, "write_text"),
+    (Path, "rename"),
+    (Path, "replace"),
+    (Path, "unlink"),
+    (Path, "mkdir"),
+    (FakeStage, "run"),
+)
+"""Before each of these calls a build can be killed."""
+
+
+def kill_before_change(number: int) -> None:
+    """From here on this process dies before its change number `number`."""
+    left = iter(range(number))
+
+    def killing(change: Callable[..., object]) -> Callable[..., object]:
+        def wrapped(*arguments: Any, **named: Any) -> object:
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return change(*arguments, **named)
+
+        return wrapped
+
+    for owner, name in CHANGES:
+        setattr(owner, name, killing(getattr(owner, name)))
+
+
+def state(tiny: Workshop) -> dict[str, bytes]:
+    """The repository, without what differs from build to build."""
+    return {name: data for name, data in tiny.state().items() if "manifest.json" not in name}
+
+
+def test_killed_anywhere_the_next_build_finds_a_sound_repository(tiny: Workshop) -> None:
+    untouched, wanted, kept = prepared(tiny)
+    deaths, half_way = 0, 0
+    while kill(tiny, before_change=deaths) != SURVIVED:
+        half_way += assert_sound(tiny, untouched)
+        tiny.build()
+        assert state(tiny) == wanted
+        assert not list(tiny.repository.parent.rglob(".building-*"))
+        restore(tiny, kept)
+        deaths += 1
+    assert deaths > 40
+    assert half_way <= 3  # nothing but fsync lies between the renames of version and config.pbtxt
+
+
+def test_builds_killed_one_after_the_other_get_there_in_the_end(tiny: Workshop) -> None:
+    untouched, wanted, _kept = prepared(tiny)
+    deaths = 0
+    while kill(tiny, before_change=deaths) != SURVIVED:
+        assert_sound(tiny, untouched)
+        deaths += 1
+    assert deaths > 10
+    assert state(tiny) == wanted
+
+
+def prepared(tiny: Workshop) -> tuple[dict[str, bytes], dict[str, bytes], Path]:
+    """A published model whose recipe was changed since: its files, those after the next build,
+    and a copy of it."""
+    tiny.build()
+    tiny.edit("recipe.toml", "[layout]", 'engine = "onnxruntime"\n[layout]')
+    untouched, kept = tiny.state(), tiny.repository.parent / "kept"
+    shutil.copytree(tiny.repository, kept)
+    tiny.build()
+    wanted = state(tiny)
+    assert {"1/rank0.safetensors", "2/rank0.onnx"} < wanted.keys()
+    restore(tiny, kept)
+    return untouched, wanted, kept
+
+
+def restore(tiny: Workshop, kept: Path) -> None:
+    for folder in (tiny.repository, tiny.workspace):
+        shutil.rmtree(folder)
+    shutil.copytree(kept, tiny.repository)
+    tiny.workspace.mkdir()
+
+
+def kill(tiny: Workshop, *, before_change: int) -> int:
+    """A build that is killed before that change; how its process ended."""
+
+    def build() -> None:
+        kill_before_change(before_change)
+        tiny.build()
+
+    code = ended(forked(build))
+    assert code in (SURVIVED, -signal.SIGKILL)
+    return code
+
+
+def assert_sound(tiny: Workshop, untouched: dict[str, bytes]) -> bool:
+    """The repository is as it was, or has a whole new version; True if only config.pbtxt lacks."""
+    found = tiny.state()
+    if found == untouched:
+        return False
+    new = {name for name in found if name.startswith("2/")}
+    assert new == {"2/manifest.json", "2/module.py", "2/rank0.onnx", "2/rank1.onnx"}
+    config = found.pop("config.pbtxt")
+    old = {name: data for name, data in untouched.items() if name != "config.pbtxt"}
+    assert {name: data for name, data in found.items() if name not in new} == old
+    return config == untouched["config.pbtxt"]
+
+
+def test_two_builds_at_once_build_once(tiny: Workshop) -> None:
+    go = tiny.repository.parent / "go"
+
+    def build() -> None:
+        while not go.exists():
+            time.sleep(0.001)
+        tiny.build()
+
+    pids = [forked(build) for _ in range(3)]
+    go.touch()
+    assert [ended(pid) for pid in pids] == [SURVIVED] * 3
+    assert (tiny.repository.parent / "ran").read_text() == "ran\n"
+    assert tiny.versions() == [1]
+
+
+def test_a_build_that_waits_says_so(tiny: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tiny.repository.parent
+    files = tiny.shard.files
+
+    def slow(job: Any) -> dict[str, str]:
+        (folder / "started").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.001)
+        return files(job)
+
+    tiny.shard.files = slow
+    first = forked(tiny.build)
+    while not (folder / "started").exists():
+        time.sleep(0.001)
+    second = forked(tiny.build)
+    said = ""
+    while "another build of it is running; this one waits" not in said:
+        said += capfd.readouterr().err
+    (folder / "go").touch()
+    assert [ended(first), ended(second)] == [SURVIVED, SURVIVED]
+    assert tiny.versions() == [1]
+
+
+def test_files_that_no_longer_fit_end_the_build_in_a_sentence(tiny: Workshop) -> None:
+    tiny.build()
+    before = tiny.state()
+    said = tiny.repository.parent / "said"
+    said.touch()
+    tiny.shard.decides = {"bigger": True}
+    tiny.shard.files = lambda _job: {"rank0.safetensors": "w" * 100_000}
+
+    def build() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        try:
+            tiny.build()
+        except BuildError as error:
+            said.write_text(str(error))
+
+    assert ended(forked(build)) == SURVIVED
+    assert f"The disk of {tiny.workspace / 'tiny'} is full: 0.0 MB were written" in said.read_text()
+    assert tiny.state() == before
+
+
+SLOW = "torch", "transformers", "onnx", "onnxruntime", "sklearn", "tokenizers", "polygraphy"
+
+
+def test_looking_at_the_models_imports_nothing_slow() -> None:
+    code = (
+        "import sys; from build_scripts import build, check, job, stages\n"
+        "for name in job.models(): stages.plan(job.load(name))\n"
+        f"print([name for name in {SLOW!r} if name in sys.modules])"
+    )
+    environment = {"PYTHONPATH": f"{PROJECT}:{PROJECT / 'backends' / 'python_mp'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,161 @@
+"""Both ensembles on every CPU engine, single, tensor- and pipeline-parallel, behind one Triton.
+
+Each variant is what the build makes of the model's recipe with engine, dtype or layout changed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from build_scripts import build, digits
+from build_scripts import job as jobs
+from server.launch import TritonServer
+from tests.triton import repository
+from tests.triton.calls import Client, closeness, in_parallel, reference
+from tests.triton.conftest import Serve
+from tests.triton.test_classify import held_out
+
+pytestmark = pytest.mark.timeout(900)
+ENSEMBLES = {"embed_encoder": "embed", "classifier": "classify"}
+BOUND = {"float32": 0.999999, "int8": 0.95}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model of the repository with these of its recipe's lines changed."""
+
+    model: str
+    engine: str
+    dtype: str = "float32"
+    tp: int = 1
+    pp: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}_{self.engine}_{self.dtype}_tp{self.tp}_pp{self.pp}"
+
+    @property
+    def ensemble(self) -> str:
+        return f"{ENSEMBLES[self.model]}_{self.name}"
+
+
+LAYOUTS = [(1, 1), (2, 1), (1, 2)]
+VARIANTS = [
+    *(Variant("classifier", "torch", tp=tp, pp=pp) for tp, pp in LAYOUTS),
+    *(Variant("classifier", "aot_inductor", tp=tp, pp=pp) for tp, pp in LAYOUTS),
+    *(Variant("classifier", "onnxruntime", tp=tp, pp=pp) for tp, pp in LAYOUTS),
+    Variant("classifier", "onnxruntime", "int8", tp=2),
+    *(Variant("embed_encoder", "torch", tp=tp, pp=pp) for tp, pp in LAYOUTS),
+    *(Variant("embed_encoder", "onnxruntime", tp=tp, pp=pp) for tp, pp in LAYOUTS),
+    Variant("embed_encoder", "onnxruntime", "int8", tp=2),
+    Variant("embed_encoder", "aot_inductor", tp=2),  # a minute of compiling a layout
+]
+
+
+def add(models: Path, folder: Path, variant: Variant) -> None:
+    """Builds and publishes the variant, and adds it and its ensemble to `models`."""
+    own = folder / variant.name
+    source = repository.MODELS / variant.model
+    shutil.copytree(source, own / variant.model, ignore=shutil.ignore_patterns("[0-9]*"))
+    layout = {"tensor_parallel_size": variant.tp, "pipeline_parallel_size": variant.pp}
+    overrides = {"engine": variant.engine, "dtype": variant.dtype, "layout": layout}
+    gate = {"accuracy": {"samples": 40}, "variants": []}
+    job = jobs.load(variant.model, own, overrides | gate)
+    with Progress(console=Console(quiet=True)) as progress:
+        assert build.build(job, progress).status == "published"
+    shutil.copytree(own / variant.model, models / variant.name)
+    rename(models / variant.name / "config.pbtxt", {variant.model: variant.name})
+    ensemble = ENSEMBLES[variant.model]
+    shutil.copytree(repository.MODELS / ensemble, models / variant.ensemble)
+    renamed = {ensemble: variant.ensemble, variant.model: variant.name}
+    rename(models / variant.ensemble / "config.pbtxt", renamed)
+
+
+def rename(config: Path, names: dict[str, str]) -> None:
+    text = config.read_text()
+    for old, new in names.items():
+        text = text.replace(f'"{old}"', f'"{new}"')
+    config.write_text(text)
+
+
+@pytest.fixture(scope="module")
+def engines(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """All of them at once."""
+    models, folder = tmp_path_factory.mktemp("engines"), tmp_path_factory.mktemp("built")
+    steps = ("embed_tokenizer", "embed_pooler", "classify_decoder", "classify_labels")
+    repository.copy(models, *steps)
+    for variant in VARIANTS:
+        add(models, folder, variant)
+    with serve(models) as server:
+        yield server
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.model == "embed_encoder"], ids=str)
+def test_embeds_as_the_reference(engines: TritonServer, variant: Variant) -> None:
+    def embed(number: int) -> float:
+        """Some texts alone, the others in one request."""
+        which = list(range(number, 200, 20))
+        with Client(engines.endpoints, ("grpc", "http")[number % 2]) as client:
+            texts = [reference().texts[n] for n in which]
+            parts = [client.embed(part, variant.ensemble) for part in (texts[:1], texts[1:])]
+        return reference().cosine(which, np.concatenate(parts))
+
+    cosines = in_parallel(4, embed)
+    assert min(cosines) >= BOUND[variant.dtype]
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.model == "classifier"], ids=str)
+def test_recognises_the_held_out_digits(engines: TritonServer, variant: Variant) -> None:
+    files, expected = held_out()
+    images = np.array(files, object)[:, None]
+    with Client(engines.endpoints) as client:
+        found = [
+            client.ask(variant.ensemble, "LABEL", IMAGE=images[at : at + 60])[:, 0]
+            for at in range(0, len(images), 60)
+        ]
+    right = np.concatenate(found) == np.array(expected, object)
+    assert right.mean() >= digits.LEAST_ACCURACY
+
+
+def test_an_answer_does_not_depend_on_its_company(engines: TritonServer) -> None:
+    """A text alone, and in the middle of others of all lengths."""
+    texts = reference().texts[:24]
+    for variant in VARIANTS:
+        if variant.model == "embed_encoder":
+            with Client(engines.endpoints) as client:
+                alone = client.embed(texts[12:13], variant.ensemble)
+                together = client.embed(texts, variant.ensemble)[12:13]
+            assert closeness(alone, together) >= BOUND[variant.dtype]
+
+
+def test_a_text_of_one_token(engines: TritonServer) -> None:
+    """The smallest batch there is: graphs must not have fixed its sizes."""
+    one = np.array([[2023]], np.int32)
+    lengths = np.ones((1, 1), np.int32)
+    with Client(engines.endpoints) as client:
+        states = [
+            client.ask(v.name, "HIDDEN_STATES", INPUT_IDS=one, LENGTHS=lengths)
+            for v in VARIANTS
+            if v.model == "embed_encoder" and v.dtype == "float32"
+        ]
+    for each in states:
+        assert each.shape == (1, 1, 384)
+        np.testing.assert_allclose(each, states[0], atol=1e-4)
+
+
+def test_the_manifest_says_how_good_it_is(engines: TritonServer) -> None:
+    for variant in VARIANTS:
+        path = engines.settings.model_repository / variant.name / "1" / "manifest.json"
+        manifest = json.loads(path.read_text())
+        assert manifest["engine"] == variant.engine
+        assert manifest["accuracy"]["cosine_min"] >= BOUND[variant.dtype]
+        assert len(manifest["files"]) >= variant.tp * variant.pp

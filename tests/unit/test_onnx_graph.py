@@ -1,0 +1,102 @@
+"""Graphs cut at their collectives compute what the whole does, and can be joined again."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnxruntime import InferenceSession
+
+from python_mp.rank.onnx_graph import COLLECTIVE, DOMAIN, Segment, cut, join
+
+Array = np.ndarray[Any, Any]
+ROWS = 5
+
+
+def graph(collectives: int) -> ModelProto:
+    """x [n, 4] -> y: so many times "matrix product, all-reduce, add what was there before"."""
+    random = np.random.default_rng(0)
+    nodes, weights, x = [], [], "x"
+    for n in range(collectives):
+        matrix = random.standard_normal((4, 4)).astype(np.float32)
+        weights.append(numpy_helper.from_array(matrix, f"w{n}"))
+        nodes += [
+            helper.make_node("MatMul", [x, f"w{n}"], [f"part{n}"]),
+            helper.make_node(COLLECTIVE, [f"part{n}"], [f"sum{n}"], domain=DOMAIN),
+            helper.make_node("Add", [f"sum{n}", x], [f"x{n}"]),
+        ]
+        x = f"x{n}"
+    nodes.append(helper.make_node("Relu", [x], ["y"]))
+    rows = helper.make_tensor_value_info
+    inner = [node.output[0] for node in nodes[:-1]]
+    made = helper.make_graph(
+        nodes,
+        "ranks",
+        [rows("x", TensorProto.FLOAT, ["n", 4])],
+        [rows("y", TensorProto.FLOAT, ["n", 4])],
+        weights,
+        value_info=[rows(name, TensorProto.FLOAT, ["n", 4]) for name in inner],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(made, opset_imports=opsets, ir_version=10)
+
+
+def run(segments: Sequence[Segment], x: Array, ranks: int = 2) -> Array:
+    """As so many ranks with equal weights would."""
+    values = {"x": x}
+    for segment in segments:
+        session = InferenceSession(segment.model.SerializeToString())
+        feed = {name: values[name] for name in segment.inputs}
+        values.update(zip(segment.outputs, session.run(segment.outputs, feed), strict=True))
+        if segment.collective:
+            before, after = segment.collective.input[0], segment.collective.output[0]
+            values[after] = ranks * values[before]
+    return values["y"]
+
+
+def expected(model: ModelProto, x: Array, ranks: int = 2) -> Array:
+    for weight in model.graph.initializer:
+        x = ranks * (x @ numpy_helper.to_array(weight)) + x
+    return np.maximum(x, 0)
+
+
+@pytest.mark.parametrize("collectives", [0, 1, 3])
+def test_the_segments_compute_the_whole(collectives: int) -> None:
+    model = graph(collectives)
+    segments = cut(model)
+    assert len(segments) == collectives + 1
+    assert all(
+        node.op_type != COLLECTIVE for segment in segments for node in segment.model.graph.node
+    )
+    x = np.random.default_rng(1).standard_normal((ROWS, 4)).astype(np.float32)
+    np.testing.assert_allclose(run(segments, x), expected(model, x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_segment_holds_its_own_weights_only() -> None:
+    weights = [[w.name for w in segment.model.graph.initializer] for segment in cut(graph(3))]
+    assert weights == [["w0"], ["w1"], ["w2"], []]
+
+
+def test_what_is_needed_later_is_carried_past_the_collective() -> None:
+    _, second, last = cut(graph(2))
+    assert second.inputs == ("sum0", "x")
+    assert second.outputs == ("part1", "x0")
+    assert last.inputs == ("sum1", "x0")
+
+
+def test_joined_segments_are_the_graph_again() -> None:
+    """Also when two of them use the same name inside."""
+    model = graph(2)
+    segments = cut(model)
+    for segment in segments:
+        segment.model.graph.node.insert(
+            0, helper.make_node("Identity", [segment.inputs[0]], ["inside"])
+        )
+    joined = join(segments, model)
+    names = [name for node in joined.graph.node for name in node.output]
+    assert len(names) == len(set(names))
+    assert [i.name for i in joined.graph.input] == ["x"]
+    assert sum(node.op_type == COLLECTIVE for node in joined.graph.node) == 2
+    x = np.random.default_rng(2).standard_normal((ROWS, 4)).astype(np.float32)
+    np.testing.assert_allclose(run(cut(joined), x), expected(model, x), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,342 @@
+"""Publishing: new versions beside the old ones, nothing beyond the bounds; what --check finds."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from build_scripts import build, check, command
+from build_scripts.errors import BuildError
+from python_mp import manifest
+from python_mp.manifest import Manifest
+from tests.builds import Workshop, verdict, workshop
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    return workshop(tmp_path, monkeypatch)
+
+
+def main(tiny: Workshop, *arguments: str) -> int:
+    places = ["--repository", str(tiny.repository), "--workspace", str(tiny.workspace)]
+    return build.main([*places, *arguments])
+
+
+def test_a_version_has_its_files_and_a_manifest(tiny: Workshop) -> None:
+    assert tiny.build().status == "published"
+    names = {"manifest.json", "module.py", "rank0.safetensors", "rank1.safetensors"}
+    assert {path.name for path in (tiny.model / "1").iterdir()} == names
+    found = Manifest.read(tiny.model / "1")
+    assert found is not None
+    manifest.refusal(tiny.model / "1", found, tiny.job().config)
+    assert found.files.keys() == names - {"manifest.json"}
+    assert found.layout == {"tensor_parallel_size": 2, "pipeline_parallel_size": 1}
+    assert found.inputs == [{"name": "X", "dtype": "float32", "dims": [4]}]
+    assert (found.accuracy, found.latency) == ({"cosine_min": 0.95}, {"p50_ms": 1.5})
+    assert {"python", "safetensors"} <= found.versions.keys()
+    assert found.recipe["accuracy"]["cosine_min"] == 0.9
+
+
+def test_built_again_nothing_happens(tiny: Workshop) -> None:
+    tiny.build()
+    before = tiny.state()
+    again = tiny.build()
+    assert (again.status, again.seconds, tiny.shard.ran) == ("kept", 0, 1)
+    assert again.accuracy == {"cosine_min": 0.95}
+    assert tiny.state() == before
+
+
+def test_a_published_version_needs_no_workspace(tiny: Workshop) -> None:
+    tiny.build()
+    shutil.rmtree(tiny.workspace)
+    assert tiny.build().status == "kept"
+    assert tiny.shard.ran == 1
+
+
+def test_two_builds_have_the_same_files(tiny: Workshop) -> None:
+    tiny.build()
+    shutil.rmtree(tiny.workspace)
+    shutil.rmtree(tiny.model / "1")
+    first = tiny.build()
+    assert first.status == "published"
+    one = Manifest.read(tiny.model / "1")
+    shutil.rmtree(tiny.workspace)
+    shutil.rmtree(tiny.model / "1")
+    tiny.build()
+    other = Manifest.read(tiny.model / "1")
+    assert one is not None
+    assert other is not None
+    assert (one.files, one.artifact) == (other.files, other.artifact)
+
+
+def test_a_change_is_a_new_version_and_old_ones_go(tiny: Workshop) -> None:
+    for number in range(4):
+        tiny.shard.decides = {"number": number}
+        tiny.build()
+    assert tiny.versions() == [3, 4]
+
+
+def test_versions_made_by_hand_stay(tiny: Workshop) -> None:
+    (tiny.model / "1").mkdir()
+    (tiny.model / "1" / "model.safetensors").write_text("mine")
+    for number in range(4):
+        tiny.shard.decides = {"number": number}
+        tiny.build()
+    assert tiny.versions() == [1, 4, 5]
+    assert (tiny.model / "1" / "model.safetensors").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["rank1.safetensors", "module.py", "manifest.json"])
+def test_a_damaged_version_is_followed_by_a_whole_one(tiny: Workshop, name: str) -> None:
+    tiny.build()
+    path = tiny.model / "1" / name
+    path.write_bytes(b"}" + path.read_bytes()[1:])
+    assert tiny.build().status == "published"
+    assert tiny.versions() == [1, 2]
+    assert tiny.shard.ran == 1
+
+
+def test_a_damaged_output_is_not_published(tiny: Workshop) -> None:
+    tiny.build(publishing=False)
+    (output,) = tiny.workspace.glob("tiny/shard-*/rank0.safetensors")
+    output.with_name("new").write_text("Weights of 0")
+    output.with_name("new").replace(output)
+    tiny.build()
+    assert (tiny.model / "1" / "rank0.safetensors").read_text() == "weights of 0"
+    assert tiny.shard.ran == 2
+
+
+def test_beyond_the_bounds_nothing_is_published(tiny: Workshop) -> None:
+    tiny.build()
+    before = tiny.state()
+    tiny.verify.files = lambda _job: verdict(passed=False)
+    tiny.shard.decides = {"worse": 1}
+    result = tiny.build()
+    assert result.status == "failed"
+    assert "is not accurate enough: cosine_min is 0.5, not >= 0.9" in result.error
+    assert result.worst == [{"sample": 3, "cosine": 0.5}]
+    assert tiny.state() == before
+    assert tiny.build().status == "failed"  # without running anything again
+    assert tiny.verify.ran == 2
+
+
+def test_the_config_follows_the_recipe(tiny: Workshop) -> None:
+    tiny.build()
+    tiny.edit("recipe.toml", "[layout]", 'engine = "onnxruntime"\n[layout]\nreplicas = 2')
+    tiny.build()
+    text = (tiny.model / "config.pbtxt").read_text()
+    assert 'key: "engine" value { string_value: "onnxruntime" }' in text
+    assert '{ count: 2 name: "lead" kind: KIND_CPU },' in text
+    assert "# Kept, as all comments." in text
+    assert tiny.build().status == "kept"
+    assert check.misfits(tiny.job()) == []
+
+
+def test_replicas_are_no_part_of_the_artifact(tiny: Workshop) -> None:
+    tiny.build()
+    tiny.edit("recipe.toml", "[layout]", "[layout]\nreplicas = 3")
+    assert tiny.build().status == "published"
+    assert tiny.versions() == [1]
+    assert (tiny.model / "config.pbtxt").read_text().count("count: 3") == 2
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+Usage = namedtuple("Usage", ["total", "used", "free"])
+
+
+@pytest.mark.parametrize(
+    ("target", "replacement", "said"),
+    [
+        ("shutil.copyfile", full, r"were written and more is needed, .* MB are free"),
+        ("os.fsync", full, r"were written and more is needed"),
+        ("shutil.disk_usage", lambda _path: Usage(9, 8, 1), r"0\.0 MB are needed, 0\.0 MB free"),
+        ("pathlib.Path.chmod", full, r"were written and more is needed"),
+    ],
+)
+def test_a_full_disk_leaves_the_repository_as_it_was(
+    tiny: Workshop, monkeypatch: pytest.MonkeyPatch, target: str, replacement: Any, said: str
+) -> None:
+    tiny.build()
+    tiny.edit("recipe.toml", "[layout]", 'engine = "onnxruntime"\n[layout]')
+    tiny.build(publishing=False)
+    before = tiny.state()
+    with monkeypatch.context() as patch:
+        patch.setattr(target, replacement)
+        with pytest.raises(BuildError, match=f"The disk of {tiny.model} is full: .*{said}"):
+            tiny.build()
+    assert tiny.state() == before
+    assert not list(tiny.model.glob(".building-*"))
+    assert tiny.build().status == "published"
+
+
+def test_without_publishing_the_repository_is_not_touched(tiny: Workshop) -> None:
+    before = tiny.state()
+    assert tiny.build(publishing=False).status == "verified"
+    assert tiny.state() == before
+    assert tiny.build().seconds == 0
+
+
+# --check
+
+
+def flip(tiny: Workshop) -> None:
+    path = tiny.model / "1" / "rank1.safetensors"
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+def lose_rank(tiny: Workshop) -> None:
+    (tiny.model / "1" / "rank0.safetensors").unlink()
+
+
+def change_recipe(tiny: Workshop) -> None:
+    tiny.edit("recipe.toml", "cosine_min = 0.9", "cosine_min = 0.8")
+    tiny.verify.decides = {"bound": 0.8}
+
+
+def change_engine(tiny: Workshop) -> None:
+    tiny.edit("recipe.toml", "[layout]", 'engine = "onnxruntime"\n[layout]')
+
+
+def change_config(tiny: Workshop) -> None:
+    tiny.edit("config.pbtxt", '"2"', '"1"')
+
+
+def change_module(tiny: Workshop) -> None:
+    tiny.edit("module.py", "...", "pass")
+
+
+def break_recipe(tiny: Workshop) -> None:
+    tiny.edit("recipe.toml", "keep", "kep")
+
+
+def build_elsewhere(tiny: Workshop) -> None:
+    path = tiny.model / "1" / "manifest.json"
+    stored = json.loads(path.read_text())
+    stored["hardware"]["cpu_features"] = ["amx_of_another_machine"]
+    path.write_text(json.dumps(stored))
+
+
+def update_tool(tiny: Workshop) -> None:
+    tiny.shard.TOOLS = ("rich",)
+
+
+def lose_all(tiny: Workshop) -> None:
+    shutil.rmtree(tiny.model / "1")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (flip, "rank1.safetensors was changed since it was built; run `python -m build_scripts.b"),
+        (lose_rank, "a rank is missing: there is no"),
+        (change_recipe, "1/ is not what would be built now: recipe.toml has another accuracy.cos"),
+        (change_engine, "config.pbtxt has another engine, dtype or layout than recipe.toml"),
+        (change_engine, "recipe.toml has another engine"),
+        (change_config, "config.pbtxt has another engine, dtype or layout than recipe.toml"),
+        (change_module, "the checkpoint, config.pbtxt or the code that builds it have changed"),
+        (break_recipe, "unknown key 'kep'; did you mean 'keep'?"),
+        (build_elsewhere, "processors with amx_of_another_machine, which this one has not"),
+        (update_tool, "it was built by another version of rich"),
+        (lose_all, "nothing is built yet"),
+    ],
+)
+def test_check_finds(
+    tiny: Workshop, capsys: pytest.CaptureFixture[str], change: Any, said: str
+) -> None:
+    tiny.build()
+    assert main(tiny, "--check") == 0
+    assert capsys.readouterr().out == "tiny: ok\n"
+    change(tiny)
+    before = tiny.state()
+    assert main(tiny, "--check", "tiny") == 1
+    assert said in capsys.readouterr().out
+    assert tiny.state() == before
+    assert tiny.shard.ran == 1
+
+
+# The command
+
+
+def test_a_model_that_fails_does_not_stop_the_others(tiny: Workshop, tmp_path: Path) -> None:
+    shutil.copytree(tiny.model, tiny.repository / "broken")
+    (tiny.repository / "broken" / "recipe.toml").write_text("family = 3\nsource = 'x'")
+    report = tmp_path / "report.json"
+    assert main(tiny, "--report", str(report)) == 1
+    broken, good = json.loads(report.read_text())
+    assert (broken["model"], broken["status"]) == ("broken", "failed")
+    assert "family is 3; it must be one of" in broken["error"]
+    assert (good["model"], good["status"], good["layout"]) == ("tiny", "published", "tp2 pp1")
+    assert good["accuracy"] == {"cosine_min": 0.95}
+
+
+def test_an_error_of_a_library_does_not_stop_the_others(tiny: Workshop, tmp_path: Path) -> None:
+    shutil.copytree(tiny.model, tiny.repository / "another")
+    (tiny.repository / "another" / "config.pbtxt").write_text(
+        (tiny.model / "config.pbtxt").read_text().replace('"tiny"', '"another"')
+    )
+
+    def fail(job: Any) -> dict[str, str]:
+        if job.model == "another":
+            raise ZeroDivisionError("of a library")
+        return {"rank0.safetensors": "", "rank1.safetensors": ""}
+
+    tiny.shard.files = fail
+    report = tmp_path / "report.json"
+    assert main(tiny, "--report", str(report)) == 1
+    statuses = {each["model"]: each["status"] for each in json.loads(report.read_text())}
+    assert statuses == {"another": "failed", "tiny": "published"}
+
+
+def test_variants_are_verified_and_not_published(tiny: Workshop, tmp_path: Path) -> None:
+    with (tiny.model / "recipe.toml").open("a") as file:
+        file.write('[[variants]]\nengine = "onnxruntime"\n')
+    report = tmp_path / "report.json"
+    assert main(tiny, "--variants", "--report", str(report)) == 0
+    rows = [(row["engine"], row["status"]) for row in json.loads(report.read_text())]
+    assert rows == [("torch", "published"), ("onnxruntime", "verified")]
+    assert tiny.versions() == [1]
+
+
+def test_overrides_of_the_command(tiny: Workshop) -> None:
+    arguments = ["--engine", "onnxruntime", "--tensor-parallel-size", "1", "--replicas", "2"]
+    assert main(tiny, "tiny", *arguments) == 0
+    assert (tiny.model / "1" / "rank0.onnx").exists()
+    assert not (tiny.model / "1" / "rank1.onnx").exists()
+    assert "passive: true" not in (tiny.model / "config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["other"], "There is no model 'other' in"),
+        (["tiny", "--engine", "aot_inductor", "--dtype", "int8"], "aot_inductor has no dtype int8"),
+        (["tiny", "--source", "hub:"], "hub:"),
+        (["tiny", "--replicas", "0"], "layout.replicas is 0; it must be a whole number from 1"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_said(
+    tiny: Workshop, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(tiny, *arguments) == 1
+    assert said in capsys.readouterr().err
+    assert tiny.versions() == []
+
+
+def test_a_stage_has_a_command_of_its_own(
+    tiny: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--repository", str(tiny.repository), "--workspace", str(tiny.workspace)]
+    assert command.main("shard", ["tiny", *places]) == 0
+    assert (Path(capsys.readouterr().out.strip()) / "rank1.safetensors").exists()
+    assert (tiny.shard.ran, tiny.verify.ran) == (1, 0)
+    assert command.main("compile", ["tiny", *places]) == 1
+    assert "has no stage compile; it has fetch, shard, verify" in capsys.readouterr().err

@@ -1,0 +1,180 @@
+"""Stages: run when what decides their outcome changed, and only then."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress
+
+from build_scripts import stages
+from build_scripts.errors import BuildError
+from build_scripts.job import Job
+from build_scripts.recipe import Variant
+from tests.builds import FakeStage, Workshop, put_stages, workshop
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    return workshop(tmp_path, monkeypatch)
+
+
+def ensure(job: Job, stage: str) -> float:
+    return stages.ensure(job, stages.plan(job), stage, Progress(disable=True))
+
+
+def output(job: Job, stage: str) -> Path:
+    return stages.plan(job)[stage].folder
+
+
+def test_a_stage_runs_once_after_those_it_needs(tiny: Workshop) -> None:
+    assert ensure(tiny.job(), "verify") > 0
+    assert ensure(tiny.job(), "verify") == 0
+    assert (tiny.shard.ran, tiny.verify.ran) == (1, 1)
+    record = json.loads((output(tiny.job(), "shard") / "stage.json").read_text())
+    assert record["seconds"] >= 0
+    assert record["files"]["rank0.safetensors"]["size"] == len("weights of 0")
+
+
+def test_nothing_is_left_but_outputs(tiny: Workshop) -> None:
+    ensure(tiny.job(), "verify")
+    names = sorted(path.name.split("-")[0] for path in (tiny.workspace / "tiny").iterdir())
+    assert names == ["fetch", "shard", "verify"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "rank0.safetensors").write_text("short"),
+        lambda folder: (folder / "rank0.safetensors").unlink(),
+        lambda folder: (folder / "more").write_text("not of this stage"),
+        lambda folder: (folder / "stage.json").write_text("{"),
+    ],
+)
+def test_a_damaged_output_is_made_again(tiny: Workshop, damage: object) -> None:
+    ensure(tiny.job(), "shard")
+    damage(output(tiny.job(), "shard"))  # type: ignore[operator]
+    assert ensure(tiny.job(), "shard") > 0
+    assert stages.plan(tiny.job())["shard"].is_done(content=True)
+
+
+def test_other_bytes_of_the_same_size_are_found_where_asked(tiny: Workshop) -> None:
+    ensure(tiny.job(), "shard")
+    path = output(tiny.job(), "shard") / "rank0.safetensors"
+    path.with_name("new").write_text("Weights of 0")
+    path.with_name("new").replace(path)
+    step = stages.plan(tiny.job())["shard"]
+    assert step.is_done()
+    assert not step.is_done(content=True)
+
+
+def keys(tiny: Workshop, **overrides: object) -> dict[str, str]:
+    return {name: step.key for name, step in stages.plan(tiny.job(**overrides)).items()}
+
+
+def changed(tiny: Workshop, before: dict[str, str]) -> set[str]:
+    return {name for name, key in keys(tiny).items() if key != before[name]}
+
+
+def test_a_change_reaches_the_stages_that_depend_on_it(tiny: Workshop) -> None:
+    before = keys(tiny)
+    assert changed(tiny, before) == set()
+    tiny.verify.decides = {"bound": 1}
+    assert changed(tiny, before) == {"verify"}
+    tiny.verify.decides = {}
+    tiny.shard.decides = {"new": 1}
+    assert changed(tiny, before) == {"shard", "verify"}
+    tiny.shard.decides = {}
+    tiny.shard.TOOLS = ("rich",)
+    assert changed(tiny, before) == {"shard", "verify"}
+    tiny.shard.TOOLS = ()
+    tiny.shard.SOURCES = ("build_scripts/errors.py",)
+    assert changed(tiny, before) == {"shard", "verify"}
+
+
+def test_the_users_module_and_the_checkpoint_decide(tiny: Workshop) -> None:
+    before = keys(tiny)
+    tiny.edit("module.py", "...", "pass")
+    assert changed(tiny, before) == {"shard", "verify"}
+    tiny.edit("module.py", "pass", "...")
+    assert changed(tiny, before) == set()
+    weights = tiny.repository.parent / "checkpoint" / "model.safetensors"
+    weights.with_name("more.safetensors").write_bytes(weights.read_bytes())
+    weights.unlink()
+    assert changed(tiny, before) == {"fetch", "shard", "verify"}
+
+
+def test_a_stage_that_does_not_apply_is_passed_over(tiny: Workshop) -> None:
+    tiny.shard.applicable = False
+    assert list(stages.plan(tiny.job())) == ["fetch", "verify"]
+    ensure(tiny.job(), "verify")
+    assert tiny.shard.ran == 0
+
+
+def test_a_stage_that_fails_leaves_nothing(tiny: Workshop) -> None:
+    def fail(_job: Job) -> dict[str, str]:
+        raise BuildError("no compiler")
+
+    tiny.verify.files = fail
+    with pytest.raises(BuildError, match="no compiler"):
+        ensure(tiny.job(), "verify")
+    assert [p.name[:5] for p in sorted((tiny.workspace / "tiny").iterdir())] == ["fetch", "shard"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_is_named_with_its_figures(tiny: Workshop, error: Exception) -> None:
+    def fill(_job: Job) -> dict[str, str]:
+        raise error
+
+    tiny.shard.files = fill
+    said = rf"The disk of {tiny.workspace}/tiny is full: 0\.0 MB were written .* MB are free"
+    with pytest.raises(BuildError, match=said):
+        ensure(tiny.job(), "shard")
+
+
+def test_old_outputs_go_and_the_newest_stay(
+    tiny: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "KEPT_OUTPUTS", 2)
+    made = []
+    for number in range(4):
+        tiny.shard.decides = {"number": number}
+        ensure(tiny.job(), "shard")
+        made.append(output(tiny.job(), "shard"))
+    (tiny.workspace / "tiny" / ".building-x").mkdir()
+    tiny.shard.decides = {"number": 1}
+    assert ensure(tiny.job(), "shard") == 0  # which makes it the newest
+    stages.clean(tiny.job())
+    assert [folder.exists() for folder in made] == [False, True, False, True]
+    assert not (tiny.workspace / "tiny" / ".building-x").exists()
+
+
+def test_variants_have_outputs_of_their_own(tiny: Workshop) -> None:
+    one = tiny.job()
+    other = Job("tiny", tiny.model, one.recipe.variant(Variant(tensor_parallel_size=1)))
+    assert stages.plan(one)["fetch"].key == stages.plan(other)["fetch"].key
+    assert stages.plan(one)["shard"].key != stages.plan(other)["shard"].key
+
+
+def test_versions_of_tools_that_are_not_there_are_left_out() -> None:
+    assert stages.versions(("rich", "no-such-distribution")).keys() == {"rich"}
+
+
+def test_facts_are_not_part_of_what_is_published(
+    tiny: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"facts.json": '{"options": {"level": 3}}', "model.plan": "plan"}
+    put_stages(monkeypatch, shard=FakeStage(files=lambda _job: facts))
+    ensure(tiny.job(), "shard")
+    step = stages.plan(tiny.job())["shard"]
+    assert step.facts() == {"options": {"level": 3}}
+    assert step.output().keys() == {"model.plan"}

@@ -1,0 +1,141 @@
+"""Shapes of plans, and config.pbtxt for Triton's own backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf import text_format
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto, TensorProto, helper
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+
+from build_scripts.errors import BuildError
+from build_scripts.tensorrt import tritonconfig
+from build_scripts.tensorrt.profiles import Shape, profiles
+from python_mp.rank.bins import fill
+
+Dims = Sequence[str | int]
+FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
+RAGGED: dict[str, Dims] = {
+    "hidden": ("tokens", 8),
+    "gather": ("rows", "width"),
+    "segments": ("rows", "width"),
+    "scatter": ("tokens",),
+}
+
+
+def graph(
+    inputs: dict[str, Dims], outputs: dict[str, Dims], ranks: int = 1, kind: int = FLOAT
+) -> ModelProto:
+    """Of no nodes, but for a collective where there are several ranks."""
+    ends = [
+        [helper.make_tensor_value_info(name, kind, dims) for name, dims in each.items()]
+        for each in (inputs, outputs)
+    ]
+    node = helper.make_node("DistCollective", ["a"], ["b"], domain="python_mp", nb_rank=ranks)
+    return helper.make_model(helper.make_graph([node] if ranks > 1 else [], "g", *ends))
+
+
+def test_one_profile_without_sequences() -> None:
+    [profile] = profiles(graph({"pixels": ("n", 8, 8), "scale": ("n",)}, {}), (1, 16, 64))
+    assert profile == {
+        "pixels": Shape((1, 8, 8), (16, 8, 8), (64, 8, 8)),
+        "scale": Shape((1,), (16,), (64,)),
+    }
+
+
+def test_a_profile_for_each_range_of_widths() -> None:
+    narrow, middle, wide = profiles(graph(RAGGED, {}), (1, 512, 4096), longest=512)
+    assert narrow["gather"] == narrow["segments"] == Shape((1, 1), (16, 32), (4096, 32))
+    assert middle["gather"] == Shape((1, 33), (4, 128), (249, 128))
+    assert wide["gather"] == Shape((1, 129), (1, 512), (64, 512))
+    for profile in (narrow, middle, wide):
+        assert profile["hidden"] == Shape((1, 8), (512, 8), (4096, 8))
+        assert profile["scatter"] == Shape((1,), (512,), (4096,))
+
+
+def test_short_sequences_need_one_profile() -> None:
+    [profile] = profiles(graph(RAGGED, {}), (1, 8, 64), longest=20)
+    assert profile["gather"].max == (64, 20)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60))
+def test_every_batch_has_a_profile(lengths: list[int]) -> None:
+    most = sum(lengths)
+    gather, _, scatter = fill(lengths)
+    fits = [
+        all(
+            np.less_equal(p["gather"].min, gather.shape)
+            & (gather.shape <= np.array(p["gather"].max))
+        )
+        for p in profiles(graph(RAGGED, {}), (1, 1, most))
+    ]
+    assert sum(fits) == 1
+    assert scatter.size <= most
+
+
+@pytest.mark.parametrize("dims", [("n", "m"), (4, 8), ()])
+def test_dimensions_that_no_recipe_bounds_are_refused(dims: Dims) -> None:
+    with pytest.raises(BuildError, match="Input 'x' must be open in its first dimension and in no"):
+        profiles(graph({"x": dims}, {}), (1, 2, 4))
+
+
+def parsed(text: str) -> ModelConfig:
+    return text_format.Parse(text, ModelConfig())
+
+
+def test_config_for_one_gpu() -> None:
+    model = graph({"PIXELS": ("n", 8, 8)}, {"LOGITS": ("n", 10), "BEST": ("n",)})
+    config = parsed(tritonconfig.config(model, max_batch_size=64, gpus=[1]))
+    assert (config.backend, config.max_batch_size) == ("tensorrt", 64)
+    [pixels], [logits, best] = config.input, config.output
+    assert (pixels.name, list(pixels.dims)) == ("PIXELS", [8, 8])
+    assert (logits.name, list(logits.dims)) == ("LOGITS", [10])
+    assert (list(best.dims), best.HasField("reshape"), list(best.reshape.shape)) == ([1], True, [])
+    [group] = config.instance_group
+    assert (group.kind, list(group.gpus)) == (ModelInstanceGroup.KIND_GPU, [1])
+    assert not config.parameters
+
+
+def test_config_for_several_gpus() -> None:
+    model = graph({"X": ("n", 4)}, {"Y": ("n", 4)}, ranks=2)
+    config = parsed(tritonconfig.config(model, max_batch_size=8, gpus=[2, 3]))
+    [group] = config.instance_group
+    assert (group.kind, group.count) == (ModelInstanceGroup.KIND_MODEL, 1)
+    assert {key: value.string_value for key, value in config.parameters.items()} == {
+        "enable_multi_device": "true",
+        "multi_device_gpus": "2,3",
+        "multi_device_per_rank_engines": "true",
+    }
+
+
+@pytest.mark.parametrize(("kind", "name"), tritonconfig.TYPES.items())
+def test_types(kind: int, name: str) -> None:
+    config = parsed(tritonconfig.config(graph({"X": ("n", 4)}, {}, kind=kind), max_batch_size=1))
+    assert (
+        config.input[0].data_type
+        == ModelConfig.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_name[name].number
+    )
+
+
+def test_what_that_backend_cannot_serve_is_refused() -> None:
+    for model in (graph(RAGGED, {}), graph({"X": ("n", 4)}, {"hidden_out": ("n", 8)})):
+        with pytest.raises(BuildError, match="neither pipelines nor sequences"):
+            tritonconfig.config(model, max_batch_size=1)
+    with pytest.raises(BuildError, match="of 2 ranks: name 2 GPUs, not 1"):
+        tritonconfig.config(graph({"X": ("n", 4)}, {}, ranks=2), max_batch_size=1)
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rank0.onnx"
+    onnx.save(graph({"X": ("n", 4)}, {"Y": ("n", 4)}, ranks=2), file)
+    assert tritonconfig.main([str(file), "--max-batch-size", "4", "--gpus", "0,1"]) == 0
+    assert parsed(capsys.readouterr().out).max_batch_size == 4
+    assert tritonconfig.main([str(file), "--max-batch-size", "4"]) == 1
+    assert "name 2 GPUs" in capsys.readouterr().err
