@@ -15,12 +15,17 @@ from rich.progress import Progress
 
 from build_scripts import storage
 from build_scripts.errors import BuildError
+from build_scripts.export import quiet
 from build_scripts.job import Job
 from build_scripts.shard import add_code
 from python_mp import manifest
 
 NEEDS = ("fetch", "shard", "export", "quantise")
-SOURCES = ("build_scripts/tensorrt/*.py",)
+SOURCES = (
+    "build_scripts/tensorrt/*.py",
+    "backends/python_mp/python_mp/rank/engines/tensorrt.py",
+    "backends/python_mp/python_mp/rank/tensorrt_api.py",
+)
 TOOLS = ("torch", "tensorrt")
 
 
@@ -65,14 +70,13 @@ def compile_rank(job: Job, rank: int, out: Path) -> None:
     from python_mp.rank import ops  # noqa: F401  the graph's operators
 
     names = {"inputs": "", "outputs": ""}
-    program = torch.export.load(
-        job.output("export") / f"rank{rank}.exported.pt2", extra_files=names
-    )
-    torch._inductor.aoti_compile_and_package(
-        program,
-        package_path=str(out / f"rank{rank}.pt2"),
-        inductor_configs={"aot_inductor.metadata": names},
-    )
+    exported = job.output("export") / f"rank{rank}.exported.pt2"
+    with quiet():
+        torch._inductor.aoti_compile_and_package(
+            torch.export.load(exported, extra_files=names),
+            package_path=str(out / f"rank{rank}.pt2"),
+            inductor_configs={"aot_inductor.metadata": names},
+        )
 
 
 def gpu() -> dict[str, str] | None:

@@ -64,7 +64,7 @@ def export(job: Job, rank: int, out: Path) -> None:
     folder, size = job.output("shard"), job.recipe.layout.tensor_parallel_size
     model = source.read(folder)
     shard = ranks.shard(job, rank, folder, TracedPeers(rank % size, size, to_onnx))
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         hidden = _hidden(job, shard.stage)
         traced = trace(model.build(shard).eval(), job.config, hidden, to_onnx)
         if to_onnx:
@@ -108,7 +108,7 @@ def _save_onnx(traced: Traced, path: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter warns of what is not ours to change."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):

@@ -63,8 +63,7 @@ class Lockstep:
         ranks = range(first, first + self._width)
         values = {rank: self._given(rank, batch, hidden) for rank in ranks}
         for index in range(len(self.segments[first])):
-            for rank in ranks:
-                steps.append(self._run(rank, index, values[rank]))
+            steps += [self._run(rank, index, values[rank]) for rank in ranks]
             self._meet([(self.segments[rank][index].collective, values[rank]) for rank in ranks])
         return {value.name: values[first][value.name] for value in self._models[first].graph.output}
 

@@ -34,7 +34,7 @@ NEEDS = ("fetch", "export")
 SOURCES = (
     "build_scripts/lockstep.py",
     "build_scripts/samples.py",
-    "build_scripts/tensorrt/precision.py",
+    "build_scripts/tensorrt/*.py",
     "backends/python_mp/python_mp/rank/onnx_graph.py",
 )
 TOOLS = ("onnx", "onnxruntime", "nvidia-modelopt")

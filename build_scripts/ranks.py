@@ -1,4 +1,4 @@
-"""Work that is done for every rank of a model, several ranks at a time in processes of their own."""
+"""Work that is done for every rank of a model, several at a time, each in its own process."""
 
 from __future__ import annotations
 

@@ -1,65 +1,120 @@
-"""What the outputs should be: the model in one piece, in float32, in PyTorch.
+"""Stage `reference`: what the outputs should be, by the model in one piece, in float32, in PyTorch.
 
 Encoders are judged by Hugging Face's own implementation, a user's module by itself on one rank.
 """
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
+from rich.progress import Progress
 
 from build_scripts import fetch
 from build_scripts.job import Job
-from build_scripts.samples import packed
-from python_mp.batch import Array
-from python_mp.rank import source
-from python_mp.rank.collectives.communicator import Alone
-from python_mp.rank.packed import Packed
-from python_mp.rank.shard import Shard
-from python_mp.rank.weights import Checkpoint
 
-CPU = torch.device("cpu")
-Outputs = dict[str, Array]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from python_mp.batch import Array
+
+    Outputs = dict[str, Array]
+
+NEEDS = ("fetch",)
+SOURCES = (
+    "build_scripts/samples.py",
+    "build_scripts/sentences.py",
+    "backends/python_mp/python_mp/rank/layers.py",
+)
+TOOLS = ("torch", "transformers", "tokenizers")
+FILE = "outputs.npz"
 
 
-@torch.inference_mode()
-def outputs(job: Job, requests: Sequence[dict[str, Array]]) -> list[Outputs]:
-    """Each request's outputs, float32, with their batch dimension."""
+def applies(job: Job) -> bool:
+    return job.recipe.family != "tokenizer"
+
+
+def inputs(job: Job) -> dict[str, object]:
+    return {
+        "samples": job.recipe.accuracy.samples,
+        "parameters": dict(job.config.module_parameters),
+    }
+
+
+def run(job: Job, out: Path, progress: Progress) -> None:
+    """Writes `outputs.npz`: each sample's outputs, float32, with their batch dimension."""
+    import torch
+
+    from build_scripts import samples
+
+    requests = samples.load(job, job.recipe.accuracy.samples).requests
     folder = fetch.read(job).folder
-    if job.recipe.family == "encoder":
-        return _encoder(folder, requests)
-    return _module(job, folder, requests)
+    with torch.inference_mode():
+        if job.recipe.family == "encoder":
+            outputs = _encoder(folder, requests)
+        else:
+            outputs = _module(job, folder, requests)
+        shown = progress.track(outputs, len(requests), description=f"{job.name}: reference")
+        arrays = {f"{n}/{name}": a for n, each in enumerate(shown) for name, a in each.items()}
+    np.savez(out / FILE, **arrays)
 
 
-def _encoder(folder: Path, requests: Sequence[dict[str, Array]]) -> list[Outputs]:
+def read(job: Job) -> list[Outputs]:
+    """The outputs by sample."""
+    outputs: list[Outputs] = []
+    with np.load(job.output("reference") / FILE) as arrays:
+        for key in arrays.files:  # in the order they were written
+            number, _, name = key.partition("/")
+            if int(number) == len(outputs):
+                outputs.append({})
+            outputs[int(number)][name] = arrays[key]
+    return outputs
+
+
+def _encoder(folder: Path, requests: Sequence[dict[str, Array]]) -> Iterator[Outputs]:
+    import torch
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with warnings.catch_warnings(action="ignore"):
-        from transformers import AutoModel
-
         model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
-    ids = (torch.from_numpy(request["INPUT_IDS"]).long() for request in requests)
-    return [{"HIDDEN_STATES": model(each).last_hidden_state.numpy()} for each in ids]
+    for request in requests:
+        ids = torch.from_numpy(request["INPUT_IDS"]).long()
+        yield {"HIDDEN_STATES": model(ids).last_hidden_state.numpy()}
 
 
-def _module(job: Job, folder: Path, requests: Sequence[dict[str, Array]]) -> list[Outputs]:
+def _module(job: Job, folder: Path, requests: Sequence[dict[str, Array]]) -> Iterator[Outputs]:
+    import torch
+
+    from build_scripts.samples import packed
+    from python_mp.rank import source
+    from python_mp.rank.collectives.communicator import Alone
+    from python_mp.rank.packed import Packed
+    from python_mp.rank.shard import Shard
+    from python_mp.rank.weights import Checkpoint
+
+    cpu = torch.device("cpu")
     shard = Shard(
         rank=0,
         size=1,
         stage=0,
         stages=1,
         dtype=torch.float32,
-        device=CPU,
+        device=cpu,
         folder=folder,
         parameters=job.config.module_parameters,
         communicator=Alone(),
-        given=Checkpoint(folder, torch.float32, CPU),
+        given=Checkpoint(folder, torch.float32, cpu),
     )
-    module = source.read(job.output("shard")).build(shard).eval()
-    results = (module(Packed(packed(job.config, [each]), CPU), None) for each in requests)
-    return [{name: _array(job, name, value) for name, value in each.items()} for each in results]
+    module = source.read(job.folder).build(shard).eval()
+    for request in requests:
+        results = module(Packed(packed(job.config, [request]), cpu), None)
+        yield {name: _array(job, name, value) for name, value in results.items()}
 
 
 def _array(job: Job, name: str, value: Tensor) -> Array:
@@ -67,3 +122,9 @@ def _array(job: Job, name: str, value: Tensor) -> Array:
     ragged = next(spec.ragged for spec in job.config.outputs if spec.name == name)
     array: Array = value.numpy()
     return array[None] if ragged else array
+
+
+if __name__ == "__main__":
+    from build_scripts import command
+
+    sys.exit(command.main("reference"))

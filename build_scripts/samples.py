@@ -26,7 +26,7 @@ from python_mp.config import ModelConfig
 
 @dataclass(frozen=True)
 class Samples:
-    """`requests[i]` has every input [1, ...]; `labels[i]` is the right class, where that is known."""
+    """`requests[i]` has every input [1, ...]; `labels[i]` is the right class, if that is known."""
 
     requests: list[dict[str, Array]]
     labels: list[int] | None = None

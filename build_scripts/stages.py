@@ -30,7 +30,7 @@ from rich.progress import Progress
 from build_scripts import storage
 from build_scripts.job import PROJECT, Job
 
-ORDER = ("fetch", "shard", "export", "quantise", "compile", "verify")
+ORDER = ("fetch", "reference", "shard", "export", "quantise", "compile", "verify")
 TOKENIZER_ORDER = ("fetch", "tokenizer")
 RECORD, FACTS = "stage.json", "facts.json"
 KEPT_OUTPUTS = 10

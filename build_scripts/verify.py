@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from python_mp.batch import Array
     from python_mp.config import ModelConfig
 
-NEEDS = ("fetch", "shard", "export", "quantise", "compile")
+NEEDS = ("fetch", "reference", "shard", "export", "quantise", "compile")
 SOURCES = (
     "build_scripts/samples.py",
-    "build_scripts/reference.py",
     "build_scripts/sentences.py",
     "backends/python_mp/python_mp/rank/**/*.py",
 )
@@ -51,7 +50,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
     from build_scripts import reference, samples
 
     wanted = samples.load(job, job.recipe.accuracy.samples)
-    expected = reference.outputs(job, wanted.requests)
+    expected = reference.read(job)
     answers, latency = _served(job, wanted.requests, progress)
     scores = [compare(a, e) for a, e in zip(answers, expected, strict=True)]
     accuracy = summary(scores) | _agreement(answers, expected, wanted.labels)

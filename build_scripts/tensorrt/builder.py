@@ -48,7 +48,12 @@ def run(job: Job, out: Path, progress: Progress) -> None:
 
 def _check_limit(job: Job) -> None:
     """A batch beyond the plan's shapes would end its group, so the front must not make one."""
-    limit, largest = job.config.parameters.max_batch_tokens, job.recipe.shapes.sizes[2]
+    limit, (smallest, _, largest) = job.config.parameters.max_batch_tokens, job.recipe.shapes.sizes
+    if smallest > 1:
+        raise BuildError(
+            f"{job.model}: a request may be of one row; the smallest of `{job.recipe.shapes.axis}`"
+            f" in recipe.toml must be 1, not {smallest}."
+        )
     if limit > largest:
         raise BuildError(
             f"{job.model}: config.pbtxt allows batches of {limit} rows (max_batch_tokens), and"

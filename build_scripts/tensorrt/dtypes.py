@@ -3,6 +3,7 @@ a conversion left float32, nothing else would say so.
 """
 
 from collections import Counter
+from collections.abc import Container
 from math import prod
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -25,13 +26,16 @@ NAMES: dict[int, str] = {
 }
 
 
-def require(model: ModelProto, dtype: str) -> float:
+def require(model: ModelProto, dtype: str, kept: Container[str] = ()) -> float:
     """The share of the weights that is multiplied in `dtype`, by elements.
+
+    Args:
+        kept: names of nodes that do not count, since they were not to be converted.
 
     Raises:
         BuildError: it is less than AT_LEAST.
     """
-    found = shares(model)
+    found = shares(model, kept)
     if found.get(dtype, 0) < AT_LEAST:
         rest = ", ".join(f"{name} {share:.0%}" for name, share in sorted(found.items()))
         raise BuildError(
@@ -41,7 +45,7 @@ def require(model: ModelProto, dtype: str) -> float:
     return found[dtype]
 
 
-def shares(model: ModelProto) -> dict[str, float]:
+def shares(model: ModelProto, without: Container[str] = ()) -> dict[str, float]:
     """Which share of the weights, by elements, is multiplied in which precision.
 
     A product counts as int8 or fp8 if both of its factors were quantised to it; otherwise as what
@@ -50,7 +54,7 @@ def shares(model: ModelProto) -> dict[str, float]:
     graph = _Graph(model.graph)
     elements = Counter[str]()
     for node in model.graph.node:
-        if node.op_type in PRODUCTS:
+        if node.op_type in PRODUCTS and node.name not in without:
             for weight, other in (node.input[:2], node.input[1::-1]):
                 if found := graph.constant(weight):
                     elements[graph.precision(weight, other)] += prod(found.dims)

@@ -10,9 +10,11 @@ Inputs and outputs keep their types, and so do the sums over ranks.
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,29 +55,37 @@ def run(job: Job, out: Path, progress: Progress) -> None:
         for step in lockstep.forward(samples.packed(job.config, batch))[1]:
             feeds[step.rank][-1].update(step.feed)
     for rank in progress.track(ranks, description=f"{job.name}: quantise"):
-        onnx.save(convert(models[rank], job.recipe.dtype, feeds[rank]), out / f"rank{rank}.onnx")
+        kept = job.recipe.calibration.keep_float
+        converted = convert(models[rank], job.recipe.dtype, feeds[rank], kept)
+        onnx.save(converted, out / f"rank{rank}.onnx")
 
 
-def convert(model: ModelProto, dtype: str, feeds: Sequence[Feed]) -> ModelProto:
+def convert(
+    model: ModelProto, dtype: str, feeds: Sequence[Feed], keep_float: Sequence[str] = ()
+) -> ModelProto:
     """One rank's float32 graph in `dtype`.
 
     Args:
         feeds: for each calibration batch the graph's inputs, and what its collectives returned, by
             name; more than that is ignored.
+        keep_float: patterns of layers' names in the module that are not to be quantised.
 
     Raises:
         BuildError: ModelOpt is missing or fails, or most weights stayed in another precision.
     """
+    kept = _named(model, keep_float) if dtype in QUANTISED else []
     opened, collectives = set_aside(model)
     names = [value.name for value in opened.graph.input]
     given = [{name: feed[name] for name in names} for feed in feeds]
     with tempfile.TemporaryDirectory() as folder, _quiet(dtype):
         source = Path(folder) / "float32.onnx"
         onnx.save(opened, source)
-        change = _with_casts if dtype in CASTS else _quantised
-        converted = change(source, dtype, given)
+        if dtype in CASTS:
+            converted = _with_casts(source, dtype, given)
+        else:
+            converted = _quantised(source, dtype, given, kept)
     result = put_back(converted, collectives, model)
-    dtypes.require(result, dtype)
+    dtypes.require(result, dtype, kept)
     return result
 
 
@@ -96,7 +106,17 @@ def _with_casts(source: Path, dtype: str, feeds: Sequence[Feed]) -> ModelProto:
     return converted
 
 
-def _quantised(source: Path, dtype: str, feeds: Sequence[Feed]) -> ModelProto:
+def _named(model: ModelProto, layers: Sequence[str]) -> list[str]:
+    """Names of the nodes that multiply with the weights of these layers."""
+    return [
+        node.name
+        for node in model.graph.node
+        for layer in layers
+        if any(fnmatch(name, f"*{layer}.weight") for name in node.input)
+    ]
+
+
+def _quantised(source: Path, dtype: str, feeds: Sequence[Feed], kept: Sequence[str]) -> ModelProto:
     target = source.with_name("quantised.onnx")
     _modelopt("modelopt.onnx.quantization").quantize(
         str(source),
@@ -104,6 +124,7 @@ def _quantised(source: Path, dtype: str, feeds: Sequence[Feed]) -> ModelProto:
         calibration_data_reader=_reader(feeds),
         calibration_method="max",
         calibration_eps=["cpu"],
+        nodes_to_exclude=[f"^{re.escape(name)}$" for name in kept],
         high_precision_dtype="fp16",
         output_path=str(target),
         log_level="ERROR",

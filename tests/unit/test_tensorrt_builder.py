@@ -202,6 +202,9 @@ def refuses_batches_larger_than_the_plan(folder: Path, patch: pytest.MonkeyPatch
     job = a_job(folder, family="module", shapes=Shapes(rows=(1, 2, 7)))
     with pytest.raises(BuildError, match=r"batches of 8 rows .* built for up to 7 \(rows\)"):
         builder.run(job, folder, Bench(folder, patch).progress)
+    job = a_job(folder, family="module", shapes=Shapes(rows=(2, 4, 8)))
+    with pytest.raises(BuildError, match="smallest of `rows` in recipe.toml must be 1, not 2"):
+        builder.run(job, folder, Bench(folder, patch).progress)
 
 
 def a_job(folder: Path, **recipe: Any) -> Any:

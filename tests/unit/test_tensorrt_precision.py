@@ -140,6 +140,33 @@ def test_shares_are_of_elements() -> None:
         dtypes.require(model(graph), "float32")
 
 
+def test_layers_that_were_to_be_kept_do_not_count() -> None:
+    graph = product(weight=W)
+    graph.graph.node[0].name = "kept"
+    whole = quantised(TensorProto.INT8)
+    whole.graph.node.append(helper.make_node("MatMul", ["y", "w"], ["z"], name="kept"))
+    assert dtypes.shares(whole) == {"int8": 0.5, "float32": 0.5}
+    assert dtypes.require(whole, "int8", kept=["kept"]) == 1.0
+    with pytest.raises(BuildError, match="multiplied in nothing"):
+        dtypes.require(graph, "int8", kept=["kept"])
+
+
+def test_layers_are_kept_by_their_names() -> None:
+    assert precision._named(named(), ["blocks.*.down"]) == ["down"]
+    assert precision._named(named(), ["up", "down"]) == ["up", "down"]
+    assert precision._named(named(), []) == []
+
+
+def named() -> ModelProto:
+    """The block with weights named as an exported module's are."""
+    whole = tensor_parallel()
+    for name in ("up", "down"):
+        full = f"module.blocks.0.{name}.weight"
+        next(each for each in whole.graph.initializer if each.name == name).name = full
+        next(each for each in whole.graph.node if each.name == name).input[1] = full
+    return whole
+
+
 def test_a_graph_without_weights_has_no_precision() -> None:
     node = helper.make_node("MatMul", ["x", "x"], ["y"])
     graph = helper.make_graph([node], "g", [value("x", 4)], [value("y", 4)])
@@ -251,6 +278,16 @@ def test_modelopt_converts(dtype: str, least: float, error: float) -> None:
     assert dtypes.shares(converted)[dtype] >= least
     assert output(converted, given[1]) == pytest.approx(output(whole, given[1]), abs=error)
     assert converted.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+@real_modelopt
+@pytest.mark.parametrize("dtype", precision.QUANTISED)
+def test_modelopt_keeps_layers(dtype: str) -> None:
+    converted = precision.convert(named(), dtype, feeds(), ["blocks.*.up"])
+    shares = dtypes.shares(converted)
+    sizes = {"up": WIDTH * INNER, "down": INNER * WIDTH, "head": 4 * WIDTH}
+    assert shares[dtype] <= 1 - sizes["up"] / sum(sizes.values())
+    assert dtypes.shares(converted, ["down", "head"]) == {"float16": 1.0}
 
 
 @real_modelopt

@@ -273,7 +273,7 @@ def runs_tensor_parallel(folder: Path, patch: pytest.MonkeyPatch) -> None:
     bench = Bench(folder, patch)
     bench.path.rename(bench.folder / "model.plan.rank3")
     communicator = object.__new__(Distributed)
-    communicator._group = ProcessGroup()  # type: ignore[assignment]
+    communicator.group = ProcessGroup()  # type: ignore[assignment]
     patch.setattr(engine, "TensorRtGraph", partial(on_cpu, engine.TensorRtGraph))
     shard = bench.shard(size=2, stages=2, world_rank=3, communicator=communicator)
     compute = engine.TensorRtStage(shard, 4)

@@ -1,4 +1,4 @@
-"""Linear layers in int8, by torchao: weights with a scale for each row, activations for each token."""
+"""Linear layers in int8, by torchao: weights scaled by row, activations by token."""
 
 from __future__ import annotations
 

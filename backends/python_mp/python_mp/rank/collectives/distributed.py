@@ -37,27 +37,27 @@ class Distributed:
         )
         # Every rank takes part in making every stage's group.
         stages = [range(s * self.size, (s + 1) * self.size) for s in range(place.stages)]
-        self._group = [dist.new_group(list(ranks)) for ranks in stages][place.stage]
+        self.group = [dist.new_group(list(ranks)) for ranks in stages][place.stage]
         self._first = place.stage * self.size
 
     def all_reduce(self, x: Tensor) -> Tensor:
         with self._timed():
             if x.dtype is torch.bfloat16 and x.is_cpu:  # gloo would round at every step
                 total = x.float()
-                dist.all_reduce(total, group=self._group)
+                dist.all_reduce(total, group=self.group)
                 return x.copy_(total)
-            dist.all_reduce(x, group=self._group)
+            dist.all_reduce(x, group=self.group)
         return x
 
     def all_gather(self, x: Tensor) -> Tensor:
         parts = [torch.empty_like(x) for _ in range(self.size)]
         with self._timed():
-            dist.all_gather(parts, x, group=self._group)
+            dist.all_gather(parts, x, group=self.group)
         return torch.cat(parts, dim=-1)
 
     def broadcast(self, x: Tensor, source: int = 0) -> Tensor:
         with self._timed():
-            dist.broadcast(x, self._first + source, group=self._group)
+            dist.broadcast(x, self._first + source, group=self.group)
         return x
 
     def send(self, x: Tensor) -> None:

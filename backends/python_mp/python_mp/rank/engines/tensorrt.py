@@ -68,7 +68,7 @@ def _communicator(shard: Shard) -> object:
             "Engine tensorrt runs its collectives inside the plan, by NCCL: set the parameter"
             " `collectives` to nccl or leave it out."
         )
-    return communicator(shard.communicator._group, shard.device)
+    return communicator(shard.communicator.group, shard.device)
 
 
 def _checked(shard: Shard) -> bool:
