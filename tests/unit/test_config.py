@@ -53,7 +53,7 @@ def test_the_test_above_knows_every_parameter() -> None:
     ("key", "value", "allowed"),
     [
         ("engine", "tensorflow", "torch"),
-        ("dtype", "float16", "bfloat16"),
+        ("dtype", "int4", "bfloat16"),
         ("collectives", "mpi", "gloo"),
         ("tensor_parallel_size", "0", "at least 1"),
         ("tensor_parallel_size", "two", "at least 1"),
