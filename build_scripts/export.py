@@ -30,7 +30,10 @@ NEEDS = (
 )
 SOURCES = (
     "build_scripts/trace.py",
-    "backends/python_mp/python_mp/rank/*.py",
+    *(
+        f"backends/python_mp/python_mp/rank/{name}.py"
+        for name in ("attention", "bins", "encoder", "layers", "onnx_graph", "ops", "packed")
+    ),
 )
 TOOLS = ("torch", "onnx", "onnxscript")
 OPSET = 20

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from python_mp.batch import CU_SEQLENS
 from python_mp.config import ModelConfig
@@ -14,9 +15,36 @@ from python_mp.errors import InvalidInput
 from python_mp.rank import engines
 from python_mp.rank.engines import Engine
 from python_mp.rank.engines.echo import REFUSE
+from tests.engines import building
 from tests.harness import FP32, INT32, Array, lone_rank, model_config, tensor
 
-ENGINES = ["echo", "torch"]
+ENGINES = ["echo", "torch", "aot_inductor", "onnxruntime"]
+BUILT = ENGINES[2:]
+
+CONFIG = """
+name: "contract"
+backend: "python_mp"
+max_batch_size: 64
+input [
+  { name: "X" data_type: TYPE_INT32 dims: [ -1 ] allow_ragged_batch: true },
+  { name: "A" data_type: TYPE_FP32 dims: [ 2 ] },
+  { name: "FAULT" data_type: TYPE_INT32 dims: [ 3 ] }
+]
+output [
+  { name: "Y" data_type: TYPE_INT32 dims: [ -1 ] },
+  { name: "Z" data_type: TYPE_FP32 dims: [ 2 ] }
+]
+instance_group [ { name: "lead" kind: KIND_CPU } ]
+parameters { key: "engine" value { string_value: "torch" } }
+"""
+RECIPE = """
+family = "module"
+source = "{source}"
+[shapes]
+tokens = [1, 8, 64]
+[accuracy]
+max_error = 0.0
+"""
 
 MODULE = """
 from python_mp.errors import InvalidInput
@@ -31,13 +59,21 @@ def check(batch):
 
 class Identity(nn.Module):
     def forward(self, batch, hidden):
-        return {"Y": batch["X"], "Z": batch["A"]}
+        return {"Y": batch["X"].clone(), "Z": batch["A"].clone()}
 """
 
 
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what a test has built is found by the next one."""
+    return tmp_path_factory.mktemp("workspace")
+
+
 @pytest.fixture(params=ENGINES)
-def config(request: pytest.FixtureRequest, tmp_path: Path) -> ModelConfig:
+def config(request: pytest.FixtureRequest, tmp_path: Path, workspace: Path) -> ModelConfig:
     """X -> Y ragged, A -> Z not; FAULT asks for a refusal."""
+    if request.param in BUILT:
+        return built(request.param, tmp_path, workspace)
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "module.py").write_text(MODULE)
     x = tensor("X", INT32, -1, allow_ragged_batch=True)
@@ -47,6 +83,19 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> ModelConfig:
         [tensor("Y", INT32, -1), tensor("Z", FP32, 2)],
         engine=request.param,
     )
+
+
+def built(engine: str, folder: Path, workspace: Path) -> ModelConfig:
+    """The same model, by the build."""
+    source, model = workspace / "source", folder / "contract"
+    source.mkdir(exist_ok=True)
+    save_file({"nothing": np.zeros(1, np.float32)}, source / "model.safetensors")
+    model.mkdir()
+    (model / "module.py").write_text(MODULE)
+    (model / "config.pbtxt").write_text(CONFIG)
+    (model / "recipe.toml").write_text(RECIPE.format(source=source))
+    job = building.plan(folder, "contract", workspace, engine=engine)
+    return building.config(job, building.build(job), folder / "served")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
@@ -83,22 +82,16 @@ class Stage:
 def _check_hardware(config: ModelConfig, device: torch.device) -> None:
     """Raises LoadError where the artifact was built for another GPU or other libraries."""
     manifest = Manifest.read(config.folder)
-    if manifest:
-        gpu = gpu_of(device) if device.type == "cuda" else None
-        try:
-            tensorrt = version("tensorrt")
-        except PackageNotFoundError:
-            tensorrt = None
-        check_hardware(manifest, torch_version=torch.__version__, gpu=gpu, tensorrt=tensorrt)
+    if manifest and manifest.engine != "tensorrt":  # It knows the library's version, and checks.
+        present = gpu(device) if device.type == "cuda" else None
+        check_hardware(manifest, torch_version=torch.__version__, gpu=present)
 
 
-def gpu_of(device: torch.device) -> dict[str, str]:
-    """Name and compute capability ("9.0") of a CUDA device."""
-    capability = torch.cuda.get_device_capability(device)
-    return {
-        "name": torch.cuda.get_device_name(device),
-        "compute_capability": ".".join(map(str, capability)),
-    }
+def gpu(device: torch.device | None = None) -> dict[str, str]:
+    """`name` and `compute_capability` ("9.0") of a GPU, by default the current one."""
+    major, minor = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    return {"name": name, "compute_capability": f"{major}.{minor}"}
 
 
 def _warm_up(stage: Stage, config: ModelConfig) -> None:

@@ -54,13 +54,6 @@ def create(kind: Any, logger: Any) -> Any:
         raise LoadError(f"TensorRT finds no GPU or driver that it can use here ({error})") from None
 
 
-def gpu(device: torch.device | None = None) -> dict[str, str]:
-    """`name` and `compute_capability` of a GPU, by default the current one."""
-    major, minor = torch.cuda.get_device_capability(device)
-    name = torch.cuda.get_device_name(device)
-    return {"name": name, "compute_capability": f"{major}.{minor}"}
-
-
 def error_recorder(trt: Any) -> Any:
     """An `IErrorRecorder` that keeps everything; whoever is given it does not keep it alive."""
 

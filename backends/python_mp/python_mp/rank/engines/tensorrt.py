@@ -14,8 +14,8 @@ from ...rank_spec import RankSpec
 from ..collectives.distributed import Distributed
 from ..packed import HIDDEN_OUT, Packed
 from ..shard import Shard
-from ..stage import Stage
-from ..tensorrt_api import gpu, library
+from ..stage import Stage, gpu
+from ..tensorrt_api import library
 from ..tensorrt_graph import CUDA_GRAPHS, TensorRtGraph
 from ..tensorrt_plan import Plan, communicator
 
