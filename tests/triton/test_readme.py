@@ -83,7 +83,8 @@ def test_make_targets_exist() -> None:
 def source(name: str) -> Path:
     """The one file of the project that the README means by a path or the end of one."""
     folders = ("backends", "model_repository", "clients", "server", "build_scripts", "docs")
-    everything = [*PROJECT.glob("*.md"), *(f for d in folders for f in (PROJECT / d).rglob("*"))]
+    inside = (file for folder in folders for file in (PROJECT / folder).rglob("*"))
+    everything = [*PROJECT.glob("*.md"), *(PROJECT / folder for folder in folders), *inside]
     found = [file for file in everything if f"/{file.relative_to(PROJECT)}".endswith(f"/{name}")]
     assert found, f"the README names {name}, which does not exist"
     return min(found, key=lambda file: len(file.parts))
