@@ -112,8 +112,9 @@ def _save_onnx(traced: Traced, path: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The exporter warns of what is not ours to change."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    """Libraries warn here of what is not ours to change."""
+    for talkative in ("torch.onnx", "torch.utils._pytree", "torchao"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         yield
 

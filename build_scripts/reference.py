@@ -6,7 +6,6 @@ Encoders are judged by Hugging Face's own implementation, a user's module by its
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import numpy as np
 from rich.progress import Progress
 
 from build_scripts import fetch
+from build_scripts.export import quiet
 from build_scripts.job import Job
 
 if TYPE_CHECKING:
@@ -77,11 +77,12 @@ def read(job: Job) -> list[Outputs]:
 
 def _encoder(folder: Path, requests: Sequence[dict[str, Array]]) -> Iterator[Outputs]:
     import torch
-    from transformers import AutoModel
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    with warnings.catch_warnings(action="ignore"):
+    with quiet():
+        from transformers import AutoModel
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
     for request in requests:
         ids = torch.from_numpy(request["INPUT_IDS"]).long()

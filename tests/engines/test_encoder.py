@@ -20,7 +20,7 @@ from tests.engines.conftest import Texts, encoder_config
 from tests.harness import Array, Served, pids, served
 
 LIMIT = 60.0
-BOUND = {"float32": 0.999999, "bfloat16": 0.999}
+BOUND = {"float32": 0.999999, "bfloat16": 0.999, "float16": 0.99999}
 LAYOUTS = [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (1, 3)]
 
 
@@ -69,8 +69,10 @@ def check_accuracy(replica: Served, texts: Texts, count: int, bound: float) -> N
     assert replica.metrics()["python_mp_restarts_total"] == 0
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("tp", "pp"), LAYOUTS)
+@pytest.mark.parametrize(
+    ("dtype", "tp", "pp"),
+    [*((d, *each) for d in ("float32", "bfloat16") for each in LAYOUTS), ("float16", 2, 2)],
+)
 def test_every_layout_agrees_with_the_reference(
     encoder_folder: Path, tmp_path: Path, texts: Texts, tp: int, pp: int, dtype: str
 ) -> None:
@@ -129,6 +131,16 @@ def test_bad_input_is_refused_alone_and_costs_no_restart(
             answer = pooled(right.result(LIMIT), good)
             assert closeness(answer, texts.embeddings[:1]) >= BOUND["float32"]
         assert replica.metrics()["python_mp_restarts_total"] == 0
+
+
+def test_int8_is_close(encoder_folder: Path, tmp_path: Path, texts: Texts) -> None:
+    """Short texts only: on a CPU without int8 instructions torchao takes its time."""
+    config = encoder_config(encoder_folder, tensor_parallel_size=2, dtype="int8")
+    shortest = sorted(range(200), key=lambda n: len(texts.ids[n]))[:8]
+    with served(config, tmp_path) as replica:
+        answers = embed(replica, [texts.ids[n] for n in shortest])
+    cosine = closeness(answers, texts.embeddings[shortest].astype(np.float64))
+    assert 0.98 <= cosine < 0.99999, "it would be float32 otherwise"
 
 
 def held_bytes(folder: Path, rank: int, size: int, stage: int = 0, stages: int = 1) -> int:

@@ -1,0 +1,82 @@
+"""What cannot be compiled is refused by the build, in a sentence that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from build_scripts.errors import BuildError
+from build_scripts.trace import LENGTHS, TracedPeers, example, trace
+from python_mp.config import ModelConfig
+from tests.harness import FP32, model_config, tensor
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ModelConfig:
+    x = tensor("X", FP32, -1, 4, allow_ragged_batch=True)
+    return model_config(tmp_path, [x], [tensor("Y", FP32, -1, 4)], engine="torch")
+
+
+class Module(nn.Module):
+    """Y is what `compute(batch, X)` makes."""
+
+    def __init__(self, compute: Any) -> None:
+        super().__init__()
+        self.compute = compute
+
+    def forward(self, batch: Any, hidden: Tensor | None) -> dict[str, Tensor]:
+        return {"Y": self.compute(batch, batch["X"])}
+
+
+@pytest.mark.parametrize("onnx", [False, True])
+@pytest.mark.parametrize(
+    ("compute", "sentence"),
+    [
+        (lambda batch, x: x * len(batch.lengths), "batch.lengths, which a graph cannot have"),
+        (lambda batch, x: x if x.sum() > 0 else -x, "cannot be exported .*engine torch"),
+    ],
+)
+def test_a_module_that_cannot_be_traced(
+    config: ModelConfig, compute: Any, sentence: str, onnx: bool
+) -> None:
+    with pytest.raises(BuildError, match=sentence):
+        trace(Module(compute), config, None, onnx)
+
+
+def test_a_collective_that_graphs_have_not(config: ModelConfig) -> None:
+    peers = TracedPeers(0, 2, onnx=True)
+    with pytest.raises(BuildError, match="communicator.all_gather; what is compiled may use"):
+        trace(Module(lambda batch, x: peers.all_gather(x)), config, None, onnx=True)
+
+
+def test_only_what_is_used_becomes_an_input(config: ModelConfig) -> None:
+    def attended(batch: Any, x: Tensor) -> Tensor:
+        rows = x.view(-1, 2, 2)
+        return batch.attend(rows, rows, rows) + batch.positions[:, None]
+
+    packed = trace(Module(attended), config, None, onnx=False)
+    assert packed.inputs == ["X", "cu_seqlens", "positions"]
+    assert packed.outputs == ["Y"]
+    rectangle = trace(Module(attended), config, None, onnx=True)
+    assert set(rectangle.inputs) == {"X", "positions", "gather", "segments", "scatter"}
+    assert trace(Module(lambda _, x: x + 1), config, None, onnx=True).inputs == ["X"]
+
+
+def test_both_forms_of_attention_agree(config: ModelConfig) -> None:
+    def attended(batch: Any, x: Tensor) -> Tensor:
+        rows = x.view(-1, 2, 2)
+        attention: Tensor = batch.attend(rows, rows + 1, rows * 2)
+        return attention
+
+    tensors = example(config)
+    tensors["X"] = torch.randn(sum(LENGTHS), 4, generator=torch.Generator().manual_seed(0))
+    results = []
+    for onnx in (False, True):
+        traced = trace(Module(attended), config, None, onnx)
+        (y,) = traced.program.module()(*(tensors[name] for name in traced.inputs))
+        results.append(y)
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
