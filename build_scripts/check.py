@@ -31,8 +31,7 @@ def _misfits(job: Job, found: Manifest, folder: Path) -> Iterator[str]:
         yield f"{triton_config.NAME} has another engine, dtype or layout than recipe.toml"
     if found.artifact != publish.artifact_key(job, steps):
         yield f"{folder.name}/ is not what would be built now: {_reason(job, steps, found)}"
-    if misfit := manifest.machine_misfit(found):
-        yield misfit
+    yield from publish.machine_misfits(found)
     if job.recipe.family != "tokenizer":
         files = (
             manifest.rank_file(found.engine, rank, job.world_size) for rank in range(job.world_size)

@@ -34,17 +34,21 @@ def applies(job: Job) -> bool:
 
 
 def inputs(job: Job) -> dict[str, object]:
-    """With the machine, which the code is made for."""
     recipe = job.recipe.as_json()
     if job.recipe.engine == "aot_inductor":
-        return {"engine": "aot_inductor", "cpu_features": cpu_features()}
+        return {"engine": "aot_inductor"}
     return {
         "engine": "tensorrt",
         "dtype": job.recipe.dtype,
         "options": recipe["tensorrt"],
         "shapes": recipe["shapes"],
-        "gpu": gpu(),
     }
+
+
+def machine(job: Job) -> dict[str, object]:
+    """What the code is made for."""
+    aot = job.recipe.engine == "aot_inductor"
+    return {"cpu_features": cpu_features()} if aot else {"gpu": gpu()}
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:

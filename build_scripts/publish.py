@@ -19,6 +19,7 @@ from typing import Any
 from rich.progress import Progress
 
 from build_scripts import fetch, stages, storage, triton_config
+from build_scripts.compile import gpu
 from build_scripts.job import Job
 from build_scripts.stages import Step
 from python_mp import manifest
@@ -36,7 +37,7 @@ def artifact_stage(steps: Steps) -> str:
 def artifact_key(job: Job, steps: Steps) -> str:
     """A hash of everything that decides what is published."""
     decides: dict[str, Any] = {
-        "stages": {name: steps[name].key for name in (artifact_stage(steps), list(steps)[-1])},
+        "stages": {name: steps[name].identity for name in (artifact_stage(steps), list(steps)[-1])},
         "module": job.module_sha256,
     }
     if job.recipe.family != "tokenizer":
@@ -67,6 +68,13 @@ def newest(job: Job, steps: Steps) -> Manifest | None:
 def current(job: Job, steps: Steps) -> Manifest | None:
     """The newest version's manifest, if nothing is to be published and nothing to be edited."""
     return newest(job, steps) if config_edit(job) is None else None
+
+
+def machine_misfits(found: Manifest) -> list[str]:
+    """Why this machine cannot serve it; none where it can."""
+    present = gpu() if found.hardware["gpu"] else None
+    misfits = manifest.machine_misfit(found), manifest.gpu_misfit(found, present)
+    return [misfit for misfit in misfits if misfit]
 
 
 def config_edit(job: Job) -> str | None:

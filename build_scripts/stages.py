@@ -55,6 +55,9 @@ class Stage(Protocol):
     def run(self, job: Job, out: Path, progress: Progress) -> None:
         """Writes files into the empty folder `out`."""
 
+    # And, where the outcome fits some machines only:
+    # def machine(self, job: Job) -> dict[str, object]: JSON values that say which.
+
 
 @dataclass(frozen=True)
 class Step:
@@ -65,6 +68,9 @@ class Step:
     folder: Path
     recipe: dict[str, object]
     """What its key is the hash of."""
+    identity: str
+    """A hash of the same but the machine, here and in what it needs: of what would be made
+    anywhere."""
 
     @property
     def key(self) -> str:
@@ -121,8 +127,12 @@ def _step(job: Job, name: str, stage: Stage, steps: dict[str, Step]) -> Step:
     }
     if name != "fetch":  # whatever the stage reads, this is part of the model
         recipe["module"] = job.module_sha256
-    key = storage.digest(recipe)
-    return Step(name, stage, job.workspace / job.model / f"{name}-{key[:12]}", recipe)
+    needs = {need: steps[need].identity for need in stage.NEEDS if need in steps}
+    identity = storage.digest({**recipe, "needs": needs})
+    if machine := getattr(stage, "machine", None):
+        recipe["machine"] = machine(job)
+    folder = job.workspace / job.model / f"{name}-{storage.digest(recipe)[:12]}"
+    return Step(name, stage, folder, recipe, identity)
 
 
 @cache

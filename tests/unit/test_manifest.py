@@ -190,11 +190,9 @@ def plan(version: Path, gpu: dict[str, str] | None, **options: Any) -> Callable[
 def test_a_plan_fits_its_own_gpu_and_tensorrt(version: Path) -> None:
     check = plan(version, H200)
     check(H200)
-    with pytest.raises(
-        LoadError, match="built for the GPU NVIDIA H200, but the rank has NVIDIA H1"
-    ):
+    with pytest.raises(LoadError, match="built for the GPU NVIDIA H200, but there is NVIDIA H1"):
         check(H100)
-    with pytest.raises(LoadError, match="built for the GPU NVIDIA H200, but the rank has none"):
+    with pytest.raises(LoadError, match="built for the GPU NVIDIA H200, but there is none"):
         check(None)
     with pytest.raises(LoadError, match=r"built by TensorRT 11\.4\.0\.106, but 11\.5\.0\.1 is"):
         check(H200, "11.5.0.1")

@@ -106,6 +106,20 @@ def test_the_users_module_and_the_checkpoint_decide(tiny: Workshop) -> None:
     assert changed(tiny, before) == {"fetch", "shard", "verify"}
 
 
+def test_the_machine_decides_what_is_built_but_not_what_it_is(tiny: Workshop) -> None:
+    """So that a repository can be checked on another machine than the one that built it."""
+    before, same = keys(tiny), identities(tiny)
+    tiny.shard.machine = lambda _job: {"gpu": "another"}  # type: ignore[attr-defined]
+    assert changed(tiny, before) == {"shard", "verify"}
+    assert identities(tiny) == same
+    tiny.shard.decides = {"new": 1}
+    assert identities(tiny) != same
+
+
+def identities(tiny: Workshop) -> list[str]:
+    return [step.identity for step in stages.plan(tiny.job()).values()]
+
+
 def test_a_stage_that_does_not_apply_is_passed_over(tiny: Workshop) -> None:
     tiny.shard.applicable = False
     assert list(stages.plan(tiny.job())) == ["fetch", "verify"]

@@ -228,7 +228,7 @@ def allows_host_code_where_the_manifest_does(folder: Path, patch: pytest.MonkeyP
 def refuses_plans_for_other_machines(folder: Path, patch: pytest.MonkeyPatch) -> None:
     bench = Bench(folder, patch)
     manifest(gpu="A100").write(bench.folder)
-    with pytest.raises(LoadError, match=r"built for the GPU A100, but the rank has H200; run"):
+    with pytest.raises(LoadError, match=r"built for the GPU A100, but there is H200; run"):
         engine.TensorRtStage(bench.shard(), 4)
     manifest(tensorrt="11.3.0.99").write(bench.folder)
     with pytest.raises(

@@ -167,7 +167,7 @@ def check_hardware(
         misfit = _torch_misfit(manifest, torch_version)
     if manifest.engine == "tensorrt":
         misfit = _tensorrt_misfit(manifest, tensorrt)
-    if misfit := misfit or _gpu_misfit(manifest, gpu):
+    if misfit := misfit or gpu_misfit(manifest, gpu):
         raise LoadError(f"{misfit}; {_run_again(manifest.model)}")
 
 
@@ -232,12 +232,13 @@ def _tensorrt_misfit(manifest: Manifest, running: str | None) -> str:
     return "" if fits else f"built by TensorRT {built}, but {running} is running"
 
 
-def _gpu_misfit(manifest: Manifest, gpu: Mapping[str, str] | None) -> str:
+def gpu_misfit(manifest: Manifest, gpu: Mapping[str, str] | None) -> str:
+    """Why a GPU (`name`, `compute_capability`; None for none) cannot run the engine, if so."""
     built = manifest.hardware["gpu"]
     if built is None:
         return ""
     if gpu is None:
-        return f"built for the GPU {built['name']}, but the rank has none"
+        return f"built for the GPU {built['name']}, but there is none"
     compatibility = manifest.options.get("hardware_compatibility", "none")
     if compatibility == "ampere_plus":
         fits = float(gpu["compute_capability"]) >= 8
@@ -245,7 +246,7 @@ def _gpu_misfit(manifest: Manifest, gpu: Mapping[str, str] | None) -> str:
         fits = gpu["compute_capability"] == built["compute_capability"]
     else:
         fits = dict(gpu) == dict(built)
-    return "" if fits else f"built for the GPU {built['name']}, but the rank has {gpu['name']}"
+    return "" if fits else f"built for the GPU {built['name']}, but there is {gpu['name']}"
 
 
 def _refuse_file(path: Path, fault: str, manifest: Manifest) -> None:
