@@ -47,8 +47,9 @@ def inputs(job: Job) -> dict[str, object]:
 
 def machine(job: Job) -> dict[str, object]:
     """What the code is made for."""
-    aot = job.recipe.engine == "aot_inductor"
-    return {"cpu_features": cpu_features()} if aot else {"gpu": gpu()}
+    if job.recipe.engine == "tensorrt":
+        return {"gpu": gpu()}
+    return {"cpu_features": cpu_features(), "gpu": gpu() if job.on_gpu else None}
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:
@@ -63,7 +64,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
         if not shutil.which("g++"):
             raise BuildError("aot_inductor needs a C++ compiler: install g++, then build again")
         ranks.each(job, compile_rank, out, progress, "compile")
-        storage.write_json(out / "facts.json", {"hardware": {"cpu_features": cpu_features()}})
+        storage.write_json(out / "facts.json", {"hardware": machine(job)})
     add_code(job, out)
 
 

@@ -44,7 +44,8 @@ def applies(job: Job) -> bool:
 
 
 def inputs(job: Job) -> dict[str, object]:
-    return {"to": "program" if _is_aot(job) else "onnx", "layout": job.layout}
+    to = f"program for {_device(job)}" if _is_aot(job) else "onnx"
+    return {"to": to, "layout": job.layout}
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:
@@ -66,10 +67,11 @@ def export(job: Job, rank: int, out: Path) -> None:
     to_onnx = not _is_aot(job)
     folder, size = job.output("shard"), job.recipe.layout.tensor_parallel_size
     model = source.read(folder)
-    shard = ranks.shard(job, rank, folder, TracedPeers(rank % size, size, to_onnx))
+    peers = TracedPeers(rank % size, size, to_onnx)
+    shard = ranks.shard(job, rank, folder, peers, _device(job))
     with torch.no_grad(), quiet():
         hidden = _hidden(job, shard.stage)
-        traced = trace(model.build(shard).eval(), job.config, hidden, to_onnx)
+        traced = trace(model.build(shard).eval(), job.config, hidden, to_onnx, _device(job))
         if to_onnx:
             _save_onnx(traced, out / f"rank{rank}.onnx")
         else:
@@ -86,9 +88,10 @@ def _hidden(job: Job, stage: int) -> Tensor | None:
 
     folder, size = job.output("shard"), job.recipe.layout.tensor_parallel_size
     model, hidden = source.read(folder), None
-    batch = TracedBatch(example(job.config), rectangular=False)
+    batch = TracedBatch(example(job.config, _device(job)), rectangular=False)
     for before in range(stage):
-        shard = ranks.shard(job, before * size, folder, TracedPeers(0, size, onnx=False))
+        peers = TracedPeers(0, size, onnx=False)
+        shard = ranks.shard(job, before * size, folder, peers, _device(job))
         hidden = model.build(shard).eval()(batch, hidden)
     return hidden
 
@@ -117,6 +120,11 @@ def quiet() -> Iterator[None]:
         logging.getLogger(talkative).setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         yield
+
+
+def _device(job: Job) -> str:
+    """Where a program is traced, and so will run; ONNX graphs run anywhere."""
+    return "cuda" if _is_aot(job) and job.on_gpu else "cpu"
 
 
 def _is_aot(job: Job) -> bool:

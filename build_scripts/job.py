@@ -9,6 +9,7 @@ from typing import Any
 from build_scripts import recipe, storage, triton_config
 from build_scripts.errors import BuildError
 from build_scripts.recipe import Recipe
+from python_mp import layout
 from python_mp.config import ModelConfig
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -58,6 +59,11 @@ class Job:
             "tensor_parallel_size": sizes.tensor_parallel_size,
             "pipeline_parallel_size": sizes.pipeline_parallel_size,
         }
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether config.pbtxt places the ranks on GPUs."""
+        return layout.replicas(self.config)[0].leader.device != layout.CPU
 
     @property
     def weights_dtype(self) -> str:

@@ -36,8 +36,10 @@ def each(job: Job, work: Work, out: Path, progress: Progress, what: str) -> None
             progress.advance(task)
 
 
-def shard(job: Job, rank: int, folder: Path, communicator: Communicator) -> Shard:
-    """The place of world rank `rank`, on the CPU, with the weights that lie in `folder`."""
+def shard(
+    job: Job, rank: int, folder: Path, communicator: Communicator, device: str = "cpu"
+) -> Shard:
+    """The place of world rank `rank`, with the weights that lie in `folder`."""
     sizes = job.recipe.layout
     return Shard(
         rank=rank % sizes.tensor_parallel_size,
@@ -45,7 +47,7 @@ def shard(job: Job, rank: int, folder: Path, communicator: Communicator) -> Shar
         stage=rank // sizes.tensor_parallel_size,
         stages=sizes.pipeline_parallel_size,
         dtype=COMPUTE_DTYPES[job.weights_dtype],
-        device=torch.device("cpu"),
+        device=torch.device(device),
         folder=folder,
         parameters=job.config.module_parameters,
         communicator=communicator,

@@ -139,7 +139,9 @@ class Traced:
         return {"inputs": ",".join(self.inputs), "outputs": ",".join(self.outputs)}
 
 
-def trace(module: nn.Module, config: ModelConfig, hidden: Tensor | None, onnx: bool) -> Traced:
+def trace(
+    module: nn.Module, config: ModelConfig, hidden: Tensor | None, onnx: bool, device: str = "cpu"
+) -> Traced:
     """Exports one rank's module with every size that may vary left open.
 
     Args:
@@ -150,7 +152,7 @@ def trace(module: nn.Module, config: ModelConfig, hidden: Tensor | None, onnx: b
         BuildError: the module does what cannot be exported.
     """
     rectangular = onnx and config.has_ragged_input
-    tensors = example(config)
+    tensors = example(config, device)
     batch = TracedBatch(tensors, rectangular)
     with torch.no_grad():
         result = module(batch, hidden)
@@ -174,7 +176,7 @@ def trace(module: nn.Module, config: ModelConfig, hidden: Tensor | None, onnx: b
     return Traced(program, names, outputs)
 
 
-def example(config: ModelConfig) -> dict[str, Tensor]:
+def example(config: ModelConfig, device: str = "cpu") -> dict[str, Tensor]:
     """Every input a graph may have, for a batch of sequences of LENGTHS."""
     tensors = {
         spec.name: torch.zeros(
@@ -189,7 +191,7 @@ def example(config: ModelConfig) -> dict[str, Tensor]:
         tensors["cu_seqlens"] = ends.int()
         tensors["positions"] = torch.cat([torch.arange(each) for each in LENGTHS]).int()
         tensors |= {n: torch.from_numpy(a) for n, a in zip(BINS, fill(LENGTHS), strict=True)}
-    return tensors
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _rows(ragged: bool) -> int:

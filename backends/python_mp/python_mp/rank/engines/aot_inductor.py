@@ -25,17 +25,20 @@ def load(spec: RankSpec) -> Stage:
 
 def _graph(shard: Shard) -> Compute:
     ops.connect(shard.communicator)
-    return AotGraph(shard.folder / f"rank{shard.world_rank}.pt2", shard.is_last)
+    path = shard.folder / f"rank{shard.world_rank}.pt2"
+    return AotGraph(path, shard.is_last, shard.device.index)
 
 
 class AotGraph:
     """One rank's compiled stage."""
 
-    def __init__(self, path: Path, is_last: bool) -> None:
+    def __init__(self, path: Path, is_last: bool, gpu: int | None = None) -> None:
         if not path.exists():
             raise LoadError(f"{path} is missing: build the model again")
         try:
-            self._package = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+            self._package = torch._inductor.aoti_load_package(
+                str(path), run_single_threaded=True, device_index=-1 if gpu is None else gpu
+            )
         except Exception as error:
             raise LoadError(f"{path} cannot be loaded: {error}") from error
         metadata = self._package.get_metadata()
