@@ -20,7 +20,7 @@ from benchmarks.parallel import latency_ms, texts_per_second
 from benchmarks.texts import short_texts, token_ids
 from build_scripts import build, job, stages
 from build_scripts.job import Job
-from python_mp.config import ModelConfig, parse
+from python_mp.config import ModelConfig
 from python_mp.front.local import Local, served
 
 MODEL = "embed_encoder"
@@ -69,8 +69,5 @@ def _jobs() -> list[Job]:
 
 def _config(job: Job, folder: Path) -> ModelConfig:
     steps = stages.plan(job)
-    artifact = [name for name in steps if name != "verify"][-1]
-    model = folder / f"{job.recipe.engine}-{job.recipe.dtype}"
-    model.mkdir()
-    (model / "1").symlink_to(steps[artifact].folder)
-    return parse(job.config.source[0], str(model), "1")
+    artifact = steps[stages.artifact_stage(steps)].folder
+    return job.served_from(artifact, folder / f"{job.recipe.engine}-{job.recipe.dtype}")

@@ -95,7 +95,7 @@ def _ensure(job: Job, steps: Steps, progress: Progress, publishing: bool) -> flo
     seconds = stages.ensure(job, steps, last, progress)
     if publishing:  # which reads these again, whatever the last one needed
         seconds += stages.ensure(job, steps, "fetch", progress)
-        artifact = publish.artifact_stage(steps)
+        artifact = stages.artifact_stage(steps)
         seconds += stages.ensure(job, steps, artifact, progress, content=True)
     return seconds
 
@@ -106,7 +106,7 @@ def _judged(job: Job, steps: Steps, seconds: float) -> Result:
     if not found["passed"]:
         error = f"{job.name} is not accurate enough: {'; '.join(found['misses'])}"
         return Result.of(job, "failed", error=error, worst=found["worst"], **measured)
-    files = steps[publish.artifact_stage(steps)].output().values()
+    files = steps[stages.artifact_stage(steps)].output().values()
     return Result.of(job, "verified", size=sum(path.stat().st_size for path in files), **measured)
 
 

@@ -10,7 +10,7 @@ from build_scripts import recipe, storage, triton_config
 from build_scripts.errors import BuildError
 from build_scripts.recipe import Recipe
 from python_mp import layout
-from python_mp.config import ModelConfig
+from python_mp.config import ModelConfig, parse
 
 PROJECT = Path(__file__).resolve().parent.parent
 REPOSITORY = PROJECT / "model_repository"
@@ -88,6 +88,12 @@ class Job:
     @property
     def module_sha256(self) -> str | None:
         return storage.sha256(self.code) if self.code else None
+
+    def served_from(self, artifact: Path, folder: Path) -> ModelConfig:
+        """The model as if `artifact` were version 1 of it in the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "1").symlink_to(artifact)
+        return parse(self.config.source[0], str(folder), "1")
 
     def output(self, stage: str) -> Path:
         """The folder that holds what `stage` wrote."""

@@ -5,7 +5,7 @@ It is how graphs are calibrated and checked where no group of ranks runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,14 +13,18 @@ import numpy as np
 import torch
 from onnx import ModelProto, NodeProto
 from onnxruntime import InferenceSession
+from rich.progress import Progress
 from torch import Tensor
 
+from build_scripts import samples
+from build_scripts.job import Job
 from python_mp.batch import Array
 from python_mp.rank.onnx_graph import Segment, cut
 from python_mp.rank.packed import HIDDEN_OUT, Packed
 
 Feed = dict[str, Array]
 CPU = torch.device("cpu")
+BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,14 @@ class Lockstep:
             total = np.sum([known[node.input[0]] for node, known in met], axis=0)
             for node, known in met:
                 known[node.output[0]] = total
+
+
+def calibration(job: Job, ranks: Lockstep, progress: Progress) -> Iterator[list[Step]]:
+    """The steps of each batch of the job's calibration samples."""
+    requests = samples.load(job, job.recipe.calibration.samples).requests
+    batches = [requests[at : at + BATCH] for at in range(0, len(requests), BATCH)]
+    for batch in progress.track(batches, description=f"{job.name}: calibrate"):
+        yield ranks.forward(samples.packed(job.config, batch))[1]
 
 
 def _session(segment: Segment) -> InferenceSession:

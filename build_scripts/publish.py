@@ -21,17 +21,12 @@ from rich.progress import Progress
 from build_scripts import fetch, stages, storage, triton_config
 from build_scripts.compile import gpu
 from build_scripts.job import Job
-from build_scripts.stages import Step
+from build_scripts.stages import Step, artifact_stage
 from python_mp import manifest
 from python_mp.errors import LoadError
 from python_mp.manifest import Manifest
 
 Steps = dict[str, Step]
-
-
-def artifact_stage(steps: Steps) -> str:
-    """The stage whose output is published: the last that makes something."""
-    return [name for name in steps if name != "verify"][-1]
 
 
 def artifact_key(job: Job, steps: Steps) -> str:
@@ -52,7 +47,7 @@ def versions(folder: Path) -> list[int]:
 
 
 def newest(job: Job, steps: Steps) -> Manifest | None:
-    """The newest version's manifest, if that is what the job would publish, and whole."""
+    """The newest version's manifest, if that is what the job would publish, whole, and fits."""
     numbers = versions(job.folder)
     folder = job.folder / str(max(numbers, default=0))
     try:
@@ -62,7 +57,7 @@ def newest(job: Job, steps: Steps) -> Manifest | None:
         manifest.check_files(folder, found)
     except LoadError:
         return None
-    return found
+    return None if machine_misfits(found) else found
 
 
 def current(job: Job, steps: Steps) -> Manifest | None:

@@ -28,7 +28,7 @@ from build_scripts.shard import add_code
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from build_scripts.lockstep import Feed, Lockstep
+    from build_scripts.lockstep import Feed
 
 NEEDS = ("fetch", "export")
 SOURCES = (
@@ -38,7 +38,6 @@ SOURCES = (
     "backends/python_mp/python_mp/rank/onnx_graph.py",
 )
 TOOLS = ("onnx", "onnxruntime", "nvidia-modelopt")
-BATCH = 8
 
 
 def applies(job: Job) -> bool:
@@ -62,13 +61,16 @@ def run(job: Job, out: Path, progress: Progress) -> None:
         return
     import onnx
 
-    from build_scripts.lockstep import Lockstep
+    from build_scripts.lockstep import Lockstep, calibration
     from python_mp.rank.onnx_graph import join
 
     files = [job.output("export") / f"rank{rank}.onnx" for rank in range(job.world_size)]
     models = [onnx.load(file) for file in files]
     ranks = Lockstep(models, job.recipe.layout.tensor_parallel_size)
-    feeds = _calibrate(job, ranks, progress)
+    feeds = defaultdict[tuple[int, int], list["Feed"]](list)
+    for steps in calibration(job, ranks, progress):
+        for step in steps:
+            feeds[step.rank, step.index].append(step.feed)
     task = progress.add_task(f"{job.name}: quantise", total=len(feeds))
     for rank, (file, model) in enumerate(zip(files, models, strict=True)):
         done = []
@@ -78,19 +80,6 @@ def run(job: Job, out: Path, progress: Progress) -> None:
             progress.advance(task)
         onnx.save(join(done, model), out / file.name)
     add_code(job, out)
-
-
-def _calibrate(job: Job, ranks: Lockstep, progress: Progress) -> dict[tuple[int, int], list[Feed]]:
-    """What each (rank, segment) is given for the calibration samples."""
-    from build_scripts import samples
-
-    requests = samples.load(job, job.recipe.calibration.samples).requests
-    batches = [requests[at : at + BATCH] for at in range(0, len(requests), BATCH)]
-    feeds = defaultdict[tuple[int, int], list["Feed"]](list)
-    for batch in progress.track(batches, description=f"{job.name}: calibrate"):
-        for step in ranks.forward(samples.packed(job.config, batch))[1]:
-            feeds[step.rank, step.index].append(step.feed)
-    return feeds
 
 
 def _layers(model: ModelProto, keep_float: Sequence[str]) -> list[str]:

@@ -116,6 +116,11 @@ def plan(job: Job) -> dict[str, Step]:
     return steps
 
 
+def artifact_stage(names: Iterable[str]) -> str:
+    """Of a job's stages the one whose output is published: the last that makes something."""
+    return [name for name in names if name != "verify"][-1]
+
+
 def _step(job: Job, name: str, stage: Stage, steps: dict[str, Step]) -> Step:
     recipe: dict[str, object] = {
         "stage": name,

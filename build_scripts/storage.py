@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from build_scripts.errors import BuildError
+from python_mp import manifest
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -26,8 +27,7 @@ def sha256(path: Path) -> str:
 
 @cache
 def _sha256(path: str, *_state: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return manifest.sha256(Path(path))
 
 
 def described(path: Path) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from rich.progress import Progress
 from build_scripts import storage
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
+from build_scripts.stages import artifact_stage
 
 if TYPE_CHECKING:
     from python_mp.batch import Array
-    from python_mp.config import ModelConfig
 
 NEEDS = ("fetch", "reference", "shard", "export", "quantise", "compile")
 SOURCES = (
@@ -160,7 +160,7 @@ def _served(
     from python_mp.front.local import served
 
     with tempfile.TemporaryDirectory() as folder:
-        config = _placed(job, Path(folder))
+        config = job.served_from(job.output(artifact_stage(job.outputs)), Path(folder))
         try:
             with served(config, Path(folder)) as replica:
                 futures = [replica.ask(**request) for request in requests]
@@ -174,10 +174,9 @@ def _served(
 def _latency(replica: Any, requests: Sequence[dict[str, Array]]) -> dict[str, float]:
     """One request at a time, the one of middle size; then all at once."""
     usual = sorted(requests, key=lambda each: sum(a.nbytes for a in each.values()))
-    times = [_seconds(lambda: replica.ask(**usual[len(usual) // 2]).result())]
-    times = [
-        _seconds(lambda: replica.ask(**usual[len(usual) // 2]).result())
-        for _ in range(LATENCY_ROUNDS)
+    request = usual[len(usual) // 2]
+    times = [_seconds(lambda: replica.ask(**request).result()) for _ in range(1 + LATENCY_ROUNDS)][
+        1:
     ]
     everything = _seconds(lambda: [f.result() for f in replica.ask_all(requests)])
     return {"p50_ms": median(times) * 1e3, "samples_per_second": len(requests) / everything}
@@ -187,15 +186,6 @@ def _seconds(call: Any) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
-
-
-def _placed(job: Job, folder: Path) -> ModelConfig:
-    """The model as if what was built lay in its repository."""
-    from python_mp.config import parse
-
-    artifact = [name for name in job.outputs if name != "verify"][-1]
-    (folder / "1").symlink_to(job.output(artifact))
-    return parse(job.config.source[0], str(folder), "1")
 
 
 if __name__ == "__main__":

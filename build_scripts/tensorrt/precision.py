@@ -34,25 +34,21 @@ if TYPE_CHECKING:
 
 CASTS = {"float16": "fp16", "bfloat16": "bf16"}
 QUANTISED = ("int8", "fp8")
-BATCH = 8
 Feed = Mapping[str, Array]
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:
     """The stage's work: the exported graphs, converted, as `rankR.onnx` in `out`."""
-    from build_scripts import samples
-    from build_scripts.lockstep import Lockstep
+    from build_scripts.lockstep import Lockstep, calibration
 
     folder, ranks = job.output("export"), range(job.world_size)
     models = [onnx.load(folder / f"rank{rank}.onnx") for rank in ranks]
     lockstep = Lockstep(models, job.recipe.layout.tensor_parallel_size)
-    requests = samples.load(job, job.recipe.calibration.samples).requests
     feeds: list[list[dict[str, Array]]] = [[] for _ in ranks]
-    batches = [requests[first : first + BATCH] for first in range(0, len(requests), BATCH)]
-    for batch in progress.track(batches, description=f"{job.name}: calibrate"):
+    for steps in calibration(job, lockstep, progress):
         for values in feeds:
             values.append({})
-        for step in lockstep.forward(samples.packed(job.config, batch))[1]:
+        for step in steps:
             feeds[step.rank][-1].update(step.feed)
     for rank in progress.track(ranks, description=f"{job.name}: quantise"):
         kept = job.recipe.calibration.keep_float

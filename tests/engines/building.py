@@ -11,7 +11,6 @@ from rich.progress import Progress
 from build_scripts import job as jobs
 from build_scripts import stages
 from build_scripts.job import Job
-from python_mp.config import ModelConfig, parse
 
 
 def plan(repository: Path, model: str, workspace: Path, **recipe: Any) -> Job:
@@ -32,10 +31,3 @@ def build(job: Job, *, verify: bool = False) -> Path:
     with Progress(console=Console(quiet=True)) as progress:
         stages.ensure(job, steps, wanted, progress)
     return job.output(wanted)
-
-
-def config(job: Job, artifact: Path, folder: Path) -> ModelConfig:
-    """The model as if the artifact were version 1 of it in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "1").symlink_to(artifact)
-    return parse(job.config.source[0], str(folder), "1")

@@ -95,7 +95,7 @@ def built(engine: str, folder: Path, workspace: Path) -> ModelConfig:
     (model / "config.pbtxt").write_text(CONFIG)
     (model / "recipe.toml").write_text(RECIPE.format(source=source))
     job = building.plan(folder, "contract", workspace, engine=engine)
-    return building.config(job, building.build(job), folder / "served")
+    return job.served_from(building.build(job), folder / "served")
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """Which lines of a module's functions a test never runs: what is not run is not checked."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
+import pytest
+
 Line = tuple[str, int]
+Case = Callable[[Path, pytest.MonkeyPatch], None]
 
 
 def unreached(run: Callable[[], None], *modules: ModuleType) -> list[str]:
@@ -27,6 +30,19 @@ def unreached(run: Callable[[], None], *modules: ModuleType) -> list[str]:
     finally:
         sys.settrace(before)
     return [_shown(line) for file in files for line in sorted(_lines(file)) if line not in reached]
+
+
+def unreached_by(cases: Sequence[Case], folder: Path, *modules: ModuleType) -> list[str]:
+    """The same of all cases, each in a folder and with patches of its own."""
+
+    def run() -> None:
+        for case in cases:
+            own = folder / case.__name__
+            own.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                case(own, patch)
+
+    return unreached(run, *modules)
 
 
 def _lines(file: str) -> set[Line]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from build_scripts import build, check, command
+from build_scripts import build, check, command, publish
 from build_scripts.errors import BuildError
 from python_mp import manifest
 from python_mp.manifest import Manifest
@@ -50,6 +50,15 @@ def test_built_again_nothing_happens(tiny: Workshop) -> None:
     assert (again.status, again.seconds, tiny.shard.ran) == ("kept", 0, 1)
     assert again.accuracy == {"cosine_min": 0.95}
     assert tiny.state() == before
+
+
+def test_a_version_for_another_machine_is_published_again(
+    tiny: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.build()
+    monkeypatch.setattr(publish, "machine_misfits", lambda found: ["built for another GPU"])
+    assert tiny.build().status == "published"
+    assert tiny.versions() == [1, 2]
 
 
 def test_a_published_version_needs_no_workspace(tiny: Workshop) -> None:

@@ -13,8 +13,8 @@ import torch
 from python_mp.errors import LoadError
 from python_mp.rank.tensorrt_api import create
 from tests.tensorrt_api.bindings import bindings
+from tests.tensorrt_api.fake_library import Builder, Library
 from tests.tensorrt_api.fakes import Api, Behaviour, check_overrides
-from tests.tensorrt_api.library import Builder, Library
 from tests.tensorrt_api.lines import unreached
 from tests.tensorrt_api.signatures import overloads
 

@@ -22,8 +22,8 @@ from python_mp.rank import tensorrt_api
 from tests.tensorrt_api import lines
 from tests.tensorrt_api.bindings import bindings
 from tests.tensorrt_api.cuda import Cuda
+from tests.tensorrt_api.fake_library import Library
 from tests.tensorrt_api.fakes import check_overrides
-from tests.tensorrt_api.library import Library
 
 PROFILE: Profile = {"x": Shape((1, 4), (2, 4), (4, 4))}
 
@@ -32,8 +32,8 @@ class Bench:
     """A graph with a collective in a folder, and a library to build it with."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, **library: Any) -> None:
-        self.library = Library(bindings(), **library)
-        self.api = self.library.install(patch)
+        self.fake = Library(bindings(), **library)
+        self.api = self.fake.install(patch)
         self.graph, self.plan = folder / "rank0.onnx", folder / "model.plan"
         self.cache = folder / "cache" / "timing"
         node = helper.make_node("DistCollective", ["x"], ["y"], domain="python_mp", nb_rank=2)
@@ -49,7 +49,7 @@ class Bench:
 
     @property
     def flags(self) -> set[str]:
-        return {flag.name for flag in self.library.configs[-1].flags}
+        return {flag.name for flag in self.fake.configs[-1].flags}
 
 
 def builds(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -60,18 +60,18 @@ def builds(folder: Path, patch: pytest.MonkeyPatch) -> None:
     assert report["engine"] == {"Layers": ["double"]}
     assert (report["bytes"], report["profiles"]) == (4, 1)
     assert report["tensorrt"] == bindings().__version__
-    [config] = bench.library.configs
+    [config] = bench.fake.configs
     assert config.profiles == [{"x": ((1, 4), (2, 4), (4, 4))}]
     assert config.cleared == [bindings().BuilderFlag.TF32]
     assert not bench.flags
     assert not config.workspace
-    assert bench.library.host_code == [False]
+    assert bench.fake.host_code == [False]
 
 
 def rewrites_the_domain_of_collectives(folder: Path, patch: pytest.MonkeyPatch) -> None:
     bench = Bench(folder, patch)
     bench.build()
-    [(content, path)] = bench.library.parsed
+    [(content, path)] = bench.fake.parsed
     assert path == str(bench.graph)
     assert [node.domain for node in onnx.load_from_string(content).graph.node] == [""]
     assert [node.domain for node in onnx.load(bench.graph).graph.node] == ["python_mp"]
@@ -87,13 +87,13 @@ def sets_options(folder: Path, patch: pytest.MonkeyPatch) -> None:
         refit=True,
         strip_plan=True,
     )
-    [config] = bench.library.configs
+    [config] = bench.fake.configs
     level: Any = config
     assert level.builder_optimization_level == 5
     assert level.hardware_compatibility_level == bindings().HardwareCompatibilityLevel.AMPERE_PLUS
     assert config.workspace == 1 << 29
     assert bench.flags == {"VERSION_COMPATIBLE", "REFIT", "STRIP_PLAN"}
-    assert bench.library.host_code == [True]
+    assert bench.fake.host_code == [True]
     bench.build(strip_plan=True)
     assert bench.flags == {"STRIP_PLAN", "REFIT_IDENTICAL"}
 
@@ -103,7 +103,7 @@ def keeps_the_timing_cache(folder: Path, patch: pytest.MonkeyPatch) -> None:
     bench.build()
     bench.build()
     assert bench.cache.read_bytes() == b"++"
-    bench.library.takes_cache = False  # As on another GPU: it starts anew.
+    bench.fake.takes_cache = False  # As on another GPU: it starts anew.
     bench.build()
     assert bench.cache.read_bytes() == b"+"
     assert [path.name for path in bench.cache.parent.iterdir()] == ["timing"]
@@ -177,7 +177,7 @@ def builds_every_rank(folder: Path, patch: pytest.MonkeyPatch) -> None:
     made += ["model.plan.rank0", "model.plan.rank0.json", "model.plan.rank1"]
     made += ["model.plan.rank1.json", "rank0.onnx", "rank1.onnx"]
     assert sorted(path.name for path in out.iterdir()) == made
-    assert bench.library.configs[1].profiles == [{"x": ((1, 4), (2, 4), (8, 4))}]
+    assert bench.fake.configs[1].profiles == [{"x": ((1, 4), (2, 4), (8, 4))}]
 
 
 def bounds_sequences_of_encoders(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def bounds_sequences_of_encoders(folder: Path, patch: pytest.MonkeyPatch) -> Non
     (folder / "config.json").write_text('{"max_position_embeddings": 100}')
     sizes = Shapes(tokens=(1, 512, 4096))
     builder.run(a_job(folder, family="encoder", shapes=sizes), folder, bench.progress)
-    widest = [profile["gather"][2] for profile in bench.library.configs[0].profiles]
+    widest = [profile["gather"][2] for profile in bench.fake.configs[0].profiles]
     assert widest == [(4096, 32), (249, 100)]
 
 
@@ -255,15 +255,7 @@ def test_builder(
 
 def test_every_line_is_checked(tmp_path: Path) -> None:
     """A call to TensorRT in a line that no case runs would be checked by nobody."""
-
-    def run() -> None:
-        for case in CASES:
-            folder = tmp_path / case.__name__
-            folder.mkdir()
-            with pytest.MonkeyPatch.context() as patch:
-                case(folder, patch)
-
-    assert lines.unreached(run, builder, plan, watch) == []
+    assert lines.unreached_by(CASES, tmp_path, builder, plan, watch) == []
 
 
 def test_interfaces_are_implemented_whole() -> None:

@@ -27,7 +27,7 @@ from python_mp.rank.tensorrt_plan import Plan
 from tests.tensorrt_api import lines
 from tests.tensorrt_api.bindings import bindings
 from tests.tensorrt_api.cuda import Cuda
-from tests.tensorrt_api.library import Library
+from tests.tensorrt_api.fake_library import Library
 
 CPU = torch.device("cpu")
 COMMUNICATOR = 0x5EED
@@ -37,9 +37,9 @@ class Bench:
     """A model's version directory with a plan, and a library to run it with."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, **library: Any) -> None:
-        self.library = Library(bindings(), Cuda(patch), **library)
-        self.library.install(patch)
-        self.cuda = self.library.cuda
+        self.fake = Library(bindings(), Cuda(patch), **library)
+        self.fake.install(patch)
+        self.cuda = self.fake.cuda
         self.folder = folder / "doubler" / "1"
         self.folder.mkdir(parents=True)
         self.path = self.folder / "model.plan"
@@ -90,8 +90,8 @@ def computes(folder: Path, patch: pytest.MonkeyPatch) -> None:
     bench = Bench(folder, patch)
     graph = bench.graph()
     assert all(runs(graph, rows(count)) for count in (1, 4, 2))
-    assert bench.library.executed == 3
-    assert bench.library.contexts == [0]
+    assert bench.fake.executed == 3
+    assert bench.fake.contexts == [0]
     strided = {"x": torch.arange(8.0).reshape(4, 2).T}
     assert runs(graph, strided)
     assert runs(graph, {"x": torch.ones(3, 4, dtype=torch.float64), "unused": torch.ones(1)})
@@ -146,7 +146,7 @@ def chooses_the_first_profile_that_fits(folder: Path, patch: pytest.MonkeyPatch)
     graph = bench.graph()
     for count in (16, 5, 4, 3):
         assert runs(graph, rows(count))
-    assert bench.library.contexts == [1, 0]
+    assert bench.fake.contexts == [1, 0]
     refused = r"model.plan was not built for a batch of x \[17, 4\]: .*build_scripts.build doubler"
     with pytest.raises(RequestFailed, match=refused):
         graph(rows(17))
@@ -165,15 +165,15 @@ def hands_over_the_communicator(folder: Path, patch: pytest.MonkeyPatch) -> None
         assert runs(graph, rows(count))
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    assert [pointer(each, None) for each in bench.library.communicators] == [COMMUNICATOR] * 2
+    assert [pointer(each, None) for each in bench.fake.communicators] == [COMMUNICATOR] * 2
 
 
 def knows_every_dtype(folder: Path, patch: pytest.MonkeyPatch) -> None:
     bench = Bench(folder, patch)
     for name, dtype in tensorrt_api.TORCH_DTYPES.items():
-        bench.library.dtype = name
+        bench.fake.dtype = name
         assert Plan(bench.path).dtypes == {"x": dtype, "y": dtype}
-    bench.library.dtype = "FP4"
+    bench.fake.dtype = "FP4"
     with pytest.raises(LoadError, match="has 'x' of type FP4"):
         Plan(bench.path)
 
@@ -201,7 +201,7 @@ def says_why_it_failed(folder: Path, patch: pytest.MonkeyPatch) -> None:
     bench = Bench(folder, patch, runs=False)
     with pytest.raises(RequestFailed, match="model.plan failed: TensorRT gave no reason"):
         bench.graph()(rows(1))
-    bench.library.has_memory = False
+    bench.fake.has_memory = False
     with pytest.raises(LoadError, match="has no memory to run in"):
         bench.graph()(rows(1))
 
@@ -213,7 +213,7 @@ def refits_stripped_plans(folder: Path, patch: pytest.MonkeyPatch) -> None:
         Plan(bench.path, weights=weights)
     weights.touch()
     Plan(bench.path, weights=weights)
-    assert bench.library.refitted == [str(weights)]
+    assert bench.fake.refitted == [str(weights)]
 
 
 def allows_host_code_where_the_manifest_does(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -222,7 +222,7 @@ def allows_host_code_where_the_manifest_does(folder: Path, patch: pytest.MonkeyP
     for allowed in (True, False):
         manifest(version_compatible=allowed).write(bench.folder)
         engine.TensorRtStage(bench.shard(), 4)
-    assert bench.library.host_code == [False, True, False]
+    assert bench.fake.host_code == [False, True, False]
 
 
 def refuses_plans_for_other_machines(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -279,7 +279,7 @@ def runs_tensor_parallel(folder: Path, patch: pytest.MonkeyPatch) -> None:
     compute = engine.TensorRtStage(shard, 4)
     for _ in range(3):
         compute(Packed({"x": np.ones((3, 4), np.float32)}, CPU), None)
-    assert len(bench.library.communicators) == 1
+    assert len(bench.fake.communicators) == 1
     assert bench.cuda
     assert not bench.cuda.graphs
 
@@ -364,15 +364,7 @@ def test_runner(
 
 def test_every_line_is_checked(tmp_path: Path) -> None:
     """A call to TensorRT in a line that no case runs would be checked by nobody."""
-
-    def run() -> None:
-        for case in CASES:
-            folder = tmp_path / case.__name__
-            folder.mkdir()
-            with pytest.MonkeyPatch.context() as patch:
-                case(folder, patch)
-
-    assert lines.unreached(run, tensorrt_plan, tensorrt_graph, engine) == []
+    assert lines.unreached_by(CASES, tmp_path, tensorrt_plan, tensorrt_graph, engine) == []
 
 
 def test_contexts_end_before_their_communicator(
@@ -381,7 +373,7 @@ def test_contexts_end_before_their_communicator(
     """`Stage.close` drops what computes and then leaves the group: nothing else may hold it."""
     bench = Bench(tmp_path, monkeypatch)
     ends: list[str] = []
-    created = bench.library.make
+    created = bench.fake.make
 
     def make(kind: Any, *args: Any) -> Any:
         made = created(kind, *args)
@@ -389,7 +381,7 @@ def test_contexts_end_before_their_communicator(
             type(made).__del__ = lambda _: ends.append("context")  # type: ignore[attr-defined]
         return made
 
-    monkeypatch.setattr(bench.library, "make", make)
+    monkeypatch.setattr(bench.fake, "make", make)
     graph = bench.graph()
     graph(rows(1))
     del graph

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from .attention import attention
 from .collectives import Communicator
@@ -20,7 +20,7 @@ def connect(communicator: Communicator) -> None:
     _communicator = communicator
 
 
-@torch.library.custom_op("python_mp::all_reduce", mutates_args=())
+@library.custom_op("python_mp::all_reduce", mutates_args=())
 def all_reduce(x: Tensor) -> Tensor:
     """The sum over the stage's ranks."""
     if _communicator is None:
@@ -28,7 +28,7 @@ def all_reduce(x: Tensor) -> Tensor:
     return _communicator.all_reduce(x.clone(memory_format=torch.contiguous_format))
 
 
-@torch.library.custom_op("python_mp::attend", mutates_args=())
+@library.custom_op("python_mp::attend", mutates_args=())
 def attend(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
     """`attention` of packed sequences that lie where `cu_seqlens` says."""
     return attention(q, k, v, cu_seqlens.diff().tolist())

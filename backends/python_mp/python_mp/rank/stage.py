@@ -13,7 +13,6 @@ from ..config import ModelConfig, TensorSpec
 from ..errors import InvalidInput, LoadError, PythonMpError
 from ..manifest import Manifest, check_hardware
 from ..rank_spec import RankSpec
-from . import source
 from .collectives import Communicator, connect
 from .packed import Packed
 from .shard import Shard
@@ -36,7 +35,7 @@ class Stage:
         self._shard = shard
         self._compute = compute
         self._outputs = outputs if shard.is_last and shard.rank == 0 else ()
-        self._check = source.read(shard.folder).check
+        self._check = shard.source.check
 
     @classmethod
     def load(cls, spec: RankSpec, engine: Callable[[Shard], Compute]) -> Stage:

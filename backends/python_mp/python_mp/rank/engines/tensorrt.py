@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import LoadError
-from ...manifest import Manifest, check_hardware
+from ...manifest import Manifest, check_hardware, rank_file
 from ...rank_spec import RankSpec
 from ..collectives.distributed import Distributed
 from ..packed import HIDDEN_OUT, Packed
@@ -57,7 +57,7 @@ class TensorRtStage:
 
 def plan_path(folder: Path, rank: int, world_size: int) -> Path:
     """The plan's file in a version directory, named so that Triton's own backend finds it too."""
-    return folder / ("model.plan" if world_size == 1 else f"model.plan.rank{rank}")
+    return folder / rank_file("tensorrt", rank, world_size)
 
 
 def _communicator(shard: Shard) -> object:

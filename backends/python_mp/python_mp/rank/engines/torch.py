@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 from ...rank_spec import RankSpec
-from .. import source
 from ..shard import Shard
 from ..stage import Compute, Stage
 
@@ -16,7 +15,7 @@ def load(spec: RankSpec) -> Stage:
 
 
 def _module(shard: Shard, int8: bool) -> Compute:
-    module = source.read(shard.folder).build(shard).eval()
+    module = shard.source.build(shard).eval()
     shard.close_weights()
     if int8:
         from ..int8 import quantise

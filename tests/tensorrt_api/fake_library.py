@@ -62,7 +62,7 @@ class Library:
             raise TypeError("factory function returned nullptr")
 
     def bound(self, kind: type[Behaviour]) -> type[Behaviour]:
-        return type(kind.__name__, (kind,), {"library": self})
+        return type(kind.__name__, (kind,), {"fake": self})
 
     def make(self, kind: type[Behaviour], *args: Any) -> Behaviour:
         return self.bound(kind)(*args)
@@ -71,26 +71,26 @@ class Library:
 class Known(Behaviour):
     """A behaviour that knows its library."""
 
-    library: Library
+    fake: Library
 
 
 class Builder(Known):
     error_recorder: Any = None
 
     def __init__(self, logger: Any) -> None:
-        self.library.require_gpu()
+        self.fake.require_gpu()
 
     def create_network(self) -> Behaviour:
-        return self.library.make(INetworkDefinition)
+        return self.fake.make(INetworkDefinition)
 
     def create_builder_config(self) -> Behaviour:
-        config = self.library.make(IBuilderConfig)
+        config = self.fake.make(IBuilderConfig)
         assert isinstance(config, IBuilderConfig)
-        self.library.configs.append(config)
+        self.fake.configs.append(config)
         return config
 
     def create_optimization_profile(self) -> Behaviour:
-        return self.library.make(IOptimizationProfile)
+        return self.fake.make(IOptimizationProfile)
 
     def build_serialized_network(self, network: Any, config: IBuilderConfig) -> HostMemory | None:
         monitor = config.progress_monitor
@@ -99,9 +99,9 @@ class Builder(Known):
         goes_on = monitor.step_complete("tactics", 0)
         monitor.phase_finish("tactics")
         monitor.phase_finish("build")
-        if self.library.builds and goes_on:
+        if self.fake.builds and goes_on:
             return HostMemory(b"plan")
-        code = self.library.real.ErrorCodeTRT.INTERNAL_ERROR
+        code = self.fake.real.ErrorCodeTRT.INTERNAL_ERROR
         assert self.error_recorder.report_error(code, "no tactic for MatMul")
         return None
 
@@ -130,14 +130,14 @@ class IBuilderConfig(Known):
 
     def add_optimization_profile(self, profile: Any) -> int:
         self.profiles.append(profile.shapes)
-        return len(self.profiles) - 1 if self.library.takes_profile else -1
+        return len(self.profiles) - 1 if self.fake.takes_profile else -1
 
     def create_timing_cache(self, content: bytes) -> Behaviour:
-        return self.library.make(ITimingCache, content)
+        return self.fake.make(ITimingCache, content)
 
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
         self.cache = cache
-        return self.library.takes_cache or not cache.content
+        return self.fake.takes_cache or not cache.content
 
     def get_timing_cache(self) -> ITimingCache | None:
         return self.cache
@@ -165,11 +165,11 @@ class OnnxParser(Known):
     def __init__(self, network: Any, logger: Any) -> None: ...
 
     def parse(self, model: bytes, path: str) -> bool:
-        self.library.parsed.append((model, path))
-        return self.library.takes_graph
+        self.fake.parsed.append((model, path))
+        return self.fake.takes_graph
 
     def get_error(self, index: int) -> Behaviour:
-        return self.library.make(ParserError)
+        return self.fake.make(ParserError)
 
 
 class ParserError(Known):
@@ -188,13 +188,13 @@ class Runtime(Known):
     engine_host_code_allowed = False
 
     def __init__(self, logger: Any) -> None:
-        self.library.require_gpu()
+        self.fake.require_gpu()
 
     def deserialize_cuda_engine(self, content: Any) -> Behaviour | None:
-        self.library.host_code.append(self.engine_host_code_allowed)
-        if self.library.loads and bytes(content) == b"plan":
-            return self.library.make(ICudaEngine)
-        code = self.library.real.ErrorCodeTRT.UNSUPPORTED_STATE
+        self.fake.host_code.append(self.engine_host_code_allowed)
+        if self.fake.loads and bytes(content) == b"plan":
+            return self.fake.make(ICudaEngine)
+        code = self.fake.real.ErrorCodeTRT.UNSUPPORTED_STATE
         self.error_recorder.report_error(code, "built for another GPU")
         return None
 
@@ -204,38 +204,38 @@ class ICudaEngine(Known):
 
     @property
     def num_optimization_profiles(self) -> int:
-        return len(self.library.bounds)
+        return len(self.fake.bounds)
 
     def create_engine_inspector(self) -> Behaviour:
-        return self.library.make(EngineInspector)
+        return self.fake.make(EngineInspector)
 
     def get_engine_stat(self, stat: Any) -> int:
-        assert stat == self.library.real.EngineStat.STRIPPED_WEIGHTS_SIZE
-        return 64 if self.library.stripped else -1
+        assert stat == self.fake.real.EngineStat.STRIPPED_WEIGHTS_SIZE
+        return 64 if self.fake.stripped else -1
 
     def get_tensor_name(self, index: int) -> str:
-        return self.library.names[index]
+        return self.fake.names[index]
 
     def get_tensor_mode(self, name: str) -> Any:
-        modes = self.library.real.TensorIOMode
-        return modes.INPUT if name == self.library.names[0] else modes.OUTPUT
+        modes = self.fake.real.TensorIOMode
+        return modes.INPUT if name == self.fake.names[0] else modes.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return getattr(self.library.real.DataType, self.library.dtype)
+        return getattr(self.fake.real.DataType, self.fake.dtype)
 
     def is_shape_inference_io(self, name: str) -> bool:
-        return name in self.library.host_names
+        return name in self.fake.host_names
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[Any]:
-        return [self.library.real.Dims((rows, 4)) for rows in self.library.bounds[profile]]
+        return [self.fake.real.Dims((rows, 4)) for rows in self.fake.bounds[profile]]
 
     def create_execution_context(self) -> Behaviour | None:
-        return self.library.make(IExecutionContext) if self.library.has_memory else None
+        return self.fake.make(IExecutionContext) if self.fake.has_memory else None
 
 
 class EngineInspector(Known):
     def get_engine_information(self, format: Any) -> str:
-        assert format == self.library.real.LayerInformationFormat.JSON
+        assert format == self.fake.real.LayerInformationFormat.JSON
         return '{"Layers": ["double"]}'
 
 
@@ -245,11 +245,11 @@ class IExecutionContext(Known):
         self._addresses: dict[str, int] = {}
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
-        self.library.contexts.append(profile)
-        return profile < len(self.library.bounds)
+        self.fake.contexts.append(profile)
+        return profile < len(self.fake.bounds)
 
     def set_communicator(self, communicator: Any) -> bool:
-        self.library.communicators.append(communicator)
+        self.fake.communicators.append(communicator)
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, int]) -> bool:
@@ -260,7 +260,7 @@ class IExecutionContext(Known):
         return []
 
     def get_tensor_shape(self, name: str) -> Any:
-        return self.library.real.Dims(self._shape)
+        return self.fake.real.Dims(self._shape)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
@@ -270,13 +270,13 @@ class IExecutionContext(Known):
         addresses, shape = dict(self._addresses), self._shape
 
         def double() -> None:
-            self.library.executed += 1
-            x, y = (_at(addresses[name], shape) for name in self.library.names)
+            self.fake.executed += 1
+            x, y = (_at(addresses[name], shape) for name in self.fake.names)
             y[:] = 2 * x
 
-        assert self.library.cuda
-        self.library.cuda.do(double)
-        return self.library.runs
+        assert self.fake.cuda
+        self.fake.cuda.do(double)
+        return self.fake.runs
 
 
 class Refitter(Known):
@@ -292,7 +292,7 @@ class OnnxParserRefitter(Known):
     def __init__(self, refitter: Any, logger: Any) -> None: ...
 
     def refit_from_file(self, path: str) -> bool:
-        self.library.refitted.append(path)
+        self.fake.refitted.append(path)
         return True
 
 
