@@ -92,3 +92,6 @@ class _NoAnswer:
     def send(self, outputs: object) -> None: ...
 
     def fail(self, error: Exception) -> None: ...
+
+    def is_cancelled(self) -> bool:
+        return False

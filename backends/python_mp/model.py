@@ -13,11 +13,13 @@ import triton_python_backend_utils as pb_utils
 from python_mp import config as configuration
 from python_mp import layout, manifest
 from python_mp.batch import read_request
-from python_mp.errors import PythonMpError
+from python_mp.errors import PythonMpError, RequestFailed, for_clients
 from python_mp.front import cores
 from python_mp.front.metrics import Metrics
 from python_mp.front.presence import Presence, runtime_folder
 from python_mp.front.replica import Replica
+
+log = logging.getLogger("python_mp")
 
 WINDOW_SECONDS = 0.010
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -77,18 +79,31 @@ class TritonPythonModel:
         the replica's thread, so that Triton can hand over the next ones."""
         window = Window(requests)
         accepted = []
-        for request, answer in zip(requests, window.answers, strict=True):
-            inputs = {
-                name: tensor.as_numpy()
-                for name in self._input_names
-                if (tensor := pb_utils.get_input_tensor_by_name(request, name)) is not None
-            }
+        for answer in window.answers:
             try:
-                accepted.append(read_request(inputs, self._config, answer))
+                accepted.append(self._read(answer))
             except PythonMpError as error:
                 answer.fail(error)
+            except Exception:  # Raised from here it would fail the others of this call as well.
+                log.exception("a request could not be read")
+                answer.fail(RequestFailed("the request could not be read"))
         self._replica.submit_and_attend(accepted, window.is_complete, WINDOW_SECONDS)
         return window.close()
+
+    def _read(self, answer):
+        tensors = {
+            name: tensor.as_numpy()
+            for name in self._input_names
+            if (tensor := pb_utils.get_input_tensor_by_name(answer.request, name)) is not None
+        }
+        request = read_request(tensors, self._config, answer)
+        if timeout := answer.request.timeout():  # The client's own, in microseconds.
+            request.deadline = min(request.deadline, request.arrived + timeout / 1e6)
+        return request
+
+    def is_ready(self):
+        """Triton 26.03 and later ask; older ones believe in a model for ever."""
+        return self._replica is None or self._replica.serves
 
     def finalize(self):
         self._presence.withdraw(self._instance)
@@ -112,7 +127,9 @@ class Window:
                 answer.response = response
                 self._missing -= 1
                 return
-        answer.sender.send(response, flags=FINAL)
+        with answer.lock:
+            answer.sender.send(response, flags=FINAL)
+            answer.sent = True
 
     def is_complete(self):
         return not self._missing
@@ -133,6 +150,8 @@ class TritonAnswer:
         self.request = request
         self.response = None
         self.sender = None
+        self.sent = False
+        self.lock = Lock()
         self._window = window
 
     def send(self, outputs):
@@ -141,8 +160,13 @@ class TritonAnswer:
 
     def fail(self, error):
         code = getattr(pb_utils.TritonError, error.status)
-        failure = pb_utils.TritonError(str(error), code)
+        failure = pb_utils.TritonError(for_clients(error), code)
         self._window.collect(self, pb_utils.InferenceResponse(error=failure))
+
+    def is_cancelled(self):
+        # After the last response Triton's side of the sender is gone: asking it then is a crash.
+        with self.lock:
+            return self.sender is not None and not self.sent and self.sender.is_cancelled()
 
 
 class TritonSink:

@@ -282,7 +282,7 @@ def test_stop_leaves_no_process_and_no_file(tmp_path: Path) -> None:
         assert values([ask(replica, 1)]) == [[1]]
     assert not any(map(alive, processes))
     assert set(os.listdir("/dev/shm")) <= shared_memory
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
     assert open_descriptors() == descriptors
 
 

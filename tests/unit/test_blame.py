@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
 import pytest
 
 from python_mp.batch import Request
-from python_mp.front.blame import guilty
+from python_mp.front.blame import REMEMBER_SECONDS, Condemned, guilty
 from python_mp.front.inbox import GroupEnded
 from tests.harness import FutureAnswer
 
@@ -42,3 +45,28 @@ def test_an_exception_names_the_request_that_was_alone() -> None:
 
 def test_a_death_while_idle_is_nobodys_fault() -> None:
     assert guilty([], CRASH) == []
+
+
+def test_the_condemned_are_known_again_by_their_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    condemned = Condemned()
+    assert with_x([1, 2]) not in condemned
+    condemned.add(with_x([1, 2]))
+    assert with_x([1, 2]) in condemned
+    assert with_x([2, 1]) not in condemned
+    assert Request({"Y": with_x([1, 2]).inputs["X"]}, [1], (), FutureAnswer()) not in condemned
+    later = time.monotonic() + REMEMBER_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert with_x([1, 2]) not in condemned
+
+
+def test_only_so_many_are_remembered() -> None:
+    condemned = Condemned()
+    for number in range(1025):
+        condemned.add(with_x([number]))
+    assert with_x([0]) not in condemned
+    assert with_x([1]) in condemned
+    assert with_x([1024]) in condemned
+
+
+def with_x(values: list[int]) -> Request:
+    return Request({"X": np.array(values, np.int32)}, [1], (), FutureAnswer())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -35,6 +37,9 @@ def ids_config(**parameters: Any) -> ModelConfig:
         ("max_batch_tokens", 7),
         ("max_batch_bytes", 1024),
         ("max_queue_requests", 1),
+        ("max_queue_bytes", 2048),
+        ("hang_seconds", 3),
+        ("forward_timeout_seconds", 60),
         ("threads_per_rank", 2),
         ("start_timeout_seconds", 9),
     ],
@@ -42,6 +47,23 @@ def ids_config(**parameters: Any) -> ModelConfig:
 def test_every_parameter_is_read(key: str, value: int | str) -> None:
     assert getattr(ids_config(**{key: value}).parameters, key) == value
     assert getattr(Parameters("echo"), key) != value
+
+
+@pytest.mark.parametrize(
+    ("policy", "seconds"),
+    [
+        (None, math.inf),
+        ({}, math.inf),
+        ({"default_timeout_microseconds": "250000"}, 0.25),
+        ({"default_timeout_microseconds": 0}, math.inf),
+        ({"default_timeout_microseconds": 5, "timeout_action": "DELAY"}, math.inf),
+    ],
+)
+def test_the_queue_policy_says_how_long_to_wait(policy: Any, seconds: float) -> None:
+    raw = json.loads(ids_config().source[0])
+    if policy is not None:
+        raw["dynamic_batching"] = {"default_queue_policy": policy}
+    assert parse(json.dumps(raw), "models/m", "1").queue_seconds == seconds
 
 
 def test_the_test_above_knows_every_parameter() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.front.metrics import BUCKETS, COUNTERS, GAUGES, HISTOGRAMS, Metrics
+from python_mp.front.metrics import BUCKETS, COUNTERS, GAUGES, HISTOGRAMS, REASONS, Metrics
 
 LABELS = {"model": "m", "replica": "0"}
 
@@ -49,7 +49,10 @@ def test_every_counter_and_gauge_is_there_from_the_start() -> None:
         *(("COUNTER", f"python_mp_{name}") for name in COUNTERS),
         *(("GAUGE", f"python_mp_{name}") for name in GAUGES),
     }
-    assert all((labels, value) == (LABELS, 0.0) for _, _, labels, value in sink.calls)
+    assert all(LABELS.items() <= labels.items() for _, _, labels, _ in sink.calls)
+    assert {value for *_, value in sink.calls} == {0.0}
+    refused = [labels for _, name, labels, _ in sink.calls if name == "python_mp_refused_total"]
+    assert [labels["reason"] for labels in refused] == list(REASONS)
 
 
 def test_a_counter_passes_differences_once(metrics: Metrics, sink: Calls) -> None:

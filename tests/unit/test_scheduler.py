@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from python_mp.batch import Request
+from python_mp.config import Parameters
 from python_mp.errors import InvalidInput, Unavailable
 from python_mp.front.scheduler import Scheduler
 from tests.harness import FutureAnswer
@@ -20,8 +21,9 @@ def request(tokens: int = 1, nbytes: int = 4, signature: str = "", **more: Any) 
     return Request(inputs, [tokens], ((signature, ()),), FutureAnswer(), **more)
 
 
-def scheduler(*requests: Request, tokens: int = 10, size: int = 100, most: int = 50) -> Scheduler:
-    made = Scheduler(tokens, size, most)
+def scheduler(*requests: Request, tokens: int = 10, size: int = 100, **bounds: int) -> Scheduler:
+    batch = {"max_batch_tokens": tokens, "max_batch_bytes": size}
+    made = Scheduler(Parameters("echo", **{**batch, **bounds}))
     for each in requests:
         made.add(each)
     return made
@@ -70,7 +72,7 @@ def test_more_bytes_than_the_bound_are_refused() -> None:
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 100), st.booleans()), min_size=1))
 def test_batches_keep_order_and_bounds(wanted: list[tuple[int, int, bool]]) -> None:
     requests = [request(tokens, nbytes, alone=alone) for tokens, nbytes, alone in wanted]
-    waiting, batches = scheduler(*requests, most=len(requests)), []
+    waiting, batches = scheduler(*requests, max_queue_requests=len(requests)), []
     while len(waiting):
         batches.append(waiting.next_batch())
     assert [each for batch in batches for each in batch] == requests
@@ -82,13 +84,34 @@ def test_batches_keep_order_and_bounds(wanted: list[tuple[int, int, bool]]) -> N
 
 
 def test_a_full_queue_refuses_and_what_is_put_back_does_not_count() -> None:
-    waiting = scheduler(request(), request(), most=2)
+    waiting = scheduler(request(), request(), max_queue_requests=2)
     with pytest.raises(Unavailable, match=r"full \(2 requests\)"):
         waiting.add(request())
     batch = waiting.next_batch()
     waiting.add(request())
     waiting.put_back(batch)
     assert len(waiting) == 3
+
+
+def test_the_bytes_that_wait_are_bounded_too() -> None:
+    waiting = scheduler(request(nbytes=60), max_queue_bytes=100)
+    with pytest.raises(Unavailable, match=r"full \(60 bytes\)"):
+        waiting.add(request(nbytes=41))
+    waiting.add(request(nbytes=40))
+    assert waiting.nbytes == 100
+    taken = waiting.next_batch()
+    waiting.put_back(taken)
+    assert waiting.nbytes == 100
+    assert waiting.remove(taken[0])
+    assert not waiting.remove(taken[0])
+    assert waiting.nbytes == 40
+    waiting.take_all()
+    assert waiting.nbytes == 0
+
+
+def test_waiting_since_is_oldest_first() -> None:
+    old, older, new = request(arrived=2.0), request(arrived=1.0), request(arrived=4.0)
+    assert scheduler(older, old, new).waiting_since(3.0) == [older, old]
 
 
 def test_what_is_put_back_goes_first_in_its_old_order() -> None:

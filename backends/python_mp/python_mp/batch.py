@@ -6,8 +6,11 @@ packed end to end, nothing padded          cu_seqlens 0 2 5 6
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -19,6 +22,8 @@ import numpy.typing as npt
 from .config import ModelConfig, TensorSpec
 from .errors import InvalidInput, PythonMpError, RequestFailed
 
+log = logging.getLogger(__name__)
+
 Array = npt.NDArray[Any]
 Outputs = dict[str, Array]
 Signature = tuple[tuple[str, tuple[int, ...]], ...]
@@ -27,11 +32,14 @@ CU_SEQLENS = "cu_seqlens"
 
 
 class Answer(Protocol):
-    """The way back to one client. Exactly one of the two is called, once."""
+    """The way back to one client. Exactly one of `send` and `fail` is called, once."""
 
     def send(self, outputs: Mapping[str, Array]) -> None: ...
 
     def fail(self, error: PythonMpError) -> None: ...
+
+    def is_cancelled(self) -> bool:
+        """Whether the client still waits. It may take a round trip to the server."""
 
 
 @dataclass(eq=False)
@@ -40,7 +48,8 @@ class Request:
 
     `lengths` has the packed rows of each of its b sequences (1 where nothing is ragged).
     `suspicion` grows with every group that died with this request in hand; `alone` keeps it out of
-    others' batches, so that it can only hurt itself.
+    others' batches, so that it can only hurt itself. Past `deadline` it need not be computed any
+    more. A `guest` came from another replica and stays with this one.
     """
 
     inputs: Mapping[str, Array]
@@ -48,9 +57,24 @@ class Request:
     signature: Signature
     answer: Answer
     arrived: float = field(default_factory=time.perf_counter)
+    deadline: float = math.inf
     suspicion: float = 0.0
     alone: bool = False
+    guest: bool = False
     answered: bool = False
+
+    def is_cancelled(self) -> bool:
+        return not self.answered and self.answer.is_cancelled()
+
+    def deliver(self, send: Callable[[Any], None], what: Any) -> None:
+        """Answers, once; one client's trouble is not the others'."""
+        if self.answered:
+            return
+        self.answered = True
+        try:
+            send(what)
+        except Exception:
+            log.exception("an answer could not be sent")
 
     @cached_property
     def tokens(self) -> int:
@@ -59,6 +83,15 @@ class Request:
     @cached_property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.inputs.values())
+
+    @cached_property
+    def content(self) -> bytes:
+        """A hash of all its inputs."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, array in sorted(self.inputs.items()):
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+            digest.update(array.tobytes())
+        return digest.digest()
 
 
 @dataclass(frozen=True)
@@ -125,13 +158,19 @@ def read_request(inputs: Mapping[str, Array], config: ModelConfig, answer: Answe
         InvalidInput: naming the input and the numbers.
     """
     present = [spec for spec in config.inputs if spec.name in inputs]
+    for spec in present:
+        # Triton drops the batch dimension where a request says that it is 0.
+        if inputs[spec.name].ndim != 1 + len(spec.dims):
+            shape = list(inputs[spec.name].shape)
+            raise InvalidInput(f"'{spec.name}' has shape {shape}, which lacks the batch dimension")
     signature = tuple((s.name, inputs[s.name].shape[1 + s.ragged :]) for s in present)
     ragged = {spec.name: inputs[spec.name].shape[1] for spec in present if spec.ragged}
     sequences = inputs[present[0].name].shape[0] if present else 0
     if sequences < 1:
         raise InvalidInput("the batch is empty")
+    deadline = time.perf_counter() + config.queue_seconds
     if not ragged:
-        return Request(inputs, [1] * sequences, signature, answer)
+        return Request(inputs, [1] * sequences, signature, answer, deadline=deadline)
     width = min(ragged.values())
     if width < 1 or width != max(ragged.values()):
         raise InvalidInput(f"ragged inputs need the same number of rows, at least 1; got {ragged}")
@@ -139,7 +178,7 @@ def read_request(inputs: Mapping[str, Array], config: ModelConfig, answer: Answe
     given = inputs[name].ravel().tolist() if name in inputs else [width] * sequences
     if min(given) < 1 or max(given) > width:
         raise InvalidInput(f"'{name}' holds {min(given)} to {max(given)}; it must be 1 to {width}")
-    return Request(inputs, given, signature, answer)
+    return Request(inputs, given, signature, answer, deadline=deadline)
 
 
 def _b(request: Request) -> int:

@@ -120,10 +120,14 @@ class Connection:
         """Raises OSError when the other side is gone."""
         self.socket.send(message.encode())
 
-    def receive(self) -> Message | None:
-        """Waits for a message; None at end of file."""
+    def receive(self, *, wait: bool = True) -> Message | None:
+        """The next message; None at end of file.
+
+        Raises:
+            BlockingIOError: there is none yet, and `wait` is False.
+        """
         try:
-            data = self.socket.recv(_MAX_MESSAGE)
+            data = self.socket.recv(_MAX_MESSAGE, 0 if wait else socket.MSG_DONTWAIT)
         except ConnectionResetError:
             return None
         return Message.decode(data) if data else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,6 +69,9 @@ class Parameters:
     max_batch_tokens: int = 4096
     max_batch_bytes: int = 64 << 20
     max_queue_requests: int = 4096
+    max_queue_bytes: int = 256 << 20
+    hang_seconds: int = 10
+    forward_timeout_seconds: int = 0
     threads_per_rank: int = 0
     start_timeout_seconds: int = 120
 
@@ -77,7 +81,8 @@ class ModelConfig:
     """A model as its config.pbtxt describes it.
 
     `folder` is the version directory; `module_parameters` are the parameters written `module.KEY`,
-    handed to the user's `module.py` as they are.
+    handed to the user's `module.py` as they are; `queue_seconds` is how long a request may wait at
+    most (`default_timeout_microseconds` of the `default_queue_policy`), infinite if not said.
     """
 
     name: str
@@ -89,6 +94,7 @@ class ModelConfig:
     instance_groups: tuple[InstanceGroup, ...]
     parameters: Parameters
     module_parameters: Mapping[str, str]
+    queue_seconds: float
     source: tuple[str, str, str]
     """The arguments of `parse` that made this, so that a rank can make it again."""
 
@@ -126,10 +132,17 @@ def parse(model_config: str, repository: str, version: str) -> ModelConfig:
             for key, value in given.items()
             if key.startswith("module.")
         },
+        queue_seconds=_queue_seconds(raw.get("dynamic_batching") or {}),
         source=(model_config, repository, version),
     )
     _check_lengths(config)
     return config
+
+
+def _queue_seconds(dynamic_batching: Mapping[str, Any]) -> float:
+    policy = dynamic_batching.get("default_queue_policy", {})
+    given = int(policy.get("default_timeout_microseconds", 0))
+    return given / 1e6 if given and policy.get("timeout_action", "REJECT") == "REJECT" else math.inf
 
 
 def _tensor(item: dict[str, Any], max_batch_size: int) -> TensorSpec:
@@ -206,6 +219,9 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "max_batch_tokens": _at_least(1),
     "max_batch_bytes": _at_least(1 << 10),
     "max_queue_requests": _at_least(1),
+    "max_queue_bytes": _at_least(1 << 10),
+    "hang_seconds": _at_least(0),
+    "forward_timeout_seconds": _at_least(0),
     "threads_per_rank": _at_least(1),
     "start_timeout_seconds": _at_least(1),
 }

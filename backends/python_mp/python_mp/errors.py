@@ -5,11 +5,20 @@ PythonMpError        INTERNAL
 ├── LoadError        INTERNAL      a rank could not load its shard; the load fails
 ├── InvalidInput     INVALID_ARG   this request's tensors are wrong; its group is untouched
 ├── Unavailable      UNAVAILABLE   the queue is full, or no group is up; try again
+│   └── TimedOut     UNAVAILABLE   it waited longer than it was allowed to; Triton's own status
+├── Cancelled        CANCELLED     its client has gone, or said so
 ├── RequestFailed    INTERNAL      the engine raised for this request, also when it ran alone
 └── GroupAborted     INTERNAL      inside a rank: a peer is gone, the collective was given up
 """
 
 from __future__ import annotations
+
+import re
+
+_PATH = re.compile(
+    r"(?P<quote>['\"])(?:~|\.{0,2})/(?:(?!(?P=quote)).)*?(?P<quoted>[^/'\"]*)(?P=quote)"
+    r"|(?<![\w.:/])(?:~|\.{0,2})/(?:[^\s/'\":,;()\[\]]+/)*(?P<plain>[^\s/'\":,;()\[\]]+)"
+)
 
 
 class PythonMpError(Exception):
@@ -34,9 +43,24 @@ class Unavailable(PythonMpError):
     status = "UNAVAILABLE"
 
 
+class TimedOut(Unavailable):
+    pass
+
+
+class Cancelled(PythonMpError):
+    status = "CANCELLED"
+
+
 class RequestFailed(PythonMpError):
     pass
 
 
 class GroupAborted(PythonMpError):
     pass
+
+
+def for_clients(error: PythonMpError) -> str:
+    """Its text, with file names in the place of paths: where things lie is no client's business."""
+    return _PATH.sub(
+        lambda path: path["plain"] or "'{quoted}'".format(**path.groupdict()), str(error)
+    )

@@ -11,7 +11,7 @@ from .config import ModelConfig, parse
 
 @dataclass(frozen=True)
 class RankSpec:
-    """One rank of one generation. The nursery, which forks it, fills in the last four: its own pid
+    """One rank of one generation. The nursery, which forks it, fills in the last five: its own pid
     and the descriptors that came with the order."""
 
     source: tuple[str, str, str]
@@ -31,6 +31,7 @@ class RankSpec:
     control_fd: int = -1
     arena_fd: int = -1
     region_fd: int = -1
+    stacks_fd: int = -1
 
     @cached_property
     def config(self) -> ModelConfig:

@@ -2,7 +2,8 @@
 
 Nobody can tell from one death: all that was in hand is suspect. Suspects run one at a time
 afterwards, with nothing else in flight, so a second death names its cause. The guilty one is
-refused, everybody else is computed again.
+refused, everybody else is computed again. Its content is remembered for a while, so that a client
+that tries again does not end two more groups.
 
 A SIGKILL mostly comes from outside (an operator, the kernel short of memory), so it weighs half.
 An exception is a request's own doing: if one was alone in hand, there is nothing left to find out.
@@ -10,12 +11,17 @@ An exception is a request's own doing: if one was alone in hand, there is nothin
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
+
 from ..batch import Request
 from .inbox import GroupEnded
 
 GUILTY = 2.0
 CRASH = 1.0
 KILL = 0.5
+REMEMBER_SECONDS = 600.0
+_MOST_REMEMBERED = 1024
 
 
 def guilty(in_hand: list[Request], ended: GroupEnded) -> list[Request]:
@@ -26,3 +32,20 @@ def guilty(in_hand: list[Request], ended: GroupEnded) -> list[Request]:
     if ended.raised and len(in_hand) == 1:
         return in_hand
     return [request for request in in_hand if request.suspicion >= GUILTY]
+
+
+class Condemned:
+    """Contents of requests that were refused for ending groups, the latest 1024 of 10 minutes."""
+
+    def __init__(self) -> None:
+        self._until: OrderedDict[bytes, float] = OrderedDict()
+
+    def add(self, request: Request) -> None:
+        self._until[request.content] = time.monotonic() + REMEMBER_SECONDS
+        self._until.move_to_end(request.content)
+        if len(self._until) > _MOST_REMEMBERED:
+            self._until.popitem(last=False)
+
+    def __contains__(self, request: Request) -> bool:
+        # Nobody pays for hashes while nobody is condemned.
+        return bool(self._until) and self._until.get(request.content, 0.0) > time.monotonic()

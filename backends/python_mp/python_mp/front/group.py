@@ -9,8 +9,10 @@ memory; whatever the old one still says has no way to arrive.
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
@@ -30,6 +32,8 @@ from .process import RankProcess
 _ABORT = b"\1\0\0\0"
 """Into the first bytes of the collectives' region: every wait there ends."""
 _LEAVE_SECONDS = 5.0
+_STACK_SECONDS = 0.3
+_MOST_STACK_BYTES = 16 << 10
 
 
 class State(Enum):
@@ -67,7 +71,7 @@ class Flight:
 
 
 class Group:
-    """Made and ended by the replica's thread; `forward` may be called by any thread that holds the
+    """Made and ended by the keeper's thread; `forward` may be called by any thread that holds the
     replica's lock."""
 
     def __init__(self, config: ModelConfig, generation: int) -> None:
@@ -81,8 +85,11 @@ class Group:
         self._flights: list[Flight] = []
         self._arena = Arena.create(self._slots, sizes.max_batch_bytes + _margin(config))
         self._region = os.memfd_create("python_mp-collectives", os.MFD_CLOEXEC)
+        self._stacks = os.memfd_create("python_mp-stacks", os.MFD_CLOEXEC)
         self.inbox = Inbox()
-        self._ranks: list[RankProcess] = []
+        self.ranks: list[RankProcess] = []
+        self.phases: dict[str, float] = {}
+        """Seconds of the start."""
         self._store: Path | None = None
 
     # -- life ------------------------------------------------------------------------------------
@@ -91,22 +98,48 @@ class Group:
         self, nursery: Nursery, layout: ReplicaLayout, cpus: list[CpuSet], runtime: Path
     ) -> None:
         """Starts all ranks; `runtime` is a private folder."""
+        began = time.monotonic()
         self._store = runtime / f"store-{os.getpid()}-{layout.index}-{self.generation}"
         for placement, cores in zip(layout.ranks, cpus, strict=True):
             self._spawn(nursery, layout, placement, cores)
+        self.phases["spawn"] = time.monotonic() - began
 
-    def wait_ready(self, timeout: float, stopping: Event) -> None:
-        """Raises GroupEnded when a rank cannot load, on time-out (seconds) or when stopped."""
+    def wait_ready(
+        self, timeout: float, stopping: Event, look: Callable[[], None], interval: float
+    ) -> None:
+        """Calls `look` every `interval` seconds.
+
+        Raises:
+            GroupEnded: a rank cannot load, `timeout` seconds are over, or `stopping` is set.
+        """
         deadline = time.monotonic() + timeout
-        loading = {rank.rank for rank in self._ranks}
+        loading = {rank.rank for rank in self.ranks}
         while loading:
             if stopping.is_set():
                 raise GroupEnded("stopped while it started")
             left = deadline - time.monotonic()
             if left <= 0:
                 raise GroupEnded(f"ranks {sorted(loading)} did not load within {timeout:.0f} s")
-            loading -= {rank for rank, _ in self.inbox.wait(left)}
+            look()
+            for rank, message in self.inbox.wait(min(left, interval)):
+                loading.discard(rank)
+                self._book_phases(json.loads(message.text))
         self.state = State.SERVING
+
+    def read_stacks(self) -> str:
+        """What ranks have written there: on a crash by themselves, or when asked."""
+        return os.pread(self._stacks, _MOST_STACK_BYTES, 0).decode(errors="replace").strip()
+
+    def ask_for_stacks(self) -> None:
+        """One after the other, so that they do not mix. The group must be about to end."""
+        for rank in self.ranks:
+            os.write(self._stacks, f"rank {rank.rank}, {rank.vital().state}:\n".encode())
+            before = os.fstat(self._stacks).st_size
+            rank.ask_for_stacks()
+            deadline = time.monotonic() + _STACK_SECONDS
+            while os.fstat(self._stacks).st_size == before and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(0.005)  # A stack comes in several writes.
 
     def close_door(self) -> None:
         """No batch is taken from now on."""
@@ -116,27 +149,33 @@ class Group:
         """No rank outlives this."""
         self.close_door()
         os.pwrite(self._region, _ABORT, 0)
-        for rank in self._ranks:
+        for rank in self.ranks:
             rank.hang_up() if graceful else rank.kill()
         deadline = time.monotonic() + _LEAVE_SECONDS
-        for rank in self._ranks:
+        for rank in self.ranks:
             rank.reap(max(0.0, deadline - time.monotonic()))
             rank.hang_up()
         self.inbox.close()
         self._arena.close()
         os.close(self._region)
+        os.close(self._stacks)
         if self._store:
             self._store.unlink(missing_ok=True)
 
     @property
     def alive(self) -> int:
-        return len(self._ranks) if self.state is State.SERVING else 0
+        return len(self.ranks) if self.state is State.SERVING else 0
 
     # -- batches ---------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
         return not self._flights
+
+    @property
+    def oldest(self) -> Flight | None:
+        flights = self._flights[:1]
+        return flights[0] if flights else None
 
     @property
     def has_room(self) -> bool:
@@ -158,10 +197,10 @@ class Group:
         """Writes the batch into a free slot and tells every rank. Call only if `has_room`."""
         slot = (set(range(self._slots)) - {flight.slot for flight in self._flights}).pop()
         tensors = self._arena.write_inputs(slot, batch.pack(self._config))
-        flight = Flight(batch, slot, time.perf_counter(), {rank.rank for rank in self._ranks})
+        flight = Flight(batch, slot, time.perf_counter(), {rank.rank for rank in self.ranks})
         self._flights.append(flight)
         message = Message(Kind.FORWARD, slot, batch.id, tensors=tensors)
-        for rank in self._ranks:
+        for rank in self.ranks:
             try:
                 rank.connection.send(message)
             except OSError:  # It died; the inbox sees the end of file and the batch is replayed.
@@ -209,11 +248,16 @@ class Group:
             half=self._arena.half,
             store=str(self._store),
         )
-        descriptors = [theirs.fileno(), self._arena.fd, self._region]
+        descriptors = [theirs.fileno(), self._arena.fd, self._region, self._stacks]
         process = RankProcess(nursery, spec, ours, descriptors)
         theirs.close()
-        self._ranks.append(process)
+        self.ranks.append(process)
         self.inbox.add(process)
+
+    def _book_phases(self, phases: dict[str, float]) -> None:
+        """The slowest rank's of each: they wait for each other."""
+        for phase, seconds in phases.items():
+            self.phases[phase] = max(seconds, self.phases.get(phase, 0.0))
 
 
 def _margin(config: ModelConfig) -> int:

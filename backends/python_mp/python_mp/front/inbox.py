@@ -1,35 +1,43 @@
 """What the ranks have to say, for whichever of two threads reads it.
 
-    sockets --> replies (epoll) --> all (epoll) --> replica's thread: `wait`
-                    |               ^
-                    |               wake (eventfd)
-                    +--> a thread that attends: `poll`, with `replies` taken out of `all` meanwhile
+    sockets, pidfds --> replies (epoll) --> all (epoll) --> keeper's thread: `wait`
+                            |               ^
+                            |               wake (eventfd)
+                            +--> a thread that attends: `poll`; `replies` is out of `all` then
 
-A rank whose socket is at its end is gone, and so is its group: that is raised by `wait`, in the
-replica's thread, no matter who read it.
+A rank whose process or socket is at its end is gone, and so is its group: that is raised by `wait`,
+in the keeper's thread, no matter who read it. The pidfd is there for a rank whose socket lives on
+in a process that it started.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from signal import SIGKILL
 from threading import Lock
 
 from ..channel import Kind, Message
 from .process import RankProcess, describe
 
+_ONE = (1).to_bytes(8, sys.byteorder)
+
 
 class GroupEnded(Exception):
     """The group is of no more use. `raised` is the text of an exception in a rank; `killed` says
-    that a SIGKILL from outside ended it, which is weak evidence against the requests in hand."""
+    that a signal from outside ended it, which is weak evidence against the requests in hand; `hung`
+    that nothing got on."""
 
-    def __init__(self, reason: str, *, raised: str = "", killed: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, raised: str = "", killed: bool = False, hung: bool = False
+    ) -> None:
         super().__init__(reason)
         self.raised = raised
         self.killed = killed
+        self.hung = hung
 
 
 Messages = list[tuple[int, Message]]
@@ -39,7 +47,8 @@ Messages = list[tuple[int, Message]]
 class Inbox:
     def __init__(self) -> None:
         self._ranks: dict[int, RankProcess] = {}
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # A file object, so that a late `wake` cannot reach another file under the same number.
+        self._wake = os.fdopen(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "r+b", buffering=0)
         self._replies = select.epoll()
         self._all = select.epoll()
         self._all.register(self._wake, select.EPOLLIN)
@@ -49,11 +58,14 @@ class Inbox:
 
     def add(self, rank: RankProcess) -> None:
         self._ranks[rank.connection.fileno()] = rank
-        self._replies.register(rank.connection, select.EPOLLIN)
+        self._ranks[rank.pidfd] = rank
+        for fd in (rank.connection.fileno(), rank.pidfd):
+            self._replies.register(fd, select.EPOLLIN)
 
     def wake(self) -> None:
-        """Lets `wait` return now; from any thread."""
-        os.eventfd_write(self._wake, 1)
+        """Lets `wait` return now; from any thread, also too late."""
+        with suppress(ValueError):
+            self._wake.write(_ONE)
 
     def wait(self, timeout: float | None) -> Messages:
         """What came, waiting up to `timeout` seconds for it.
@@ -62,8 +74,8 @@ class Inbox:
             GroupEnded: a rank is gone or its engine raised.
         """
         for fd, _ in self._all.poll(timeout):
-            if fd == self._wake:
-                os.eventfd_read(self._wake)
+            if fd == self._wake.fileno():
+                self._wake.read(len(_ONE))
         with self._reading:
             messages = self._read(0)
         if self._ended and not messages:
@@ -97,18 +109,24 @@ class Inbox:
             self._ended = self._ended or GroupEnded("closed")
             self._all.close()
             self._replies.close()
-            os.close(self._wake)
+            self._wake.close()
 
     def _read(self, timeout: float) -> Messages:
         messages = []
-        for fd, _ in self._replies.poll(timeout):
+        for fd, _ in sorted(self._replies.poll(timeout), key=self._is_pidfd):
             rank = self._ranks[fd]
-            message = rank.connection.receive()
+            try:
+                message = rank.connection.receive(wait=False)
+            except BlockingIOError:  # The last words were read from its socket just now.
+                message = None
             if message is not None and message.kind is not Kind.FAILED:
                 messages.append((rank.rank, message))
             elif not self._ended:
                 self._ended = _why(rank, message)
         return messages
+
+    def _is_pidfd(self, event: tuple[int, int]) -> bool:
+        return self._ranks[event[0]].pidfd == event[0]
 
 
 def _why(rank: RankProcess, last_words: Message | None) -> GroupEnded:

@@ -23,12 +23,16 @@ class FutureAnswer:
 
     def __init__(self) -> None:
         self.future: Future[dict[str, Array]] = Future()
+        self.cancelled = False
 
     def send(self, outputs: Mapping[str, Array]) -> None:
         self.future.set_result({name: array.copy() for name, array in outputs.items()})
 
     def fail(self, error: PythonMpError) -> None:
         self.future.set_exception(error)
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
 
 
 class DictSink:

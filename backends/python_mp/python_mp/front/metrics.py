@@ -29,11 +29,16 @@ COUNTERS = {
     "tokens_saved_total": "Rows that padding to the longest of each batch would have added",
     "restarts_total": "Generations started after the first",
     "replays_total": "Requests dispatched again because their group died",
+    "hangs_total": "Generations ended because they made no progress",
+    "handed_over_total": "Requests given to another replica while this one had no ranks",
+    "refused_total": "Requests refused without being computed, by reason",
 }
 GAUGES = {
     "generation": "Number of the present generation of ranks",
     "ranks_alive": "Ranks that are up and serving",
     "queue_requests": "Requests that wait for a batch",
+    "queue_bytes": "Their inputs' size",
+    "start_seconds": "Time that the present generation took to start, by phase",
 }
 HISTOGRAMS = {
     "queue_seconds": "Time from execute to dispatch, per request",
@@ -41,6 +46,13 @@ HISTOGRAMS = {
     "forward_seconds": "Time a rank took for a batch, waiting for peers included",
     "collective_wait_seconds": "Time a rank waited for its peers during a batch",
 }
+
+REASONS = ("invalid", "queue_full", "down", "timeout", "cancelled", "condemned")
+LABELLED = {
+    "refused_total": ("reason", REASONS),
+    "start_seconds": ("phase", ("import", "spawn", "rendezvous", "load", "warm_up")),
+}
+"""The label that some of them have besides, and its values."""
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -71,7 +83,9 @@ class Metrics:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
         for name in (*COUNTERS, *GAUGES):
-            self._values[name, self._labels] = 0.0
+            label, values = LABELLED.get(name, ("", ("",)))
+            for value in values:
+                self._values[self._key(name, {label: value} if label else {})] = 0.0
 
     def start(self) -> None:
         self._thread.start()
@@ -81,20 +95,22 @@ class Metrics:
         self._stopping.set()
         self._thread.join()
 
-    def count(self, name: str, value: float = 1.0) -> None:
+    def count(self, name: str, value: float = 1.0, **labels: Any) -> None:
         with self._lock:
-            self._values[name, self._labels] += value
+            self._values[self._key(name, labels)] += value
 
-    def gauge(self, name: str, value: float) -> None:
+    def gauge(self, name: str, value: float, **labels: Any) -> None:
         with self._lock:
-            self._values[name, self._labels] = value
+            self._values[self._key(name, labels)] = value
 
     def observe(self, name: str, seconds: float, **labels: Any) -> None:
-        key = name, (*self._labels, *((label, str(value)) for label, value in labels.items()))
         with self._lock:
-            histogram = self._histograms[key]
+            histogram = self._histograms[self._key(name, labels)]
             histogram.counts[bisect_left(BUCKETS, seconds)] += 1
             histogram.total += seconds
+
+    def _key(self, name: str, labels: Mapping[str, Any]) -> tuple[str, Labels]:
+        return name, (*self._labels, *((label, str(value)) for label, value in labels.items()))
 
     def dispatched(self, flight: Flight, waiting: int) -> None:
         """Books a batch that goes to the ranks, and how many requests still wait."""

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from signal import SIGKILL
 from threading import Lock
@@ -25,6 +26,7 @@ class Nursery:
     """
 
     def __init__(self, engine: str, server: int) -> None:
+        self._began = time.monotonic()
         self._lock = Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = os.pathsep.join(filter(None, (str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
@@ -36,6 +38,16 @@ class Nursery:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
+
+    def wait_ready(self) -> float:
+        """Until it has imported the engine; the seconds that it took.
+
+        Raises:
+            OSError: it died of that.
+        """
+        if not self._socket.recv(64):
+            raise OSError("the process that starts ranks could not import the engine")
+        return time.monotonic() - self._began
 
     @property
     def is_alive(self) -> bool:

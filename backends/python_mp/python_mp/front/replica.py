@@ -1,42 +1,43 @@
-"""A replica: its queue, its present group of ranks, and what happens when the group dies.
+"""A replica: its queue, its present group of ranks, and what becomes of requests when one dies.
 
     submit (Triton's thread) --> Scheduler --> Group.forward --> ranks
-    replica's thread         <-- answers   <-- Inbox.wait    <--
+    keeper's thread          <-- answers   <-- Inbox.wait    <--
 
 A request is answered, refused, or still in hand; it is never lost. When a group ends, what it had
-in hand goes back to the head of the queue and the next generation computes it: inference is a pure
-function of its inputs, and no byte of an answer has left.
+in hand is computed by a peer replica, or goes back to the head of the queue for the next
+generation: inference is a pure function of its inputs, and no byte of an answer has left.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 from ..batch import Batch, Request
 from ..config import ModelConfig
-from ..errors import InvalidInput, LoadError, PythonMpError, RequestFailed, Unavailable
+from ..errors import (
+    Cancelled,
+    InvalidInput,
+    PythonMpError,
+    RequestFailed,
+    TimedOut,
+    Unavailable,
+)
 from ..layout import ReplicaLayout
-from .blame import guilty
+from .blame import CRASH, Condemned, guilty
 from .cores import CpuSet
-from .group import Flight, Group, State
+from .group import Flight, Group
 from .inbox import GroupEnded, Messages
+from .keeper import Keeper
 from .metrics import Metrics
-from .nursery import Nursery
+from .peers import Peers
 from .scheduler import Scheduler
-
-log = logging.getLogger(__name__)
+from .status import Status
+from .sweeper import GONE, Sweeper
 
 _QUICK_SECONDS = 5e-3
-_PATIENCE = 3
-"""Failed starts in a row until requests are refused instead of kept waiting. A rank that says why
-it cannot load gets no such patience; a start that was killed from outside does not count."""
-_BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class Replica:
@@ -58,62 +59,56 @@ class Replica:
         server: int = 0,
     ) -> None:
         self._config = config
-        self._layout = layout
-        self._cpus = cpus
-        self._runtime = runtime
         self._metrics = metrics
-        self._server = server
-        sizes = config.parameters
-        self._scheduler = Scheduler(
-            sizes.max_batch_tokens, sizes.max_batch_bytes, sizes.max_queue_requests
-        )
+        self._scheduler = Scheduler(config.parameters)
+        self._condemned = Condemned()
         self._lock = threading.Lock()
         self._group: Group | None = None
         self._batches = 0
         self._last_forward_seconds = 0.0
-        self._failed_starts = 0
-        self._down = ""
-        self._stopping = threading.Event()
-        self._first_start = threading.Event()
-        # It makes the nursery, so the kernel kills that and all ranks when this thread ends.
-        self._thread = threading.Thread(target=self._run, name=f"replica-{layout.index}")
+        self._down = "it is still being loaded"
+        status = Status(runtime, config, layout.index)
+        self._keeper = Keeper(config, layout, cpus, runtime, status, metrics, server, self)
+        self._peers = Peers(config, layout.index, runtime, status, self.submit, self._take_back)
+        self._sweeper = Sweeper(self._waiting_since, self._give_up)
+
+    @property
+    def serves(self) -> bool:
+        return self._group is not None
 
     def start(self) -> None:
         """Returns when the ranks serve. Raises LoadError with the first rank's reason."""
-        self._thread.start()
-        self._first_start.wait()
-        if self._down:
-            self.stop()
-            raise LoadError(self._down)
+        try:
+            self._keeper.start()
+        except PythonMpError:
+            self._peers.close()
+            raise
+        self._sweeper.start()
 
     def stop(self) -> None:
         """Ends the ranks. Triton calls this when no request is left; one that is, is refused."""
-        self._stopping.set()
-        with self._lock:
-            if self._group:
-                self._group.inbox.wake()
-        self._thread.join()
+        self._peers.close()
+        self._keeper.stop()
+        self._sweeper.stop()
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Queues the requests; each is answered later, from the replica's thread."""
-        refused: list[tuple[Request, PythonMpError]] = []
+        """Queues the requests, or has a peer compute them while there is no group. Each is answered
+        later, from another thread."""
+        if self._group is None:
+            requests = self._hand_over(requests)
         with self._lock:
-            for request in requests:
-                try:
-                    if self._down:
-                        raise Unavailable(self._down)
-                    self._scheduler.add(request)
-                except PythonMpError as error:
-                    refused.append((request, error))
+            refused = [(request, why) for request in requests if (why := self._admit(request))]
             self._dispatch()
-        for request, why in refused:
-            self._fail([request], why)
+            if len(self._scheduler):
+                self._sweeper.wake()
+        for request, (error, reason) in refused:
+            self._refuse([request], error, reason)
 
     def submit_and_attend(
         self, requests: Sequence[Request], is_done: Callable[[], bool], seconds: float
     ) -> None:
         """As `submit`; then, if batches take the ranks only milliseconds, does the work of the
-        replica's thread here until `is_done()` or the time is up. An answer that comes at once is
+        keeper's thread here until `is_done()` or the time is up. An answer that comes at once is
         spared the way through another thread."""
         with self._lock:
             group = self._group
@@ -127,58 +122,16 @@ class Replica:
                 messages = group.inbox.poll(left)
                 if messages is None:
                     return
-                self._handle(group, messages)
+                self.handle(group, messages)
 
-    # -- the replica's thread --------------------------------------------------------------------
+    # -- the keeper's Desk -----------------------------------------------------------------------
 
-    def _run(self) -> None:
-        nursery = None
-        for generation in count(1):
-            group = Group(self._config, generation)
-            try:
-                if nursery is None or not nursery.is_alive:
-                    nursery = Nursery(self._config.parameters.engine, self._server)
-                self._start(group, nursery)
-                while not self._stopping.is_set():
-                    self._handle(group, group.inbox.wait(None))
-                break
-            except GroupEnded as ended:
-                if self._ended(group, ended) or self._stopping.is_set():
-                    break
-            except Exception as bug:  # Nobody would start this thread again.
-                log.exception("%s replica %d", self._config.name, self._layout.index)
-                if self._ended(group, GroupEnded(f"internal error: {bug!r}")):
-                    break
-            finally:
-                self._end(group)
-        if nursery:
-            nursery.close()
+    def open(self, group: Group) -> None:
         with self._lock:
-            self._down = self._down or f"{self._config.name} is being unloaded"
-        self._refuse_waiting()
-
-    def _start(self, group: Group, nursery: Nursery) -> None:
-        began = time.monotonic()
-        group.spawn(nursery, self._layout, self._cpus, self._runtime)
-        with self._lock:
-            self._group = group
-        self._metrics.gauge("generation", group.generation)
-        group.wait_ready(self._config.parameters.start_timeout_seconds, self._stopping)
-        with self._lock:
-            self._down, self._failed_starts = "", 0
+            self._group, self._down = group, ""
             self._dispatch()
-        self._metrics.gauge("ranks_alive", group.alive)
-        log.info(
-            "%s replica %d generation %d: %d ranks serve after %.1f s",
-            self._config.name,
-            self._layout.index,
-            group.generation,
-            group.alive,
-            time.monotonic() - began,
-        )
-        self._first_start.set()
 
-    def _handle(self, group: Group, messages: Messages) -> None:
+    def handle(self, group: Group, messages: Messages) -> None:
         """Books what the ranks say, gives them the next batch, then answers."""
         with self._lock:
             flights = [flight for m in messages if (flight := group.note(*m))]
@@ -192,77 +145,49 @@ class Replica:
                 self._metrics.landed(flight)
             self._dispatch()
 
-    def _answer(self, flight: Flight) -> None:
-        requests = flight.batch.requests
-        self._last_forward_seconds = flight.steps[-1].compute
-        if flight.outputs is None:
-            self._refused(requests, flight.refused)
-            return
-        try:
-            answers = flight.batch.split(flight.outputs, self._config.outputs)
-        except RequestFailed as error:
-            self._fail(requests, error)
-            return
-        for request, outputs in zip(requests, answers, strict=True):
-            _deliver(request, request.answer.send, outputs)
-
-    def _refused(self, requests: tuple[Request, ...], text: str) -> None:
-        """Invalid input: in company nobody knows whose, so each is asked again alone."""
-        if len(requests) == 1:
-            self._fail(requests, InvalidInput(text))
-            return
-        for request in requests:
-            request.alone = True
-        with self._lock:
-            self._scheduler.put_back(requests)
-
-    def _ended(self, group: Group, ended: GroupEnded) -> bool:
-        """Puts back what the group had in hand; whether to give up (it never served)."""
-        reason = f"{self._config.name} replica {self._layout.index}: {ended}"
-        if ended.raised:
-            reason += f": {ended.raised}"
-        log.error("%s (generation %d)", reason, group.generation)
-        self._metrics.gauge("ranks_alive", 0)
-        with self._lock:
-            served = group.state is State.SERVING
-            group.close_door()
-            in_hand = group.in_hand
-        if not served:
-            self._failed_starts += not ended.killed
-            if ended.raised or self._failed_starts >= _PATIENCE or not self._first_start.is_set():
-                self._down = reason
-            if not self._first_start.is_set():
-                self._first_start.set()
-                return True
-            if self._down:
-                self._refuse_waiting()
-        refused = guilty(in_hand, ended)
-        replayed = [request for request in in_hand if request not in refused]
-        with self._lock:
-            self._scheduler.put_back(replayed)
-        self._fail(refused, RequestFailed(ended.raised or str(ended)))
-        self._metrics.count("restarts_total")
-        self._metrics.count("replays_total", len(replayed))
-        self._stopping.wait(_BACKOFF_SECONDS[min(self._failed_starts, len(_BACKOFF_SECONDS) - 1)])
-        return False
-
-    def _end(self, group: Group) -> None:
+    def close(self, group: Group, ended: GroupEnded | None) -> None:
         with self._lock:
             self._group = None
             group.close_door()
-            left = group.in_hand if self._stopping.is_set() else []
-        group.end(graceful=self._stopping.is_set())
-        self._fail(left, Unavailable(f"{self._config.name} was stopped"))
-
-    def _refuse_waiting(self) -> None:
+            in_hand = group.in_hand
+        if ended is None:
+            self._refuse(in_hand, Unavailable(f"{self._config.name} was stopped"), "down")
+            return
+        for request in guilty(in_hand, ended):
+            self._condemned.add(request)
+            self._refuse([request], RequestFailed(ended.raised or str(ended)), "condemned")
+        self._refuse([r for r in in_hand if r.is_cancelled()], Cancelled(GONE), "cancelled")
+        replayed = [request for request in in_hand if not request.answered]
+        self._metrics.count("replays_total", len(replayed))
         with self._lock:
+            self._scheduler.put_back(replayed)
             waiting = self._scheduler.take_all()
-        self._fail(waiting, Unavailable(self._down))
+        self._take_back(self._hand_over(waiting))
 
-    # -- with the lock held ----------------------------------------------------------------------
+    def shut(self, reason: str) -> None:
+        with self._lock:
+            self._down = reason
+            waiting = self._scheduler.take_all()
+        self._refuse(self._hand_over(waiting), Unavailable(reason), "down")
+
+    # -- requests --------------------------------------------------------------------------------
+
+    def _admit(self, request: Request) -> tuple[PythonMpError, str] | None:
+        """Queues it, or says why not; with the lock held."""
+        if request in self._condemned:
+            return RequestFailed("this request has ended two groups of ranks"), "condemned"
+        if self._down:
+            return Unavailable(self._down), "down"
+        try:
+            self._scheduler.add(request)
+        except Unavailable as error:
+            return error, "queue_full"
+        except InvalidInput as error:
+            return error, "invalid"
+        return None
 
     def _dispatch(self) -> None:
-        """Gives the group batches while it has room. A suspect flies alone."""
+        """Gives the group batches while it has room, with the lock held. A suspect flies alone."""
         group = self._group
         while group and len(self._scheduler) and group.has_room:
             if not group.idle and (self._scheduler.next_is_suspect or group.holds_suspect):
@@ -271,18 +196,67 @@ class Replica:
             flight = group.forward(Batch(self._batches, tuple(self._scheduler.next_batch())))
             self._metrics.dispatched(flight, len(self._scheduler))
 
+    def _answer(self, flight: Flight) -> None:
+        requests = flight.batch.requests
+        self._last_forward_seconds = flight.steps[-1].compute
+        if flight.outputs is None:
+            self._invalid(requests, flight.refused)
+            return
+        try:
+            answers = flight.batch.split(flight.outputs, self._config.outputs)
+        except RequestFailed as error:
+            self._fail(requests, error)
+            return
+        for request, outputs in zip(requests, answers, strict=True):
+            request.deliver(request.answer.send, outputs)
+
+    def _invalid(self, requests: tuple[Request, ...], text: str) -> None:
+        """In company nobody knows whose input it was, so each is asked again alone."""
+        if len(requests) == 1:
+            self._fail(requests, InvalidInput(text))
+            return
+        for request in requests:
+            request.alone = True
+        with self._lock:
+            self._scheduler.put_back(requests)
+
+    def _hand_over(self, requests: Sequence[Request]) -> list[Request]:
+        """To a peer; those that it does not get are returned. What may have ended a group stays at
+        home, for it would end the peer's as well."""
+        kept = [request for request in requests if request.guest or request.suspicion >= CRASH]
+        away = [r for r in requests if not r.guest and r.suspicion < CRASH]
+        left = self._peers.hand_over(away)
+        self._metrics.count("handed_over_total", len(away) - len(left))
+        return [*kept, *left]
+
+    def _take_back(self, requests: list[Request]) -> None:
+        """To the head of the queue, for the next generation."""
+        with self._lock:
+            down = self._down
+            if not down:
+                self._scheduler.put_back(requests)
+                self._dispatch()
+        if down:
+            self._refuse(requests, Unavailable(down), "down")
+
+    def _waiting_since(self, moment: float) -> list[Request]:
+        with self._lock:
+            self._metrics.gauge("queue_requests", len(self._scheduler))
+            self._metrics.gauge("queue_bytes", self._scheduler.nbytes)
+            return self._scheduler.waiting_since(moment)
+
+    def _give_up(self, request: Request, error: TimedOut | Cancelled) -> None:
+        with self._lock:
+            waited = self._scheduler.remove(request)
+        if waited:
+            reason = "cancelled" if isinstance(error, Cancelled) else "timeout"
+            self._refuse([request], error, reason)
+
+    def _refuse(self, requests: Sequence[Request], error: PythonMpError, reason: str) -> None:
+        self._metrics.count("refused_total", len(requests), reason=reason)
+        self._fail(requests, error)
+
     @staticmethod
     def _fail(requests: Iterable[Request], error: PythonMpError) -> None:
         for request in requests:
-            _deliver(request, request.answer.fail, error)
-
-
-def _deliver(request: Request, send: Callable[[Any], None], what: Any) -> None:
-    """Answers once; one client's trouble is not the others'."""
-    if request.answered:
-        return
-    request.answered = True
-    try:
-        send(what)
-    except Exception:
-        log.exception("an answer could not be sent")
+            request.deliver(request.answer.fail, error)

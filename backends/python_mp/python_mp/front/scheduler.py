@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from ..batch import Request
+from ..config import Parameters
 from ..errors import InvalidInput, Unavailable
 
 
@@ -13,11 +14,11 @@ class Scheduler:
     """First come, first served. A batch is cut only when the ranks can take it, so it is as large
     as the load makes it: no delay is ever added to wait for company."""
 
-    def __init__(self, max_batch_tokens: int, max_batch_bytes: int, max_requests: int) -> None:
-        self._max_batch_tokens = max_batch_tokens
-        self._max_batch_bytes = max_batch_bytes
-        self._max_requests = max_requests
+    def __init__(self, bounds: Parameters) -> None:
+        self._bounds = bounds
         self._waiting: deque[Request] = deque()
+        self.nbytes = 0
+        """Of all that waits."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -34,37 +35,64 @@ class Scheduler:
             InvalidInput: no batch can hold it.
             Unavailable: the queue is full; better refused now than late.
         """
-        if request.nbytes > self._max_batch_bytes:
+        bounds = self._bounds
+        if request.nbytes > bounds.max_batch_bytes:
             raise InvalidInput(
                 f"the request has {request.nbytes} bytes; max_batch_bytes is "
-                f"{self._max_batch_bytes}"
+                f"{bounds.max_batch_bytes}"
             )
-        if len(self._waiting) >= self._max_requests:
-            raise Unavailable(f"the queue is full ({self._max_requests} requests); try again")
+        if len(self._waiting) >= bounds.max_queue_requests:
+            raise Unavailable(
+                f"the queue is full ({bounds.max_queue_requests} requests); try again"
+            )
+        if self._waiting and self.nbytes + request.nbytes > bounds.max_queue_bytes:
+            raise Unavailable(f"the queue is full ({self.nbytes} bytes); try again")
         self._waiting.append(request)
+        self.nbytes += request.nbytes
 
     def put_back(self, requests: Iterable[Request]) -> None:
         """To the head of the queue, in their old order: they have waited longest."""
-        self._waiting.extendleft(reversed(list(requests)))
+        for request in reversed(list(requests)):
+            self._waiting.appendleft(request)
+            self.nbytes += request.nbytes
 
     def take_all(self) -> list[Request]:
         taken = list(self._waiting)
         self._waiting.clear()
+        self.nbytes = 0
         return taken
+
+    def waiting_since(self, moment: float) -> list[Request]:
+        """What arrived before that `perf_counter`, oldest first."""
+        return [request for request in self._waiting if request.arrived <= moment]
+
+    def remove(self, request: Request) -> bool:
+        """Whether it was still waiting."""
+        try:
+            self._waiting.remove(request)
+        except ValueError:
+            return False
+        self.nbytes -= request.nbytes
+        return True
 
     def next_batch(self) -> list[Request]:
         """The head of the queue and all behind it that may share its batch, within the bounds."""
-        batch = [self._waiting.popleft()]
+        batch = [self._take()]
         tokens, size = batch[0].tokens, batch[0].nbytes
         while self._waiting and not batch[0].alone:
             head = self._waiting[0]
             tokens, size = tokens + head.tokens, size + head.nbytes
             if (
-                tokens > self._max_batch_tokens
-                or size > self._max_batch_bytes
+                tokens > self._bounds.max_batch_tokens
+                or size > self._bounds.max_batch_bytes
                 or head.alone
                 or head.signature != batch[0].signature
             ):
                 break
-            batch.append(self._waiting.popleft())
+            batch.append(self._take())
         return batch
+
+    def _take(self) -> Request:
+        request = self._waiting.popleft()
+        self.nbytes -= request.nbytes
+        return request

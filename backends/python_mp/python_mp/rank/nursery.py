@@ -8,8 +8,9 @@ Nothing else happens here, so that there is no thread and no CUDA context for a 
 A stub can outlive a tritonserver that was killed, stuck in a call to it. So the nursery watches the
 server too (a pid, 0 for none) and then ends the stub, its parent, and thereby itself and the ranks.
 
-Orders come as JSON, a datagram each: a RankSpec with its three descriptors, answered by the new
-rank's pid; or a pid, whose end is waited for and answered by its exit code.
+It says when it is ready. Then orders come as JSON, a datagram each: a RankSpec with its four
+descriptors, answered by the new rank's pid; or a pid, whose end is waited for and answered by its
+exit code.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -39,12 +41,13 @@ def main(engine: str, descriptor: int, parent: int, server: int) -> None:
     orders = socket.socket(fileno=descriptor)
     orders.set_inheritable(False)
     import_module(f"python_mp.rank.engines.{engine}")
+    orders.send(b"ready")
     watched: list[Any] = [orders, os.pidfd_open(server)] if server else [orders]
     while True:
         if orders not in select.select(watched, [], [])[0]:
             time.sleep(_GRACE_SECONDS)  # Mostly the stub ends by itself, and we with it.
             os.kill(parent, signal.SIGKILL)
-        order, descriptors, _, _ = socket.recv_fds(orders, _MAX_ORDER, 3)
+        order, descriptors, _, _ = socket.recv_fds(orders, _MAX_ORDER, 4)
         if not order:
             return
         raw = json.loads(order)
@@ -53,13 +56,16 @@ def main(engine: str, descriptor: int, parent: int, server: int) -> None:
 
 
 def _fork(order: bytes, descriptors: list[int], orders: socket.socket) -> int:
-    control, arena, region = descriptors
+    control, arena, region, stacks = descriptors
     spec = RankSpec.from_json(order.decode())
-    spec = replace(spec, parent=os.getpid(), control_fd=control, arena_fd=arena, region_fd=region)
+    spec = replace(spec, parent=os.getpid(), control_fd=control, arena_fd=arena)
+    spec = replace(spec, region_fd=region, stacks_fd=stacks)
     pid = os.fork()
     if not pid:
         orders.close()
         worker.leave(worker.run(spec))
+    with suppress(ProcessLookupError, PermissionError):  # It did so itself, and ended or exec'd.
+        os.setpgid(pid, pid)
     for descriptor in descriptors:
         os.close(descriptor)
     return pid

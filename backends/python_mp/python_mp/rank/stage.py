@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -36,6 +37,7 @@ class Stage:
         self._compute = compute
         self._outputs = outputs if shard.is_last and shard.rank == 0 else ()
         self._check = shard.source.check
+        self.phases: dict[str, float] = {}
 
     @classmethod
     def load(cls, spec: RankSpec, engine: Callable[[Shard], Compute]) -> Stage:
@@ -50,9 +52,16 @@ class Stage:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         _check_hardware(spec.config, device)
-        shard = _shard(spec, device, _connect(spec, device))
+        times = [time.monotonic()]
+        communicator = _connect(spec, device)
+        times.append(time.monotonic())
+        shard = _shard(spec, device, communicator)
         stage = cls(shard, engine(shard), spec.config.outputs)
+        times.append(time.monotonic())
         _warm_up(stage, spec.config)
+        times.append(time.monotonic())
+        names = ("rendezvous", "load", "warm_up")
+        stage.phases = {n: b - a for n, a, b in zip(names, times, times[1:], strict=False)}
         return stage
 
     @torch.inference_mode()

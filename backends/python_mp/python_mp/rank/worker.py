@@ -7,6 +7,8 @@ dies. A rank that raised reports and exits: its peers may already wait for it in
 from __future__ import annotations
 
 import ctypes
+import faulthandler
+import json
 import logging
 import os
 import signal
@@ -29,24 +31,28 @@ _PR_SET_NAME = 15
 def run(spec: RankSpec) -> int:
     """A rank's life, in the process that it was forked into; the exit code."""
     die_with(spec.parent)
+    os.setpgid(0, 0)
     _call_it(f"rank {spec.replica}.{spec.rank}")
     os.environ |= spec.environment()
     if spec.cpus:
         os.sched_setaffinity(0, spec.cpus)
     logging.basicConfig(level=logging.INFO, format=f"rank {spec.rank}: %(message)s")
-    for fd in (spec.control_fd, spec.arena_fd, spec.region_fd):
+    for fd in (spec.control_fd, spec.arena_fd, spec.region_fd, spec.stacks_fd):
         os.set_inheritable(fd, False)
+    _write_stacks_to(spec.stacks_fd)
     connection = Connection(socket.socket(fileno=spec.control_fd))
+    # A process that the user's module forks must not speak, or hear, in our place.
+    os.register_at_fork(after_in_child=connection.close)
     arena = Arena(spec.arena_fd, spec.slots, spec.half)
     try:
         engine = load(spec)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not isinstance(error, PythonMpError):
             log.error("loading raised\n%s", traceback.format_exc())
         connection.send(Message(Kind.FAILED, text=_sentence(error)))
         return 1
     try:
-        connection.send(Message(Kind.READY))
+        connection.send(Message(Kind.READY, text=json.dumps(engine.phases)))
         return serve(spec, connection, arena, engine)
     except OSError:
         return 0  # The front has hung up.
@@ -94,12 +100,18 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def _write_stacks_to(descriptor: int) -> None:
+    """On a crash, and when the front asks because nothing gets on; also of a thread that waits."""
+    faulthandler.enable(descriptor)
+    faulthandler.register(signal.SIGUSR1, descriptor)
+
+
 def _call_it(name: str) -> None:
     """For ps and top; at most 15 characters."""
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     if isinstance(error, PythonMpError):
         return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

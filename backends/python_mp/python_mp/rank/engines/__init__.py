@@ -17,6 +17,9 @@ from ...rank_spec import RankSpec
 class Engine(Protocol):
     """What every engine's `load(spec)` returns."""
 
+    phases: Mapping[str, float]
+    """Seconds of each part of the load, by name."""
+
     def forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Computes one packed batch.
 

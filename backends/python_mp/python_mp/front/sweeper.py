@@ -1,0 +1,67 @@
+"""Takes out of the queue what nobody waits for any more.
+
+To ask whether a client has gone is a round trip to the server, so a thread of its own does it, and
+only for requests that have waited longer than most ever do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from ..batch import Request
+from ..errors import Cancelled, TimedOut
+
+PERIOD_SECONDS = 0.05
+GONE = "the client has cancelled the request"
+_LATE = "the request has waited longer than its time-out"
+
+
+class Sweeper:
+    """
+    Args:
+        waiting_since: requests that arrived before a `perf_counter`.
+        give_up: takes one of them out, if it still waits, and refuses it.
+    """
+
+    def __init__(
+        self,
+        waiting_since: Callable[[float], list[Request]],
+        give_up: Callable[[Request, TimedOut | Cancelled], None],
+    ) -> None:
+        self._waiting_since = waiting_since
+        self._give_up = give_up
+        self._awake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something waits."""
+        self._awake.set()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._awake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._awake.wait()
+            self._awake.clear()
+            while not self._stopping.wait(PERIOD_SECONDS) and self._sweep():
+                pass
+
+    def _sweep(self) -> bool:
+        """Whether something waited."""
+        now = time.perf_counter()
+        waiting = self._waiting_since(now)
+        for request in waiting:
+            if request.deadline <= now:
+                self._give_up(request, TimedOut(_LATE))
+            elif request.arrived <= now - PERIOD_SECONDS and request.is_cancelled():
+                self._give_up(request, Cancelled(GONE))
+        return bool(waiting)
