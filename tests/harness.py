@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from python_mp.rank_spec import RankSpec
 __all__ = ["FutureAnswer", "Served", "served"]
 
 INT32, FP32 = "TYPE_INT32", "TYPE_FP32"
+LIMIT = 30.0
+"""Seconds for any answer."""
 Array = np.ndarray[Any, Any]
 Fault = tuple[int, int, int]
 """What, in which rank, argument: see engines/echo.py."""
@@ -67,6 +70,22 @@ def echo_config(folder: Path, **more: Any) -> ModelConfig:
 def echo_input(*values: int, faults: Sequence[Fault] = (NO_FAULT,)) -> dict[str, Array]:
     """A sequence of these values for each fault."""
     return {"X": np.array([values] * len(faults), np.int32), "FAULT": np.array(faults, np.int32)}
+
+
+def ask(replica: Served, *numbers: int, fault: Fault = NO_FAULT) -> Future[Any]:
+    """One sequence, of a model of `echo_config`."""
+    return replica.ask(**echo_input(*numbers, faults=[fault]))
+
+
+def values(futures: Sequence[Future[Any]]) -> list[list[int]]:
+    """What came back of each sequence asked for."""
+    return [future.result(LIMIT)["Y"][0].tolist() for future in futures]
+
+
+def counted(replica: Served, *names: str) -> list[float]:
+    """The replica's metrics of these names, without python_mp_."""
+    metrics = replica.metrics()
+    return [metrics[f"python_mp_{name}"] for name in names]
 
 
 def lone_rank(config: ModelConfig) -> RankSpec:

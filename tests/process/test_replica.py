@@ -11,10 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,11 +23,12 @@ from python_mp.rank.engines.echo import EXIT, HANG, RAISE, REFUSE, SEGFAULT, SLE
 from tests.harness import (
     FP32,
     INT32,
-    NO_FAULT,
+    LIMIT,
     Array,
-    Fault,
     Served,
     alive,
+    ask,
+    counted,
     echo_config,
     echo_input,
     model_config,
@@ -37,23 +37,10 @@ from tests.harness import (
     served,
     tensor,
     until,
+    values,
 )
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 30.0
-
-
-def values(futures: Sequence[Future[Any]]) -> list[list[int]]:
-    return [future.result(LIMIT)["Y"][0].tolist() for future in futures]
-
-
-def ask(replica: Served, *numbers: int, fault: Fault = NO_FAULT) -> Future[Any]:
-    return replica.ask(**echo_input(*numbers, faults=[fault]))
-
-
-def counted(replica: Served, *names: str) -> list[float]:
-    metrics = replica.metrics()
-    return [metrics[f"python_mp_{name}"] for name in names]
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_a_death_while_idle_is_nobodys_fault() -> None:
 def test_the_condemned_are_known_again_by_their_content(monkeypatch: pytest.MonkeyPatch) -> None:
     condemned = Condemned()
     assert with_x([1, 2]) not in condemned
-    condemned.add(with_x([1, 2]))
+    condemned.add(with_x([1, 2], deaths=2.0))
     assert with_x([1, 2]) in condemned
     assert with_x([2, 1]) not in condemned
     assert Request({"Y": with_x([1, 2]).inputs["X"]}, [1], (), FutureAnswer()) not in condemned
@@ -59,14 +59,23 @@ def test_the_condemned_are_known_again_by_their_content(monkeypatch: pytest.Monk
     assert with_x([1, 2]) not in condemned
 
 
+def test_an_exception_condemns_only_when_it_comes_again() -> None:
+    condemned = Condemned()
+    condemned.add(with_x([1], deaths=1.0))
+    assert with_x([1]) not in condemned
+    condemned.add(with_x([1], deaths=1.0))
+    assert with_x([1]) in condemned
+
+
 def test_only_so_many_are_remembered() -> None:
     condemned = Condemned()
     for number in range(1025):
-        condemned.add(with_x([number]))
+        condemned.add(with_x([number], deaths=2.0))
     assert with_x([0]) not in condemned
     assert with_x([1]) in condemned
     assert with_x([1024]) in condemned
 
 
-def with_x(values: list[int]) -> Request:
-    return Request({"X": np.array(values, np.int32)}, [1], (), FutureAnswer())
+def with_x(values: list[int], deaths: float = 0.0) -> Request:
+    x = np.array(values, np.int32)
+    return Request({"X": x}, [1], (), FutureAnswer(), suspicion=deaths)

@@ -20,7 +20,7 @@ from .inbox import GroupEnded
 GUILTY = 2.0
 CRASH = 1.0
 KILL = 0.5
-REMEMBER_SECONDS = 600.0
+REMEMBER_SECONDS = 60.0
 _MOST_REMEMBERED = 1024
 
 
@@ -35,17 +35,21 @@ def guilty(in_hand: list[Request], ended: GroupEnded) -> list[Request]:
 
 
 class Condemned:
-    """Contents of requests that were refused for ending groups, the latest 1024 of 10 minutes."""
+    """Contents of requests that have ended two groups, for a minute; of the latest 1024."""
 
     def __init__(self) -> None:
-        self._until: OrderedDict[bytes, float] = OrderedDict()
+        self._deaths: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
 
     def add(self, request: Request) -> None:
-        self._until[request.content] = time.monotonic() + REMEMBER_SECONDS
-        self._until.move_to_end(request.content)
-        if len(self._until) > _MOST_REMEMBERED:
-            self._until.popitem(last=False)
+        """Books what the request was refused for. An exception may have been the only one."""
+        _, deaths = self._deaths.pop(request.content, (0.0, 0.0))
+        until = time.monotonic() + REMEMBER_SECONDS
+        self._deaths[request.content] = until, deaths + request.suspicion
+        if len(self._deaths) > _MOST_REMEMBERED:
+            self._deaths.popitem(last=False)
 
     def __contains__(self, request: Request) -> bool:
-        # Nobody pays for hashes while nobody is condemned.
-        return bool(self._until) and self._until.get(request.content, 0.0) > time.monotonic()
+        if not self._deaths:  # Nobody pays for hashes as long as nothing has happened.
+            return False
+        until, deaths = self._deaths.get(request.content, (0.0, 0.0))
+        return deaths >= GUILTY and time.monotonic() < until

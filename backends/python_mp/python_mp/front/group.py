@@ -208,7 +208,11 @@ class Group:
         return flight
 
     def note(self, rank: int, message: Message) -> Flight | None:
-        """Books a rank's word on a batch; the flight, once there is something to answer."""
+        """Books a rank's word on a batch; the flight, once every rank is through with it.
+
+        Not as soon as the outputs are there: where a rank has missed a collective, its peers may
+        have come to an end with each other's data, and it never does.
+        """
         flight = next(f for f in self._flights if f.batch.id == message.batch)
         flight.waiting_for.discard(rank)
         flight.steps.append(Step(rank, message.compute_ns / 1e9, message.waited_ns / 1e9))
@@ -216,8 +220,7 @@ class Group:
             flight.refused = message.text
         elif rank == self._answering:
             flight.outputs = self._arena.read_outputs(flight.slot, message.tensors)
-            return flight
-        return flight if flight.refused and flight.landed else None
+        return flight if flight.landed else None
 
     def release(self, flight: Flight) -> None:
         """The front is through with the flight's outputs."""

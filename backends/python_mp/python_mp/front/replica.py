@@ -199,7 +199,7 @@ class Replica:
     def _answer(self, flight: Flight) -> None:
         requests = flight.batch.requests
         self._last_forward_seconds = flight.steps[-1].compute
-        if flight.outputs is None:
+        if flight.refused or flight.outputs is None:
             self._invalid(requests, flight.refused)
             return
         try:

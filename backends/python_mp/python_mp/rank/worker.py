@@ -6,6 +6,7 @@ dies. A rank that raised reports and exits: its peers may already wait for it in
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import json
@@ -49,7 +50,8 @@ def run(spec: RankSpec) -> int:
     except (Exception, SystemExit) as error:
         if not isinstance(error, PythonMpError):
             log.error("loading raised\n%s", traceback.format_exc())
-        connection.send(Message(Kind.FAILED, text=_sentence(error)))
+        with contextlib.suppress(OSError):  # A peer failed too, and the front has hung up.
+            connection.send(Message(Kind.FAILED, text=_sentence(error)))
         return 1
     try:
         connection.send(Message(Kind.READY, text=json.dumps(engine.phases)))

@@ -2,6 +2,7 @@
 
 Each output is the input of the same position. An optional input FAULT INT32 [3] asks for trouble:
 fault, rank, argument. One request with a fault does it to the whole batch, as a real one would.
+A start takes `module.start_seconds` longer, and fails while the file `module.die_if` exists.
 """
 
 from __future__ import annotations
@@ -10,16 +11,21 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from ...batch import Array
 from ...errors import InvalidInput
 from ...rank_spec import RankSpec
 
 FAULT = "FAULT"
-RAISE, EXIT, SLEEP, HANG, SEGFAULT, REFUSE = range(1, 7)
+RAISE, EXIT, SLEEP, HANG, SEGFAULT, REFUSE, WORK = range(1, 8)
 
 
 def load(spec: RankSpec) -> Echo:
+    parameters = spec.config.module_parameters
+    time.sleep(float(parameters.get("start_seconds", 0)))
+    if "die_if" in parameters and Path(parameters["die_if"]).exists():
+        os._exit(1)
     return Echo(spec)
 
 
@@ -55,4 +61,9 @@ def _commit(fault: int, argument: int) -> None:
         os._exit(argument)
     if fault == SEGFAULT:
         os.kill(os.getpid(), signal.SIGSEGV)
+    if fault == WORK:
+        until = time.monotonic() + argument / 1e3
+        while time.monotonic() < until:
+            pass
+        return
     time.sleep(argument / 1e3 if fault == SLEEP else 1e9)

@@ -1,0 +1,166 @@
+"""Faults inside a collective: a real all-reduce that some rank does not come to."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.harness import FP32, Served, counted, model_config, pids, served, tensor, until
+
+# Sums its input over the ranks, many times. What a file named RANK.FAULT asks for, that rank does
+# once, between two all-reduces.
+MODULE = """
+import os, pathlib, time
+import torch
+from torch import nn
+
+FOLDER = pathlib.Path({folder!r})
+
+
+def build(shard):
+    return Sum(shard)
+
+
+class Sum(nn.Module):
+    def __init__(self, shard):
+        super().__init__()
+        self.shard = shard
+
+    def forward(self, batch, hidden):
+        x = batch["X"].clone()
+        for step in range(50):
+            if step == 25:
+                x = x + self.trouble(x)
+            x = self.shard.all_reduce(x / self.shard.size)
+        return {{"Y": x}}
+
+    def trouble(self, x):
+        for path in FOLDER.glob(f"{{self.shard.rank}}.*"):
+            path.unlink()
+            fault = path.suffix[1:]
+            if fault == "exit":
+                os._exit(0)
+            if fault == "segfault":
+                os.kill(os.getpid(), 11)
+            if fault == "raise":
+                raise ValueError("raised as asked")
+            if fault == "skip":
+                return torch.zeros_like(x) + self.shard.all_reduce(x.clone())  # one too many
+            if fault == "slow":
+                until = time.monotonic() + 4
+                while time.monotonic() < until:
+                    torch.randn(64, 64) @ torch.randn(64, 64)
+        return 0
+"""
+HANG_SECONDS = 1
+NUMBERS = itertools.count()
+"""No request twice: what ended two groups is remembered."""
+
+
+@pytest.fixture(scope="module")
+def summing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Path]]:
+    """Two ranks of MODULE, and the folder where faults are asked for."""
+    folder, asked = tmp_path_factory.mktemp("summing"), tmp_path_factory.mktemp("asked")
+    (folder / "1").mkdir()
+    (folder / "1" / "module.py").write_text(MODULE.format(folder=str(asked)))
+    x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
+    config = model_config(
+        folder, [x], [y], engine="torch", tensor_parallel_size=2, hang_seconds=HANG_SECONDS
+    )
+    with served(config, folder) as replica:
+        yield replica, asked
+
+
+class Askers:
+    """Four that ask without a pause, and count what is right."""
+
+    def __init__(self, replica: Served) -> None:
+        self._replica = replica
+        self._stop = threading.Event()
+        self.wrong: list[Any] = []
+        self.right = 0
+        self._threads = [threading.Thread(target=self._run) for _ in range(4)]
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            x = np.full((1, 4), next(NUMBERS), np.float32)
+            try:
+                y = self._replica.ask(X=x).result(20)["Y"]
+            except Exception as error:
+                self.wrong.append(error)
+                continue
+            if np.array_equal(x, y):
+                self.right += 1
+            else:
+                self.wrong.append((x, y))
+
+
+@pytest.mark.parametrize("fault", ["exit", "segfault", "skip", "raise", "slow"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_nothing_is_lost_to_a_fault_in_a_collective(
+    summing: tuple[Served, Path], caplog: pytest.LogCaptureFixture, fault: str, rank: int
+) -> None:
+    replica, asked = summing
+    (before,) = counted(replica, "generation")
+    askers = Askers(replica)
+    until(lambda: askers.right > 20)
+    (asked / f"{rank}.{fault}").touch()
+    until(lambda: not any(asked.iterdir()))
+    answered = askers.right
+    until(lambda: askers.right > answered + 20)
+    askers.end()
+    if fault == "raise":  # Its own doing; only the one that was alone is not asked again.
+        assert [str(error) for error in askers.wrong] in ([], ["ValueError: raised as asked"])
+    else:
+        assert askers.wrong == []
+    assert counted(replica, "generation", "ranks_alive") == [before + (fault != "slow"), 2]
+    if fault == "skip":
+        assert "no rank has got on" in caplog.text
+        assert "in all_reduce" in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_nothing_is_lost_to_a_signal(summing: tuple[Served, Path], number: signal.Signals) -> None:
+    replica, _ = summing
+    (before,) = counted(replica, "generation")
+    old = pids(replica)
+    askers = Askers(replica)
+    until(lambda: askers.right > 20)
+    os.kill(old[1], number)
+    until(lambda: counted(replica, "generation", "ranks_alive") == [before + 1, 2])
+    answered = askers.right
+    until(lambda: askers.right > answered + 20)
+    askers.end()
+    assert askers.wrong == []
+
+
+def test_one_killed_while_the_next_generation_starts(summing: tuple[Served, Path]) -> None:
+    replica, _ = summing
+    (before,) = counted(replica, "generation")
+    askers = Askers(replica)
+    for _ in range(3):
+        old = pids(replica)
+        os.kill(old[0], signal.SIGKILL)
+        until(lambda old=old: pids(replica) and not set(pids(replica)) & set(old))
+    time.sleep(0.1)
+    answered = askers.right
+    until(lambda: askers.right > answered + 20)
+    askers.end()
+    assert askers.wrong == []
+    assert counted(replica, "generation")[0] >= before + 2
