@@ -6,6 +6,7 @@ Both sides are up at once and measured in turns, so that the machine's moods hit
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from collections import deque
@@ -65,7 +66,7 @@ def _encoder(folder: Path, dtype: str, layers: int, side: dict[str, int]) -> Any
         version.mkdir(parents=True)
         config = json.loads((CHECKPOINT / "config.json").read_text())
         (version / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
-        (version / "model.safetensors").symlink_to(CHECKPOINT / "model.safetensors")
+        shutil.copy(CHECKPOINT / "model.safetensors", version)
     return model_config(
         version.parent,
         [tensor("INPUT_IDS", INT32, -1, allow_ragged_batch=True)],

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 
+_MOST_CHARACTERS = 400
 _PATH = re.compile(
     r"(?P<quote>['\"])(?:~|\.{0,2})/(?:(?!(?P=quote)).)*?(?P<quoted>[^/'\"]*)(?P=quote)"
     r"|(?<![\w.:/])(?:~|\.{0,2})/(?:[^\s/'\":,;()\[\]]+/)*(?P<plain>[^\s/'\":,;()\[\]]+)"
@@ -64,3 +65,14 @@ def for_clients(error: PythonMpError) -> str:
     return _PATH.sub(
         lambda path: path["plain"] or "'{quoted}'".format(**path.groupdict()), str(error)
     )
+
+
+def describe(error: BaseException) -> str:
+    """In a line of at most some hundred characters; our own errors are sentences already."""
+    if isinstance(error, PythonMpError):
+        return str(error)
+    try:
+        text = " ".join(str(error).split())[:_MOST_CHARACTERS]
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

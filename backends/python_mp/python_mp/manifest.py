@@ -16,6 +16,7 @@ from typing import Any
 
 from .config import ModelConfig, TensorSpec
 from .errors import LoadError
+from .paths import present, regular
 
 NAME = "manifest.json"
 FORMAT = 2
@@ -70,11 +71,11 @@ class Manifest:
         """
         path = folder / NAME
         again = f"{_run_again(folder.parent.name)}"
-        try:
-            stored = json.loads(path.read_text())
-        except FileNotFoundError:
+        if not present(folder, NAME):
             return None
-        except (OSError, ValueError) as error:
+        try:
+            stored = json.loads(regular(folder, NAME).read_text())
+        except (OSError, ValueError, RecursionError) as error:
             raise LoadError(f"{path} cannot be read ({error}); {again}") from None
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             raise LoadError(f"{path} is not of format {FORMAT}; {again}")
@@ -122,18 +123,24 @@ def refusal(folder: Path, manifest: Manifest, config: ModelConfig) -> None:
     Raises:
         LoadError: something does not fit; the sentence ends with the command that rebuilds.
     """
-    for misfit in (_config_misfit(manifest, config), machine_misfit(manifest)):
-        if misfit:
-            raise LoadError(f"{folder}: {misfit}; {_run_again(manifest.model)}")
-    check_files(folder, manifest)
+    try:
+        for misfit in (_config_misfit(manifest, config), machine_misfit(manifest)):
+            if misfit:
+                raise LoadError(f"{folder}: {misfit}; {_run_again(manifest.model)}")
+        check_files(folder, manifest)
+    except (TypeError, KeyError, AttributeError) as error:
+        again = _run_again(config.name)
+        raise LoadError(f"{folder / NAME} holds nonsense ({error!r}); {again}") from None
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
     """Raises LoadError unless all files are there with the content that the manifest says."""
     for name, record in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            _refuse_file(path, "is missing", manifest)
+        if name != Path(name).name:
+            raise LoadError(f"{folder / NAME} names '{name}', which is not a file beside it")
+        if not present(folder, name):
+            _refuse_file(folder / name, "is missing", manifest)
+        path = regular(folder, name)
         if path.stat().st_size != record["size"]:
             _refuse_file(
                 path, f"has {path.stat().st_size} bytes instead of {record['size']}", manifest

@@ -7,8 +7,9 @@ on later stages, what the stage before returned.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from ..errors import InvalidInput, LoadError
 from .layers import ColumnParallelLinear, LayerNorm, RowParallelLinear, VocabParallelEmbedding
 from .packed import Packed
 from .shard import Shard
+
+_MOST = 1 << 24
+"""Of anything in config.json: beyond it a number is a mistake."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,10 @@ class EncoderConfig:
         """Raises LoadError for another architecture than BERT's with exact GELU."""
         try:
             raw = json.loads(path.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LoadError(f"{path} is no JSON: {error}") from None
+        if not isinstance(raw, dict):
+            raise LoadError(f"{path} is no checkpoint's config.json: it holds no object")
         for key, only in (
             ("model_type", "bert"),
             ("hidden_act", "gelu"),
@@ -44,7 +50,14 @@ class EncoderConfig:
         ):
             if raw.get(key, only) != only:
                 raise LoadError(f"{path}: {key} is '{raw[key]}'; the encoder family has '{only}'")
-        return cls(**{name: raw[name] for name in cls.__dataclass_fields__})
+        known: dict[str, Any] = {field.name: raw.get(field.name) for field in fields(cls)}
+        for name, value in known.items():
+            kind = float if name == "layer_norm_eps" else int
+            if type(value) is not kind or not 0 < value < _MOST:
+                raise LoadError(f"{path}: {name} is {value!r}, which is no size of a model")
+        if known["hidden_size"] % known["num_attention_heads"]:
+            raise LoadError(f"{path}: hidden_size must be a multiple of num_attention_heads")
+        return cls(**known)
 
 
 def check(config: EncoderConfig, batch: Packed) -> None:

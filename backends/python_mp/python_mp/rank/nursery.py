@@ -15,6 +15,7 @@ exit code.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
@@ -25,6 +26,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from ..rank_spec import RankSpec
@@ -32,11 +34,14 @@ from . import worker
 
 _MAX_ORDER = 1 << 20
 _GRACE_SECONDS = 1.0
+_PR_SET_CHILD_SUBREAPER = 36
+_ranks: set[int] = set()
 
 
 def main(engine: str, descriptor: int, parent: int, server: int) -> None:
     """Serves orders until the socket's end of file."""
     worker.die_with(parent)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us.
     orders = socket.socket(fileno=descriptor)
     orders.set_inheritable(False)
@@ -64,6 +69,7 @@ def _fork(order: bytes, descriptors: list[int], orders: socket.socket) -> int:
     if not pid:
         orders.close()
         worker.leave(worker.run(spec))
+    _ranks.add(pid)
     with suppress(ProcessLookupError, PermissionError):  # It did so itself, and ended or exec'd.
         os.setpgid(pid, pid)
     for descriptor in descriptors:
@@ -72,7 +78,23 @@ def _fork(order: bytes, descriptors: list[int], orders: socket.socket) -> int:
 
 
 def _reap(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    _ranks.discard(pid)
+    _kill_orphans()
+    return code
+
+
+def _kill_orphans() -> None:
+    """What a rank has started, however it was detached, comes to us when its parent ends."""
+    while orphans := set(_children()) - _ranks:
+        for pid in orphans:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _children() -> list[int]:
+    pid = os.getpid()
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ..errors import LoadError
+from ..errors import LoadError, describe
+from ..paths import present, regular
 from .packed import Packed
 from .shard import Shard
 
@@ -32,12 +33,12 @@ def read(folder: Path) -> Source:
     Raises:
         LoadError: there is none, or it cannot be used. The message names the file.
     """
-    if (folder / "module.py").exists():
-        return _user_module(folder / "module.py")
-    if (folder / "config.json").exists():
+    if present(folder, "module.py"):
+        return _user_module(regular(folder, "module.py"))
+    if present(folder, "config.json"):
         from . import encoder
 
-        config = encoder.EncoderConfig.read(folder / "config.json")
+        config = encoder.EncoderConfig.read(regular(folder, "config.json"))
         return Source(partial(encoder.Encoder, config=config), partial(encoder.check, config))
     raise LoadError(f"{folder} holds neither module.py nor a checkpoint's config.json")
 
@@ -50,7 +51,10 @@ def _user_module(path: Path) -> Source:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise LoadError(f"{path} raised {type(error).__name__}: {error}") from error
+        raise LoadError(f"{path} raised {describe(error)}") from error
     if not callable(getattr(module, "build", None)):
         raise LoadError(f"{path} has no function build(shard); see README, bring your own model")
-    return Source(module.build, getattr(module, "check", None))
+    check = getattr(module, "check", None)
+    if check is not None and not callable(check):
+        raise LoadError(f"{path}: check must be a function of a batch, not {check!r}")
+    return Source(module.build, check)

@@ -7,6 +7,7 @@ as `rankR.safetensors`; a rank that finds such a file is given the same from the
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import LoadError
+from ..paths import present, regular
 
 
 class Weights(Protocol):
@@ -35,9 +37,9 @@ class Weights(Protocol):
 
 def read(folder: Path, world_rank: int, dtype: torch.dtype, device: torch.device) -> Weights:
     """The weights in a version directory for one of the replica's ranks."""
-    sliced = folder / f"rank{world_rank}.safetensors"
-    if sliced.exists():
-        return Slices(sliced, device)
+    sliced = f"rank{world_rank}.safetensors"
+    if present(folder, sliced):
+        return Slices(regular(folder, sliced), device)
     return Checkpoint(folder, dtype, device)
 
 
@@ -52,7 +54,8 @@ class Checkpoint:
         self.dtype = dtype
         self.device = device
         self._files: dict[str, Any] = {}
-        paths = sorted(folder.glob("*.safetensors"))
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+        paths = [regular(folder, name) for name in names]
         if not paths:
             raise LoadError(f"no *.safetensors in {folder}: run the build script again")
         for path in paths:
@@ -92,7 +95,7 @@ class Slices:
         self._file = _open(path)
         self._device = device
         self._keys = set(self._file.keys())
-        self._shapes: dict[str, list[int]] = json.loads(self._file.metadata()["shapes"])
+        self._shapes = _shapes(path, self._file.metadata() or {})
 
     def __contains__(self, name: str) -> bool:
         return name in self._shapes
@@ -145,6 +148,16 @@ class Recorder:
         self._shapes[name] = self._weights.shape(name)
         self.tensors[key] = tensor.clone()  # The module may go on to change what it is given.
         return tensor
+
+
+def _shapes(path: Path, metadata: Mapping[str, str]) -> dict[str, list[int]]:
+    try:
+        shapes = json.loads(metadata["shapes"])
+    except (KeyError, ValueError):
+        shapes = None
+    if not isinstance(shapes, dict):
+        raise LoadError(f"{path} does not say its tensors' shapes: build the model again")
+    return shapes
 
 
 def _key(name: str, dim: int) -> str:

@@ -19,7 +19,7 @@ import traceback
 from typing import NoReturn
 
 from ..channel import Arena, Connection, Kind, Message
-from ..errors import InvalidInput, PythonMpError
+from ..errors import InvalidInput, PythonMpError, describe
 from ..rank_spec import RankSpec
 from .engines import Engine, load
 
@@ -47,11 +47,11 @@ def run(spec: RankSpec) -> int:
     arena = Arena(spec.arena_fd, spec.slots, spec.half)
     try:
         engine = load(spec)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # The user's module may raise anything.
         if not isinstance(error, PythonMpError):
             log.error("loading raised\n%s", traceback.format_exc())
         with contextlib.suppress(OSError):  # A peer failed too, and the front has hung up.
-            connection.send(Message(Kind.FAILED, text=_sentence(error)))
+            connection.send(Message(Kind.FAILED, text=describe(error)))
         return 1
     try:
         connection.send(Message(Kind.READY, text=json.dumps(engine.phases)))
@@ -74,7 +74,7 @@ def serve(spec: RankSpec, connection: Connection, arena: Arena, engine: Engine) 
             continue
         except Exception as error:
             log.error("batch %d raised\n%s", message.batch, traceback.format_exc())
-            connection.send(Message(Kind.FAILED, batch=message.batch, text=_sentence(error)))
+            connection.send(Message(Kind.FAILED, batch=message.batch, text=describe(error)))
             return 1
         connection.send(
             Message(
@@ -111,9 +111,3 @@ def _write_stacks_to(descriptor: int) -> None:
 def _call_it(name: str) -> None:
     """For ps and top; at most 15 characters."""
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, PythonMpError):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

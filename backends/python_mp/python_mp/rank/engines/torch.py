@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from torch import nn
+
+from ...errors import LoadError
 from ...rank_spec import RankSpec
 from ..shard import Shard
 from ..stage import Compute, Stage
@@ -15,7 +18,10 @@ def load(spec: RankSpec) -> Stage:
 
 
 def _module(shard: Shard, int8: bool) -> Compute:
-    module = shard.source.build(shard).eval()
+    module = shard.source.build(shard)
+    if not isinstance(module, nn.Module):
+        raise LoadError(f"build(shard) must return a module, a torch.nn.Module, not {module!r:.80}")
+    module.eval()
     shard.close_weights()
     if int8:
         from ..int8 import quantise
