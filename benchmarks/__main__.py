@@ -1,7 +1,7 @@
-"""`make bench`: collectives, parallel layers, engines, serving. A table on the screen, JSON in
-results/.
+"""`make bench`: collectives, parallel layers, engines, serving, overload. A table on the screen,
+JSON in results/.
 
-python -m benchmarks [collectives] [parallel] [engines] [serving]
+python -m benchmarks [collectives] [parallel] [engines] [serving] [overload]
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import collectives, engines, parallel, serving
+from benchmarks import collectives, engines, overload, parallel, serving
 
 SECTIONS = {
     "collectives": collectives.run,
     "parallel": parallel.run,
     "engines": engines.run,
     "serving": serving.run,
+    "overload": overload.run,
 }
 
 

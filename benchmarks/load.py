@@ -83,7 +83,7 @@ def _perf_analyzer(analyzer: str, target: Target, concurrency: int, seconds: flo
 
 
 async def _asyncio_loop(target: Target, concurrency: int, seconds: float) -> Load:
-    inputs = cycle([_input(target, row) for row in target.rows])
+    inputs = cycle([tensor(target, row) for row in target.rows])
     latencies: list[float] = []
     begin = time.perf_counter() + seconds / 4
     end = begin + seconds
@@ -100,11 +100,11 @@ async def _asyncio_loop(target: Target, concurrency: int, seconds: float) -> Loa
     return Load("asyncio", len(latencies) / (time.perf_counter() - begin), p50)
 
 
-def _input(target: Target, row: str | list[float]) -> Any:
+def tensor(target: Target, row: str | list[float]) -> Any:
     array = np.array([[row.encode()]], object) if isinstance(row, str) else np.array([row], "f4")
-    tensor = grpc.InferInput(target.input, array.shape, "BYTES" if target.is_text else "FP32")
-    tensor.set_data_from_numpy(array)
-    return tensor
+    made = grpc.InferInput(target.input, array.shape, "BYTES" if target.is_text else "FP32")
+    made.set_data_from_numpy(array)
+    return made
 
 
 if __name__ == "__main__":

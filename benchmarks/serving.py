@@ -120,7 +120,7 @@ def _fill(repository: Path) -> None:
         shutil.copytree(MODELS / model, repository / model)
         (repository / model / "1").mkdir(exist_ok=True)
     for step in ("embed_tokenizer", "embed_pooler"):
-        (repository / step).symlink_to(REPOSITORY / step)
+        shutil.copytree(REPOSITORY / step, repository / step)
     checkpoint = Checkpoint.packaged().path
     for dtype in {_plain_dtype(dtype) for dtype in DTYPES}:
         replacements = {'"float32"': f'"{dtype}"', "CHECKPOINT": str(checkpoint)}
@@ -148,4 +148,4 @@ def _variant(
     for old, new in replacements.items():
         config = config.replace(old, new)
     (folder / "config.pbtxt").write_text(config)
-    (folder / "1").symlink_to(version)
+    shutil.copytree(version, folder / "1")

@@ -6,9 +6,12 @@ Each variant is what the build makes of the model's recipe with engine, dtype or
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +64,8 @@ VARIANTS = [
 ]
 
 
-def add(models: Path, folder: Path, variant: Variant) -> None:
-    """Builds and publishes the variant, and adds it and its ensemble to `models`."""
+def publish(folder: Path, variant: Variant) -> None:
+    """Builds the variant and publishes it into a repository of its own in `folder`."""
     own = folder / variant.name
     source = repository.MODELS / variant.model
     shutil.copytree(source, own / variant.model, ignore=shutil.ignore_patterns("[0-9]*"))
@@ -72,6 +75,11 @@ def add(models: Path, folder: Path, variant: Variant) -> None:
     job = jobs.load(variant.model, own, overrides | gate)
     with Progress(console=Console(quiet=True)) as progress:
         assert build.build(job, progress).status == "published"
+
+
+def add(models: Path, folder: Path, variant: Variant) -> None:
+    """Adds the published variant and its ensemble to `models`."""
+    own = folder / variant.name
     shutil.copytree(own / variant.model, models / variant.name)
     rename(models / variant.name / "config.pbtxt", {variant.model: variant.name})
     ensemble = ENSEMBLES[variant.model]
@@ -93,6 +101,8 @@ def engines(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     models, folder = tmp_path_factory.mktemp("engines"), tmp_path_factory.mktemp("built")
     steps = ("embed_tokenizer", "embed_pooler", "classify_decoder", "classify_labels")
     repository.copy(models, *steps)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(partial(publish, folder), VARIANTS))  # Much of a build is one thread's work.
     for variant in VARIANTS:
         add(models, folder, variant)
     with serve(models) as server:

@@ -1,0 +1,138 @@
+"""What is asked, and what a right answer is: the one that the server gave in calm."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Ask = Callable[["Question"], Mapping[str, Array]]
+POOL = 32  # rows that are told apart
+MOST_ROWS = 4  # of a request
+_NOUNS = ["river", "engine", "letter", "garden", "window", "market", "doctor", "winter", "mirror"]
+_VERBS = ["keeps", "follows", "breaks", "remembers", "paints", "sells", "crosses", "forgets"]
+_TAILS = ["", "in the rain", "without a word, as it had every evening of that long year", "twice"]
+
+
+class QuestionError(Exception):
+    """The model cannot be asked, or answers nothing that can be compared; one sentence."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """`rows` are indices into the model's pool, `inputs` arrays [len(rows), ...] by name."""
+
+    model: str
+    rows: tuple[int, ...]
+    inputs: Mapping[str, Array]
+
+
+class Exam:
+    """A model's questions and their right answers.
+
+    Args:
+        metadata: Triton's, with a first dimension of -1 (the batch) in every shape.
+        tolerance: how far a row may be from the right one, relative to the model's longest row.
+
+    Raises:
+        QuestionError: an input is neither text nor numbers of fixed dimensions.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any], tolerance: float, seed: int = 0) -> None:
+        self.model: str = metadata["name"]
+        self._tolerance = tolerance
+        numbers = np.random.default_rng(seed)
+        self._pool = {
+            tensor["name"]: _generate(self.model, tensor, numbers) for tensor in metadata["inputs"]
+        }
+        self._right: dict[str, Array] = {}
+
+    def learn(self, ask: Ask) -> None:
+        """Ask for each row alone, one after the other. To be done in calm.
+
+        Raises:
+            QuestionError: rows that cannot be told apart would hide an answer in wrong order.
+        """
+        answers = [ask(self.question((row,))) for row in range(POOL)]
+        for name in answers[0]:
+            try:
+                self._right[name] = np.concatenate([answer[name] for answer in answers])
+            except ValueError as error:
+                raise QuestionError(f"{self.model}: the shape of {name} varies") from error
+        if not any(_are_distinct(right, self._tolerance) for right in self._right.values()):
+            raise QuestionError(f"{self.model} answers the same, whatever is asked")
+
+    def draw(self, order: random.Random, most: int = MOST_ROWS) -> Question:
+        """A question of 1 to `most` rows, all different."""
+        return self.question(tuple(order.sample(range(POOL), order.randint(1, most))))
+
+    def question(self, rows: tuple[int, ...]) -> Question:
+        return Question(
+            self.model, rows, {name: pool[list(rows)] for name, pool in self._pool.items()}
+        )
+
+    def mistake(self, question: Question, answer: Mapping[str, Array]) -> str:
+        """What is wrong with the answer; nothing if it is right."""
+        if answer.keys() != self._right.keys():
+            return f"outputs {sorted(answer)} instead of {sorted(self._right)}"
+        for name, right in self._right.items():
+            expected, got = right[list(question.rows)], answer[name]
+            if got.shape != expected.shape:
+                return f"{name} of shape {[*got.shape]} instead of {[*expected.shape]}"
+            far = distances(got, expected) > self._tolerance * _longest(right)
+            if far.any():
+                return f"{name}: rows {np.flatnonzero(far).tolist()} of {len(far)} are wrong"
+        return ""
+
+
+def draw(exams: Sequence[Exam], order: random.Random) -> tuple[Exam, Question]:
+    """A question of some exam."""
+    exam = order.choice(exams)
+    return exam, exam.draw(order)
+
+
+def distances(a: Array, b: Array) -> Array:
+    """Euclidean ones between the rows of two arrays of the same shape; of bytes and whole numbers,
+    how many elements differ. Not a number counts as infinitely far."""
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    if a.dtype.kind != "f":
+        differing: Array = (a != b).sum(1).astype(np.float64)
+        return differing
+    apart = np.linalg.norm(a.astype(np.float64) - b, axis=1)
+    far: Array = np.nan_to_num(apart, nan=np.inf)
+    return far
+
+
+def _longest(rows: Array) -> float:
+    """The norm of the longest row; 1 where rows are equal or not."""
+    return float(distances(rows, np.zeros_like(rows)).max()) if rows.dtype.kind == "f" else 1.0
+
+
+def _are_distinct(rows: Array, tolerance: float) -> bool:
+    """Whether nearly all pairs of rows are farther apart than two right answers could be."""
+    least = 2 * tolerance * _longest(rows)
+    pairs = [distances(rows, np.roll(rows, by, 0)) > least for by in range(1, len(rows))]
+    return bool(np.mean(pairs) > 0.9)
+
+
+def _generate(model: str, tensor: Mapping[str, Any], numbers: np.random.Generator) -> Array:
+    """POOL rows for an input."""
+    name, kind, dims = tensor["name"], tensor["datatype"], [int(dim) for dim in tensor["shape"]]
+    if kind == "BYTES" and dims == [-1, 1]:
+        return np.array([[_sentence(row).encode()] for row in range(POOL)], np.object_)
+    if kind == "FP32" and dims[0] == -1 and min(dims[1:], default=1) > 0:
+        return numbers.standard_normal((POOL, *dims[1:]), np.float32)
+    raise QuestionError(
+        f"nothing can be made up for input {name} of {model} ({kind} {dims}); name models with"
+        " --model that take one text or FP32 of fixed dimensions"
+    )
+
+
+def _sentence(row: int) -> str:
+    """A text of its own for each row, of 4 to 15 words."""
+    order = random.Random(row)
+    noun, verb, other = order.choice(_NOUNS), order.choice(_VERBS), order.choice(_NOUNS)
+    return f"The {noun} {verb} {other} {row} {order.choice(_TAILS)}".strip()

@@ -1,0 +1,83 @@
+"""The chaos program against real servers: it finds nothing where nothing is wrong, and something
+where something is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from build_scripts.publish import versions
+from server.installation import PROJECT
+from tests.triton import repository
+from tests.triton.test_server import TOKEN, Command, command, variables
+
+CheckLeft = Callable[[tuple[str, Path]], None]
+EMBED = ("embed", "embed_tokenizer", "embed_encoder", "embed_pooler")
+# A stub that is started under load inherits tritonserver's connections to the clients.
+INHERITED = "--descriptors=100"
+
+
+def chaos(served: Command, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "clients.chaos", "--warm-up=2", "--interval=0.5", *options],
+        cwd=PROJECT,
+        env={**os.environ, **variables(served.endpoints), "ADMIN_TOKEN": TOKEN},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def end(served: Command, check_left: CheckLeft) -> None:
+    """Drain it; nothing may stay."""
+    run = served.run
+    served.process.send_signal(signal.SIGTERM)
+    served.end()
+    check_left(run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_chaos_finds_nothing(tmp_path: Path, check_left: CheckLeft) -> None:
+    models, written = tmp_path / "models", tmp_path / "report.json"
+    repository.copy(models, *EMBED, "ranker")
+    before = {model.name: versions(model) for model in models.iterdir()}
+    faults = "--faults=kill,freeze,segfault,reload,cancel"
+    with command(models) as served:
+        served.wait_ready()
+        options = (faults, "--seconds=25", f"--json={written}", INHERITED)
+        with chaos(served, *options, "--freeze-seconds", "0.5", "2") as program:
+            said, _ = program.communicate()
+        end(served, check_left)
+    assert program.returncode == 0, said
+    report: dict[str, Any] = json.loads(written.read_text())
+    assert report["findings"] == []
+    assert all(kind["count"] for name, kind in report["kinds"].items() if name != "calm")
+    assert report["requests"]["right"] > 200
+    assert report["requests"]["cancelled"] > 0
+    assert {model.name: versions(model) for model in models.iterdir()} == before
+
+
+@pytest.mark.timeout(180)
+def test_chaos_finds_what_nobody_announced(tmp_path: Path, check_left: CheckLeft) -> None:
+    """A stub is killed behind its back, so refusals are out of place."""
+    repository.copy(tmp_path / "models", "ranker")
+    with command(tmp_path / "models") as served:
+        served.wait_ready()
+        options = "--faults=cancel", "--seconds=5", "--deadline=10"
+        with chaos(served, *options) as program:
+            assert program.stdout is not None
+            assert "without faults" in program.stdout.readline()
+            os.kill(served.model("ranker")["replicas"][0]["pid"], signal.SIGKILL)
+            said, _ = program.communicate()
+        end(served, check_left)
+    assert program.returncode == 1, said
+    assert "refused at ranker over" in said

@@ -1,0 +1,221 @@
+"""The chaos program and a server's processes: it must harm those, and no other; and what it puts
+into a repository must go again. The server is made up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.chaos.house import House, Status
+from clients.chaos.leaks import PARTS, Bounds, Usage, prefix
+from clients.chaos.processes import HouseError, Process, ancestors, descendants
+from clients.chaos.publish import next_version, versions
+
+
+def status(**change: Any) -> dict[str, Any]:
+    """What /status says of an ensemble of one sharded model."""
+    replica = {"state": "serving", "ranks": [31, 32], "generation": 1}
+    model = {"ready": True, "reason": "", "versions": [3], "stubs": [], "replicas": []}
+    sharded = {**model, "stubs": [{"instance": "lead_0", "pid": 21}], "replicas": [replica]}
+    models = {"embed": model, "encoder": sharded}
+    said = {"ready": True, "reason": "", "watcher": 1, "server": {"pid": 11}, "models": models}
+    return {**said, **change}
+
+
+def test_status_names_what_can_be_hit() -> None:
+    parsed = Status.parse(status())
+    assert parsed.is_whole
+    assert parsed.models["encoder"].ranks == [(0, 31), (1, 32)]
+    assert [parsed.names(pid) for pid in (11, 21, 31, 32, 33)] == [True] * 4 + [False]
+
+
+@pytest.mark.parametrize("state", ["restarting", "down", "starting"])
+def test_a_server_with_a_replica_that_does_not_serve_is_not_whole(state: str) -> None:
+    said = status()
+    replicas = said["models"]["encoder"]["replicas"]
+    replicas.append({**replicas[0], "state": state, "ranks": [33, 34]})
+    parsed = Status.parse(said)
+    assert parsed.ready
+    assert not parsed.is_whole
+    assert not parsed.names(33), "it serves nobody"
+
+
+class Fake(HTTPServer):
+    """Answers with `pages`, or with 403 where the token is wrong."""
+
+    pages: dict[str, dict[str, Any]]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Fake
+
+    def do_GET(self) -> None:
+        allowed = self.headers["triton-admin"] == "right"
+        self.send_response(200 if allowed else 403)
+        self.end_headers()
+        self.wfile.write(json.dumps(self.server.pages[self.path]).encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    with Fake(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def house(fake: Fake, token: str = "right") -> House:
+    url = f"http://127.0.0.1:{fake.server_port}"
+    return House(url, url, token)
+
+
+def test_a_house_is_asked_until_it_holds(fake: Fake) -> None:
+    fake.pages = {"/status": status()}
+    assert house(fake).wait(lambda now: now.is_whole, 5) is not None
+    assert house(fake).wait(lambda now: not now.is_whole, 0.2) is None
+
+
+def test_what_does_not_last_does_not_count(fake: Fake) -> None:
+    """/status may be late: whole, then not, then whole again for good."""
+    looks = iter([True] * 3 + [False] + [True] * 1000)
+    fake.pages = {"/status": status()}
+    asked: list[float] = []
+
+    def holds(_: Status) -> bool:
+        asked.append(time.monotonic())
+        return next(looks)
+
+    since = house(fake).wait(holds, 10, steady=0.5)
+    assert since is not None
+    assert asked[3] <= since <= asked[4]
+    assert asked[-1] - since >= 0.4
+
+
+def test_an_ensemble_is_its_steps(fake: Fake) -> None:
+    steps = [{"model_name": name} for name in ("tokenizer", "inner")]
+    inner = [{"model_name": "encoder"}]
+    fake.pages = {
+        "/v2/models/embed/config": {"ensemble_scheduling": {"step": steps}},
+        "/v2/models/inner/config": {"ensemble_scheduling": {"step": inner}},
+        "/v2/models/tokenizer/config": {},
+        "/v2/models/encoder/config": {},
+    }
+    assert house(fake).behind("embed") == ["tokenizer", "encoder"]
+    assert house(fake).behind("encoder") == ["encoder"]
+
+
+def test_a_wrong_token_and_a_missing_server_are_said_in_a_sentence(fake: Fake) -> None:
+    fake.pages = {"/status": status()}
+    with pytest.raises(HouseError, match="refuses the token; start the server and this program"):
+        house(fake, "wrong").status()
+    nobody = House("http://127.0.0.1:1", "http://127.0.0.1:1", "right")
+    with pytest.raises(HouseError, match=r"/status does not answer; is the server running\?"):
+        nobody.status()
+
+
+@pytest.fixture
+def child() -> Iterator["subprocess.Popen[bytes]"]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+def test_only_the_server_s_processes_are_hit(child: "subprocess.Popen[bytes]") -> None:
+    mine = Process.of(child.pid, os.getpid())
+    assert os.getpid() in ancestors(child.pid)
+    assert child.pid in [*descendants(os.getpid())]
+    with pytest.raises(HouseError, match="none of the server's"):
+        Process.of(os.getppid(), os.getpid())
+    assert not replace(mine, started=mine.started + 1).send(signal.SIGKILL), "another process"
+    assert child.poll() is None
+    assert mine.send(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not mine.send(signal.SIGKILL)
+    with pytest.raises(HouseError):
+        Process.of(child.pid, os.getpid())
+
+
+def test_a_version_appears_and_goes(tmp_path: Path) -> None:
+    for number in ("2", "10"):
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "weights").write_text(number)
+
+    def interrupted() -> None:
+        with next_version(tmp_path) as number:
+            assert number == 11
+            assert versions(tmp_path) == [2, 10, 11]
+            assert (tmp_path / "11" / "weights").read_text() == "10"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "2"]
+
+
+def usage(**change: float) -> Usage:
+    figures = dict.fromkeys(("processes", "zombies", "segments", "MiB of segments"), 0.0)
+    for part in PARTS:
+        figures |= {f"{name} of {part}": 100.0 for name in ("threads", "descriptors", "MiB")}
+    return Usage({**figures, **{name.replace("_", " "): value for name, value in change.items()}})
+
+
+@pytest.mark.parametrize(
+    ("figure", "allowed"),
+    [
+        ("processes", 0),
+        ("zombies", 0),
+        ("segments", 0),
+        ("MiB of segments", 32),
+        *[(f"threads of {part}", 104) for part in PARTS],
+        *[(f"descriptors of {part}", 104) for part in PARTS],
+        *[(f"MiB of {part}", 132) for part in PARTS],
+    ],
+)
+def test_growth_beyond_its_bound_is_a_leak(figure: str, allowed: int) -> None:
+    before, bounds = usage(), Bounds()
+    assert usage(**{figure: allowed}).leaks(before, bounds) == []
+    [leak] = usage(**{figure: allowed + 1}).leaks(before, bounds)
+    assert leak.startswith(f"{figure}: ")
+
+
+def test_usage_counts_what_a_process_holds() -> None:
+    """A process that stands for watcher and tritonserver: 1 child, 3 files more, 1 thread more."""
+    script = (
+        "import threading; files = [open('/dev/null') for _ in range(3)];"
+        "import subprocess; child = subprocess.Popen(['sleep', '60']);"
+        "import sys; threading.Thread(target=sys.stdin.read).start(); print(flush=True)"
+    )
+    command = [sys.executable, "-c", script]
+    pipe = subprocess.PIPE
+    environment = {**os.environ, "PYTHON_MP_RUNTIME_DIR": "/tmp/python_mp_none_such"}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        children = [*descendants(process.pid)]
+        said = status(watcher=process.pid, server={"pid": process.pid})
+        figures = Usage.of(Status.parse(said)).figures
+        assert prefix(process.pid) == "python_mp_none_such"
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        process.stdin.close()
+    assert figures["processes"] == 2
+    assert figures["threads of watcher"] == 2
+    assert figures["descriptors of tritonserver"] == 6
+    assert figures["MiB of watcher"] > 1
+    assert figures["zombies"] == figures["segments"] == figures["descriptors of stubs"] == 0

@@ -1,0 +1,269 @@
+"""What the chaos program must not miss: wrong, lost, late and doubled answers, refusals out of
+place. All with made-up requests."""
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from geventhttpclient.response import HTTPConnectionClosed
+from tritonclient.utils import InferenceServerException
+
+from clients.chaos.connection import AnswerError, of_answer, of_error, outputs
+from clients.chaos.journal import SLOW_SECONDS, Journal, Outcome, Record
+from clients.chaos.questions import POOL, Array, Exam, Question, QuestionError
+from clients.chaos.verdict import GRACE_SECONDS, Committed, Row, judge, spread
+
+METADATA: dict[str, Any] = {
+    "name": "squares",
+    "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 4]}],
+}
+
+
+def squares(question: Question) -> dict[str, Array]:
+    """A model: [rows, 4] to [rows, 4]."""
+    return {"Y": question.inputs["X"] ** 2}
+
+
+@pytest.fixture
+def exam() -> Exam:
+    exam = Exam(METADATA, tolerance=1e-3)
+    exam.learn(squares)
+    return exam
+
+
+ROWS = (3, 1, 4)
+
+
+def mistake(exam: Exam, **change: Any) -> str:
+    """What the exam says of the right answer to ROWS after `change` of its Y."""
+    question = exam.question(ROWS)
+    return exam.mistake(question, {**squares(question), **change})
+
+
+def right(exam: Exam) -> Array:
+    return squares(exam.question(ROWS))["Y"]
+
+
+def test_right_answers_are_right(exam: Exam) -> None:
+    assert mistake(exam) == ""
+    assert mistake(exam, Y=right(exam) * np.float32(1 + 1e-5)) == ""
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda y: y[[1, 0, 2]], r"rows \[0, 1\] of 3 are wrong"),
+        (lambda y: y * [[1], [1], [1.01]], r"rows \[2\] of 3 are wrong"),
+        (lambda y: y * [[1], [np.nan], [1]], r"rows \[1\] of 3 are wrong"),
+        (lambda y: np.zeros_like(y), r"rows \[0, 1, 2\] of 3 are wrong"),
+        (lambda y: y[:2], r"shape \[2, 4\] instead of \[3, 4\]"),
+        (lambda y: np.concatenate([y, y[:1]]), r"shape \[4, 4\] instead of \[3, 4\]"),
+    ],
+    ids=["order", "value", "nan", "zeros", "row lost", "row doubled"],
+)
+def test_wrong_answers_are_wrong(exam: Exam, damage: Any, said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        assert not mistake(exam, Y=damage(right(exam)))
+    assert of_answer(exam, exam.question(ROWS), {"Y": damage(right(exam))})[0] is Outcome.WRONG
+
+
+def test_another_output_is_wrong(exam: Exam) -> None:
+    assert mistake(exam, Z=right(exam)) == "outputs ['Y', 'Z'] instead of ['Y']"
+
+
+def test_texts_are_told_apart_and_byte_outputs_compared() -> None:
+    text = {"name": "TEXT", "datatype": "BYTES", "shape": [-1, 1]}
+    exam = Exam({"name": "upper", "inputs": [text]}, 1e-3)
+
+    def upper(question: Question) -> dict[str, Array]:
+        shouted = [[each.upper()] for [each] in question.inputs["TEXT"]]
+        return {"OUT": np.array(shouted, np.object_)}
+
+    exam.learn(upper)
+    question = exam.draw(random.Random(0))
+    assert exam.mistake(question, upper(question)) == ""
+    assert "rows [0] of 2" in exam.mistake(exam.question((1, 2)), upper(exam.question((3, 2))))
+    assert len({*exam.question(tuple(range(POOL))).inputs["TEXT"][:, 0]}) == POOL
+
+
+def test_a_model_that_answers_always_the_same_is_no_test() -> None:
+    with pytest.raises(QuestionError, match="squares answers the same, whatever is asked"):
+        Exam(METADATA, 1e-3).learn(lambda question: {"Y": np.ones((1, 4), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("INT32", [-1, 4]), ("FP32", [-1, -1]), ("BYTES", [-1, 2])]
+)
+def test_inputs_that_cannot_be_made_up_are_named(kind: str, shape: list[int]) -> None:
+    tensor = {"name": "X", "datatype": kind, "shape": shape}
+    with pytest.raises(QuestionError, match=f"for input X of squares \\({kind}"):
+        Exam({"name": "squares", "inputs": [tensor]}, 1e-3)
+
+
+class Answer:
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+
+    def get_response(self) -> Mapping[str, Any]:
+        return {"id": self.identity, "outputs": [{"name": "Y"}]}
+
+    def as_numpy(self, name: str) -> str:
+        return name
+
+
+def test_an_answer_must_carry_its_request_s_number() -> None:
+    assert outputs(Answer("7"), 7) == {"Y": "Y"}
+    for other in ("8", ""):
+        with pytest.raises(AnswerError) as error:
+            outputs(Answer(other), 7)
+        assert of_error(error.value)[0] is Outcome.WRONG
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (InferenceServerException("queue full", "503"), Outcome.REFUSED),
+        (InferenceServerException("gone", "StatusCode.UNAVAILABLE"), Outcome.REFUSED),
+        (InferenceServerException("Stub process 'a' is not healthy.", "500"), Outcome.REFUSED),
+        (ConnectionRefusedError("nobody"), Outcome.REFUSED),
+        (HTTPConnectionClosed("in the middle"), Outcome.REFUSED),
+        (InferenceServerException("raised", "500"), Outcome.FAILED),
+        (InferenceServerException("by whom?", "StatusCode.CANCELLED"), Outcome.FAILED),
+        (RuntimeError("what?"), Outcome.FAILED),
+        (InferenceServerException("late", "StatusCode.DEADLINE_EXCEEDED"), Outcome.HUNG),
+        (TimeoutError("timed out"), Outcome.HUNG),
+    ],
+)
+def test_what_errors_mean(error: Exception, outcome: Outcome) -> None:
+    assert of_error(error)[0] is outcome
+
+
+def test_the_journal_misses_no_request() -> None:
+    journal = Journal(deadline=60.0)
+    answered, doubled, _lost = (journal.sent("m", "http") for _ in range(3))
+    journal.ended(answered, Outcome.RIGHT)
+    for _ in range(2):
+        journal.ended(doubled, Outcome.RIGHT)
+    journal.close()
+    assert journal.counts == {Outcome.RIGHT: 2, Outcome.WRONG: 1, Outcome.HUNG: 1}
+    assert [record.detail for record in journal.records] == [
+        "answered twice, then right",
+        "never answered",
+    ]
+
+
+def test_a_right_answer_after_the_deadline_hung() -> None:
+    journal = Journal(deadline=0.0)
+    journal.ended(journal.sent("m", "grpc"), Outcome.RIGHT)
+    assert journal.counts == {Outcome.HUNG: 1}
+
+
+KILL = Committed("kill", "rank 0", began=10.0, over=12.0, answers=0.5, whole=1.0)
+STUB = Committed("stub", "a stub", 20.0, 24.0, may_refuse=True, answers=3.0, whole=3.5)
+
+
+def record(sent: float, ended: float, outcome: Outcome) -> Record:
+    return Record(1, "embed", "grpc", sent, ended, outcome, "why")
+
+
+def findings(*records: Record) -> list[str]:
+    return judge(records, [KILL, STUB], ["kill", "stub"]).findings
+
+
+def test_without_trouble_there_are_no_findings() -> None:
+    verdict = judge([record(10.5, 11.5, Outcome.RIGHT)], [KILL, STUB], ["kill", "stub"])
+    assert verdict.findings == []
+    kill, stub, calm = verdict.rows
+    assert (kill.count, kill.answers, kill.whole, kill.slowest) == (1, [0.5], [1.0], 1.0)
+    assert (stub.count, stub.answers, calm.count) == (1, [3.0], 0)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.WRONG, Outcome.HUNG])
+@pytest.mark.parametrize("at", [5.0, 11.0, 21.0])
+def test_nothing_excuses_what_failed_or_was_wrong_or_hung(outcome: Outcome, at: float) -> None:
+    [finding] = findings(record(at, at + 0.1, outcome))
+    assert finding.startswith(f"1 x {outcome} at embed over grpc ")
+    assert finding.endswith(": why")
+
+
+@pytest.mark.parametrize(
+    ("sent", "ended", "place"),
+    [
+        (5.0, 5.1, "outside of any fault"),
+        (10.5, 10.6, "during kill, rank 0"),
+        (19.0, 19.9, "outside of any fault"),
+        (24.1 + GRACE_SECONDS, 26.0, "outside of any fault"),
+    ],
+)
+def test_a_refusal_out_of_place_is_a_finding(sent: float, ended: float, place: str) -> None:
+    assert findings(record(sent, ended, Outcome.REFUSED)) == [
+        f"1 x refused at embed over grpc {place}: why"
+    ]
+
+
+@pytest.mark.parametrize(("sent", "ended"), [(22.0, 22.1), (15.0, 20.1), (24.5, 24.6)])
+def test_a_refusal_at_its_place_is_counted_apart(sent: float, ended: float) -> None:
+    verdict = judge([record(sent, ended, Outcome.REFUSED)], [KILL, STUB], ["kill", "stub"])
+    assert verdict.findings == []
+    assert [row.outcomes[Outcome.REFUSED] for row in verdict.rows] == [0, 1, 0]
+
+
+def test_a_refusal_that_met_two_faults_is_excused_by_one() -> None:
+    assert findings(record(11.0, 22.0, Outcome.REFUSED)) == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind"),
+    [(9.0, "kill, rank 0"), (11.0, "stub, a stub"), (13.5, "stub, a stub"), (24.5, "stub, a stub")],
+)
+def test_a_lost_request_is_laid_to_the_fault_that_began_meanwhile(sent: float, kind: str) -> None:
+    assert findings(record(sent, 80.0, Outcome.HUNG)) == [
+        f"1 x hung at embed over grpc during {kind}: why"
+    ]
+
+
+def test_equal_findings_are_counted() -> None:
+    failed = [record(11.0, 11.1, Outcome.FAILED)] * 3
+    assert findings(*failed) == ["3 x failed at embed over grpc during kill, rank 0: why"]
+
+
+def test_a_cancelled_request_is_no_finding() -> None:
+    assert findings(record(1.0, 1.1, Outcome.CANCELLED)) == []
+
+
+def test_a_fault_that_was_not_survived_is_a_finding() -> None:
+    never = Committed("kill", "rank 1", 1.0, 61.0)
+    assert judge([], [never], ["kill"]).findings == [
+        "kill, rank 1: no right answer came afterwards",
+        "kill, rank 1: /status never said that all serves afterwards",
+    ]
+
+
+def test_a_fault_that_was_broken_off_is_no_finding_and_excuses_what_it_may() -> None:
+    stub = Committed("stub", "", 1.0, math.inf, may_refuse=True, broken_off=True)
+    assert judge([record(5.0, 6.0, Outcome.REFUSED)], [stub], ["stub"]).findings == []
+    assert len(judge([record(5.0, 6.0, Outcome.FAILED)], [stub], ["stub"]).findings) == 1
+
+
+def test_a_fault_that_could_not_be_committed_is_a_finding() -> None:
+    vain = Committed("reload", "", 1.0, 2.0, trouble="no version")
+    assert judge([], [vain], ["reload"]).findings == ["reload: no version"]
+
+
+def test_a_kind_that_was_never_tried_is_a_finding() -> None:
+    assert judge([], [KILL], ["kill", "freeze"]).findings == ["freeze was never committed"]
+
+
+def test_spread() -> None:
+    assert spread([3.0, 1.0, 2.0, 10.0]) == {"p50": 2.5, "max": 10.0}
+    assert spread([]) is None
+
+
+def test_a_row_remembers_the_slowest_right_answer_only() -> None:
+    row = Row("kill")
+    row.add(record(0.0, 2.0, Outcome.RIGHT))
+    row.add(record(0.0, 60.0, Outcome.HUNG))
+    assert row.slowest == 2.0 > SLOW_SECONDS
