@@ -12,7 +12,9 @@ from server.endpoints import Endpoints
 from server.errors import ModelError, ServerError
 from server.installation import PROJECT
 from server.launch import TritonServer
+from server.settings import Settings, Tls
 from server.terminal import foreground
+from server.token import choose
 from server.watcher import Watcher
 
 
@@ -21,8 +23,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m server",
         description="Start Triton with the models of a repository and watch over it.",
-        epilog="Every other option goes to tritonserver. HOST, HTTP_PORT, GRPC_PORT and"
-        " METRICS_PORT in the environment say where it listens.",
+        epilog="Every other option goes to tritonserver. HOST, HTTP_PORT, GRPC_PORT, METRICS_PORT"
+        " and HEALTH_PORT in the environment say where it listens, ADMIN_TOKEN what opens model"
+        " control and statistics (else nobody but this program can).",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -31,19 +34,49 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--keep-going", action="store_true", help="serve the models that load, if others do not")
     add("--complete-config", action="store_true", help="let models complete their configs (slower)")
     add("--exit-timeout-secs", type=int, default=30, metavar="S", help="for requests in flight")
+    add("--drain-window-secs", type=float, default=0.0, metavar="S", help="not ready, yet serving")
+    add("--no-watch-repository", action="store_true", help="load nothing that changes later")
+    add("--admin-token-file", type=Path, metavar="FILE", help="holds the token, one line")
+    add("--tls-certificate", type=Path, metavar="PEM", help="of gRPC")
+    add("--tls-key", type=Path, metavar="PEM")
+    add("--tls-client-ca", type=Path, metavar="PEM", help="whose certificates clients must have")
     add("--host", help="address to listen on")
     add("--http-port", type=int, metavar="PORT")
     add("--grpc-port", type=int, metavar="PORT")
     add("--metrics-port", type=int, metavar="PORT")
+    add("--health-port", type=int, metavar="PORT")
     return parser.parse_known_args(arguments)
 
 
 def endpoints(ours: argparse.Namespace) -> Endpoints:
     """Where to listen: the options, else the environment, else the defaults."""
     given = {"host": ours.host, "http": ours.http_port, "grpc": ours.grpc_port}
-    given["metrics"] = ours.metrics_port
+    given |= {"metrics": ours.metrics_port, "health": ours.health_port}
     known = {name: value for name, value in given.items() if value is not None}
     return replace(Endpoints.from_environment(os.environ), **known)
+
+
+def tls(ours: argparse.Namespace) -> Tls | None:
+    """What encrypts gRPC; raises ServerError where half of it is missing."""
+    if ours.tls_certificate is None and ours.tls_key is None and ours.tls_client_ca is None:
+        return None
+    if ours.tls_certificate is None or ours.tls_key is None:
+        raise ServerError("TLS needs both --tls-certificate and --tls-key")
+    return Tls(ours.tls_certificate, ours.tls_key, ours.tls_client_ca)
+
+
+def warn(settings: Settings) -> None:
+    """Say what is open or off, of what one may rely on."""
+    if not settings.endpoints.is_local:
+        say(
+            f"warning: {settings.endpoints.host} is reached from other machines: HTTP has no TLS,"
+            " and neither do metrics and health; put a proxy in front of them"
+        )
+    if settings.own_control:
+        say(
+            f"warning: {settings.own_control}, so dead stubs stay dead, changes of the repository"
+            " are not loaded, and /ready knows nothing of single models"
+        )
 
 
 def say(text: str) -> None:
@@ -65,11 +98,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             keep_going=ours.keep_going,
             complete_config=ours.complete_config,
             exit_timeout=ours.exit_timeout_secs,
+            token=choose(ours.admin_token_file, os.environ),
+            tls=tls(ours),
         )
+        warn(server.settings)
         if ours.demo:
             from server.demo import demonstrate  # needs the clients' libraries
         with foreground():
-            Watcher(server, say).run(demonstrate if ours.demo else None)
+            watcher = Watcher(
+                server,
+                say,
+                drain_window=ours.drain_window_secs,
+                watch_repository=not ours.no_watch_repository,
+            )
+            watcher.run(demonstrate if ours.demo else None)
     except ModelError as error:
         print(f"these models did not load:\n{error}", file=sys.stderr)
         return 1

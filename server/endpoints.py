@@ -1,27 +1,41 @@
 """Where the server listens."""
 
 import errno
+import ipaddress
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from server.errors import PortError
 
-VARIABLES = {"http": "HTTP_PORT", "grpc": "GRPC_PORT", "metrics": "METRICS_PORT"}
+VARIABLES = {
+    "http": "HTTP_PORT",
+    "grpc": "GRPC_PORT",
+    "metrics": "METRICS_PORT",
+    "health": "HEALTH_PORT",
+}
+BACKLOG = 16
+TRITONS = ("http", "grpc", "metrics")
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """One address for all three ports. Loopback unless told otherwise: Triton asks nobody."""
+    """One address for all ports: three of Triton's and the watcher's own, for health.
+
+    Loopback unless told otherwise: Triton asks nobody.
+    """
 
     host: str = "127.0.0.1"
     http: int = 8000
     grpc: int = 8001
     metrics: int = 8002
+    health: int = 8003
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Endpoints":
-        """Defaults, overridden by HOST, HTTP_PORT, GRPC_PORT and METRICS_PORT.
+        """Defaults, overridden by HOST, HTTP_PORT, GRPC_PORT, METRICS_PORT and
+        HEALTH_PORT.
 
         Raises:
             PortError: a variable that holds no port number.
@@ -35,7 +49,7 @@ class Endpoints:
 
     @classmethod
     def free(cls, host: str = "127.0.0.1") -> "Endpoints":
-        """Three ports that nobody listened on a moment ago."""
+        """Ports that nobody listened on a moment ago."""
         listeners = [_listener(host, 0) for _ in VARIABLES]
         ports = [listener.getsockname()[1] for listener in listeners]
         for listener in listeners:
@@ -63,26 +77,42 @@ class Endpoints:
         """Where Prometheus finds the metrics."""
         return f"http://{self.contact}:{self.metrics}/metrics"
 
+    @property
+    def health_url(self) -> str:
+        """Where /live, /ready and /status are."""
+        return f"http://{self.contact}:{self.health}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return ipaddress.ip_address(_resolve(self.host, 0)[-1][0]).is_loopback
+
     def options(self) -> list[str]:
-        """The same as options of tritonserver."""
+        """Those that are Triton's, as options of tritonserver."""
         return [
             option
-            for name in VARIABLES
+            for name in TRITONS
             for option in (f"--{name}-address={self.host}", f"--{name}-port={getattr(self, name)}")
         ]
 
     def check(self) -> None:
-        """Raises PortError unless all three can be listened on and differ."""
+        """Raises PortError unless all differ and Triton's can be listened on."""
         seen: dict[int, str] = {}
         for name, variable in VARIABLES.items():
             port = getattr(self, name)
             if port in seen:
                 raise PortError(f"{seen[port]} and {variable} are both {port}; they must differ")
             seen[port] = variable
-            try:
-                _listener(self.host, port).close()
-            except OSError as error:
-                raise PortError(_sentence(self.host, port, variable, error)) from error
+        for name in TRITONS:
+            self.listen(name).close()
+
+    def listen(self, name: str) -> socket.socket:
+        """A socket that listens on this port; raises PortError if there can be none."""
+        port = getattr(self, name)
+        try:
+            return _listener(self.host, port)
+        except OSError as error:
+            raise PortError(_sentence(self.host, port, VARIABLES[name], error)) from error
 
 
 def _port(variable: str, value: str) -> int:
@@ -91,16 +121,18 @@ def _port(variable: str, value: str) -> int:
     return int(value)
 
 
+def _resolve(host: str, port: int) -> tuple[Any, ...]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+
+
 def _listener(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    family, kind, protocol, _, address = _resolve(host, port)
     listener = socket.socket(family, kind, protocol)
     try:
         # As tritonserver does: connections of a server that just ended are not in the way.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(1)
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise

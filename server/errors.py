@@ -11,3 +11,15 @@ class PortError(ServerError):
 
 class ModelError(ServerError):
     """A model did not load; one line for each such model."""
+
+
+class ControlError(ServerError):
+    """tritonserver refused what it was asked for, or did not answer.
+
+    Attributes:
+        status: of HTTP; None without an answer.
+    """
+
+    def __init__(self, sentence: str, status: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status

@@ -1,42 +1,93 @@
-"""Is it ready? Asked over HTTP, past any proxy."""
+"""GET /live, /ready and /status: what the watcher knows, over HTTP. Nothing here asks anybody."""
 
 import json
-import socket
-import urllib.error
-import urllib.request
-from http.client import HTTPException
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from socket import socket
+from typing import Any, Self
 
-from server.endpoints import Endpoints
+from server import token
 
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+THREADS = 16
+SECONDS = 5.0  # for a client to send its request and take the answer
+JSON = dict[str, Any]
 
 
-def is_ready(endpoints: Endpoints, *, http: bool = True) -> bool:
-    """True once the server answers and no model is loading any more.
+class Health:
+    """Answers in threads, from what `tell` was told last.
 
     Args:
-        endpoints: where it listens, or will.
-        http: False where HTTP is switched off. Then, as where health is restricted, that it listens
-            at all must do: Triton opens its ports after the models are loaded.
+        listener: a socket that listens.
+        secret: the admin token, which /status wants.
     """
-    try:
-        if not http:
-            socket.create_connection((endpoints.contact.strip("[]"), endpoints.grpc), 5.0).close()
-            return True
-        _request(endpoints, "v2/health/ready")
-        return "LOADING" not in models(endpoints).values()
-    except urllib.error.HTTPError as error:
-        return error.code in (401, 403)
-    except (OSError, HTTPException):
-        return False
+
+    def __init__(self, listener: socket, secret: str) -> None:
+        self._server = _Server(listener, secret)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.1], daemon=True)
+
+    def tell(self, *, live: bool, ready: JSON, status: JSON) -> None:
+        """What is the case from now on: bodies of /ready, with its "ready", and of /status."""
+        self._server.pages = {
+            "/live": (200 if live else 503, {"live": live}),
+            "/ready": (200 if ready["ready"] else 503, ready),
+            "/status": (200, status),
+        }
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
 
-def models(endpoints: Endpoints) -> dict[str, str]:
-    """Model name to its state: READY, LOADING, UNLOADING or UNAVAILABLE."""
-    index = json.loads(_request(endpoints, "v2/repository/index", data=b""))
-    return {model["name"]: model.get("state", "UNAVAILABLE") for model in index}
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, listener: socket, secret: str) -> None:
+        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.secret = secret
+        self.pages: dict[str, tuple[int, JSON]] = {}
+        self._free = threading.BoundedSemaphore(THREADS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
 
 
-def _request(endpoints: Endpoints, path: str, data: bytes | None = None) -> bytes:
-    with _OPENER.open(f"http://{endpoints.http_url}/{path}", data, timeout=5.0) as response:
-        return bytes(response.read())
+class _Handler(BaseHTTPRequestHandler):
+    server: HTTPServer
+    server_version, sys_version = "health", ""
+    timeout = SECONDS
+
+    def do_GET(self) -> None:
+        assert isinstance(self.server, _Server)
+        code, body = self.server.pages.get(self.path, (404, {"error": "try /live or /ready"}))
+        if self.path == "/status" and not token.same(
+            self.headers.get(token.HEADER), self.server.secret
+        ):
+            code, body = 403, {"error": f"/status wants the admin token as {token.HEADER}"}
+        content = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Load balancers ask every second."""

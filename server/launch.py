@@ -7,16 +7,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
-from server import child, health, installation
-from server.errors import ServerError
-from server.log import Log
+from server import child, installation, probe, repository, token
+from server.control import Control
+from server.errors import ModelError, ServerError
+from server.log import Log, parse
 from server.run import Run, begin
 from server.settings import Settings
 
 KILL_AFTER = 10.0  # seconds beyond tritonserver's own exit timeout
+WRITE_SECONDS = 1.0  # for the last answers to reach their clients
+# Triton keeps what its threads' many heaps once needed; with few heaps, reloads do not add up.
+MEMORY = {"MALLOC_ARENA_MAX": "2"}
 
 
 class TritonServer:
@@ -24,7 +29,8 @@ class TritonServer:
 
     It drains when this process dies. Use it as a context manager, or call `start`, `wait_ready` and
     `stop`; all from the main thread, because the kernel takes the death of the thread that started
-    a child for the death of the parent.
+    a child for the death of the parent. Once it has ended and was waited for, `start` starts the
+    next one.
 
     Args:
         model_repository: folder with one folder a model.
@@ -43,13 +49,23 @@ class TritonServer:
     ) -> None:
         self.settings = Settings(model_repository, **settings)
         self.endpoints = self.settings.endpoints
-        self.log = Log(show, raw=self.settings.verbose, colour=colour)
+        self.control = Control(self.endpoints, self.settings.token)
         self._show = show
+        self._colour = colour
+        self.log = self._new_log()
         self._run: Run | None = None
         self._process: subprocess.Popen[str] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._deadline: threading.Timer | None = None
+        self._idle_since: float | None = None
+
+    def _new_log(self) -> Log:
+        return Log(self._show, raw=self.settings.verbose, colour=self._colour)
+
+    def tolerate(self) -> None:
+        """From the next start on serve the models that load, whatever becomes of the others."""
+        self.settings = replace(self.settings, keep_going=True)
 
     def start(self) -> None:
         """Start tritonserver; returns at once.
@@ -61,13 +77,20 @@ class TritonServer:
             raise RuntimeError("a server must be started from the main thread")
         found = installation.find()
         self.settings.check()
+        self.log = self._new_log()
+        self._deadline, self._idle_since = None, None
+        models = self._admit()
+        for model in repository.models(self.settings.model_repository):
+            repository.compile_sources(self.settings.model_repository / model)
         self._run = begin()
         try:
-            self._process = self._spawn(found, self._run)
+            self._process = self._spawn(found, self._run, models)
             self._guard = self._run.guard()
         finally:
             os.close(self._run.lock)  # from here on it is tritonserver's and its children's
-        self._reader = threading.Thread(target=self._read, args=[self._process.stdout], daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, args=[self._process.stdout, self.log, self.pid], daemon=True
+        )
         self._reader.start()
 
     def wait_ready(self, timeout: float = 600.0) -> float:
@@ -81,16 +104,21 @@ class TritonServer:
             ServerError: the server ended or `timeout` seconds passed. It is stopped then.
         """
         begun = time.monotonic()
-        while not health.is_ready(self.endpoints, http=self.settings.http):
+        while not self.is_ready():
             if self.returncode is not None:
-                self.wait()
-                raise self.log.why_it_ended(self.returncode)
+                raise self.log.why_it_ended(self.wait())
             if time.monotonic() - begun > timeout:
                 self.stop()
                 raise ServerError(f"the server was not ready within {timeout:.0f} s")
             time.sleep(0.05)
-        self.run.hide_segments()
         return time.monotonic() - begun
+
+    def is_ready(self) -> bool:
+        """Whether the server answers and all models are loaded."""
+        ready = probe.is_ready(self.control, http=self.settings.http)
+        if ready:
+            self.run.hide_segments()
+        return ready
 
     def request_stop(self, *, at_once: bool = False) -> None:
         """Ask the server to drain, or end it at once. Safe in a signal handler.
@@ -114,9 +142,27 @@ class TritonServer:
         """
         if self._process is None:
             return 0
-        code = self._process.wait()
+        while (code := self._process.poll()) is None:
+            self.end_if_drained()
+            time.sleep(0.02)
         self._clean_up(self._process)
-        return code
+        return code if self._idle_since is None else 0
+
+    def end_if_drained(self) -> None:
+        """To be called until it has ended, where Triton drains by itself."""
+        if self.log.live == 0:
+            self.end_idle()
+
+    def end_idle(self) -> None:
+        """End a server with nothing in flight, however long its clients would keep their
+        connections. To be called until it has ended."""
+        now = time.monotonic()
+        if self._idle_since is None:
+            self._idle_since = now
+            if self._deadline is None:
+                self.request_stop()
+        elif now - self._idle_since > WRITE_SECONDS:
+            self.request_stop(at_once=True)
 
     def stop(self) -> int:
         """Drain, end, and remove what is left; returns what `wait` does."""
@@ -152,14 +198,27 @@ class TritonServer:
         assert self._run is not None
         return self._run
 
-    def _spawn(self, found: installation.Installation, run: Run) -> subprocess.Popen[str]:
+    def _admit(self) -> list[str]:
+        """The models to load: those that can be loaded without harm."""
+        harmful = repository.harmful(self.settings.model_repository)
+        self.log.failures.update(harmful)
+        if not harmful:
+            return ["*"]
+        if not self.settings.keep_going:
+            raise ModelError("\n".join(f"{name}  {why}" for name, why in sorted(harmful.items())))
+        return sorted(repository.models(self.settings.model_repository) - harmful.keys())
+
+    def _spawn(
+        self, found: installation.Installation, run: Run, models: list[str]
+    ) -> subprocess.Popen[str]:
         backends = run.folder / "backends"
         found.assemble_backends(backends)
         launcher = [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), str(found.binary)]
         places = [f"--backend-directory={backends}", f"--cache-directory={found.caches}"]
-        environment = found.environment({**os.environ, **self.settings.environment})
+        environment = found.environment({**MEMORY, **os.environ, **self.settings.environment})
+        environment.pop(token.VARIABLE, None)  # models must not know it
         return subprocess.Popen(
-            [*launcher, *places, *self.settings.arguments(run.prefix)],
+            [*launcher, *places, *self.settings.arguments(run.prefix, models)],
             env={**environment, "PYTHON_MP_RUNTIME_DIR": str(run.folder)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -170,16 +229,23 @@ class TritonServer:
             pass_fds=[run.lock],
         )
 
-    def _read(self, lines: IO[str]) -> None:
+    def _read(self, lines: IO[str], log: Log, pid: int) -> None:
+        hidden = False
         for line in lines:
-            self.log.feed(line.rstrip("\n"))
+            if not hidden and parse(line) is not None:  # it logs, so it has read its options
+                hidden = True
+                if not token.hide(pid, self.settings.token):
+                    self._show(
+                        "warning: other users can see the admin token in the list of processes"
+                    )
+            log.feed(line.rstrip("\n"))
 
     def _clean_up(self, process: subprocess.Popen[str]) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        if not self.run.end():
-            self._show(f"processes of this run still live; {self.run.folder} is left to them")
-        elif self._reader is not None and self._guard is not None and process.stdout is not None:
-            self._guard.wait()
+        self.run.end()
+        if self._guard is not None:
+            self._guard.communicate()  # dismisses it; it kills who still lives
+        if self._reader is not None and process.stdout is not None:
             self._reader.join()
             process.stdout.close()

@@ -34,6 +34,7 @@ _END = re.compile(r"error: creating server: \w[\w ]* - (.*)")
 _STATUS = re.compile(
     r"^(?:Internal|Invalid argument|Not found|Unavailable|Unsupported|Unknown|Already exists): "
 )
+_LIVE = re.compile(r"Timeout \d+: Found (\d+) live models")
 _COLOURS = {"I": "", "W": "\033[33m", "E": "\033[31m", "F": "\033[31m"}
 
 
@@ -84,6 +85,7 @@ class Log:
         ready: the models that loaded.
         complaint: what tritonserver said about its options or itself, if it ended by that.
         tail: the last lines, whatever they were.
+        live: while Triton drains, the number of models that still live; None before.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Log:
         self.ready: set[str] = set()
         self.complaint = ""
         self.tail: list[str] = []
+        self.live: int | None = None
         self._show = show
         self._raw = raw
         self._colour = colour
@@ -115,9 +118,12 @@ class Log:
         elif shown is not None:
             self._show(shown)
 
-    def why_it_ended(self, code: int) -> ServerError:
-        """The error to raise about a tritonserver that ended by itself with this exit status."""
-        if self.failures:
+    def why_it_ended(self, code: int, *, served: bool = False) -> ServerError:
+        """The error to raise about a tritonserver that ended by itself with this exit status.
+
+        Once it has `served`, models that do not load are no reason to end.
+        """
+        if self.failures and not served:
             width = max(map(len, self.failures))
             lines = [f"{name:{width}}  {why}" for name, why in sorted(self.failures.items())]
             return ModelError("\n".join(lines))
@@ -139,6 +145,8 @@ class Log:
         return self._format(record, record.text)
 
     def _note_ready(self, record: Record) -> str | None:
+        if match := _LIVE.match(record.text):
+            self.live = int(match[1])
         if match := _READY.match(record.text):
             self.ready.add(match[1])
             return self._format(record, f"{match[1]} is ready")

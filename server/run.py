@@ -7,18 +7,21 @@
 
 tritonserver and its stubs inherit the lock's descriptor. The kernel lets go of it with the last of
 them, however they died, so a lock that can be taken means that the rest is rubbish: no process ids
-to mistake, and it holds across containers that share /dev/shm. A guard, the watcher, and the next
-server to start each wait for that or look.
+to mistake, and it holds across containers that share /dev/shm. The watcher and the next server to
+start look. A guard, which holds no lock, outlives the watcher: it gives tritonserver a moment to
+end by itself, then kills who still holds the lock.
 """
 
 import fcntl
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,8 @@ from server.errors import ServerError
 
 SEGMENTS = Path("/dev/shm")
 NAME = "python_mp_"
+MERCY = 1.5  # seconds that the processes of a run are given after their watcher's death
+ORPHAN = "triton_python_b"  # what the kernel calls a stub
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,14 @@ class Run:
                 segment.chmod(0o600)
 
     def guard(self) -> subprocess.Popen[bytes]:
-        """Start a process that outlives kill -9 of this one, and then removes everything."""
+        """Start a process that outlives kill -9 of this one, and then ends and removes everything.
+
+        It notices by the end of its stdin, so closing that dismisses it.
+        """
         return subprocess.Popen(
             [sys.executable, "-m", "server.run", self.lock_file],
             cwd=Path(__file__).parent.parent,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # else it would keep a dead watcher's pipe open
             start_new_session=True,
@@ -65,12 +73,7 @@ class Run:
         Returns:
             False if some process of the run outlived `timeout` seconds; nothing is removed then.
         """
-        deadline = time.monotonic() + timeout
-        while not remove_if_over(self.lock_file):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        return True
+        return wait_until_over(self.lock_file, timeout)
 
 
 def begin() -> Run:
@@ -94,7 +97,49 @@ def begin() -> Run:
 def remove_leftovers() -> None:
     """Remove folders and segments of all runs of this user that are over."""
     for lock_file in SEGMENTS.glob(f"{NAME}*_lock"):
-        remove_if_over(lock_file)
+        if not remove_if_over(lock_file) and _orphaned(pids := holders(lock_file)):
+            _kill(pids)
+            wait_until_over(lock_file, 1.0)
+
+
+def wait_until_over(lock_file: Path, timeout: float) -> bool:
+    """Remove what is left of a run as soon as it is over; False if that takes too long."""
+    deadline = time.monotonic() + timeout
+    while not remove_if_over(lock_file):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def holders(lock_file: Path) -> list[int]:
+    """The processes that hold a run's lock, as far as this container sees them."""
+    others = [
+        pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pid != os.getpid()
+    ]
+    return [pid for pid in others if lock_file in _open_files(pid)]
+
+
+def _open_files(pid: int) -> Iterator[Path]:
+    with suppress(OSError):  # it ended meanwhile, or is another user's
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                yield descriptor.readlink()
+
+
+def _orphaned(pids: list[int]) -> bool:
+    """Whether only stubs are left: they end with tritonserver, unless they hang."""
+    names = []
+    for pid in pids:
+        with suppress(OSError):
+            names.append(Path(f"/proc/{pid}/comm").read_text().strip())
+    return bool(names) and set(names) == {ORPHAN}
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _take_new(lock_file: Path) -> int:
@@ -107,8 +152,8 @@ def _take_new(lock_file: Path) -> int:
         os.close(lock)
 
 
-def remove_if_over(lock_file: Path, *, wait: bool = False) -> bool:
-    """Remove what is left of a run, if it is over; `wait` until it is.
+def remove_if_over(lock_file: Path) -> bool:
+    """Remove what is left of a run, if it is over.
 
     Returns:
         True if nothing is left.
@@ -122,7 +167,7 @@ def remove_if_over(lock_file: Path, *, wait: bool = False) -> bool:
     try:
         if os.fstat(lock).st_uid != os.geteuid():
             return False
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _remove(lock_file, Path(os.fsdecode(os.read(lock, 4096))))
     except BlockingIOError:
         return False
@@ -141,5 +186,12 @@ def _remove(lock_file: Path, folder: Path) -> None:
     lock_file.unlink(missing_ok=True)  # last: who is killed here leaves it for the next one
 
 
+def stand_guard(lock_file: Path) -> None:
+    """Wait for the watcher's end; then no process of its run lives on for long."""
+    sys.stdin.buffer.read()
+    while not wait_until_over(lock_file, MERCY):
+        _kill(holders(lock_file))
+
+
 if __name__ == "__main__":
-    remove_if_over(Path(sys.argv[1]), wait=True)
+    stand_guard(Path(sys.argv[1]))

@@ -1,16 +1,37 @@
-"""Runs one server until it ends or is told to."""
+"""Runs a server, again after each death, until it is told to stop."""
 
 import signal
 import time
 from collections.abc import Callable
+from enum import Enum, auto
 from types import FrameType
 
+from server import report
+from server.backoff import Backoff
+from server.caretaker import Caretaker
 from server.endpoints import Endpoints
 from server.errors import ServerError
+from server.health import Health
 from server.launch import TritonServer
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_SIGNAL = 1.0  # seconds; one wish may arrive twice: by the process group and by make
+TICK = 0.1
+START_SECONDS = 600.0
+
+
+class State(Enum):
+    """Of the server, as its watcher sees it."""
+
+    STARTING = auto()
+    SERVING = auto()
+    WAITING = auto()
+    """It died, and is started again in a moment."""
+    DRAINING = auto()
+    """All is served as before, but load balancers are told to look elsewhere."""
+    STOPPING = auto()
+    """What is in flight is finished, and nothing else taken."""
+    ENDED = auto()
 
 
 class Watcher:
@@ -19,13 +40,35 @@ class Watcher:
     Args:
         server: not yet started.
         say: takes the lines meant for the user, in a signal handler too.
+        drain_window: seconds between the first signal and the end of service.
+        watch_repository: load what changes in the model repository.
     """
 
-    def __init__(self, server: TritonServer, say: Callable[[str], None]) -> None:
-        self._server = server
+    def __init__(
+        self,
+        server: TritonServer,
+        say: Callable[[str], None],
+        *,
+        drain_window: float = 0.0,
+        watch_repository: bool = True,
+    ) -> None:
+        self.server = server
+        self.caretaker: Caretaker | None = None
+        self.state = State.WAITING
+        self.since = self.served = time.monotonic()
+        self.restarts = 0
+        self.trouble = ""
         self._say = say
+        self._window = drain_window
+        self._watch = watch_repository
+        self._backoff = Backoff()
+        self._due = 0.0
+        self._serves = False  # this tritonserver does, or did
+        self._begun = False  # some tritonserver did
         self._asked: float | None = None
         self._killed = False
+        self._demo: Callable[[Endpoints], str] | None = None
+        self._health: Health
 
     def run(self, demo: Callable[[Endpoints], str] | None = None) -> None:
         """Serve until a signal has drained the server.
@@ -34,56 +77,182 @@ class Watcher:
             demo: called with the endpoints once the server is ready; what it returns is shown.
 
         Raises:
-            ServerError: it did not become ready, ended by itself, or did not drain.
+            ServerError: it never became ready, or did not drain.
         """
-        begun = time.monotonic()
         for number in STOP_SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, self._on_signal)
+        self._demo = demo
+        self._begin()  # its complaint about a port comes first
         try:
-            self._server.start()
-            if self._asked:
-                self._server.request_stop()
-            self._server.wait_ready()
-            self._announce(time.monotonic() - begun, demo)
-        except ServerError:
-            if self._asked is None:
-                self._server.stop()
-                raise
-            self._server.wait()
-            return  # nothing was in flight yet
-        self._wait()
+            listener = self.server.endpoints.listen("health")
+            with Health(listener, self.server.settings.token) as self._health:
+                while self.state is not State.ENDED:
+                    self._publish()
+                    time.sleep(TICK)
+                    self.tick()
+        finally:
+            self._leave_models()
+            self.server.stop()
 
-    def _wait(self) -> None:
-        code = self._server.wait()
-        if self._asked is None:
-            raise self._server.log.why_it_ended(code)
+    def tick(self) -> None:
+        """Look at the server once, and do what its state asks for."""
+        if self._asked is not None:
+            self._obey()
+        match self.state:
+            case State.WAITING if time.monotonic() >= self._due:
+                self._try_again()
+            case State.STARTING:
+                self._start_up()
+            case State.SERVING | State.DRAINING:
+                self._serve()
+            case State.STOPPING:
+                self._stop()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it was told to stop."""
+        return self._asked is not None
+
+    def _begin(self) -> None:
+        if not self.server.settings.own_control:
+            self.caretaker = Caretaker(self.server, self._say, watch=self._watch)
+        self._serves = False
+        self.server.start()
+        self._turn(State.STARTING)
+
+    def _turn(self, state: State) -> None:
+        self.state, self.since = state, time.monotonic()
+
+    def _start_up(self) -> None:
+        if self.server.returncode is not None:
+            self._mourn()
+        elif self.server.is_ready():
+            seconds = time.monotonic() - self.since
+            self._turn(State.SERVING)
+            self.trouble = ""
+            if self.caretaker is not None:
+                self.caretaker.begin()
+            self._announce(seconds)
+        elif time.monotonic() - self.since > START_SECONDS:
+            raise ServerError(f"the server was not ready within {START_SECONDS:.0f} s")
+
+    def _serve(self) -> None:
+        self.served = time.monotonic()
+        if self.server.returncode is not None:
+            self._mourn()
+        elif self.caretaker is not None:
+            self.caretaker.tick(reload=self.state is State.SERVING)
+        if self.state is State.DRAINING and time.monotonic() - self.since > self._window:
+            self._end_service()
+
+    def _mourn(self) -> None:
+        """It ended, and nobody had asked for it."""
+        served = self.state is not State.STARTING
+        self._turn(State.WAITING)
+        self._leave_models()
+        self._publish()  # before the house is cleaned, which takes time
+        error = self.server.log.why_it_ended(self.server.wait(), served=served)
+        if not self._begun:
+            raise error
+        self._try_later(error)
+
+    def _try_later(self, error: ServerError) -> None:
+        self.trouble = str(error)
+        self.server.tolerate()
+        self._due = self._backoff.failed(time.monotonic())
+        wait = self._due - time.monotonic()
+        self._say(f"{error}; starting it again" + (f" in {wait:.0f} s" if wait > 0 else ""))
+
+    def _try_again(self) -> None:
+        self.restarts += 1
+        try:
+            self._begin()
+        except ServerError as error:
+            self._leave_models()
+            self._try_later(error)
+
+    def _obey(self) -> None:
+        if self._killed:
+            self.server.request_stop(at_once=True)
+        match self.state:
+            case State.WAITING:
+                self._turn(State.ENDED)
+            case State.STARTING:
+                self._end_service()
+            case State.SERVING if self._window:
+                self._turn(State.DRAINING)
+            case State.SERVING:
+                self._end_service()
+
+    def _end_service(self) -> None:
+        self._turn(State.STOPPING)
+        if not self._serves:
+            self._leave_models()
+        if self.caretaker is None:
+            self.server.request_stop()
+
+    def _stop(self) -> None:
+        if self.server.returncode is None:
+            self._finish()
+            return
+        self._leave_models()
+        code = self.server.wait()
+        self._turn(State.ENDED)
+        if not self._serves:
+            return  # nothing was in flight yet
         if self._killed:
             raise ServerError("the server was ended with requests in flight")
         if code:
             raise ServerError(
-                f"it had not drained when the {self._server.settings.exit_timeout} s"
+                f"it had not drained when the {self.server.settings.exit_timeout} s"
                 " of --exit-timeout-secs were over"
             )
         self._say("drained")
 
-    def _announce(self, seconds: float, demo: Callable[[Endpoints], str] | None) -> None:
-        log, endpoints = self._server.log, self._server.endpoints
+    def _finish(self) -> None:
+        """Let what is in flight be finished."""
+        if self.caretaker is None:
+            self.server.end_if_drained()
+        elif self.caretaker.drain():
+            self.server.end_idle()
+        elif time.monotonic() - self.since > self.server.settings.exit_timeout:
+            self.server.request_stop(at_once=True)
+
+    def _leave_models(self) -> None:
+        if self.caretaker is not None:
+            self.caretaker.close()
+            self.caretaker = None
+
+    def _publish(self) -> None:
+        self._health.tell(**report.of(self))
+
+    def _announce(self, seconds: float) -> None:
+        log, again = self.server.log, self._begun
+        self._serves = self._begun = True
         for name, why in sorted(log.failures.items()):
             self._say(f"{name} did not load: {why}")
-        if demo is not None:
+        names = ", ".join(sorted(log.ready))
+        if again:
+            self._say(f"ready again after {seconds:.1f} s: {names}")
+            return
+        if self._demo is not None:
             try:
-                self._say(demo(endpoints))
+                self._say(self._demo(self.server.endpoints))
             except Exception as error:
                 if self._asked is None:
                     self._say(f"the demonstration failed: {error}")
-        names = ", ".join(sorted(log.ready))
         self._say(
-            f"ready after {seconds:.1f} s: {names}\n"
+            f"ready after {seconds:.1f} s: {names}\n{self._where()}\nCtrl-C drains and ends it"
+        )
+
+    def _where(self) -> str:
+        endpoints = self.server.endpoints
+        return (
             f"  HTTP     http://{endpoints.http_url}\n"
             f"  gRPC     {endpoints.grpc_url}\n"
             f"  metrics  {endpoints.metrics_url}\n"
-            "Ctrl-C drains and ends it"
+            f"  health   {endpoints.health_url}/ready"
         )
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
@@ -91,7 +260,5 @@ class Watcher:
         if self._asked is None:
             self._asked = now
             self._say("draining; once more ends it at once")
-            self._server.request_stop()
         elif now - self._asked > SAME_SIGNAL:
             self._killed = True
-            self._server.request_stop(at_once=True)

@@ -1,11 +1,9 @@
 """Options, endpoints, installation and the watcher's reaction to signals, without a server."""
 
 import os
-import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,13 +11,11 @@ from server import __main__, installation
 from server.endpoints import Endpoints
 from server.errors import PortError, ServerError
 from server.launch import TritonServer
-from server.log import Log
 from server.settings import Settings
-from server.watcher import SAME_SIGNAL, Watcher
 
 
 def test_defaults() -> None:
-    assert Endpoints.from_environment({}) == Endpoints("127.0.0.1", 8000, 8001, 8002)
+    assert Endpoints.from_environment({}) == Endpoints("127.0.0.1", 8000, 8001, 8002, 8003)
 
 
 def test_environment_overrides() -> None:
@@ -35,7 +31,7 @@ def test_port_that_is_none(value: str) -> None:
         Endpoints.from_environment({"GRPC_PORT": value})
 
 
-def test_all_three_listen_on_the_host() -> None:
+def test_all_of_tritons_listen_on_the_host() -> None:
     options = Endpoints("10.0.0.1", 1, 2, 3).options()
     assert [option for option in options if "address" in option] == [
         "--http-address=10.0.0.1",
@@ -117,77 +113,3 @@ def test_environment_puts_this_python_first() -> None:
     assert Path(environment["PATH"].split(":")[0], "python").exists()
     assert environment["LD_LIBRARY_PATH"].endswith(":/mine")
     assert all(Path(path).is_dir() for path in environment["LD_LIBRARY_PATH"].split(":")[:-1])
-
-
-class FakeServer:
-    """Runs until it is told to stop; `during` is what happens while it is waited for."""
-
-    settings = Settings(Path())
-
-    def __init__(self, during: Callable[[], None] = lambda: None, returncode: int = 0) -> None:
-        self.stops: list[bool] = []
-        self.during = during
-        self.returncode = returncode
-        self.endpoints = Endpoints()
-        self.log = Log(print)
-
-    def start(self) -> None: ...
-
-    def wait_ready(self) -> None: ...
-
-    def request_stop(self, *, at_once: bool = False) -> None:
-        self.stops.append(at_once)
-
-    def wait(self) -> int:
-        self.during()
-        return self.returncode
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """Puts back the signal handlers that a watcher replaces."""
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def watch(server: Any) -> list[str]:
-    said: list[str] = []
-    Watcher(server, said.append).run()
-    return said
-
-
-def signals(*numbers: int) -> Callable[[], None]:
-    return lambda: [signal.raise_signal(number) for number in numbers] and None
-
-
-@pytest.mark.usefixtures("handlers")
-class TestWatcher:
-    def test_one_signal_drains(self) -> None:
-        server = FakeServer(signals(signal.SIGTERM))
-        assert watch(server)[-1] == "drained"
-        assert server.stops == [False]
-
-    def test_the_same_wish_twice_is_one(self) -> None:
-        server = FakeServer(signals(signal.SIGTERM, signal.SIGTERM))
-        watch(server)
-        assert server.stops == [False]
-
-    def test_second_signal_kills(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock = iter([0.0, 0.0, 1.0, 1.0 + 2 * SAME_SIGNAL])
-        monkeypatch.setattr("server.watcher.time.monotonic", lambda: next(clock))
-        server = FakeServer(signals(signal.SIGINT, signal.SIGINT), returncode=-9)
-        with pytest.raises(ServerError, match="ended with requests in flight"):
-            watch(server)
-        assert server.stops == [False, True]
-
-    def test_unfinished_drain_is_an_error(self) -> None:
-        server = FakeServer(signals(signal.SIGTERM), returncode=1)
-        with pytest.raises(ServerError, match="the 30 s of --exit-timeout-secs"):
-            watch(server)
-
-    def test_server_that_ends_by_itself_is_an_error(self) -> None:
-        with pytest.raises(ServerError, match="tritonserver was ended by SIGSEGV"):
-            watch(FakeServer(returncode=-11))

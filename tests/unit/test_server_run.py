@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,13 +77,60 @@ def test_a_child_keeps_the_run_alive_until_it_dies() -> None:
 
 def test_waiting_removes_as_soon_as_it_is_over() -> None:
     made, _ = make()
-    waiting = threading.Thread(
-        target=run.remove_if_over, args=[made.lock_file], kwargs={"wait": True}
-    )
-    waiting.start()
-    os.close(made.lock)
-    waiting.join()
+    threading.Timer(0.1, os.close, [made.lock]).start()
+    assert run.wait_until_over(made.lock_file, 5.0)
     assert list(run.SEGMENTS.iterdir()) == []
+
+
+@pytest.fixture
+def holder() -> Iterator[tuple[run.Run, subprocess.Popen[bytes]]]:
+    """A run whose lock is held by a process that would not end by itself."""
+    made, _ = make()
+    child = subprocess.Popen(["sleep", "600"], pass_fds=[made.lock])
+    os.close(made.lock)
+    yield made, child
+    child.kill()
+    child.wait()
+
+
+def test_who_holds_a_lock_is_found(holder: tuple[run.Run, subprocess.Popen[bytes]]) -> None:
+    made, child = holder
+    assert run.holders(made.lock_file) == [child.pid]
+    assert run.holders(made.lock_file.with_name("another")) == []
+
+
+def test_a_process_that_is_no_stub_is_left_alone(
+    holder: tuple[run.Run, subprocess.Popen[bytes]],
+) -> None:
+    run.remove_leftovers()
+    assert holder[1].poll() is None
+    assert holder[0].folder.exists()
+
+
+def test_an_orphaned_stub_is_ended(
+    holder: tuple[run.Run, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, child = holder
+    monkeypatch.setattr(run, "ORPHAN", "sleep")
+    threading.Thread(target=child.wait).start()
+    run.remove_leftovers()
+    assert child.wait() == -signal.SIGKILL
+    assert list(run.SEGMENTS.iterdir()) == []
+
+
+def test_the_guard_ends_a_run_whose_watcher_died(
+    holder: tuple[run.Run, subprocess.Popen[bytes]],
+) -> None:
+    made, child = holder
+    with made.guard() as guard:
+        with pytest.raises(subprocess.TimeoutExpired):
+            guard.wait(0.3)  # it watches
+        began = time.monotonic()
+        assert guard.stdin is not None
+        guard.stdin.close()  # as the kernel does for one that died
+        assert child.wait() == -signal.SIGKILL
+    assert run.MERCY - 0.1 < time.monotonic() - began < run.MERCY + 2
+    assert not made.folder.exists()
 
 
 def test_end_is_repeatable() -> None:

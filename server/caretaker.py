@@ -1,0 +1,230 @@
+"""Keeps the models of one tritonserver alive, and as their files say."""
+
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+
+from server import model, repository, stubs
+from server.control import Version
+from server.errors import ControlError
+from server.launch import TritonServer
+from server.model import Model
+from server.probe import Probe
+from server.repository import Changes
+from server.run import SEGMENTS
+from server.stubs import Stub
+
+POLL_SECONDS = 1.0
+LOADS = 4  # at once
+
+
+class Caretaker:
+    """Made right before its server is started; works from `begin` to `close`.
+
+    A stub that died: its model is loaded once more, with a config that differs where nobody looks,
+    so that Triton brings up all instances anew beside the old ones, switches over, and drops the
+    old ones: healthy replicas and ensembles serve all the time. A plain load would do nothing, and
+    from an unload to the next load nothing of the model would serve.
+
+    Attributes:
+        models: those that are to be served.
+
+    Args:
+        server: the one to look after.
+        say: takes the lines meant for the user.
+        watch: whether to load what changes in the repository.
+    """
+
+    def __init__(self, server: TritonServer, say: Callable[[str], None], *, watch: bool) -> None:
+        self.models: dict[str, Model] = {}
+        self._server = server
+        self._say = say
+        self._folder = server.settings.model_repository
+        self._changes = Changes(self._folder) if watch else None
+        self._next_poll = 0.0
+        self._living: list[Stub] = []
+        self._doomed: dict[int, float] = {}
+        self._drained: set[str] = set()
+        self._idle = False
+        self._jobs: dict[str, tuple[Callable[[BaseException | None], None], Future[None]]] = {}
+        self._pool = ThreadPoolExecutor(LOADS, thread_name_prefix="load")
+        self._probe: Probe | None = None
+
+    def begin(self) -> None:
+        """The server is ready."""
+        self._probe = Probe(self._server.control)
+        for name, why in self._server.log.failures.items():
+            self._model(name).reason = why
+        self._look(time.monotonic())
+
+    def close(self) -> None:
+        """Leave the server alone. A load that still runs ends with the server."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._probe is not None:
+            self._probe.close()
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether tritonserver answers."""
+        return self._probe is not None and self._probe.versions is not None
+
+    def tick(self, *, reload: bool = True) -> None:
+        """One look at everything, and what follows from it. Loads run in threads of their own."""
+        now = time.monotonic()
+        self._finish_jobs()
+        self._look(now)
+        self._revive(now)
+        if self._changes is not None and reload and now >= self._next_poll:
+            self._next_poll = now + POLL_SECONDS
+            for name, present in self._changes.poll(set(self._jobs)):
+                self._reload(name) if present else self._unload(name)
+
+    def drain(self) -> bool:
+        """Unload everything, ensembles before their steps; True once nothing is in flight.
+
+        Triton itself, told to end, serves on as long as its clients keep their connections.
+        """
+        self._finish_jobs()
+        if self._idle or self._probe is None or self._probe.versions is None:
+            return self._idle
+        active = {version.model for version in self._probe.versions if version.is_active}
+        needed = {step for name in active for step in self._model(name).steps()}
+        for name in active - needed - self._jobs.keys() - self._drained:
+            self._drained.add(name)
+            self._start(name, lambda _: None, partial(self._server.control.unload, name))
+        self._idle = not active and not self._jobs
+        return self._idle
+
+    def _look(self, now: float) -> None:
+        before, self._living = self._living, stubs.living(self._server.pid)
+        self._bury([stub for stub in before if stub not in self._living])
+        self._end_doomed(now)
+        if self._probe is None or self._probe.versions is None:
+            return
+        answer, versions = self._probe.answers, defaultdict[str, list[Version]](list)
+        for version in self._probe.versions:
+            versions[version.model].append(version)
+        living = [stub for stub in self._living if stub.pid not in self._doomed]
+        said = model.read_replicas(self._server.run.folder, {stub.pid for stub in living})
+        for name in versions.keys() | self.models.keys():
+            if name in self.models or any(version.is_ready for version in versions[name]):
+                self._read_config(name)
+                known = self._model(name)
+                known.see(versions[name], living, said, answer, loading=name in self._jobs)
+
+    def _read_config(self, name: str) -> None:
+        """While a model is being loaded, its config says nothing of the stubs that there are."""
+        known = self._model(name)
+        if known.config is None and name not in self._jobs:
+            with suppress(ControlError):  # it is not loaded
+                known.config = self._server.control.config(name)
+
+    def _bury(self, dead: list[Stub]) -> None:
+        """Triton keeps the segment of a stub that died with a request in hand."""
+        for stub in dead:
+            if stub.segment.startswith(self._server.run.prefix) and "/" not in stub.segment:
+                (SEGMENTS / stub.segment).unlink(missing_ok=True)
+
+    def _end_doomed(self, now: float) -> None:
+        """Triton never unloads instances if one of them died with a request in hand."""
+        alive = {stub.pid for stub in self._living}
+        self._doomed = {pid: end for pid, end in self._doomed.items() if pid in alive}
+        for pid, end in self._doomed.items():
+            if now > end:
+                os.kill(pid, signal.SIGKILL)
+
+    def _revive(self, now: float) -> None:
+        for name, hurt in self.models.items():
+            self._mention(hurt)
+            if name in self._jobs or not hurt.is_hurt:
+                continue
+            if hurt.due is None:
+                hurt.due = hurt.deaths.failed(now)
+                self._say(f"{name}: a stub died; loading the model again{_after(hurt.due - now)}")
+            if now >= hurt.due:
+                self._load_anew(name)
+
+    def _mention(self, hurt: Model) -> None:
+        """A passive instance lends cores or a device; its rank belongs to the leader, and lives."""
+        passive = {group for group, is_passive in hurt.lost.items() if is_passive}
+        for _, group in passive - hurt.mentioned:
+            self._say(
+                f"warning: {hurt.name}: a passive stub died ({group}); nothing is lost, and the"
+                " next load brings it back"
+            )
+        hurt.mentioned = passive
+
+    def _load_anew(self, name: str) -> None:
+        hurt = self.models[name]
+        old = [stub.pid for stub in self._living if stub.model == name]
+        served = list(hurt.versions)
+
+        def done(error: BaseException | None) -> None:
+            now = time.monotonic()
+            if error is None:
+                hurt.due, hurt.reason = None, ""
+                end = now + self._server.settings.exit_timeout
+                self._doomed |= dict.fromkeys(old, end)
+                return
+            hurt.due, hurt.reason = hurt.deaths.failed(now), self._why(name, error)
+            self._say(f"{name} did not load: {hurt.reason}; next try{_after(hurt.due - now)}")
+
+        self._start(name, done, lambda: self._load_beside(name, served))
+
+    def _load_beside(self, name: str, served: list[int]) -> None:
+        control = self._server.control
+        config = control.config(name)
+        graph = config.setdefault("optimization", {}).setdefault("graph", {})
+        graph["level"] = int(graph.get("level", 0)) + 1  # only TensorFlow's backend read it
+        control.load(name, {**config, "version_policy": {"specific": {"versions": served}}})
+
+    def _reload(self, name: str) -> None:
+        def load() -> None:
+            if harm := repository.objection(self._folder, name):
+                raise ControlError(harm)
+            repository.compile_sources(self._folder / name)
+            self._server.control.load(name)
+
+        def done(error: BaseException | None) -> None:
+            known = self._model(name)
+            known.reason = "" if error is None else self._why(name, error)
+            if error is not None:
+                rest = "what was loaded before serves on" if known.versions else "it is not served"
+                self._say(f"warning: {name} did not load: {known.reason}; {rest}")
+
+        self._start(name, done, load)
+
+    def _unload(self, name: str) -> None:
+        def done(error: BaseException | None) -> None:
+            self.models.pop(name, None)
+            self._say(f"{name} was removed" if error is None else f"{name}: {error}")
+
+        self._start(name, done, lambda: self._server.control.unload(name))
+
+    def _start(
+        self, name: str, done: Callable[[BaseException | None], None], work: Callable[[], None]
+    ) -> None:
+        self._server.log.failures.pop(name, None)
+        self._jobs[name] = done, self._pool.submit(work)
+
+    def _finish_jobs(self) -> None:
+        for name, (done, job) in list(self._jobs.items()):
+            if job.done():
+                self._model(name).config = None
+                del self._jobs[name]
+                done(job.exception())
+
+    def _why(self, name: str, error: BaseException) -> str:
+        return self._server.log.failures.get(name) or str(error)
+
+    def _model(self, name: str) -> Model:
+        return self.models.setdefault(name, Model(name))
+
+
+def _after(seconds: float) -> str:
+    return f" in {seconds:.0f} s" if seconds > 0 else " at once"

@@ -1,0 +1,91 @@
+"""Triton's model control: which models there are, load, unload. Over HTTP, past any proxy."""
+
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+
+from server import token
+from server.endpoints import Endpoints
+from server.errors import ControlError
+from server.log import reason
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+LOAD_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a model, as the repository index has it."""
+
+    model: str
+    number: int
+    state: str
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it serves."""
+        return self.state == "READY"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it serves, is about to, or finishes what is in flight."""
+        return self.state not in ("", "UNAVAILABLE")
+
+
+@dataclass(frozen=True)
+class Control:
+    """Speaks to one tritonserver. Each verb raises ControlError with one sentence if it fails."""
+
+    endpoints: Endpoints
+    token: str
+
+    def index(self, timeout: float = 5.0) -> list[Version]:
+        """All versions that Triton knows of; a model never loaded has one without state."""
+        models = json.loads(self._ask("v2/repository/index", b"", timeout))
+        return [
+            Version(model["name"], int(model.get("version") or 0), model.get("state") or "")
+            for model in models
+        ]
+
+    def config(self, model: str) -> dict[str, Any]:
+        """The config of a model that is loaded, every default written out."""
+        config: dict[str, Any] = json.loads(self._ask(f"v2/models/{model}/config", None, 5.0))
+        return config
+
+    def load(self, model: str, config: dict[str, Any] | None = None) -> None:
+        """Load what the files say, or the same with another config. What serves goes on serving
+        until the new one is ready; then it is drained."""
+        body = {} if config is None else {"parameters": {"config": json.dumps(config)}}
+        self._ask(f"v2/repository/models/{model}/load", json.dumps(body).encode(), LOAD_SECONDS)
+
+    def unload(self, model: str) -> None:
+        """Take no further requests, finish those in flight, free the model."""
+        self._ask(f"v2/repository/models/{model}/unload", b"", LOAD_SECONDS)
+
+    def is_healthy(self) -> bool:
+        """Triton's own readiness: it answers, and at the start has loaded every model."""
+        self._ask("v2/health/ready", None, 5.0)
+        return True
+
+    def _ask(self, path: str, data: bytes | None, timeout: float) -> bytes:
+        request = urllib.request.Request(
+            f"http://{self.endpoints.http_url}/{path}", data, {token.HEADER: self.token}
+        )
+        try:
+            with _OPENER.open(request, timeout=timeout) as response:
+                return bytes(response.read())
+        except urllib.error.HTTPError as error:
+            raise ControlError(_sentence(error), error.code) from error
+        except (OSError, HTTPException) as error:
+            raise ControlError(f"tritonserver does not answer: {error}") from error
+
+
+def _sentence(error: urllib.error.HTTPError) -> str:
+    try:
+        text = str(json.load(error)["error"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return f"tritonserver answered {error.code}"
+    return reason(text.partition(" state: ")[2] or text).rstrip("; ")

@@ -1,0 +1,128 @@
+"""What is known of one model: what of it serves, and what is wrong with it."""
+
+import json
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from server import stubs
+from server.backoff import Backoff
+from server.control import Version
+from server.stubs import Stub
+
+Group = tuple[int, str]
+"""Version and instance group."""
+CONFIRMED = 2  # answers of Triton; between the first ones it may have switched versions
+
+
+@dataclass
+class Model:
+    """Facts about one model, as last seen.
+
+    Attributes:
+        config: as Triton has it; None while it must be read anew.
+        versions: those that serve.
+        stubs: those that live and belong to what serves.
+        replicas: what python_mp's fronts say of themselves.
+        lost: groups of active instances with a dead stub; True for passive ones.
+        reason: why it was not loaded as its files say; empty if it was.
+        mentioned: groups of passive instances that were reported lost.
+        due: when to load it again after a death; None if that is not needed.
+    """
+
+    name: str
+    config: dict[str, Any] | None = None
+    versions: list[int] = field(default_factory=list)
+    stubs: list[Stub] = field(default_factory=list)
+    replicas: list[dict[str, Any]] = field(default_factory=list)
+    lost: dict[Group, bool] = field(default_factory=dict)
+    reason: str = ""
+    due: float | None = None
+    mentioned: set[Group] = field(default_factory=set)
+    deaths: Backoff = field(default_factory=Backoff)
+    _suspects: dict[Group, int] = field(default_factory=dict)
+
+    def see(
+        self,
+        versions: Sequence[Version],
+        living: Sequence[Stub],
+        said: Sequence[dict[str, Any]],
+        answer: int,
+        *,
+        loading: bool,
+    ) -> None:
+        """Take in what is there now.
+
+        Args:
+            versions: what Triton says of it.
+            living: stubs of all models.
+            said: what replicas of all models say of themselves.
+            answer: number of Triton's answer, from which `versions` is.
+            loading: it is being loaded, so how many stubs there should be is not known.
+        """
+        self.versions = sorted(version.number for version in versions if version.is_ready)
+        self.stubs = [stub for stub in living if stub.model == self.name]
+        self.replicas = [
+            each for each in said if each["model"] == self.name and each["version"] in self.versions
+        ]
+        if self.config is None or loading:
+            self._suspects = {}
+            return
+        missing = {
+            (version, group): passive
+            for version in self.versions
+            for group, passive in stubs.missing(self.stubs, version, self.config).items()
+        }
+        self._suspects = {group: self._suspects.get(group, answer) for group in missing}
+        self.lost = {
+            group: passive
+            for group, passive in missing.items()
+            if answer - self._suspects[group] >= CONFIRMED
+        }
+
+    @property
+    def is_hurt(self) -> bool:
+        """Whether an active instance is dead: all that Triton gives it fails."""
+        return not all(self.lost.values())
+
+    def why_not(self, models: Mapping[str, "Model"]) -> str:
+        """Why it is not ready; empty if it is."""
+        if not self.versions:
+            return self.reason or "it is not loaded"
+        if self.is_hurt and not self._has_living_replica():
+            return self.reason or "its stub died"
+        if self.replicas and not any(each["state"] == "serving" for each in self.replicas):
+            return self.replicas[0]["reason"] or f"it is {self.replicas[0]['state']}"
+        for step in self.steps():
+            if step in models and models[step].why_not(models):
+                return f"it needs {step}, which is not ready"
+        return ""
+
+    def _has_living_replica(self) -> bool:
+        if self.replicas:
+            return any(each["state"] == "serving" for each in self.replicas)
+        groups = (self.config or {}).get("instance_group", [])
+        active = {group["name"] for group in groups if not group.get("passive")}
+        return any(stub.group in active for stub in self.stubs)
+
+    def steps(self) -> list[str]:
+        """The models that an ensemble chains; none for another model."""
+        """The models that an ensemble is made of."""
+        ensemble = (self.config or {}).get("ensemble_scheduling", {})
+        return [step["model_name"] for step in ensemble.get("step", [])]
+
+
+def read_replicas(folder: Path, alive: Container[int]) -> list[dict[str, Any]]:
+    """The status files of python_mp's fronts, if their stubs are `alive`.
+
+    They are written by python_mp/front/status.py, each whole, and removed at an orderly end only.
+    """
+    said = []
+    for file in sorted((folder / "status").glob("*.json")):
+        try:
+            said.append(json.loads(file.read_text()))
+        except FileNotFoundError:
+            continue
+    said = [replica for replica in said if replica["pid"] in alive]
+    return sorted(said, key=lambda each: (each["model"], each["version"], each["replica"]))

@@ -1,0 +1,68 @@
+"""Is it ready? Asked once while it starts, then again and again in a thread of its own."""
+
+import socket
+import threading
+import time
+
+from server.control import Control, Version
+from server.errors import ControlError
+
+INTERVAL, PATIENCE = 0.15, 1.0  # seconds
+
+
+def is_ready(control: Control, *, http: bool = True) -> bool:
+    """True once the server answers and no model is loading any more.
+
+    Args:
+        control: for a server that listens, or will.
+        http: False where HTTP is switched off. Then, as where health is restricted, that it listens
+            at all must do: Triton opens its ports after the models are loaded.
+    """
+    try:
+        if not http:
+            address = control.endpoints.contact.strip("[]"), control.endpoints.grpc
+            socket.create_connection(address, 5.0).close()
+            return True
+        control.is_healthy()
+        return all(version.state != "LOADING" for version in control.index())
+    except ControlError as error:
+        return error.status in (401, 403)
+    except OSError:
+        return False
+
+
+class Probe:
+    """Asks for the index of models all the time, so that nobody else ever waits for it.
+
+    Attributes:
+        versions: of all models, as last heard; None while the server does not answer.
+        answers: how many there were.
+    """
+
+    def __init__(self, control: Control) -> None:
+        self.versions: list[Version] | None = None
+        self.answers = 0
+        self._control = control
+        self._heard = time.monotonic()
+        self._ask()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed.wait(INTERVAL):
+            self._ask()
+
+    def _ask(self) -> None:
+        try:
+            self.versions = self._control.index(timeout=PATIENCE)
+            self.answers += 1
+            self._heard = time.monotonic()
+        except ControlError:
+            if time.monotonic() - self._heard > PATIENCE:
+                self.versions = None

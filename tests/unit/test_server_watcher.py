@@ -1,0 +1,229 @@
+"""What the watcher does in each state, with a server that only says what it would do."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server import watcher
+from server.backoff import DELAYS, SERVED, Backoff
+from server.endpoints import Endpoints
+from server.errors import ServerError
+from server.log import Log
+from server.settings import Settings
+from server.watcher import Watcher
+
+Event = Callable[["FakeServer"], Any]
+
+
+class FakeServer:
+    """Is ready at once; while it serves, one event happens at each look at it."""
+
+    pid = 0
+
+    def __init__(self, *events: Event, refuses: int = 0, code: int = 0) -> None:
+        self.endpoints = Endpoints.free()
+        # Without HTTP there is no control of models, and that is not what is tested here.
+        self.settings = Settings(Path(), self.endpoints, options=["--allow-http=false"])
+        self.log = Log(print)
+        self.starts = 0
+        self.stops: list[bool] = []
+        self.is_tolerant = False
+        self.ended: int | None = None
+        self._events = iter(events)
+        self._refuses = refuses
+        self._code = code
+        self._serves = False
+
+    def start(self) -> None:
+        self.starts += 1
+        self._serves, self.ended = False, None
+        if 1 < self.starts <= 1 + self._refuses:
+            raise ServerError("no port")
+
+    def is_ready(self) -> bool:
+        self._serves = True
+        return True
+
+    def tolerate(self) -> None:
+        self.is_tolerant = True
+
+    @property
+    def returncode(self) -> int | None:
+        if self.ended is None and self._serves and not self.stops:
+            next(self._events, lambda _: None)(self)
+        return self.ended
+
+    def request_stop(self, *, at_once: bool = False) -> None:
+        self.stops.append(at_once)
+
+    def end_if_drained(self) -> None:
+        if (event := next(self._events, None)) is not None:
+            event(self)
+        else:
+            self.ended = self._code
+
+    def wait(self) -> int:
+        return self.ended or 0
+
+    stop = wait
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Short pauses; and signal handlers are put back."""
+    monkeypatch.setattr(watcher, "TICK", 0.001)
+    monkeypatch.setattr(watcher, "SAME_SIGNAL", 0.05)
+    before = {number: signal.getsignal(number) for number in watcher.STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def watch(server: Any, **settings: Any) -> list[str]:
+    said: list[str] = []
+    Watcher(server, said.append, **settings).run()
+    return said
+
+
+def told(number: int) -> Event:
+    return lambda _: signal.raise_signal(number)
+
+
+def dies(code: int) -> Event:
+    return lambda server: setattr(server, "ended", code)
+
+
+def nothing(_: FakeServer) -> None: ...
+
+
+def test_one_signal_drains() -> None:
+    server = FakeServer(told(signal.SIGTERM))
+    assert watch(server)[-1] == "drained"
+    assert server.stops == [False]
+
+
+def test_the_same_wish_twice_is_one() -> None:
+    server = FakeServer(told(signal.SIGTERM), told(signal.SIGTERM))
+    watch(server)
+    assert server.stops == [False]
+
+
+def test_second_signal_kills() -> None:
+    def later(_: FakeServer) -> None:
+        time.sleep(0.1)
+        signal.raise_signal(signal.SIGINT)
+
+    server = FakeServer(told(signal.SIGINT), later, code=-9)
+    with pytest.raises(ServerError, match="ended with requests in flight"):
+        watch(server)
+    assert server.stops[:2] == [False, True]
+
+
+def test_unfinished_drain_is_an_error() -> None:
+    with pytest.raises(ServerError, match="the 30 s of --exit-timeout-secs"):
+        watch(FakeServer(told(signal.SIGTERM), code=1))
+
+
+def test_within_the_window_it_serves_and_is_not_ready() -> None:
+    seen: list[tuple[float, int]] = []
+    began = time.monotonic()
+
+    def look(server: FakeServer) -> None:
+        seen.append((time.monotonic() - began, get(server.endpoints, "/ready")[0]))
+        time.sleep(0.01)
+
+    server = FakeServer(look, told(signal.SIGTERM), *[look] * 100)
+    watch(server, drain_window=0.3)
+    assert {code for _, code in seen[2:]} == {503}
+    assert seen[-1][0] >= 0.25
+    assert server.stops == [False]
+
+
+def test_a_server_that_never_was_ready_is_an_error() -> None:
+    server = FakeServer()
+    server.is_ready = lambda: dies(1)(server)  # type: ignore[method-assign]
+    with pytest.raises(ServerError, match="tritonserver exited with 1"):
+        watch(server)
+    assert server.starts == 1
+
+
+def test_a_server_that_served_and_died_is_started_again() -> None:
+    server = FakeServer(nothing, dies(-11), nothing, told(signal.SIGTERM))
+    said = watch(server)
+    assert "tritonserver was ended by SIGSEGV; starting it again" in said
+    assert server.starts == 2
+    assert server.is_tolerant, "a model that does not load any more must not take the others along"
+    assert any(line.startswith("ready again") for line in said)
+    assert said[-1] == "drained"
+
+
+def test_it_is_started_until_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.backoff.DELAYS", (0.0, 0.01, 0.02))
+    server = FakeServer(dies(1), nothing, told(signal.SIGTERM), refuses=5)
+    said = watch(server)
+    assert server.starts == 7
+    assert sum(line.startswith("no port; starting it again") for line in said) == 5
+
+
+def test_a_signal_between_two_tries_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.backoff.DELAYS", (60.0,))
+    server = FakeServer(dies(-9))
+    wait = server.wait
+
+    def cleans_up() -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return wait()
+
+    server.wait = cleans_up  # type: ignore[method-assign]
+    began = time.monotonic()
+    watch(server)
+    assert time.monotonic() - began < 5
+    assert server.starts == 1
+
+
+def test_dead_for_long_is_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.backoff.DELAYS", (0.0, 0.01))
+    monkeypatch.setattr("server.report.DEAD_SECONDS", 0.2)
+    server = FakeServer(dies(1), refuses=10_000)
+    codes: list[int] = []
+    start = server.start
+
+    def look_and_start() -> None:
+        if server.starts > 1:
+            codes.append(get(server.endpoints, "/live")[0])
+            if codes[-1] == 503:
+                signal.raise_signal(signal.SIGTERM)
+        start()
+
+    server.start = look_and_start  # type: ignore[method-assign]
+    watch(server)
+    assert codes[0] == 200
+    assert codes[-1] == 503
+
+
+def test_backoff() -> None:
+    backoff = Backoff()
+    times = list(itertools.accumulate(range(8), lambda now, _: backoff.failed(now), initial=100.0))
+    waits = [after - before for before, after in itertools.pairwise(times)]
+    assert waits == [*DELAYS, *DELAYS[-1:] * (8 - len(DELAYS))]
+    later = times[-1] + SERVED + 1
+    assert backoff.failed(later) == later + DELAYS[0]
+
+
+def get(endpoints: Endpoints, path: str, **headers: str) -> tuple[int, dict[str, Any]]:
+    request = urllib.request.Request(endpoints.health_url + path, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
