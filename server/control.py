@@ -1,4 +1,4 @@
-"""Triton's model control: which models there are, load, unload. Over HTTP, past any proxy."""
+"""Triton's model control: which models there are, load, unload. Past any proxy."""
 
 import json
 import urllib.error
@@ -6,6 +6,8 @@ import urllib.request
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
+
+from tritonclient.utils import InferenceServerException
 
 from server import token
 from server.endpoints import Endpoints
@@ -37,10 +39,16 @@ class Version:
 
 @dataclass(frozen=True)
 class Control:
-    """Speaks to one tritonserver. Each verb raises ControlError with one sentence if it fails."""
+    """Speaks to one tritonserver. Each verb raises ControlError with one sentence if it fails.
+
+    Attributes:
+        grpc: load and unload over gRPC. An order over HTTP holds one of Triton's threads until it
+            is done, and with it the requests of all connections that this thread has.
+    """
 
     endpoints: Endpoints
     token: str
+    grpc: bool = False
 
     def index(self, timeout: float = 5.0) -> list[Version]:
         """All versions that Triton knows of; a model never loaded has one without state."""
@@ -58,17 +66,36 @@ class Control:
     def load(self, model: str, config: dict[str, Any] | None = None) -> None:
         """Load what the files say, or the same with another config. What serves goes on serving
         until the new one is ready; then it is drained."""
+        if self.grpc:
+            self._order("load_model", model, config=config and json.dumps(config))
+            return
         body = {} if config is None else {"parameters": {"config": json.dumps(config)}}
         self._ask(f"v2/repository/models/{model}/load", json.dumps(body).encode(), LOAD_SECONDS)
 
     def unload(self, model: str) -> None:
         """Take no further requests, finish those in flight, free the model."""
-        self._ask(f"v2/repository/models/{model}/unload", b"", LOAD_SECONDS)
+        if self.grpc:
+            self._order("unload_model", model)
+        else:
+            self._ask(f"v2/repository/models/{model}/unload", b"", LOAD_SECONDS)
 
     def is_healthy(self) -> bool:
         """Triton's own readiness: it answers, and at the start has loaded every model."""
         self._ask("v2/health/ready", None, 5.0)
         return True
+
+    def _order(self, verb: str, model: str, **more: Any) -> None:
+        import tritonclient.grpc  # takes half a second, and mostly nobody needs it
+
+        direct = [("grpc.enable_http_proxy", 0)]
+        with tritonclient.grpc.InferenceServerClient(
+            self.endpoints.grpc_url, channel_args=direct
+        ) as client:
+            headers = {token.METADATA: self.token}
+            try:
+                getattr(client, verb)(model, headers, client_timeout=LOAD_SECONDS, **more)
+            except InferenceServerException as error:
+                raise ControlError(_reason(str(error.message()))) from error
 
     def _ask(self, path: str, data: bytes | None, timeout: float) -> bytes:
         request = urllib.request.Request(
@@ -88,4 +115,8 @@ def _sentence(error: urllib.error.HTTPError) -> str:
         text = str(json.load(error)["error"])
     except (ValueError, KeyError, TypeError, OSError):
         return f"tritonserver answered {error.code}"
+    return _reason(text)
+
+
+def _reason(text: str) -> str:
     return reason(text.partition(" state: ")[2] or text).rstrip("; ")

@@ -19,6 +19,7 @@ from server.run import Run, begin
 from server.settings import Settings
 
 KILL_AFTER = 10.0  # seconds beyond tritonserver's own exit timeout
+STUB = Path(__file__).with_name("stub.sh")
 WRITE_SECONDS = 1.0  # for the last answers to reach their clients
 # Triton keeps what its threads' many heaps once needed; with few heaps, reloads do not add up.
 MEMORY = {"MALLOC_ARENA_MAX": "2"}
@@ -49,7 +50,7 @@ class TritonServer:
     ) -> None:
         self.settings = Settings(model_repository, **settings)
         self.endpoints = self.settings.endpoints
-        self.control = Control(self.endpoints, self.settings.token)
+        self.control = Control(self.endpoints, self.settings.token, self.settings.plain_grpc)
         self._show = show
         self._colour = colour
         self.log = self._new_log()
@@ -219,7 +220,7 @@ class TritonServer:
         environment.pop(token.VARIABLE, None)  # models must not know it
         return subprocess.Popen(
             [*launcher, *places, *self.settings.arguments(run.prefix, models)],
-            env={**environment, "PYTHON_MP_RUNTIME_DIR": str(run.folder)},
+            env={**environment, "PYTHON_MP_RUNTIME_DIR": str(run.folder), "BASH_ENV": str(STUB)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -78,7 +78,7 @@ class Model:
         self.lost = {
             group: passive
             for group, passive in missing.items()
-            if answer - self._suspects[group] >= CONFIRMED
+            if group in self.lost or answer - self._suspects[group] >= CONFIRMED
         }
 
     @property
@@ -108,7 +108,6 @@ class Model:
 
     def steps(self) -> list[str]:
         """The models that an ensemble chains; none for another model."""
-        """The models that an ensemble is made of."""
         ensemble = (self.config or {}).get("ensemble_scheduling", {})
         return [step["model_name"] for step in ensemble.get("step", [])]
 

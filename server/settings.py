@@ -74,6 +74,14 @@ class Settings:
         return self._has("--log-verbose")
 
     @property
+    def plain_grpc(self) -> bool:
+        """Whether it listens for gRPC, and that without TLS and by our token."""
+        closed = self._has(RESTRICTED[1]) or {"--allow-grpc=false", "--allow-grpc=0"} & set(
+            self.options
+        )
+        return self.tls is None and not closed
+
+    @property
     def http(self) -> bool:
         """Whether it listens for HTTP at all."""
         return not {"--allow-http=false", "--allow-http=0"} & set(self.options)

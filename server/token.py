@@ -8,6 +8,7 @@ from pathlib import Path
 from server.errors import ServerError
 
 HEADER = "triton-admin"
+METADATA = f"triton-grpc-protocol-{HEADER}"
 VARIABLE = "ADMIN_TOKEN"
 APIS = "model-repository,model-config,shared-memory,statistics,trace,logging"
 _ALLOWED = re.compile(r"[\w.~+/-]{8,256}", re.ASCII)  # Triton cuts its option at : and =

@@ -41,10 +41,10 @@ class TritonPythonModel:
             args["model_config"], args["model_repository"], args["model_version"]
         )
         self._input_names = [spec.name for spec in self._config.inputs]
-        replicas = layout.replicas(self._config)
         on_gpu = args["model_instance_kind"] == "GPU"
         device = int(args["model_instance_device_id"]) if on_gpu else layout.CPU
         self._instance = layout.Instance(args["model_instance_name"], device)
+        replicas = layout.replicas(layout.including(self._config, self._instance))
         runtime = runtime_folder()
         self._presence = Presence(runtime, self._config)
         self._presence.announce(self._instance)
@@ -55,8 +55,9 @@ class TritonPythonModel:
         shares = cores.share(self._presence.gather(everyone))
         first = mine.index * self._config.world_size
         manifest.admit(self._config)
+        self._sink = TritonSink()
         self._metrics = Metrics(
-            TritonSink(),
+            self._sink,
             {
                 "model": self._config.name,
                 "version": str(self._config.version),
@@ -110,6 +111,7 @@ class TritonPythonModel:
         if self._replica:
             self._replica.stop()
             self._metrics.stop()
+            self._sink.clear()
 
 
 class Window:
@@ -182,6 +184,11 @@ class TritonSink:
             self._metrics[key] = self._family(kind, name, help).Metric(labels=labels)
         metric = self._metrics[key]
         metric.set(value) if kind == "GAUGE" else metric.increment(value)
+
+    def clear(self):
+        """Else the series of a version that was replaced stay on /metrics, and in memory."""
+        self._metrics.clear()
+        self._families.clear()
 
     def _family(self, kind, name, help):
         if name not in self._families:

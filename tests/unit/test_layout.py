@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from python_mp.config import InstanceGroup, ModelConfig
 from python_mp.errors import ConfigError
-from python_mp.layout import CPU, Instance, replicas
+from python_mp.layout import CPU, Instance, including, replicas
 from tests.harness import FP32, model_config, tensor
 
 SIZES = st.integers(1, 4)
@@ -117,3 +117,37 @@ def test_numbers_that_do_not_fit_are_named(tp: int, pp: int, active: int, passiv
     )
     assert f"need {needed} passive ones" in str(caught.value)
     assert f"has {active} active and {passive} passive" in str(caught.value)
+
+
+@given(SIZES, SIZES, st.integers(1, 4), st.integers(0, 4))
+def test_a_replica_added_later_takes_the_place_it_would_have_had(
+    tp: int, pp: int, count: int, index: int
+) -> None:
+    shards = tp * pp - 1
+
+    def of(replicas: int) -> ModelConfig:
+        groups = [cpu("lead", replicas), cpu("shard", replicas * shards, passive=True)]
+        return sized(tp, pp, *groups[: 2 if shards else 1])
+
+    now = including(of(count), Instance(f"lead_{index}", CPU))
+    assert replicas(now) == replicas(of(max(count, index + 1)))
+
+
+def test_a_replica_added_on_gpus() -> None:
+    config = sized(2, 1, gpu("lead", 1, 0, 2), gpu("shard", 1, 1, 3, passive=True))
+    grown = replicas(including(config, Instance("lead_1", 2)))
+    assert grown[:2] == replicas(config)
+    assert grown[3].leader == Instance("lead_1", 2)
+    assert grown[3].passive == (Instance("shard_1", 3),)
+
+
+def test_a_passive_instance_or_a_known_one_changes_nothing() -> None:
+    config = sized(2, 1, cpu("lead", 1), cpu("shard", 1, passive=True))
+    for name in ("lead_0", "shard_0", "shard_1"):
+        assert including(config, Instance(name, CPU)) is config
+
+
+def test_a_replica_that_cannot_be_placed_is_refused() -> None:
+    groups = [cpu("lead", 1), cpu("more", 1), cpu("shard", 2, passive=True)]
+    with pytest.raises(ConfigError, match="started anew"):
+        including(sized(2, 1, *groups), Instance("lead_1", CPU))

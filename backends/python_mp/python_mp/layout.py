@@ -12,7 +12,7 @@ Rank = stage x tensor_parallel_size + tensor rank.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .config import InstanceGroup, ModelConfig
 from .errors import ConfigError
@@ -73,6 +73,34 @@ def replicas(config: ModelConfig) -> tuple[ReplicaLayout, ...]:
     return tuple(
         _replica(config, index, (lead, *passive[index * shards : (index + 1) * shards]))
         for index, lead in enumerate(active)
+    )
+
+
+def including(config: ModelConfig, instance: Instance) -> ModelConfig:
+    """The config with so many instances that this one exists. Where only their number changes,
+    Triton keeps those that it has and hands the new ones the old config.
+
+    Raises:
+        ConfigError: it does not follow which passive instances are to be the new replica's.
+    """
+    name, _, number = instance.name.rpartition("_")
+    groups = config.instance_groups
+    active = [group for group in groups if not group.passive]
+    mine = next((group for group in active if group.name == name), None)
+    if mine is None or int(number) < mine.count:
+        return config
+    if len(active) > 1 or len(groups) > 2:
+        raise ConfigError(
+            "replicas are added while others serve only where instance_group has one active and"
+            " one passive group; change something else as well, so that all are started anew"
+        )
+    counts = {mine.name: int(number) + 1}
+    leaders = counts[mine.name] * len(_devices(mine))
+    for shards in groups:
+        if shards.passive:
+            counts[shards.name] = leaders * (config.world_size - 1) // len(_devices(shards))
+    return replace(
+        config, instance_groups=tuple(replace(group, count=counts[group.name]) for group in groups)
     )
 
 

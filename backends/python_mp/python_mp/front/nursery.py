@@ -30,11 +30,13 @@ class Nursery:
         self._lock = Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = os.pathsep.join(filter(None, (str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+        environment.pop("MALLOC_ARENA_MAX", None)  # The watcher sets it, for tritonserver alone.
         with theirs:
             arguments = [engine, str(theirs.fileno()), str(os.getpid()), str(server)]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "python_mp.rank.nursery", *arguments],
-                env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+                env=environment,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )

@@ -76,9 +76,17 @@ class Status:
                 and path != self._path
                 and self._model.items() <= said.items()
                 and said["state"] == State.SERVING
-                and Path(f"/proc/{said['pid']}").exists()
+                and _lives(said["pid"])
             ):
                 yield said
+
+
+def _lives(pid: int) -> bool:
+    """Also of a process that ended and is not reaped yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:
