@@ -21,6 +21,7 @@ from server.stubs import Stub
 
 POLL_SECONDS = 1.0
 LOADS = 4  # at once
+LOST_SECONDS = 3.0  # to drain in the usual way, where some requests will never be answered
 
 
 class Caretaker:
@@ -50,6 +51,8 @@ class Caretaker:
         self._living: list[Stub] = []
         self._doomed: dict[int, float] = {}
         self._drained: set[str] = set()
+        self._draining_since = 0.0
+        self._has_lost = False  # a stub, and maybe what it had in hand
         self._idle = False
         self._jobs: dict[str, tuple[Callable[[BaseException | None], None], Future[None]]] = {}
         self._pool = ThreadPoolExecutor(LOADS, thread_name_prefix="load")
@@ -87,13 +90,20 @@ class Caretaker:
     def drain(self) -> bool:
         """Unload everything, ensembles before their steps; True once nothing is in flight.
 
-        Triton itself, told to end, serves on as long as its clients keep their connections.
+        Triton itself, told to end, serves on as long as its clients keep their connections. And it
+        waits for ever for what a stub had in hand that died: where one did, nothing is in flight
+        any more when no stub lives.
         """
         self._finish_jobs()
         if self._idle or self._probe is None or self._probe.versions is None:
             return self._idle
         active = {version.model for version in self._probe.versions if version.is_active}
         needed = {step for name in active for step in self._model(name).steps()}
+        self._draining_since = self._draining_since or time.monotonic()
+        if self._has_lost and time.monotonic() - self._draining_since > LOST_SECONDS:
+            needed = set()
+            if {stub.pid for stub in stubs.living(self._server.pid)} <= self._doomed.keys():
+                active, self._jobs = set(), {}
         for name in active - needed - self._jobs.keys() - self._drained:
             self._drained.add(name)
             self._start(name, lambda _: None, partial(self._server.control.unload, name))
@@ -143,6 +153,7 @@ class Caretaker:
             self._mention(hurt)
             if name in self._jobs or not hurt.is_hurt:
                 continue
+            self._has_lost = True
             if hurt.due is None:
                 hurt.due = hurt.deaths.failed(now)
                 self._say(f"{name}: a stub died; loading the model again{_after(hurt.due - now)}")

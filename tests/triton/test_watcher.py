@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
+from python_mp.rank.engines.echo import SLEEP
 from server import stubs
 from server.run import SEGMENTS, remove_leftovers
 from tests.triton import repository
@@ -267,3 +269,32 @@ def test_no_accepted_request_is_lost_in_a_drain(add_model: Add) -> None:
     assert status == 0, output
     assert took < DRAIN_SECONDS
     assert sorted(endings) == ["404"] * 4 + ["StatusCode.NOT_FOUND"] * 4, "no such model any more"
+
+
+def test_the_drain_does_not_wait_for_what_a_dead_stub_had_in_hand(
+    tmp_path: Path, check_left: Callable[..., None]
+) -> None:
+    """Triton never answers it, and would wait until the exit timeout."""
+    folder = tmp_path / "repository"
+    fault = '{ name: "FAULT" data_type: TYPE_INT32 dims: [ 3 ] }'
+    x = '{ name: "X" data_type: TYPE_INT32 dims: [ 2 ] }'
+    repository.add(folder, "echo", repository.ECHO.replace(x, f"{x}, {fault}"))
+    with command(folder) as served:
+        served.wait_ready()
+        run = served.run
+        inputs = []
+        for name, row in (("X", [1, 2]), ("FAULT", [SLEEP, 0, 5000])):
+            inputs.append(grpc.InferInput(name, [1, len(row)], "INT32"))
+            inputs[-1].set_data_from_numpy(np.array([row], np.int32))
+        client = grpc.InferenceServerClient(served.endpoints.grpc_url)
+        client.async_infer("echo", inputs, lambda **_: None)
+        time.sleep(0.5)  # It is in hand.
+        old = stub_pids(served, "echo")["lead_0"]
+        os.kill(old, signal.SIGKILL)
+        wait_until(lambda: stub_pids(served, "echo").get("lead_0", old) != old and served.is_ready)
+        began = time.monotonic()
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end()[0] == 0, served.output
+        assert time.monotonic() - began < DRAIN_SECONDS
+        client.close()
+    check_left(run)
