@@ -49,7 +49,8 @@ class Sweeper:
     def stop(self) -> None:
         self._stopping.set()
         self._awake.set()
-        self._thread.join()
+        if self._thread.is_alive():  # It never ran where the load failed.
+            self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.is_set():

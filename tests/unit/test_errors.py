@@ -1,0 +1,42 @@
+"""What of an error a client gets to see."""
+
+from __future__ import annotations
+
+import pytest
+
+from python_mp.errors import InvalidInput, RequestFailed, describe, for_clients
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("FileNotFoundError: [Errno 2] No such file: '/srv/my models/w.bin'", "'w.bin'"),
+        ("cannot open /etc/secrets/key.pem: denied", "cannot open key.pem: denied"),
+        ("see ./a/b.txt, ~/c/d.txt (/e/f.txt)", "see b.txt, d.txt (f.txt)"),
+        ('"/a/b/c" is odd', "'c' is odd"),
+    ],
+)
+def test_paths_become_names(text: str, shown: str) -> None:
+    seen = for_clients(RequestFailed(text))
+    assert shown in seen
+    assert "/" not in seen
+
+
+@pytest.mark.parametrize("text", ["3/4 of all and/or none", "https://docs.example/a/b", "a / b"])
+def test_what_is_no_path_stays(text: str) -> None:
+    assert for_clients(InvalidInput(text)) == text
+
+
+def test_a_description_is_one_line_and_short() -> None:
+    assert describe(ValueError("a\nb " * 1000)).startswith("ValueError: a b a b")
+    assert "\n" not in describe(ValueError("a\nb"))
+    assert len(describe(ValueError("x" * 10_000))) < 500
+    assert describe(KeyboardInterrupt()) == "KeyboardInterrupt"
+
+
+def test_an_error_that_cannot_be_shown_still_has_a_name() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise self
+
+    assert describe(Mute()) == "Mute"
