@@ -118,7 +118,9 @@ KINDS = {
         may_refuse=True,
     ),
     "stub": Kind(
-        partial(strike, number=SIGKILL, find=any_stub), "SIGKILL of a stub", may_refuse=True
+        partial(strike, number=SIGKILL, find=any_stub),
+        "SIGKILL of a stub; only if named, for Triton never answers some of what it had in hand",
+        may_refuse=True,
     ),
     "server": Kind(
         partial(strike, number=SIGKILL, find=tritonserver),

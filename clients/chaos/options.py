@@ -8,7 +8,7 @@ from clients.chaos.faults import KINDS
 from clients.chaos.leaks import Bounds
 from clients.embed import default_url, positive
 
-USUAL_FAULTS = [kind for kind in KINDS if kind != "server"]
+USUAL_FAULTS = [kind for kind in KINDS if kind not in ("stub", "server")]
 STATUS = "0 without findings, 1 with, 2 if it could not begin, 130 if it was interrupted"
 
 
@@ -49,7 +49,13 @@ def parser() -> argparse.ArgumentParser:
     health = f"{default_url('http').rpartition(':')[0]}:{os.environ.get('HEALTH_PORT', '8003')}"
     add("--seconds", type=_seconds, default=60.0, metavar="S", help="of faults; each is tried (60)")
     add("--model", action="append", default=[], help="to ask; may be repeated (embed, ranker)")
-    add("--faults", type=_kinds, default=USUAL_FAULTS, metavar="KIND,...", help="(all but server)")
+    add(
+        "--faults",
+        type=_kinds,
+        default=USUAL_FAULTS,
+        metavar="KIND,...",
+        help="(all but stub, server)",
+    )
     add("--interval", type=_seconds, default=3.0, metavar="S", help="between two faults (3)")
     add("--clients", type=positive, default=8, metavar="N", help="half HTTP, half gRPC (8)")
     add("--seed", type=int, default=0, metavar="N", help="of what is asked and hit (0)")
