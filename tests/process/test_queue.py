@@ -97,17 +97,22 @@ def test_a_group_that_cannot_start_refuses_at_once_and_comes_back(tmp_path: Path
         cause.touch()
         os.kill(pids(replica)[0], signal.SIGKILL)
         until(lambda: json.loads(status.read_text())["state"] == "down")
-        (nursery,) = children(os.getpid())
+        nursery = next(filter(is_nursery, children(os.getpid())))
         began, before = time.monotonic(), cpu_seconds(nursery)
         with pytest.raises(Unavailable, match=r"rank . exited with 1"):
             ask(replica, 1).result(1.0)
         time.sleep(3)
-        assert cpu_seconds(nursery) - before < 0.02 * (time.monotonic() - began)
+        # Its back-off is still short here; a busy loop would take all of a processor.
+        assert cpu_seconds(nursery) - before < 0.1 * (time.monotonic() - began)
         assert not replica.replica.serves
         cause.unlink()
         until(lambda: json.loads(status.read_text())["state"] == "serving")
         assert values([ask(replica, 2)]) == [[2]]
     assert not status.exists()
+
+
+def is_nursery(pid: int) -> bool:
+    return b"rank.nursery" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def cpu_seconds(pid: int) -> float:

@@ -36,9 +36,9 @@ TIMES = int(os.environ.get("CAMPAIGN_TIMES", "1"))
 MEMORY_MIB = 300
 # What makes the requests, what sends one, and how many rounds of about 40 there are.
 KINDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Sender, Any], None], int]] = {
-    "json": (bad_json.json_calls(), Sender.http, 106),
-    "binary": (bad_json.binary_calls(), Sender.http, 60),
-    "message": (bad_messages.calls(), Sender.grpc, 130),
+    "json": (bad_json.json_calls(), Sender.http, 112),
+    "binary": (bad_json.binary_calls(), Sender.http, 76),
+    "message": (bad_messages.calls(), Sender.grpc, 138),
     "stream": (st.lists(bad_messages.messages(), max_size=9), Sender.stream, 12),
 }
 LEAST = {"json": 3600, "binary": 1900, "message": 4000, "stream": 500}

@@ -29,6 +29,7 @@ BACK_SECONDS = 3.0  # and what the load takes
 NOTICED_SECONDS = 1.0
 GONE_SECONDS = 2.0
 DRAIN_SECONDS = 10.0
+EXIT_TIMEOUT = 30.0  # of the server: so long what a dead stub leaves may take to end
 CLIENTS = 8
 # Dies in the middle of a request for 13, and at the start while there is a file `broken`.
 MORTAL = """
@@ -89,7 +90,7 @@ def test_a_dead_stub_is_replaced(mortal: Path, how: str, check_left: Callable[..
         wait_until(lambda: "stub died" in served.health()[1]["reason"], NOTICED_SECONDS)
         wait_until(lambda: answers(served) and served.is_ready, BACK_SECONDS)
         assert time.monotonic() - died < BACK_SECONDS
-        wait_until(lambda: len(segments(served)) == len(before))
+        wait_until(lambda: len(segments(served)) == len(before), EXIT_TIMEOUT + 15.0)
         assert segments(served) & before == {f"{run[0]}lock"}
         began = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
