@@ -273,6 +273,23 @@ def test_stop_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     assert open_descriptors() == descriptors
 
 
+def test_a_generation_is_freed_at_once(two: Served) -> None:
+    """Its memory files, too, without waiting for the garbage collector."""
+    counts = []
+    gc.disable()
+    try:
+        for generation in (2, 3, 4):
+            held = [ask(two, 1, fault=(SLEEP, 0, 50)), ask(two, 2)]
+            os.kill(pids(two)[1], signal.SIGKILL)
+            assert values(held) == [[1], [2]]
+            until(lambda want=generation: counted(two, "generation", "ranks_alive") == [want, 2])
+            del held
+            counts.append(len(os.listdir("/proc/self/fd")))
+    finally:
+        gc.enable()
+    assert counts == counts[:1] * 3
+
+
 def test_stop_answers_or_refuses_what_is_in_flight(tmp_path: Path) -> None:
     with served(echo_config(tmp_path), tmp_path) as replica:
         futures = [ask(replica, 1, fault=(SLEEP, 0, 100)), ask(replica, 2)]

@@ -129,7 +129,7 @@ class Keeper:
             serves = True
             self._serve(group)
         except GroupEnded as why:
-            ended = why
+            ended = why.with_traceback(None)  # Whose frames would keep this group from being freed.
         except Exception as bug:  # Nobody would start this thread again.
             log.exception("%s", self._name)
             ended = GroupEnded(f"internal error: {bug!r}")
