@@ -173,16 +173,14 @@ class Keeper:
         reason = f"{self._name}: {ended}" + (f": {ended.raised}" if ended.raised else "")
         stacks = group.read_stacks()
         log.error("%s (generation %d)%s", reason, group.generation, stacks and f"\n{stacks}")
+        if not served:
+            self._failed_starts += not ended.killed
+            if ended.raised or self._failed_starts >= _PATIENCE or not self._served:
+                self._down = reason
+        state = State.DOWN if self._down else State.RESTARTING
+        self._status.write(state, reason=reason, generation=group.generation)
         self._metrics.gauge("ranks_alive", 0)
         self._metrics.count("restarts_total")
         self._metrics.count("hangs_total", ended.hung)
-        if served:
-            self._status.write(State.RESTARTING, reason=reason, generation=group.generation)
-            return
-        self._failed_starts += not ended.killed
-        if ended.raised or self._failed_starts >= _PATIENCE or not self._served:
-            self._down = reason
-        state = State.DOWN if self._down else State.RESTARTING
-        self._status.write(state, reason=reason, generation=group.generation)
         if self._down:
             self._desk.shut(self._down)
