@@ -28,7 +28,7 @@ from tests.triton.test_server import ECHO, GATED, Add, Command, command, infer, 
 # Mostly 1.6 and 0.4; a busy machine takes longer, and clients.chaos is what measures.
 BACK_SECONDS = 15.0
 NOTICED_SECONDS = 5.0
-GONE_SECONDS = 2.0
+GONE_SECONDS = 4.0
 DRAIN_SECONDS = 10.0
 EXIT_TIMEOUT = 30.0  # of the server: so long what a dead stub leaves may take to end
 CLIENTS = 8
