@@ -30,6 +30,8 @@ from tritonclient.utils import InferenceServerException
 from benchmarks.load import Target, closed_loop, tensor
 from benchmarks.texts import short_texts
 from build_scripts.job import REPOSITORY
+from clients.chaos.leaks import megabytes
+from clients.chaos.processes import descendants
 from server.endpoints import Endpoints
 from server.launch import TritonServer
 
@@ -132,18 +134,9 @@ async def _open_loop(target: Target, rate: float, seconds: float) -> dict[str, A
     }
 
 
-def _megabytes(pid: int) -> float:
-    """Proportional memory of a process and all below it."""
-    kilobytes = 0
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            kilobytes = int(line.split()[1])
-    below = [
-        int(child)
-        for each in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in each.read_text().split()
-    ]
-    return kilobytes / 1024 + sum(map(_megabytes, below))
+def _megabytes(server: int) -> float:
+    """Proportional memory of tritonserver and all below it."""
+    return megabytes([server, *descendants(server)])
 
 
 if __name__ == "__main__":

@@ -76,15 +76,12 @@ class Settings:
     @property
     def plain_grpc(self) -> bool:
         """Whether it listens for gRPC, and that without TLS and by our token."""
-        closed = self._has(RESTRICTED[1]) or {"--allow-grpc=false", "--allow-grpc=0"} & set(
-            self.options
-        )
-        return self.tls is None and not closed
+        return self.tls is None and self._allows("grpc") and not self._has(RESTRICTED[1])
 
     @property
     def http(self) -> bool:
         """Whether it listens for HTTP at all."""
-        return not {"--allow-http=false", "--allow-http=0"} & set(self.options)
+        return self._allows("http")
 
     @property
     def own_control(self) -> str:
@@ -134,6 +131,9 @@ class Settings:
             *tolerant,
             *self.options,
         ]
+
+    def _allows(self, protocol: str) -> bool:
+        return not {f"--allow-{protocol}={no}" for no in ("false", "0")} & set(self.options)
 
     def _has(self, *names: str) -> bool:
         return any(option.split("=")[0] in names for option in self.options)

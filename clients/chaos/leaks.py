@@ -97,8 +97,8 @@ def _descriptors(pids: Sequence[int]) -> float:
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
 
 
-def _memory(pids: Sequence[int]) -> float:
-    """MiB."""
+def megabytes(pids: Sequence[int]) -> float:
+    """Of memory, MiB."""
     rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() for pid in pids]
     lines = [line.split() for rollup in rollups for line in rollup]
     return sum(int(line[1]) for line in lines if line[0] == "Pss:") / 1024
@@ -107,5 +107,5 @@ def _memory(pids: Sequence[int]) -> float:
 _COUNTS: dict[str, Callable[[Sequence[int]], float]] = {
     "threads": _threads,
     "descriptors": _descriptors,
-    "MiB": _memory,
+    "MiB": megabytes,
 }

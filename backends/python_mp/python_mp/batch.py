@@ -39,7 +39,7 @@ class Answer(Protocol):
     def fail(self, error: PythonMpError) -> None: ...
 
     def is_cancelled(self) -> bool:
-        """Whether the client still waits. It may take a round trip to the server."""
+        """Whether nobody waits for it any more. It may take a round trip to the server."""
 
 
 @dataclass(eq=False)

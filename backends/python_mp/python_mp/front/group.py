@@ -27,7 +27,7 @@ from ..rank_spec import RankSpec
 from .cores import CpuSet
 from .inbox import GroupEnded, Inbox
 from .nursery import Nursery
-from .process import RankProcess
+from .process import RankProcess, vital
 
 _ABORT = b"\1\0\0\0"
 """Into the first bytes of the collectives' region: every wait there ends."""
@@ -133,7 +133,7 @@ class Group:
     def ask_for_stacks(self) -> None:
         """One after the other, so that they do not mix. The group must be about to end."""
         for rank in self.ranks:
-            os.write(self._stacks, f"rank {rank.rank}, {rank.vital().state}:\n".encode())
+            os.write(self._stacks, f"rank {rank.rank}, {vital(rank.pid).state}:\n".encode())
             before = os.fstat(self._stacks).st_size
             rank.ask_for_stacks()
             deadline = time.monotonic() + _STACK_SECONDS

@@ -125,9 +125,10 @@ class Keeper:
         ended: GroupEnded | None = None
         serves = False
         try:
-            self._start(group)
+            watchdog = Watchdog(group, self._config.parameters)
+            self._start(group, watchdog)
             serves = True
-            self._serve(group)
+            self._serve(group, watchdog)
         except GroupEnded as why:
             ended = why.with_traceback(None)  # Whose frames would keep this group from being freed.
         except Exception as bug:  # Nobody would start this thread again.
@@ -139,14 +140,13 @@ class Keeper:
         self._desk.close(group, ended)
         group.end(graceful=stopping)
 
-    def _start(self, group: Group) -> None:
+    def _start(self, group: Group, watchdog: Watchdog) -> None:
         began = time.monotonic()
         if self._nursery is None or not self._nursery.is_alive:
             self._nursery = Nursery(self._config.parameters.engine, self._server)
             group.phases["import"] = self._nursery.wait_ready()
         group.spawn(self._nursery, self._layout, self._cpus, self._runtime)
         self._metrics.gauge("generation", group.generation)
-        watchdog = Watchdog(group, self._config.parameters)
         timeout = self._config.parameters.start_timeout_seconds
         group.wait_ready(timeout, self._stopping, watchdog.look, watchdog.interval)
         self._down, self._failed_starts, self._served = "", 0, True
@@ -163,8 +163,7 @@ class Keeper:
         self._desk.open(group)
         self._first_start.set()
 
-    def _serve(self, group: Group) -> None:
-        watchdog = Watchdog(group, self._config.parameters)
+    def _serve(self, group: Group, watchdog: Watchdog) -> None:
         while not self._stopping.is_set():
             self._desk.handle(group, group.inbox.wait(watchdog.interval))
             watchdog.look()

@@ -27,6 +27,15 @@ class Vital(NamedTuple):
     """Of all its threads, so far."""
 
 
+def vital(pid: int) -> Vital:
+    """Of any process; one that is gone counts as ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return Vital("Z", 0.0)
+    return Vital(fields[0], (int(fields[11]) + int(fields[12])) / _TICKS)
+
+
 class RankProcess:
     """Starts the rank at once, as the leader of a process group of its own: what the user's module
     may have started ends with it."""
@@ -40,13 +49,6 @@ class RankProcess:
         self.pid = nursery.fork(spec, descriptors)
         self.pidfd = os.pidfd_open(self.pid)
         self._exit_code: int | None = None
-
-    def vital(self) -> Vital:
-        try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return Vital("Z", 0.0)
-        return Vital(fields[0], (int(fields[11]) + int(fields[12])) / _TICKS)
 
     def ask_for_stacks(self) -> None:
         """A stopped process is resumed for it: do that only to one about to be killed."""

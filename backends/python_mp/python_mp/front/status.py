@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ModelConfig
+from .process import vital
 
 FOLDER = "status"
 
@@ -76,17 +77,9 @@ class Status:
                 and path != self._path
                 and self._model.items() <= said.items()
                 and said["state"] == State.SERVING
-                and _lives(said["pid"])
+                and vital(said["pid"]).state not in "ZX"
             ):
                 yield said
-
-
-def _lives(pid: int) -> bool:
-    """Also of a process that ended and is not reaped yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import time
 from ..config import Parameters
 from .group import Group, State
 from .inbox import GroupEnded
+from .process import vital
 
 _BUSY = 0.02
 """Of one processor. Waiting for a peer takes 0.002 (it looks up every 10 ms), computing on a
@@ -44,17 +45,17 @@ class Watchdog:
         if now < self._next_look:
             return
         self._next_look = now + self.interval / 2
-        vitals = {rank.rank: rank.vital() for rank in self._group.ranks}
-        for rank, vital in vitals.items():
-            if vital.state not in "Tt":
+        vitals = {rank.rank: vital(rank.pid) for rank in self._group.ranks}
+        for rank, now_is in vitals.items():
+            if now_is.state not in "Tt":
                 self._running_since[rank] = now
             elif now - self._running_since.setdefault(rank, now) >= self._hang:
                 raise self._stuck(f"rank {rank} has been stopped for {self._hang} s", killed=True)
         if self._group.state is not State.SERVING:
             return
         flight = self._group.oldest
-        cpu_seconds = sum(vital.cpu_seconds for vital in vitals.values())
-        in_kernel = any(vital.state == "D" for vital in vitals.values())
+        cpu_seconds = sum(each.cpu_seconds for each in vitals.values())
+        in_kernel = any(each.state == "D" for each in vitals.values())
         batch = flight.batch.id if flight else -1
         worked = cpu_seconds - self._cpu_seconds > _BUSY * (1 + now - self._since)
         if batch < 0 or batch != self._batch or worked or in_kernel:
