@@ -19,6 +19,7 @@ from server.installation import PROJECT
 from server.launch import TritonServer
 from server.run import SEGMENTS
 from tests.harness import children, rank_processes, until
+from tests.serving import Serve, processes_of
 from tests.triton import repository
 from tests.triton.calls import (
     BOUND,
@@ -29,7 +30,6 @@ from tests.triton.calls import (
     reference,
     settled,
 )
-from tests.triton.conftest import Serve, processes_of
 from tests.triton.test_server import Command, command
 
 CLIENTS, REQUESTS = 8, 100

@@ -8,9 +8,9 @@ import pytest
 
 from server.launch import TritonServer
 from tests.harness import children, rank_processes
+from tests.serving import Serve
 from tests.triton import repository
 from tests.triton.calls import BOUND, Client, in_parallel, reference, settled
-from tests.triton.conftest import Serve
 from tests.triton.repository import Layout
 
 LAYOUTS = [

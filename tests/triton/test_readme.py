@@ -14,8 +14,8 @@ from python_mp.config import Parameters
 from python_mp.front import metrics
 from server.installation import PROJECT
 from server.launch import TritonServer
+from tests.serving import Serve
 from tests.triton.calls import BOUND, Client, closeness
-from tests.triton.conftest import Serve
 
 README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)

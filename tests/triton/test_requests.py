@@ -16,9 +16,9 @@ from tritonclient.utils import InferenceServerException
 from python_mp.rank.engines.echo import EXIT, RAISE, SLEEP
 from server.launch import TritonServer
 from tests.harness import NO_FAULT, Fault, until
+from tests.serving import Serve
 from tests.triton import repository
 from tests.triton.calls import in_parallel, settled
-from tests.triton.conftest import Serve
 
 ECHO = """
 backend: "python_mp"

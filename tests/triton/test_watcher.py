@@ -20,9 +20,9 @@ from tritonclient.utils import InferenceServerException
 from python_mp.rank.engines.echo import SLEEP
 from server import stubs
 from server.run import SEGMENTS, remove_leftovers
+from tests.serving import processes_of
 from tests.triton import repository
 from tests.triton.calls import Client, in_parallel, reference
-from tests.triton.conftest import processes_of
 from tests.triton.test_server import ECHO, GATED, Add, Command, command, infer, wait_until
 
 # Mostly 1.6 and 0.4; a busy machine takes longer, and clients.chaos is what measures.
