@@ -41,8 +41,11 @@ def digest(value: object) -> str:
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """All files below `folder`, by their relative names, sorted."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """All files below `folder`, by their relative names, sorted; but no bytecode, which Python
+    leaves beside the code that it runs."""
+    paths = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"
+    )
     return {str(path.relative_to(folder)): path for path in paths}
 
 

@@ -84,6 +84,8 @@ def test_the_ranker_agrees_with_plain_torch(
             replica.ask(FEATURES=np.full((1, ranker.DIM), np.nan, np.float32)).result(LIMIT)
         replica.ask(FEATURES=batches[0]).result(LIMIT)
         assert replica.metrics()["python_mp_restarts_total"] == 0
+    unchanged = {path.name for path in (ranker_folder / "1").iterdir()}
+    assert unchanged == {"module.py", "model.safetensors"}
 
 
 BERT = {

@@ -43,6 +43,24 @@ def test_a_version_has_its_files_and_a_manifest(tiny: Workshop) -> None:
     assert found.recipe["accuracy"]["cosine_min"] == 0.9
 
 
+def test_bytecode_that_a_later_stage_left_is_not_published(
+    tiny: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_now = publish.run
+
+    def leave_bytecode(job: Any, *rest: Any) -> Any:
+        for folder in tiny.workspace.glob("*/shard-*"):
+            (folder / "__pycache__").mkdir()
+            (folder / "__pycache__" / "module.cpython-311.pyc").write_bytes(b"verify ran it")
+        return publish_now(job, *rest)
+
+    monkeypatch.setattr(publish, "run", leave_bytecode)
+    assert tiny.build().status == "published"
+    found = Manifest.read(tiny.model / "1")
+    assert found is not None
+    assert found.files.keys() == {"module.py", "rank0.safetensors", "rank1.safetensors"}
+
+
 def test_built_again_nothing_happens(tiny: Workshop) -> None:
     tiny.build()
     before = tiny.state()
