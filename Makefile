@@ -8,17 +8,28 @@ PROGRESS := awk '/^Collecting.*\(from -r/ { print "      " $$2; fflush() } \
 	/^ *Downloading .*[0-9][0-9][0-9][.0-9]* MB/ { print "      downloading " $$2 " " $$3 " MB)"; fflush() } \
 	/^Installing collected/ { print "      unpacking " NF - 3 " packages"; fflush() }'
 ARGS ?=
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv models build serve test check format bench clean
+.PHONY: help install venv models build serve up down test check format bench clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 serve: models  ## serve the models and show that they answer; Ctrl-C ends it
 	@exec $(BIN)/python -m server --demo $(ARGS)
+
+up:  ## the same in containers, with nginx, Prometheus and Grafana (ARGS: services, options)
+	@$(COMPOSE) build
+	@$(COMPOSE) up --detach $(ARGS)
+	@$(COMPOSE) exec -T -e HOST=front triton python -m clients.embed "How do I reset my password?" "I forgot my login"
+	@for page in "front 8000 HTTP" "front 8001 gRPC" "front 8443 HTTPS,_gRPC" "prometheus 9090 Prometheus" "grafana 3000 Grafana"; do \
+		set -- $$page; at=$$($(COMPOSE) port $$1 $$2 2>/dev/null) && [ -n "$$at" ] && printf '  %-12s %s\n' "$${3/_/ }" "$$at"; done; true
+
+down:  ## end and remove what `up` started; the volumes stay (ARGS=--volumes takes them, too)
+	@$(COMPOSE) down $(ARGS)
 
 test: venv models  ## all tests: unit, process, engines, Triton
 	@exec $(BIN)/python -m pytest $(ARGS)
@@ -43,7 +54,7 @@ build: install  ## the same, and all other engines that the recipes name
 install: .venv/.installed  ## what serving needs, in .venv
 venv: .venv/.developer  ## and what tests and checks need
 
-.venv/.installed: requirements.txt requirements-checkpoint.txt pyproject.toml backends/python_mp/python_mp/rank/_shm.c
+.venv/.installed: requirements.txt requirements-serving.txt requirements-embedded.txt requirements-checkpoint.txt pyproject.toml backends/python_mp/python_mp/rank/_shm.c
 	@sh server/preflight.sh "$(PYTHON)"
 	@echo "[1/3] virtual environment in .venv"
 	@test -x $(BIN)/pip || { rm -rf .venv && $(PYTHON) -m venv .venv; }
