@@ -19,7 +19,17 @@ from rich.progress import track
 from rich.table import Table
 from tritonclient.utils import InferenceServerException
 
-from clients.embed import MODULES, Protocol, default_url, positive, sentence
+from clients.connection import (
+    LOST,
+    MODULES,
+    Protocol,
+    add_options,
+    connect,
+    default_url,
+    patient,
+    positive,
+    sentence,
+)
 
 FEW = 8  # files that need no progress bar
 
@@ -40,13 +50,14 @@ def classify(
     url: str | None = None,
     protocol: Protocol = "grpc",
     concurrency: int = 4,
+    ca: Path | None = None,
 ) -> Iterator[Answer]:
     """An answer for each file, in their order; a file a request, so that none spoils another."""
     address = url or default_url(protocol)
     module, local = MODULES[protocol], threading.local()
 
-    def connect() -> None:  # a thread has a client of its own: the HTTP one must not be shared
-        local.client = module.InferenceServerClient(address)
+    def start() -> None:  # a thread has a client of its own: the HTTP one must not be shared
+        local.client = connect(protocol, address, ca)
 
     def infer(file: Path) -> Answer:
         try:
@@ -55,13 +66,14 @@ def classify(
             return Answer(file, error=str(error.strerror))
         try:
             return Answer(file, _infer(local.client, module, data, top_k))
-        except (InferenceServerException, OSError) as error:
+        except (InferenceServerException, *LOST) as error:
             return Answer(file, error=sentence(error, address))
 
-    with ThreadPoolExecutor(concurrency, initializer=connect) as pool:
+    with ThreadPoolExecutor(concurrency, initializer=start) as pool:
         yield from pool.map(infer, files)
 
 
+@patient
 def _infer(client: Any, module: Any, image: bytes, top_k: int) -> list[tuple[str, float]]:
     """IMAGE BYTES [1, 1] and TOP_K INT32 [1, 1] to LABEL BYTES [1, k] and SCORE FP32 [1, k]."""
     tensors = [module.InferInput("IMAGE", [1, 1], "BYTES")]
@@ -76,7 +88,8 @@ def _infer(client: Any, module: Any, image: bytes, top_k: int) -> list[tuple[str
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     files: list[Path] = options.files
-    answers = classify(files, options.top_k, options.url, options.protocol, options.concurrency)
+    server = (options.url, options.protocol)
+    answers = classify(files, options.top_k, *server, options.concurrency, options.ca)
     console = Console(stderr=True, quiet=len(files) <= FEW)
     table = Table("file", "label", "score")
     refused = []
@@ -96,9 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m clients.classify", description="Classify images.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JPEG or PNG")
     parser.add_argument("--top-k", type=positive, default=3, metavar="K", help="labels a file")
-    parser.add_argument("--protocol", choices=list(MODULES), default="grpc")
-    parser.add_argument("--url", help="host:port (default: HOST, GRPC_PORT and HTTP_PORT)")
-    parser.add_argument("--concurrency", type=positive, default=4, help="requests in flight")
+    add_options(parser)
     return parser
 
 

@@ -13,19 +13,27 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import tritonclient.grpc
-import tritonclient.http
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from tritonclient.utils import InferenceServerException
 
-Protocol = Literal["grpc", "http"]
-MODULES: dict[Protocol, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
+from clients.connection import (
+    LOST,
+    MODULES,
+    Protocol,
+    add_options,
+    connect,
+    default_url,
+    patient,
+    positive,
+    sentence,
+)
+
 DIM = 384
 FEW = 8  # texts whose similarities fit on a screen
 
@@ -40,13 +48,14 @@ def embed(
     protocol: Protocol = "grpc",
     batch_size: int = 16,
     concurrency: int = 4,
+    ca: Path | None = None,
 ) -> NDArray[np.float32]:
     """Unit vectors float32 [len(texts), 384], in the order of the texts.
 
     `batch_size` texts (at most 64) go in a request, `concurrency` requests are in flight.
-    Raises EmbedError.
+    `url` and `ca` are those of `clients.connection.connect`. Raises EmbedError.
     """
-    batches = embed_batches(texts, url, protocol, batch_size, concurrency)
+    batches = embed_batches(texts, url, protocol, batch_size, concurrency, ca)
     return np.concatenate([np.empty((0, DIM), np.float32), *batches])
 
 
@@ -56,26 +65,28 @@ def embed_batches(
     protocol: Protocol = "grpc",
     batch_size: int = 16,
     concurrency: int = 4,
+    ca: Path | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """The same, one array [at most batch_size, 384] at a time, as soon as its turn has come."""
     address = url or default_url(protocol)
     module, local = MODULES[protocol], threading.local()
 
-    def connect() -> None:  # a thread has a client of its own: the HTTP one must not be shared
-        local.client = module.InferenceServerClient(address)
+    def start() -> None:  # a thread has a client of its own: the HTTP one must not be shared
+        local.client = connect(protocol, address, ca)
 
-    def infer(start: int) -> NDArray[np.float32]:
-        batch = texts[start : start + batch_size]
+    def infer(first: int) -> NDArray[np.float32]:
+        batch = texts[first : first + batch_size]
         try:
             return _infer(local.client, module, batch)
-        except (InferenceServerException, OSError) as error:
-            where = f"texts {start + 1} to {start + len(batch)}: " if len(texts) > 1 else ""
+        except (InferenceServerException, *LOST) as error:
+            where = f"texts {first + 1} to {first + len(batch)}: " if len(texts) > 1 else ""
             raise EmbedError(where + sentence(error, address)) from error
 
-    with ThreadPoolExecutor(concurrency, initializer=connect) as pool:
+    with ThreadPoolExecutor(concurrency, initializer=start) as pool:
         yield from pool.map(infer, range(0, len(texts), batch_size))
 
 
+@patient
 def _infer(client: Any, module: Any, texts: Sequence[str]) -> NDArray[np.float32]:
     """One request of B texts: TEXT BYTES [B, 1] to EMBEDDING FP32 [B, 384]."""
     # Bytes that were not UTF-8 when Python read them go as they were: the server judges.
@@ -84,19 +95,6 @@ def _infer(client: Any, module: Any, texts: Sequence[str]) -> NDArray[np.float32
     tensor.set_data_from_numpy(np.array(data, np.object_))
     vectors: NDArray[np.float32] = client.infer("embed", [tensor]).as_numpy("EMBEDDING")
     return vectors
-
-
-def default_url(protocol: Protocol) -> str:
-    """host:port, from HOST, GRPC_PORT and HTTP_PORT where they are set."""
-    port = {"grpc": "8001", "http": "8000"}[protocol]
-    host = os.environ.get("HOST", "127.0.0.1").replace("0.0.0.0", "127.0.0.1")
-    return f"{host}:{os.environ.get(f'{protocol.upper()}_PORT', port)}"
-
-
-def sentence(error: InferenceServerException | OSError, url: str) -> str:
-    if isinstance(error, OSError) or error.status() == "StatusCode.UNAVAILABLE":
-        return f"the server at {url} cannot be reached; is it running (make serve)?"
-    return str(error.message()).removeprefix("[request id: <id_unknown>] ")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,7 +126,8 @@ def _lines(file: str) -> list[str]:
 def _embed_visibly(texts: list[str], options: argparse.Namespace) -> NDArray[np.float32]:
     """embed, with a progress bar on the standard error for more than a few texts."""
     size = options.batch_size
-    batches = embed_batches(texts, options.url, options.protocol, size, options.concurrency)
+    server = (options.url, options.protocol)
+    batches = embed_batches(texts, *server, size, options.concurrency, options.ca)
     console = Console(stderr=True, quiet=len(texts) <= FEW)
     total = -(-len(texts) // size)
     return np.concatenate(list(track(batches, "embedding", total, console=console)))
@@ -159,23 +158,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m clients.embed", description="Embed texts.")
     parser.add_argument("texts", nargs="*", metavar="TEXT")
     parser.add_argument("--file", metavar="F", help="one text a line; - is the standard input")
-    parser.add_argument("--protocol", choices=list(MODULES), default="grpc")
-    parser.add_argument("--url", help="host:port (default: HOST, GRPC_PORT and HTTP_PORT)")
+    add_options(parser)
     parser.add_argument(
         "--output",
         choices=["table", "vectors", "npy"],
         help=f"similarities, JSON lines or a .npy (default: table for {FEW} texts, then vectors)",
     )
     parser.add_argument("--batch-size", type=positive, default=16, help="at most 64")
-    parser.add_argument("--concurrency", type=positive, default=4, help="requests in flight")
     return parser
-
-
-def positive(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 if __name__ == "__main__":

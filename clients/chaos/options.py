@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clients.chaos.faults import KINDS
 from clients.chaos.leaks import Bounds
-from clients.embed import default_url, positive
+from clients.connection import default_url, positive
 
 USUAL_FAULTS = [kind for kind in KINDS if kind not in ("stub", "server")]
 STATUS = "0 without findings, 1 with, 2 if it could not begin, 130 if it was interrupted"

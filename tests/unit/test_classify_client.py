@@ -9,6 +9,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from clients import classify as client
+from clients import connection
 
 REFUSAL = "[request id: <id_unknown>] IMAGE[0] is empty."
 
@@ -47,7 +48,8 @@ class FakeServer:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
     fake = FakeServer()
-    monkeypatch.setattr(client, "MODULES", {"grpc": fake, "http": fake})
+    for protocol in ("grpc", "http"):
+        monkeypatch.setitem(connection.MODULES, protocol, fake)
     for name in ("HOST", "GRPC_PORT", "HTTP_PORT"):
         monkeypatch.delenv(name, raising=False)
     return fake

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from clients import connection
 from clients import embed as client
 
 
@@ -45,7 +46,8 @@ class FakeServer:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
     fake = FakeServer()
-    monkeypatch.setattr(client, "MODULES", {"grpc": fake, "http": fake})
+    for protocol in ("grpc", "http"):
+        monkeypatch.setitem(connection.MODULES, protocol, fake)
     for name in ("HOST", "GRPC_PORT", "HTTP_PORT"):
         monkeypatch.delenv(name, raising=False)
     return fake
