@@ -1,8 +1,9 @@
-"""Which cores each rank gets."""
+"""Which cores each rank gets, and how many threads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 CpuSet = tuple[int, ...]
 
@@ -24,3 +25,25 @@ def share(inherited: Sequence[CpuSet]) -> list[CpuSet]:
             crowded = len(ranks) > len(cpus)
             shares[rank] = (cpus[index % len(cpus)],) if crowded else cpus[start:stop]
     return shares
+
+
+def threads(cpus: CpuSet, ranks: int, quota: float | None) -> int:
+    """How many threads one of `ranks` computes with: one a core, but all together no more than
+    the container may use."""
+    return len(cpus) if quota is None else max(1, min(len(cpus), int(quota / ranks)))
+
+
+def quota(cgroups: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """The processors that this container may use on average; None without a limit.
+
+    A container's limit changes neither its affinity nor what the kernel says of its cores.
+    """
+    try:
+        limit, period = (cgroups / "cpu.max").read_text().split()  # version 2
+    except (OSError, ValueError):
+        try:
+            limit = (cgroups / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (cgroups / "cpu" / "cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    return int(limit) / int(period) if limit.strip() not in ("max", "-1") else None

@@ -24,7 +24,7 @@ from ..channel import ALIGN, Arena, Connection, Kind, Message
 from ..config import ModelConfig
 from ..layout import RankPlacement, ReplicaLayout
 from ..rank_spec import RankSpec
-from .cores import CpuSet
+from .cores import CpuSet, quota, threads
 from .inbox import GroupEnded, Inbox
 from .nursery import Nursery
 from .process import RankProcess, vital
@@ -246,7 +246,8 @@ class Group:
             world_size=len(layout.ranks),
             device=placement.instance.device,
             cpus=cpus,
-            threads=self._config.parameters.threads_per_rank or len(cpus),
+            threads=self._config.parameters.threads_per_rank
+            or threads(cpus, len(layout.ranks), quota()),
             slots=self._slots,
             half=self._arena.half,
             store=str(self._store),
