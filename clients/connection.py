@@ -3,7 +3,6 @@
 import argparse
 import os
 import ssl
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,20 +39,20 @@ def connect(protocol: Protocol, url: str, ca: Path | None = None) -> Any:
     scheme, _, address = url.rpartition("://")
     if scheme not in ("https", "grpcs"):
         return MODULES[protocol].InferenceServerClient(address)
+    authority = None if ca is None else str(ca)
     if protocol == "grpc":
-        authority = None if ca is None else str(ca)
         return tritonclient.grpc.InferenceServerClient(
             address, ssl=True, root_certificates=authority
         )
-    context = partial(ssl.create_default_context, cafile=ca)
-    return tritonclient.http.InferenceServerClient(address, ssl=True, ssl_context_factory=context)
+    options = {} if ca is None else {"ca_certs": authority}
+    return tritonclient.http.InferenceServerClient(address, ssl=True, ssl_options=options)
 
 
 def may_be_asked_again(error: BaseException) -> bool:
     """Whether the same request may have an answer a moment later."""
     if isinstance(error, InferenceServerException):
         return error.status() in AGAIN
-    return isinstance(error, LOST)
+    return isinstance(error, LOST) and not isinstance(error, ssl.SSLError)
 
 
 patient = tenacity.retry(
@@ -69,6 +68,8 @@ def sentence(error: Exception, url: str) -> str:
     """What to tell a user of an error of `infer`."""
     if isinstance(error, InferenceServerException) and error.status() not in AGAIN:
         return str(error.message()).removeprefix("[request id: <id_unknown>] ")
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return f"the certificate of the server at {url} is not trusted; name its signer with --ca"
     return f"the server at {url} cannot be reached; is it running (make serve)?"
 
 
