@@ -179,6 +179,7 @@ class Caretaker:
             now = time.monotonic()
             if error is None:
                 hurt.due, hurt.reason = None, ""
+                hurt.restarts += 1
                 end = now + self._server.settings.exit_timeout
                 self._doomed |= dict.fromkeys(old, end)
                 return
@@ -204,6 +205,7 @@ class Caretaker:
         def done(error: BaseException | None) -> None:
             known = self._model(name)
             known.reason = "" if error is None else self._why(name, error)
+            known.reloads["succeeded" if error is None else "failed"] += 1
             if error is not None:
                 rest = "what was loaded before serves on" if known.versions else "it is not served"
                 self._say(f"warning: {name} did not load: {known.reason}; {rest}")

@@ -58,6 +58,10 @@ class Control:
             for model in models
         ]
 
+    def version(self) -> str:
+        """Of Triton."""
+        return str(json.loads(self._ask("v2", None, 5.0))["version"])
+
     def config(self, model: str) -> dict[str, Any]:
         """The config of a model that is loaded, every default written out."""
         config: dict[str, Any] = json.loads(self._ask(f"v2/models/{model}/config", None, 5.0))

@@ -1,4 +1,5 @@
-"""GET /live, /ready and /status: what the watcher knows, over HTTP. Nothing here asks anybody."""
+"""GET /live, /ready, /status and /metrics: what the watcher knows, over HTTP. Nothing here asks
+tritonserver."""
 
 import json
 import threading
@@ -6,7 +7,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from socket import socket
 from typing import Any, Self
 
-from server import token
+from server import metrics, token
+from server.metrics import Metrics
 
 THREADS = 16
 SECONDS = 5.0  # for a client to send its request and take the answer
@@ -32,6 +34,7 @@ class Health:
             "/ready": (200 if ready["ready"] else 503, ready),
             "/status": (200, status),
         }
+        self._server.metrics.status = status
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -52,6 +55,7 @@ class _Server(ThreadingHTTPServer):
         self.socket = listener
         self.secret = secret
         self.pages: dict[str, tuple[int, JSON]] = {}
+        self.metrics = Metrics()
         self._free = threading.BoundedSemaphore(THREADS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -77,14 +81,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         assert isinstance(self.server, _Server)
+        if self.path == "/metrics":
+            self._answer(200, metrics.CONTENT_TYPE, self.server.metrics.page())
+            return
         code, body = self.server.pages.get(self.path, (404, {"error": "try /live or /ready"}))
         if self.path == "/status" and not token.same(
             self.headers.get(token.HEADER), self.server.secret
         ):
             code, body = 403, {"error": f"/status wants the admin token as {token.HEADER}"}
-        content = json.dumps(body).encode()
+        self._answer(code, "application/json", json.dumps(body).encode())
+
+    def _answer(self, code: int, kind: str, content: bytes) -> None:
         self.send_response(code)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

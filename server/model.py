@@ -27,6 +27,8 @@ class Model:
         replicas: what python_mp's fronts say of themselves.
         lost: groups of active instances with a dead stub; True for passive ones.
         reason: why it was not loaded as its files say; empty if it was.
+        restarts: how often it was loaded because a stub had died.
+        reloads: how often because its files had changed, by result.
         mentioned: groups of passive instances that were reported lost.
         due: when to load it again after a death; None if that is not needed.
     """
@@ -38,6 +40,8 @@ class Model:
     replicas: list[dict[str, Any]] = field(default_factory=list)
     lost: dict[Group, bool] = field(default_factory=dict)
     reason: str = ""
+    restarts: int = 0
+    reloads: dict[str, int] = field(default_factory=lambda: {"succeeded": 0, "failed": 0})
     due: float | None = None
     mentioned: set[Group] = field(default_factory=set)
     deaths: Backoff = field(default_factory=Backoff)
@@ -105,6 +109,11 @@ class Model:
         groups = (self.config or {}).get("instance_group", [])
         active = {group["name"] for group in groups if not group.get("passive")}
         return any(stub.group in active for stub in self.stubs)
+
+    @property
+    def backend(self) -> str:
+        """Empty for an ensemble, and while it is not known."""
+        return str((self.config or {}).get("backend", ""))
 
     def steps(self) -> list[str]:
         """The models that an ensemble chains; none for another model."""

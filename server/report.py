@@ -38,6 +38,7 @@ def of(watcher: "Watcher") -> dict[str, Any]:
             "watcher": os.getpid(),
             "server": {
                 "pid": watcher.server.pid if watcher.server.returncode is None else None,
+                "version": watcher.version,
                 "restarts": watcher.restarts,
                 "since": time.time() - (time.monotonic() - watcher.since),
             },
@@ -71,7 +72,11 @@ def _detail(model: Model, reason: str) -> dict[str, Any]:
     return {
         "ready": not reason,
         "reason": reason or model.reason,
+        "backend": model.backend,
+        "steps": model.steps(),
         "versions": model.versions,
+        "restarts": model.restarts,
+        "reloads": model.reloads,
         "stubs": [{"instance": stub.instance, "pid": stub.pid} for stub in model.stubs],
         "replicas": model.replicas,
     }

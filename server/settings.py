@@ -11,6 +11,7 @@ from server.errors import ServerError
 
 PYTHON_BACKENDS = ("python", "python_mp")
 CONTROL = ("--model-control-mode", "--load-model", "--repository-poll-secs")
+SUMMARIES = "--metrics-config=summary_latencies"  # quantiles of latency, which nothing else has
 RESTRICTED = ("--http-restricted-api", "--grpc-restricted-protocol")
 
 
@@ -116,6 +117,8 @@ class Settings:
         as_written = [] if self.complete_config else ["--disable-auto-complete-config"]
         tolerant = ["--exit-on-error=false", "--strict-readiness=false"] if self.keep_going else []
         control = [f"--load-model={model}" for model in models]
+        chosen = any(option.startswith(SUMMARIES) for option in self.options)
+        summaries = [] if chosen else [f"{SUMMARIES}=true"]
         return [
             f"--model-repository={self.model_repository}",
             f"--exit-timeout-secs={self.exit_timeout}",
@@ -127,6 +130,7 @@ class Settings:
             *([] if self._has(*CONTROL) else ["--model-control-mode=explicit", *control]),
             *(rule for rule in token.options(self.token) if not self._has(rule.split("=")[0])),
             *(self.tls.options() if self.tls is not None else []),
+            *summaries,
             *as_written,
             *tolerant,
             *self.options,

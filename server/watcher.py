@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from types import FrameType
 
@@ -10,7 +11,7 @@ from server import report
 from server.backoff import Backoff
 from server.caretaker import Caretaker
 from server.endpoints import Endpoints
-from server.errors import ServerError
+from server.errors import ControlError, ServerError
 from server.health import Health
 from server.launch import TritonServer
 
@@ -56,6 +57,7 @@ class Watcher:
         self.caretaker: Caretaker | None = None
         self.state = State.WAITING
         self.since = self.served = time.monotonic()
+        self.version = ""
         self.restarts = 0
         self.trouble = ""
         self._say = say
@@ -132,6 +134,8 @@ class Watcher:
             self._turn(State.SERVING)
             self.trouble = ""
             if self.caretaker is not None:
+                with suppress(ControlError):  # metadata may be restricted
+                    self.version = self.server.control.version()
                 self.caretaker.begin()
             self._announce(seconds)
         elif time.monotonic() - self.since > START_SECONDS:

@@ -80,6 +80,13 @@ def test_options_follow_from_settings() -> None:
     assert arguments[-1] == "--id=me", "the user's options come last"
 
 
+def test_quantiles_of_latency_unless_told_otherwise() -> None:
+    assert "--metrics-config=summary_latencies=true" in Settings(Path("models")).arguments("p")
+    off = "--metrics-config=summary_latencies=false"
+    options = Settings(Path("models"), options=[off]).arguments("p")
+    assert [each for each in options if "summary_latencies" in each] == [off]
+
+
 def test_no_repository(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="no model repository at"):
         TritonServer(tmp_path / "none").start()

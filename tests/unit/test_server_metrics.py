@@ -1,0 +1,212 @@
+"""The watcher's page for Prometheus, from what /status would say."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import server
+from server import machine
+from server.endpoints import Endpoints
+from server.health import Health
+from server.installation import PROJECT
+from server.machine import Memory
+from server.metrics import Metrics, parts
+from server.model import Model
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def model(backend: str = "python", *states: str, steps: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        "ready": True,
+        "backend": backend,
+        "steps": list(steps),
+        "restarts": 0,
+        "reloads": {"succeeded": 0, "failed": 0},
+        "replicas": [{"state": state} for state in states],
+    }
+
+
+def status(**models: dict[str, Any]) -> dict[str, Any]:
+    about = {"pid": 7, "restarts": 3, "version": "2.51.0"}
+    return {"ready": True, "draining": False, "server": about, "models": models}
+
+
+def samples(page: bytes) -> Samples:
+    return {
+        (sample.name.removeprefix("tritonserver_"), frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+    }
+
+
+def read(said: dict[str, Any]) -> Samples:
+    metrics = Metrics()
+    metrics.status = said
+    return samples(metrics.page())
+
+
+def value(found: Samples, name: str, **labels: str) -> float:
+    return found[name, frozenset(labels.items())]
+
+
+def test_the_server() -> None:
+    found = read(status())
+    assert value(found, "ready") == value(found, "up") == 1
+    assert value(found, "draining") == 0
+    assert value(found, "restarts_total") == 3
+    assert value(found, "info", version="2.51.0", project_version=server.__version__) == 1
+
+
+def test_a_server_that_died() -> None:
+    said = status()
+    said["ready"], said["draining"], said["server"]["pid"] = False, True, None
+    found = read(said)
+    assert value(found, "ready") == value(found, "up") == 0
+    assert value(found, "draining") == 1
+
+
+def test_models() -> None:
+    hurt = model() | {"ready": False, "restarts": 2, "reloads": {"succeeded": 4, "failed": 1}}
+    found = read(status(hurt=hurt, sharded=model("python_mp", "serving", "down", "serving")))
+    assert value(found, "model_ready", model="hurt") == 0
+    assert value(found, "model_ready", model="sharded") == 1
+    assert value(found, "model_restarts_total", model="hurt") == 2
+    assert value(found, "model_reloads_total", model="hurt", result="succeeded") == 4
+    assert value(found, "model_reloads_total", model="hurt", result="failed") == 1
+    states = {"serving": 2, "down": 1, "starting": 0, "restarting": 0}
+    for state, count in states.items():
+        assert value(found, "replicas", model="sharded", state=state) == count
+    assert not [key for key in found if key[0] == "replicas" and ("model", "hurt") in key[1]]
+
+
+def test_the_steps_of_an_ensemble() -> None:
+    found = read(
+        status(
+            embed=model("", steps=("tokenizer", "encoder", "pooler")),
+            tokenizer=model(),
+            encoder=model("python_mp", "serving"),
+            pooler=model(),
+        )
+    )
+    path = {"tokenizer": "pre", "encoder": "forward", "pooler": "post"}
+    for step, part in path.items():
+        assert value(found, "model_step", ensemble="embed", model=step, part=part) == 1
+        assert value(found, "model_step", ensemble=step, model=step, part="forward") == 1
+
+
+@pytest.mark.parametrize(
+    ("backends", "wanted"),
+    [
+        (
+            ["python", "python_mp", "python", "python_mp", "python"],
+            "pre forward forward forward post",
+        ),
+        (["python", "python"], "forward forward"),
+        (["python_mp"], "forward"),
+        ([None, "python_mp"], "pre forward"),
+        ([], ""),
+    ],
+)
+def test_parts(backends: list[str | None], wanted: str) -> None:
+    assert parts(backends) == wanted.split()
+
+
+def test_a_model_knows_its_backend_once_its_config_was_read() -> None:
+    assert Model("m").backend == ""
+    assert Model("m", config={"backend": "python_mp"}).backend == "python_mp"
+
+
+def test_the_page_is_open_and_follows_what_was_told() -> None:
+    endpoints = Endpoints.free()
+    url = f"{endpoints.health_url}/metrics"
+    with Health(endpoints.listen("health"), "secret") as health:
+        for draining in (False, True):
+            said = status() | {"draining": draining}
+            health.tell(live=True, ready={"ready": True}, status=said)
+            with urllib.request.urlopen(url) as page:
+                assert page.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+                found = samples(page.read())
+            assert value(found, "draining") == draining
+    assert value(found, "memory_bytes") > 0
+    assert found["process_resident_memory_bytes", frozenset()] > 0, "the watcher's own"
+
+
+def test_it_is_cheap() -> None:
+    metrics = Metrics()
+    metrics.status = status(**{f"m{n}": model("python_mp", *["serving"] * 8) for n in range(20)})
+    begun = time.thread_time()
+    for _ in range(10):
+        metrics.page()
+    assert (time.thread_time() - begun) / 10 < 0.02
+
+
+def test_the_version_is_the_projects() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert server.__version__ == project["version"]
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+GIB = 1 << 30
+
+
+def write(root: Path, path: str, text: object) -> None:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(f"{text}\n")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A machine of 16 GiB, 4 of which are taken for good."""
+    lines = f"MemTotal: {16 << 20} kB\nMemFree: {1 << 20} kB\nMemAvailable: {12 << 20} kB"
+    write(tmp_path, "proc/meminfo", lines)
+    write(tmp_path, "proc/self/cgroup", "0::/")
+    return tmp_path
+
+
+def test_memory_of_a_machine(root: Path) -> None:
+    assert machine.memory(root) == Memory(4 * GIB, 16 * GIB)
+    write(root, "sys/fs/cgroup/memory.max", "max")
+    assert machine.memory(root) == Memory(4 * GIB, 16 * GIB)
+
+
+def test_memory_of_a_container_leaves_out_the_page_cache(root: Path) -> None:
+    write(root, "sys/fs/cgroup/memory.max", 8 * GIB)
+    write(root, "sys/fs/cgroup/memory.stat", f"anon {GIB}\nfile {6 * GIB}\nshmem {2 * GIB}")
+    assert machine.memory(root) == Memory(3 * GIB, 8 * GIB)
+
+
+def test_the_smallest_limit_around_it_counts(root: Path) -> None:
+    write(root, "proc/self/cgroup", "0::/pod/container")
+    for folder, limit in (("pod/container", "max"), ("pod", 4 * GIB), ("", 8 * GIB)):
+        write(root, f"sys/fs/cgroup/{folder}/memory.max", limit)
+    write(root, "sys/fs/cgroup/pod/memory.stat", f"anon {GIB}\nshmem 0")
+    assert machine.memory(root) == Memory(GIB, 4 * GIB)
+
+
+def test_memory_of_a_container_of_cgroup_v1(root: Path) -> None:
+    """Its path is that on the host, and is not there inside."""
+    write(root, "proc/self/cgroup", "5:cpu:/docker/1f\n4:memory:/docker/1f\n0::/")
+    write(root, "sys/fs/cgroup/memory/memory.limit_in_bytes", 2 * GIB)
+    stat = f"cache {GIB}\nrss 7\nshmem 7\ntotal_rss {GIB // 2}\ntotal_shmem {GIB // 4}"
+    write(root, "sys/fs/cgroup/memory/memory.stat", stat)
+    assert machine.memory(root) == Memory(3 * GIB // 4, 2 * GIB)
+
+
+def test_memory_of_cgroup_v1_without_a_limit(root: Path) -> None:
+    write(root, "proc/self/cgroup", "4:memory:/")
+    write(root, "sys/fs/cgroup/memory/memory.limit_in_bytes", 9223372036854771712)
+    assert machine.memory(root) == Memory(4 * GIB, 16 * GIB)
+
+
+def test_this_machine() -> None:
+    for found in (machine.memory(), machine.shared_memory()):
+        assert 0 <= found.used <= found.limit
