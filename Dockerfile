@@ -2,7 +2,7 @@
 # What changes seldom stands first, so that a changed source builds no package and no engine anew:
 # the engines depend on build_scripts/, backends/ and the recipes, not on server/ and clients/.
 #
-#   docker build --target cpu -t triton-multi-device:cpu .
+#   docker build --target cpu -t triton-multi-device:0.1.0-cpu .
 #
 # torch comes from the index that pip knows. The public one has wheels with CUDA's libraries only; to
 # have a small image, name PyTorch's index of CPU wheels: --build-arg PIP_EXTRA_INDEX_URL=...
@@ -18,12 +18,13 @@ LABEL org.opencontainers.image.title="triton-multi-device front" \
       org.opencontainers.image.description="nginx before Triton: TLS, limits, checked requests" \
       org.opencontainers.image.licenses="Apache-2.0"
 # The official image has njs; a plain Debian has it in a package.
-RUN test -f /usr/lib/nginx/modules/ngx_http_js_module.so && command -v openssl >/dev/null \
-    || { apt-get update && apt-get install -y --no-install-recommends libnginx-mod-http-js openssl \
-         && rm -rf /var/lib/apt/lists/* /var/cache/apt; }
+RUN if ! test -f /usr/lib/nginx/modules/ngx_http_js_module.so; then \
+        apt-get update && apt-get install -y --no-install-recommends libnginx-mod-http-js openssl \
+        && rm -rf /var/lib/apt/lists/* /var/cache/apt; fi
 COPY deploy/nginx /opt/front
 USER 10001:10001
 EXPOSE 8000 8001 8443
+STOPSIGNAL SIGQUIT
 ENTRYPOINT ["/opt/front/entrypoint.sh"]
 
 
@@ -51,7 +52,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY backends backends
 COPY build_scripts build_scripts
 RUN mkdir server clients clients/chaos benchmarks \
-    && pip install --no-deps --no-build-isolation --editable .
+    && pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 COPY model_repository model_repository
 ENTRYPOINT ["python", "-m", "build_scripts.build"]
 
@@ -94,7 +95,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY backends backends
 COPY build_scripts build_scripts
 RUN mkdir -p server clients/chaos benchmarks \
-    && pip install --no-deps --no-build-isolation --editable .
+    && pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 COPY --from=models --chown=10001:10001 /srv/model_repository model_repository
 COPY --from=models --chown=10001:10001 /srv/build build
 USER 10001:10001
@@ -112,7 +113,7 @@ RUN pip install --no-cache-dir --progress-bar off -r requirements-serving.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY backends backends
 RUN mkdir -p build_scripts/tensorrt clients/chaos benchmarks server \
-    && pip install --no-deps --editable .
+    && pip install --no-cache-dir --no-deps --editable .
 COPY --from=models /srv/model_repository model_repository
 COPY clients clients
 COPY server server

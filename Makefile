@@ -34,10 +34,11 @@ down:  ## end and remove what `up` started; the volumes stay (ARGS=--volumes tak
 test: venv models  ## all tests: unit, process, engines, Triton
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-check: venv  ## format, lint, types
+check: venv  ## format, lint, types, and the files of deploy/
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@bash deploy/check.sh
 
 format: venv  ## bring the sources into form
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
