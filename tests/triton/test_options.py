@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import threading
 import time
 import urllib.request
@@ -68,8 +69,19 @@ def options(collector: Collector) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def optioned(serve: Serve, options: list[str]) -> Iterator[TritonServer]:
-    with serve(MODELS, options=options) as ready:
+def optioned(
+    serve: Serve, options: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TritonServer]:
+    """Our models, but `embed` as docs/operations.md says for a cache."""
+    repository = tmp_path_factory.mktemp("cached")
+    for model in MODELS.iterdir():
+        shutil.copytree(model, repository / model.name)
+    operations = (PROJECT / "docs" / "operations.md").read_text()
+    line = "response_cache { enable: true }"
+    assert line in operations
+    with (repository / "embed" / "config.pbtxt").open("a") as config:
+        config.write(f"\n{line}\n")
+    with serve(repository, options=options) as ready:
         yield ready
 
 

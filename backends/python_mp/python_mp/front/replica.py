@@ -213,7 +213,7 @@ class Replica:
     def _invalid(self, requests: tuple[Request, ...], text: str) -> None:
         """In company nobody knows whose input it was, so each is asked again alone."""
         if len(requests) == 1:
-            self._fail(requests, InvalidInput(text))
+            self._refuse(requests, InvalidInput(text), "invalid")
             return
         for request in requests:
             request.alone = True
