@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc.aio as grpc
 
+from server.token import METADATA
+
 
 @dataclass(frozen=True)
 class Load:
@@ -35,9 +37,13 @@ class Load:
 
 @dataclass(frozen=True)
 class Target:
-    """A model's one input; `rows` are sent in turn, one a request. A row is a text or numbers."""
+    """A model's one input; `rows` are sent in turn, one a request. A row is a text or numbers.
+
+    `token` is the server's admin token: perf_analyzer asks for the model's config first.
+    """
 
     url: str
+    token: str
     model: str
     input: str
     rows: list[str] | list[list[float]]
@@ -67,6 +73,7 @@ def _perf_analyzer(analyzer: str, target: Target, concurrency: int, seconds: flo
             "-m": target.model,
             "-u": target.url,
             "-i": "grpc",
+            "-H": f"{METADATA}:{target.token}",
             "--input-data": data,
             "--concurrency-range": concurrency,
             "--measurement-interval": int(seconds * 1000 / 3),  # it takes three windows

@@ -55,7 +55,9 @@ def run() -> Iterator[dict[str, Any]]:
             repository, endpoints=Endpoints.free(), show=lambda _: None, options=[policy]
         )
         stack.enter_context(server)
-        target = Target(server.endpoints.grpc_url, "embed", "TEXT", short_texts())
+        target = Target(
+            server.endpoints.grpc_url, server.settings.token, "embed", "TEXT", short_texts()
+        )
         peak = closed_loop(target, PEAK_CONCURRENCY, PEAK_SECONDS).requests_per_second
         order = json.dumps([asdict(target), TIMES * peak, SECONDS])
         command = [sys.executable, "-m", "benchmarks.overload"]

@@ -24,6 +24,7 @@ from server.launch import TritonServer
 MODELS = Path(__file__).parent / "models"
 ROUNDS, SECONDS = 3, 4.0
 DTYPES = ("float32", "bfloat16")
+Address = tuple[str, str]  # url and token
 
 
 def run() -> Iterator[dict[str, Any]]:
@@ -33,35 +34,35 @@ def run() -> Iterator[dict[str, Any]]:
         _fill(repository)
         server = TritonServer(repository, endpoints=Endpoints.free(), show=_ignore)
         stack.enter_context(server)
-        url = server.endpoints.grpc_url
-        yield from _echo(url)
+        address = (server.endpoints.grpc_url, server.settings.token)
+        yield from _echo(address)
         for dtype in DTYPES:
-            yield from _embed(url, dtype)
+            yield from _embed(address, dtype)
 
 
 def _ignore(line: str) -> None:
     """The server's log is not of interest here."""
 
 
-def _echo(url: str) -> Iterator[dict[str, Any]]:
+def _echo(address: Address) -> Iterator[dict[str, Any]]:
     rows = [[0.5] * 128]
     sides = [
-        lambda n, m=model: closed_loop(Target(url, m, "X", rows), n, SECONDS)
+        lambda n, m=model: closed_loop(Target(*address, m, "X", rows), n, SECONDS)
         for model in ("echo", "identity")
     ]
     yield _throughput("echo / identity in the Python backend, 32 in flight", *_at(32, *sides))
     yield _latency("echo / identity in the Python backend, 1 in flight", *_at(1, *sides))
 
 
-def _embed(url: str, dtype: str) -> Iterator[dict[str, Any]]:
+def _embed(address: Address, dtype: str) -> Iterator[dict[str, Any]]:
     texts = short_texts()
     rival = _plain_dtype(dtype)
 
     def ours(concurrency: int) -> Load:
-        return closed_loop(Target(url, f"embed_{dtype}", "TEXT", texts), concurrency, SECONDS)
+        return closed_loop(Target(*address, f"embed_{dtype}", "TEXT", texts), concurrency, SECONDS)
 
     def plain(concurrency: int) -> Load:
-        return closed_loop(Target(url, f"plain_{rival}", "TEXT", texts), concurrency, SECONDS)
+        return closed_loop(Target(*address, f"plain_{rival}", "TEXT", texts), concurrency, SECONDS)
 
     yield _throughput(
         f"embed {dtype}, 32 in flight / packed encoder in a loop",
