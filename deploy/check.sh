@@ -41,9 +41,8 @@ rendered() {
 front() {
     local folder
     folder=$(mktemp -d)
-    sh deploy/nginx/certificate.sh "$folder/tls" \
-        && UPSTREAM=127.0.0.1 RUN_DIR=$folder TLS_DIR=$folder/tls sh deploy/nginx/entrypoint.sh -t \
-        && rm -r "$folder"
+    env -u HOST UPSTREAM=127.0.0.1 RUN_DIR="$folder" TLS_MADE="$folder/tls" \
+        sh deploy/nginx/entrypoint.sh -t && rm -r "$folder"
 }
 
 rules() (

@@ -8,6 +8,7 @@ import pytest
 
 # Debian's names; other systems have similar ones.
 PACKAGES = {
+    "curl": "curl",
     "docker": "docker.io docker-compose",
     "docker-compose": "docker.io docker-compose",
     "kubectl": "kubernetes-client",
@@ -20,7 +21,7 @@ PACKAGES = {
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], str]:
-    """The path of a program; without it the test is skipped, and fails where REQUIRE_PROGRAMS is set."""
+    """The path of a program; without it the test is skipped, or with REQUIRE_PROGRAMS fails."""
 
     def find(name: str) -> str:
         path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")

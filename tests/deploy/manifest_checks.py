@@ -230,8 +230,9 @@ def metrics(resources: Resources) -> Iterator[str]:
 def images(resources: Resources) -> Iterator[str]:
     """Each is a stage of the Dockerfile, tagged with this version and its name."""
     stages = re.findall(r"^FROM .* AS (\S+)$", (PROJECT / "Dockerfile").read_text(), re.M)
+    images = [f"triton-multi-device:{__version__}-{stage}" for stage in stages]
     for each in of(resources, "Deployment"):
-        if container(each)["image"] not in [f"triton-multi-device:{__version__}-{stage}" for stage in stages]:
+        if container(each)["image"] not in images:
             yield f"{_place(each)} has image {container(each)['image']}, which nothing makes"
 
 

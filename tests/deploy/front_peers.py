@@ -1,0 +1,152 @@
+"""What stands behind a front in tests: a name server, and upstreams that are no Triton."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+
+class NameServer:
+    """Answers for every name with `addresses`, which may be changed."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses: Sequence[str] = addresses
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._wake()
+        self._thread.join()
+        self._socket.close()
+
+    def _wake(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.sendto(b"", self._socket.getsockname())
+
+    def _serve(self) -> None:
+        while query := self._socket.recvfrom(512):
+            if not query[0]:
+                return
+            self._socket.sendto(self._reply(query[0]), query[1])
+
+    def _reply(self, query: bytes) -> bytes:
+        addresses = list(self.addresses)
+        code = 0x8180 if addresses else 0x8183  # NXDOMAIN
+        header = query[:2] + struct.pack(">5H", code, 1, len(addresses), 0, 0)
+        end = query.index(b"\0", 12) + 5
+        records = b"".join(
+            b"\xc0\x0c" + struct.pack(">2HIH", 1, 1, 0, 4) + socket.inet_aton(address)
+            for address in addresses
+        )
+        return header + query[12:end] + records
+
+
+@dataclass
+class Upstream:
+    """Takes connections on an address, keeps what it is sent, and after `delay` seconds answers
+    with `reply`; without one it closes."""
+
+    address: str
+    port: int
+    reply: bytes = b""
+    delay: float = 0.0
+    requests: list[bytes] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._ended = threading.Event()
+        self._listener = socket.create_server((self.address, self.port))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends accept
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError):
+                connection.settimeout(5.0)
+                self.requests.append(_request(connection))
+                self._ended.wait(self.delay)
+                connection.sendall(self.reply)
+
+
+def _request(connection: socket.socket) -> bytes:
+    """One over HTTP/1.1, to the end of its body; of HTTP/2 what comes first."""
+    data = b""
+    while b"\r\n\r\n" not in data and (more := connection.recv(1 << 16)):
+        data += more
+        if data.startswith(b"PRI * HTTP/2.0"):
+            return data
+    head, _, body = data.partition(b"\r\n\r\n")
+    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    missing = int(lengths[0].split(b":")[1]) - len(body) if lengths else 0
+    while missing > 0 and (more := connection.recv(1 << 16)):
+        data, missing = data + more, missing - len(more)
+    return data
+
+
+class GrpcUpstream(grpc.GenericRpcHandler):
+    """Answers every call with an empty message, and keeps (method, message, metadata)."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, bytes, dict[str, Any]]] = []
+        self._server = grpc.server(ThreadPoolExecutor(4), handlers=[self])
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        metadata = dict(details.invocation_metadata)
+
+        def answer(message: bytes, _: grpc.ServicerContext) -> bytes:
+            self.calls.append((details.method, message, metadata))
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._server.stop(None).wait()

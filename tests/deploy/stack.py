@@ -1,0 +1,106 @@
+"""docker-compose.yml brought up as a project of its own, on free ports; gone at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from server.endpoints import Endpoints
+from server.installation import PROJECT
+
+TOKEN = "a-token-for-tests"
+
+
+class Stack:
+    """The services of one compose project.
+
+    Attributes:
+        ports: on 127.0.0.1, by the variables of docker-compose.yml.
+    """
+
+    def __init__(self, compose: str, docker: str) -> None:
+        self._compose, self._docker = compose, docker
+        self.name = f"test{secrets.token_hex(4)}"
+        free = [Endpoints.free(), Endpoints.free()]
+        numbers = [port for each in free for port in (each.http, each.grpc, each.metrics)]
+        names = ("HTTP_PORT", "GRPC_PORT", "TLS_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
+        self.ports = dict(zip(names, numbers, strict=False))
+        own = {name: str(port) for name, port in self.ports.items()}
+        self._environment = {**os.environ, **own, "HOST": "127.0.0.1", "ADMIN_TOKEN": TOKEN}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.compose("--profile", "build", "down", "--volumes", "--remove-orphans")
+        assert self.left() == []
+
+    def compose(self, *arguments: str) -> str:
+        """What `docker-compose ARGUMENTS` printed; raises where it failed."""
+        return _run([self._compose, "--project-name", self.name, *arguments], self._environment)
+
+    def docker(self, *arguments: str) -> str:
+        return _run([self._docker, *arguments], dict(os.environ))
+
+    def containers(self, service: str) -> list[str]:
+        return self.compose("ps", "--quiet", service).split()
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.docker("inspect", container))[0]
+        return found
+
+    def kill(self, container: str) -> None:
+        """End the container's server as a crash would: Docker then follows its restart policy."""
+        child = "open('/proc/1/task/1/children').read().split()[0]"
+        kill = f"import os; os.kill(int({child}), 9)"
+        # Not checked: it may be gone with the container before it could say so.
+        subprocess.run([self._docker, "exec", container, "python", "-c", kill], capture_output=True)
+
+    def left(self) -> list[str]:
+        """Whatever of this project is still there."""
+        label = f"label=com.docker.compose.project={self.name}"
+        listings = [("ps", "--all"), ("network", "ls"), ("volume", "ls")]
+        found = [self.docker(*each, "--quiet", "--filter", label).split() for each in listings]
+        return [name for names in found for name in names]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series that Prometheus finds."""
+        where = urllib.parse.urlencode({"query": expression})
+        url = f"http://127.0.0.1:{self.ports['PROMETHEUS_PORT']}/api/v1/query?{where}"
+        with urllib.request.urlopen(url, timeout=10) as page:
+            found: list[dict[str, Any]] = json.load(page)["data"]["result"]
+        return found
+
+    def certificate(self, file: Path) -> Path:
+        """The front's self-signed one, written to `file`."""
+        file.write_text(self.compose("exec", "-T", "front", "cat", "/tmp/tls/tls.crt"))
+        return file
+
+
+def _run(command: Sequence[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        said = re.sub(r"\x1b\[[0-9;]*\w", "", done.stdout + done.stderr)[-3000:]
+        raise AssertionError(f"{' '.join(command)} exited with {done.returncode}:\n{said}")
+    return done.stdout
+
+
+def engine_answers(docker: str) -> bool:
+    return subprocess.run([docker, "info"], capture_output=True).returncode == 0
+
+
+Program = Callable[[str], str]

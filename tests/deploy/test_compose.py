@@ -1,0 +1,225 @@
+"""The README's compose section on a real Docker engine: built, up, used, hurt, scaled, down."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from build_scripts import digits
+from clients.classify import classify
+from clients.connection import MODULES, Protocol, connect
+from clients.embed import _infer as embed_once
+from clients.embed import embed
+from tests.deploy.stack import TOKEN, Program, Stack, engine_answers
+from tests.harness import until
+from tests.triton.calls import reference
+
+BUILD_SECONDS = 1200.0
+READY_SECONDS = 60.0  # 7 to 10 here; the bound leaves room for a busy machine
+LIMIT_BYTES = 2e9
+VIA: list[tuple[Protocol, str]] = [
+    ("http", "127.0.0.1:{HTTP_PORT}"),
+    ("grpc", "127.0.0.1:{GRPC_PORT}"),
+    ("http", "https://localhost:{TLS_PORT}"),
+    ("grpc", "grpcs://localhost:{TLS_PORT}"),
+]
+
+
+@pytest.fixture(scope="module")
+def stack(program: Program) -> Iterator[Stack]:
+    """Everything but Grafana, whose image no test needs."""
+    compose, docker = program("docker-compose"), program("docker")
+    if not engine_answers(docker):
+        pytest.skip("no Docker engine answers here")
+    with Stack(compose, docker) as made:
+        made.compose("build", "triton", "front")
+        began = time.monotonic()
+        made.compose("up", "--detach", "front", "prometheus")
+        print(f"up and ready after {time.monotonic() - began:.1f} s")
+        assert time.monotonic() - began < READY_SECONDS
+        yield made
+
+
+@pytest.fixture(scope="module")
+def ca(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stack.certificate(tmp_path_factory.mktemp("tls") / "tls.crt")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(BUILD_SECONDS)
+@pytest.mark.parametrize(("protocol", "url"), VIA, ids=lambda value: value)
+def test_both_ensembles_answer(
+    stack: Stack, ca: Path, protocol: Protocol, url: str, tmp_path: Path
+) -> None:
+    address = url.format(**stack.ports)
+    which = list(range(0, 200, 20))
+    texts = [reference().texts[index] for index in which]
+    vectors = embed(texts, address, protocol, batch_size=4, ca=ca)
+    assert reference().cosine(which, vectors) > 0.999999
+    digits.main(["--images", str(tmp_path)])
+    images = sorted(tmp_path.glob("*.png"))[:4]
+    answers = list(classify(images, 1, address, protocol, ca=ca))
+    assert [answer.error for answer in answers] == [""] * 4
+    assert all(answer.best[0][1] > 0.5 for answer in answers)
+
+
+@pytest.mark.slow
+def test_containers_are_closed_as_the_file_says(stack: Stack) -> None:
+    for service in ("triton", "front", "prometheus"):
+        [container] = stack.containers(service)
+        host = stack.inspect(container)["HostConfig"]
+        assert host["ReadonlyRootfs"], service
+        assert host["CapDrop"] == ["ALL"], service
+        assert host["Memory"] > 0, service
+        assert host["RestartPolicy"]["Name"] == "unless-stopped", service
+    for service in ("triton", "front"):
+        [container] = stack.containers(service)
+        assert stack.docker("exec", container, "id", "-u").strip() == "10001"
+    [triton] = stack.containers("triton")
+    assert not any((stack.inspect(triton)["NetworkSettings"]["Ports"] or {}).values())
+
+
+@pytest.mark.slow
+def test_the_image_is_small_and_has_no_compiler(stack: Stack) -> None:
+    [triton] = stack.containers("triton")
+    image = stack.inspect(triton)["Image"]
+    assert int(stack.docker("image", "inspect", "-f", "{{.Size}}", image)) < LIMIT_BYTES
+    for name in ("cc", "gcc", "g++", "make"):
+        with pytest.raises(AssertionError):
+            stack.docker("exec", triton, "sh", "-c", f"command -v {name}")
+
+
+@pytest.mark.slow
+def test_prometheus_has_scraped_both_pages(stack: Stack) -> None:
+    for expression in (
+        'python_mp_requests_total{model="embed_encoder"} > 0',
+        'nv_inference_request_success{model="embed"} > 0',
+        "tritonserver_ready == 1",
+        'up{job="triton"} == 1',
+    ):
+        until(lambda expression=expression: len(stack.query(expression)) == 1, 60)
+    assert stack.query('ALERTS{alertstate="firing",severity="critical"}') == []
+
+
+def status_of(stack: Stack, path: str, body: bytes | None = None, token: str = "") -> int:
+    url = f"http://127.0.0.1:{stack.ports['HTTP_PORT']}{path}"
+    headers = {"Content-Type": "application/json"} | ({"triton-admin": token} if token else {})
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=20) as page:
+            return int(page.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+@pytest.mark.slow
+def test_what_crashes_triton_does_not_reach_it(stack: Stack) -> None:
+    [triton] = stack.containers("triton")
+    before = stack.docker("top", triton, "-o", "pid,comm")
+    for shape in ([1, 2**62], [2**32 + 1, 1], [1, 2**33], [0, 1]):
+        tensor = {"name": "TEXT", "datatype": "BYTES", "shape": shape, "data": ["a"]}
+        body = json.dumps({"inputs": [tensor]}).encode()
+        assert status_of(stack, "/v2/models/embed/infer", body) == 400
+    assert stack.docker("top", triton, "-o", "pid,comm") == before
+    assert status_of(stack, "/v2/health/ready") == 200
+
+
+@pytest.mark.slow
+def test_models_are_controlled_with_the_token_only(stack: Stack) -> None:
+    for token, status in (("", 403), ("not-the-token", 403), (TOKEN, 200)):
+        assert status_of(stack, "/v2/repository/index", b"", token) == status
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_container_that_dies_is_started_again(stack: Stack) -> None:
+    [triton] = stack.containers("triton")
+    began = time.monotonic()
+    stack.kill(triton)
+    until(lambda: stack.inspect(triton)["RestartCount"] == 1, 30)
+    until(lambda: status_of(stack, "/v2/health/ready") == 200, 120)
+    print(f"ready again after {time.monotonic() - began:.1f} s")
+    url = f"127.0.0.1:{stack.ports['GRPC_PORT']}"
+    assert reference().cosine([3], embed([reference().texts[3]], url)) > 0.999999
+
+
+@dataclass
+class Load:
+    """Eight clients that embed until told to stop; half by HTTP, half by gRPC."""
+
+    stack: Stack
+    retry: bool
+    right: int = 0
+    errors: list[str] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def client(self, number: int) -> None:
+        protocol: Protocol = "http" if number % 2 else "grpc"
+        address = f"127.0.0.1:{self.stack.ports[f'{protocol.upper()}_PORT']}"
+        client = connect(protocol, address)
+        once = embed_once if self.retry else embed_once.__wrapped__  # type: ignore[attr-defined]
+        index = number
+        while not self.stop.is_set():
+            index = (index + 8) % 200
+            try:
+                vector = once(client, MODULES[protocol], [reference().texts[index]])
+            except Exception as error:
+                self.errors.append(f"{type(error).__name__}: {error}")
+                continue
+            assert reference().cosine([index], vector) > 0.999999
+            self.right += 1
+        client.close()
+
+    def run(self, meanwhile: float, kill: str) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            done = [pool.submit(self.client, number) for number in range(8)]
+            try:
+                time.sleep(meanwhile)
+                self.stack.kill(kill)
+                time.sleep(meanwhile)
+            finally:
+                self.stop.set()
+            for each in done:
+                each.result()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_one_of_two_may_die_under_load(stack: Stack) -> None:
+    scale = ("up", "--detach", "--no-recreate", "--scale", "triton=2", "front")
+    stack.compose(*scale)
+    pair = stack.containers("triton")
+    assert len(pair) == 2
+    for retry, victim in ((False, pair[0]), (True, pair[1])):
+        load = Load(stack, retry)
+        load.run(4.0, victim)
+        print(f"retry {retry}: {load.right} right, {load.errors}")
+        assert load.right > 50
+        # Of eight in hand, and what the dying one's kernel accepted in its last moment.
+        assert len(load.errors) <= (0 if retry else 16)
+        assert all("was lost" in error for error in load.errors)
+        until(lambda: all_healthy(stack, pair), 120)
+
+
+def all_healthy(stack: Stack, containers: list[str]) -> bool:
+    return all(
+        stack.inspect(each)["State"].get("Health", {}).get("Status") == "healthy"
+        for each in containers
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_build_service_knows_what_is_served(stack: Stack) -> None:
+    stack.compose("--profile", "build", "build", "build")
+    said = stack.compose("--profile", "build", "run", "--rm", "build", "--check")
+    assert "embed_encoder" in said

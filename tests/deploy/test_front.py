@@ -1,0 +1,235 @@
+"""Through nginx clients see what they would see of Triton: HTTP, HTTPS, gRPC, gRPC with TLS."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from tests.deploy.front import TOKEN, Front
+from tests.deploy.front_triton import MODELS, Fronted, fronted
+from tests.harness import until
+from tests.triton.calls import Array, in_parallel
+
+WAYS = ("http", "https", "grpc", "grpcs")
+MODULES: dict[str, Any] = {"h": tritonclient.http, "g": tritonclient.grpc}
+TENSORS = {
+    "numbers": ("wide", np.linspace(-1, 1, 2 * 333, dtype=np.float32).reshape(2, 333)),
+    "4 MB": ("wide", np.random.default_rng(1).random((1, 1 << 20), np.float32)),
+    "octets": ("text", np.array([[bytes(range(256)), b'{"a":1}'], [b"", b"\xff\0\r\n"]], object)),
+}
+ADMIN = {
+    "repository/index": "POST",
+    "models/wide/config": "GET",
+    "models/wide/versions/1/config": "GET",
+    "models/wide/stats": "GET",
+    "models/stats": "GET",
+    "trace/setting": "GET",
+    "logging": "GET",
+}
+OPEN = {
+    "": "wide",
+    "/health/live": "",
+    "/models/wide": '"platform":"python"',
+    "/models/wide/versions/1": '"platform":"python"',
+    "/models/wide/ready": "",
+    "/models/wide/versions/1/ready": "",
+}
+CLOSED = (
+    "/", "/v2/", "/v2/models", "/v2/models/wide/", "/v2/models/wide/generate", "/metrics",
+    "/v2/models/wide/generate_stream", "/v2/systemsharedmemory/status", "/v2/health",
+    "/v2/systemsharedmemory/region/x/register", "/v2/cudasharedmemory/status", "/v2/models/a%2fb",
+    "/v2/models/wide%20/infer", "/v2/repository/models/wide", "/v2/models/wide/versions/-1/ready",
+    "/v2/health/live/..", "/invocations", "/v1/models", "/grpc-status/0", "/v2/models/w%5cide",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def both(
+    program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fronted]:
+    program("openssl")
+    with fronted(program("nginx"), tmp_path_factory.mktemp("front")) as started:
+        yield started
+
+
+def connect(front: Front, way: str) -> Any:
+    authority = str(front.certificate)
+    if way == "https":
+        context = ssl.create_default_context(cafile=authority)
+        return tritonclient.http.InferenceServerClient(
+            front.tls_url, ssl=True, ssl_context_factory=lambda: context
+        )
+    if way == "grpcs":
+        return tritonclient.grpc.InferenceServerClient(
+            front.tls_url, ssl=True, root_certificates=authority
+        )
+    url = front.http_url if way == "http" else front.grpc_url
+    return MODULES[way[0]].InferenceServerClient(url)
+
+
+def infer(client: Any, way: str, model: str, array: Array, binary: bool = True) -> Array:
+    module = MODULES[way[0]]
+    tensor = module.InferInput("IN", array.shape, np_to_triton_dtype(array.dtype))
+    if way[0] == "h":
+        tensor.set_data_from_numpy(array, binary_data=binary)
+        outputs = [module.InferRequestedOutput("OUT", binary_data=binary)]
+    else:
+        tensor.set_data_from_numpy(array)
+        outputs = [module.InferRequestedOutput("OUT")]
+    answer: Array = client.infer(model, [tensor], outputs=outputs).as_numpy("OUT")
+    return answer
+
+
+@pytest.mark.parametrize("tensor", TENSORS)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_sent_comes_back(both: Fronted, way: str, tensor: str) -> None:
+    """The models are echoes: not a bit is changed on the way."""
+    model, array = TENSORS[tensor]
+    with connect(both.front, way) as client:
+        np.testing.assert_array_equal(infer(client, way, model, array), array)
+
+
+@pytest.mark.parametrize("way", ["http", "https"])
+def test_as_json(both: Fronted, way: str) -> None:
+    array = np.array([[1.5, -2.25, 1e-3]], np.float32)
+    with connect(both.front, way) as client:
+        np.testing.assert_array_equal(infer(client, way, "wide", array, binary=False), array)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_health_and_metadata(both: Fronted, way: str) -> None:
+    with connect(both.front, way) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("wide")
+        assert not client.is_model_ready("nope")
+        for what in (client.get_server_metadata(), client.get_model_metadata("wide")):
+            assert "name" in str(what)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tritons_own_refusals_come_through(both: Fronted, way: str) -> None:
+    with connect(both.front, way) as client, pytest.raises(InferenceServerException) as refused:
+        infer(client, way, "nope", np.ones((1, 1), np.float32))
+    assert "nope" in refused.value.message()
+    assert refused.value.status() in ("404", "StatusCode.NOT_FOUND")
+
+
+def test_many_at_once(both: Fronted) -> None:
+    def ask(index: int) -> None:
+        way = WAYS[index % len(WAYS)]
+        with connect(both.front, way) as client:
+            for number in range(25):
+                array = np.full((1, 50), index * 100 + number, np.float32)
+                np.testing.assert_array_equal(infer(client, way, "wide", array), array)
+
+    in_parallel(8, ask)
+
+
+def test_a_refusal_leaves_the_others_of_its_connection_alone(both: Fronted) -> None:
+    """HTTP/2 carries all of a client's calls in one connection."""
+    with connect(both.front, "grpc") as client:
+
+        def ask(index: int) -> None:
+            for _ in range(50):
+                if index % 2:
+                    with pytest.raises(InferenceServerException, match="larger than the data"):
+                        client.infer("wide", [tritonclient.grpc.InferInput("IN", [9999], "FP32")])
+                else:
+                    array = np.full((1, 50), index, np.float32)
+                    np.testing.assert_array_equal(infer(client, "grpc", "wide", array), array)
+
+        in_parallel(6, ask)
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_open_paths(both: Fronted, path: str) -> None:
+    answer = both.front.send("GET", "/v2" + path)
+    assert answer.status == 200
+    assert OPEN[path] in answer.body.decode() or not path
+    assert both.front.send("POST", "/v2" + path, b"").status == 405
+
+
+@pytest.mark.parametrize("path", CLOSED)
+def test_closed_paths(both: Fronted, path: str) -> None:
+    for method in ("GET", "POST"):
+        answer = both.front.send(method, path)
+        assert answer.status == 404
+        assert answer.error == "There is nothing at this address."
+        assert both.front.logged(answer)["upstream"] == ""
+
+
+@pytest.mark.parametrize("path", ADMIN)
+def test_admin_paths(both: Fronted, path: str) -> None:
+    for headers in ({}, {"triton-admin": "guess"}, {"triton-admin": ""}):
+        answer = both.front.send(ADMIN[path], f"/v2/{path}", headers=headers)
+        assert (answer.status, answer.error) == (403, "This needs the admin token.")
+        assert both.front.logged(answer)["upstream"] == ""
+    headers = {"triton-admin": TOKEN}
+    assert both.front.send(ADMIN[path], f"/v2/{path}", headers=headers).status == 200
+
+
+def test_admin_calls(both: Fronted) -> None:
+    with connect(both.front, "grpc") as client:
+        calls: list[Callable[..., Any]] = [
+            client.get_model_repository_index,
+            lambda **more: client.get_model_config("wide", **more),
+            client.get_inference_statistics,
+            client.get_trace_settings,
+            client.get_log_settings,
+        ]
+        for call in calls:
+            for headers in ({}, {"triton-grpc-protocol-triton-admin": "guess"}):
+                with pytest.raises(InferenceServerException, match="needs the admin token"):
+                    call(headers=headers)
+            call(headers={"triton-grpc-protocol-triton-admin": TOKEN})
+        index = client.get_model_repository_index(
+            headers={"triton-grpc-protocol-triton-admin": TOKEN}
+        )
+        assert {model.name for model in index.models} == MODELS.keys()
+
+
+def test_the_front_asks_the_watcher_for_readiness(both: Fronted) -> None:
+    """What Triton says of itself, it says with an empty body."""
+    answer = both.front.send("GET", "/v2/health/ready")
+    assert (answer.status, json.loads(answer.body)["ready"]) == (200, True)
+
+
+def test_the_log(both: Fronted) -> None:
+    answer = both.front.send("GET", "/v2", headers={"X-Request-Id": 'mine"\\'})
+    number = answer.headers["x-request-id"]
+    assert len(number) == 32
+    http = both.front.logged(answer)
+    assert (http["method"], http["uri"], http["status"]) == ("GET", "/v2", "200")
+    assert http["upstream"] == f"127.0.0.1:{both.triton.endpoints.http}"
+    assert float(http["upstream_seconds"]) <= float(http["seconds"]) + 0.01  # rounded
+    with connect(both.front, "grpc") as client:
+        infer(client, "grpc", "wide", np.ones((1, 1), np.float32))
+        with pytest.raises(InferenceServerException):
+            client.infer("wide", [tritonclient.grpc.InferInput("IN", [9999], "FP32")])
+    until(lambda: both.front.log[-1]["grpc_status"] == "3")
+    good, bad = both.front.log[-2:]
+    uri = "/inference.GRPCInferenceService/ModelInfer"
+    for line, status in ((good, "0"), (bad, "3")):
+        assert (line["method"], line["uri"], line["grpc_status"]) == ("POST", uri, status)
+    assert "larger than the data" in bad["refused"]
+
+
+def test_unknown_calls(both: Fronted) -> None:
+    with grpc.insecure_channel(both.front.grpc_url) as channel:
+        for path in (
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            "/grpc.health.v1.Health/Check",
+        ):
+            with pytest.raises(grpc.RpcError) as refused:
+                channel.unary_unary(path)(b"", timeout=20)
+            assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED

@@ -1,0 +1,103 @@
+"""entrypoint.sh and certificate.sh: what they make of the environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.front import NGINX, TOKEN, front
+
+
+@pytest.fixture
+def check(
+    program: Callable[[str], str], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`check(NAME="value")` is `entrypoint.sh -t` with this environment."""
+
+    def checked(**environment: str) -> subprocess.CompletedProcess[str]:
+        own = {"NGINX_BIN": program("nginx"), "RUN_DIR": str(tmp_path), "TLS_DIR": str(tmp_path)}
+        subprocess.run(["sh", NGINX / "certificate.sh", tmp_path], check=True)
+        return subprocess.run(
+            ["sh", NGINX / "entrypoint.sh", "-t"],
+            env={**os.environ, **own, **environment},
+            capture_output=True,
+            text=True,
+        )
+
+    return checked
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("MAX_BODY", "16 MB", "MAX_BODY must be a size such as 16m or 512k, not 16 MB"),
+        ("MAX_BODY", "m", "MAX_BODY must be a size such as 16m or 512k, not m"),
+        ("MAX_JSON", "1k2k", "MAX_JSON must be a size such as 16m or 512k, not 1k2k"),
+        ("MAX_JSON", "-1", "MAX_JSON must be a size such as 16m or 512k, not -1"),
+        ("UPSTREAM", "a; daemon on", "UPSTREAM is 'a; daemon on', which cannot be"),
+        ("UPSTREAM", "$host", "UPSTREAM is '$host', which cannot be"),
+        ("HTTP_PORT", "80&80", "HTTP_PORT is '80&80', which cannot be"),
+    ],
+)
+def test_what_cannot_be(
+    check: Callable[..., subprocess.CompletedProcess[str]], name: str, value: str, said: str
+) -> None:
+    checked = check(**{name: value})
+    assert (checked.returncode, checked.stderr) == (1, f"front: {said}\n")
+
+
+def test_sizes(check: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    assert check(MAX_BODY="2m", MAX_JSON="512k").returncode == 0
+    config = (tmp_path / "nginx.conf").read_text()
+    assert f"client_max_body_size {2 << 20};" in config
+    assert f"js_var $max_json {512 << 10};" in config
+
+
+def test_the_token_is_not_kept(
+    check: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    assert check(ADMIN_TOKEN=TOKEN).returncode == 0
+    assert (tmp_path / "admin.conf").stat().st_mode & 0o077 == 0
+    for file in tmp_path.iterdir():
+        assert file.is_dir() or TOKEN.encode() not in file.read_bytes()
+
+
+def test_the_token_is_in_no_environment(program: Callable[[str], str], tmp_path: Path) -> None:
+    with front(program("nginx"), tmp_path / "front", UPSTREAM="127.0.0.1") as started:
+        for pid in (started.process.pid, *started.workers):
+            assert TOKEN.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def test_a_pair_is_made_where_none_is(program: Callable[[str], str], tmp_path: Path) -> None:
+    program("openssl")
+    (tmp_path / "none").mkdir()
+    tls = str(tmp_path / "none")
+    made = tmp_path / "made"
+    with front(
+        program("nginx"), tmp_path / "front", UPSTREAM="127.0.0.1", TLS_DIR=tls, TLS_MADE=str(made)
+    ) as started:
+        assert started.errors.count("front: ") == 1
+        assert f"mount tls.crt and tls.key at {tls} to have your own" in started.errors
+        assert (made / "tls.crt").exists()
+
+
+def test_certificate_names_and_keeps(program: Callable[[str], str], tmp_path: Path) -> None:
+    program("openssl")
+    command = ["sh", str(NGINX / "certificate.sh"), str(tmp_path / "tls"), "my.host", "10.0.0.1"]
+    subprocess.run(command, check=True)
+    certificate = (tmp_path / "tls" / "tls.crt").read_bytes()
+    shown = subprocess.run(
+        ["openssl", "x509", "-noout", "-ext", "subjectAltName"],
+        input=certificate,
+        capture_output=True,
+        check=True,
+    ).stdout
+    for name in (b"DNS:localhost", b"DNS:front", b"DNS:my.host", b"127.0.0.1", b"10.0.0.1"):
+        assert name in shown
+    assert (tmp_path / "tls" / "tls.key").stat().st_mode & 0o077 == 0
+    subprocess.run(command, check=True)
+    assert (tmp_path / "tls" / "tls.crt").read_bytes() == certificate
