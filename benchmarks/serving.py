@@ -150,3 +150,5 @@ def _variant(
         config = config.replace(old, new)
     (folder / "config.pbtxt").write_text(config)
     shutil.copytree(version, folder / "1")
+    if (model / "warmup").exists():
+        shutil.copytree(model / "warmup", folder / "warmup")

@@ -122,7 +122,9 @@ def add_variant(repository: Path, layout: Layout) -> None:
     source = MODELS / "embed_encoder"
     config = layout.apply((source / "config.pbtxt").read_text())
     files = [Checkpoint.packaged().file(name) for name in ("config.json", "model.safetensors")]
-    add(repository, encoder, config.replace('name: "embed_encoder"', f'name: "{encoder}"'), files)
+    config = config.replace('name: "embed_encoder"', f'name: "{encoder}"')
+    model = add(repository, encoder, config, files)
+    shutil.copytree(source / "warmup", model / "warmup")
     ensemble = (MODELS / "embed" / "config.pbtxt").read_text()
     ensemble = ensemble.replace('"embed_encoder"', f'"{encoder}"')
     add(repository, layout.name, ensemble.replace('name: "embed"', f'name: "{layout.name}"'))
