@@ -1,7 +1,7 @@
-"""`make bench`: collectives, parallel layers, engines, serving, overload. A table on the screen,
-JSON in results/.
+"""`make bench`: collectives, parallel layers, engines, serving, overload, front. A table on the
+screen, JSON in results/.
 
-python -m benchmarks [collectives] [parallel] [engines] [serving] [overload]
+python -m benchmarks [collectives] [parallel] [engines] [serving] [overload] [front]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import collectives, engines, overload, parallel, serving
+from benchmarks import collectives, engines, front, overload, parallel, serving
 
 SECTIONS = {
     "collectives": collectives.run,
@@ -26,6 +26,7 @@ SECTIONS = {
     "engines": engines.run,
     "serving": serving.run,
     "overload": overload.run,
+    "front": front.run,
 }
 
 

@@ -6,14 +6,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
+from benchmarks.compare import SECONDS, at, latency, throughput
 from benchmarks.load import Load, Target, closed_loop
 from benchmarks.texts import short_texts
 from build_scripts.checkpoint import Checkpoint
@@ -22,7 +22,6 @@ from server.endpoints import Endpoints
 from server.launch import TritonServer
 
 MODELS = Path(__file__).parent / "models"
-ROUNDS, SECONDS = 3, 4.0
 DTYPES = ("float32", "bfloat16")
 Address = tuple[str, str]  # url and token
 
@@ -50,8 +49,8 @@ def _echo(address: Address) -> Iterator[dict[str, Any]]:
         lambda n, m=model: closed_loop(Target(*address, m, "X", rows), n, SECONDS)
         for model in ("echo", "identity")
     ]
-    yield _throughput("echo / identity in the Python backend, 32 in flight", *_at(32, *sides))
-    yield _latency("echo / identity in the Python backend, 1 in flight", *_at(1, *sides))
+    yield throughput("echo / identity in the Python backend, 32 in flight", *at(32, *sides))
+    yield latency("echo / identity in the Python backend, 1 in flight", *at(1, *sides))
 
 
 def _embed(address: Address, dtype: str) -> Iterator[dict[str, Any]]:
@@ -64,49 +63,19 @@ def _embed(address: Address, dtype: str) -> Iterator[dict[str, Any]]:
     def plain(concurrency: int) -> Load:
         return closed_loop(Target(*address, f"plain_{rival}", "TEXT", texts), concurrency, SECONDS)
 
-    yield _throughput(
+    yield throughput(
         f"embed {dtype}, 32 in flight / packed encoder in a loop",
         lambda: ours(32),
         lambda: _in_process(dtype),
     )
     versus = f"embed {dtype} / sentence-transformers {rival} in the Python backend"
-    yield _throughput(f"{versus}, 32 in flight", *_at(32, ours, plain))
-    yield _latency(f"{versus}, 1 in flight", *_at(1, ours, plain))
+    yield throughput(f"{versus}, 32 in flight", *at(32, ours, plain))
+    yield latency(f"{versus}, 1 in flight", *at(1, ours, plain))
 
 
 def _plain_dtype(dtype: str) -> str:
     """What one would choose: bfloat16 without a CPU's support for it is ten times slower."""
     return dtype if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
-
-
-Side = Callable[[], Load]
-
-
-def _at(concurrency: int, *sides: Callable[[int], Load]) -> list[Side]:
-    return [lambda side=side: side(concurrency) for side in sides]  # type: ignore[misc]
-
-
-def _throughput(comparison: str, ours: Side, theirs: Side) -> dict[str, Any]:
-    return _compare(comparison, "requests/s", "requests_per_second", ours, theirs)
-
-
-def _latency(comparison: str, ours: Side, theirs: Side) -> dict[str, Any]:
-    return _compare(comparison, "p50 ms", "p50_ms", ours, theirs)
-
-
-def _compare(comparison: str, unit: str, key: str, ours: Side, theirs: Side) -> dict[str, Any]:
-    rounds = [(ours(), theirs()) for _ in range(ROUNDS)]
-    first, second = (
-        median(getattr(load, key) for load in side) for side in zip(*rounds, strict=True)
-    )
-    return {
-        "comparison": comparison,
-        "unit": unit,
-        "generator": rounds[0][0].generator,
-        "ours": first,
-        "theirs": second,
-        "ratio": first / second,
-    }
 
 
 def _in_process(dtype: str) -> Load:

@@ -70,7 +70,7 @@ def warn(settings: Settings) -> None:
     if not settings.endpoints.is_local:
         say(
             f"warning: {settings.endpoints.host} is reached from other machines: HTTP has no TLS,"
-            " and neither do metrics and health; put a proxy in front of them"
+            " and neither do metrics and health; let others in through a proxy (docs/security.md)"
         )
     if settings.own_control:
         say(
