@@ -87,7 +87,7 @@ ENTRYPOINT ["tini", "--", "python", "-m", "server"]
 
 # TensorRT builds on the GPU that serves, so not here but when this image is run.
 FROM ${TENSORRT_IMAGE} AS gpu-build
-ENV PYTHONUNBUFFERED=1 HOME=/tmp
+ENV PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1 HOME=/tmp
 WORKDIR /srv
 COPY requirements-tensorrt.txt ./
 RUN pip install --no-cache-dir --progress-bar off -r requirements-tensorrt.txt
@@ -106,15 +106,14 @@ FROM ${TRITON_IMAGE} AS gpu
 LABEL org.opencontainers.image.title="triton-multi-device" \
       org.opencontainers.image.description="Triton with the backend python_mp, on GPUs" \
       org.opencontainers.image.licenses="Apache-2.0"
-ENV PYTHONUNBUFFERED=1
+ENV PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1
+RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
 WORKDIR /srv
 COPY requirements-serving.txt ./
-RUN pip install --no-cache-dir --progress-bar off -r requirements-serving.txt
-COPY pyproject.toml README.md LICENSE ./
-COPY backends backends
-RUN mkdir -p build_scripts/tensorrt clients/chaos benchmarks server \
-    && pip install --no-cache-dir --no-deps --editable .
+RUN pip install --no-cache-dir --progress-bar off -r requirements-serving.txt \
+    && printf '/srv\n/srv/backends/python_mp\n' > "$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
 COPY --from=models /srv/model_repository model_repository
+COPY backends backends
 COPY clients clients
 COPY server server
 USER 10001:10001
@@ -122,4 +121,4 @@ ENV HOST=0.0.0.0 HOME=/tmp
 EXPOSE 8000 8001 8002 8003
 HEALTHCHECK --interval=2s --timeout=2s --start-period=600s --retries=5 \
     CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8003/ready', timeout=1)"]
-ENTRYPOINT ["python3", "-m", "server"]
+ENTRYPOINT ["tini", "--", "python3", "-m", "server"]
