@@ -105,3 +105,12 @@ def test_every_recorded_series_is_used() -> None:
         if recorded := rule.get("record"):
             used = [text for text in (*expressions, dashboard) if recorded in text]
             assert used, recorded
+
+
+def test_the_exporter_reads_what_is_asked_of_gpus() -> None:
+    deploy = PROJECT / "deploy"
+    listed = re.findall(r"^(DCGM_\w+), ", (deploy / "dcgm" / "counters.csv").read_text(), re.M)
+    files = [*FOLDER.glob("rules/*.yml"), deploy / "grafana" / "dashboards" / "triton.json"]
+    asked = {name for file in files for name in re.findall(r"DCGM_\w+", file.read_text())}
+    assert asked
+    assert asked <= set(listed)
