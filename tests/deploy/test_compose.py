@@ -7,7 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from tests.triton.calls import reference
 BUILD_SECONDS = 1200.0
 READY_SECONDS = 60.0  # 7 to 10 here; the bound leaves room for a busy machine
 LIMIT_BYTES = 2e9
+AROUND = 4.0  # seconds of load before and after it
 VIA: list[tuple[Protocol, str]] = [
     ("http", "127.0.0.1:{HTTP_PORT}"),
     ("grpc", "127.0.0.1:{GRPC_PORT}"),
@@ -179,35 +180,51 @@ class Load:
             self.right += 1
         client.close()
 
-    def run(self, meanwhile: float, kill: str) -> None:
+    def run(self, hurt: Callable[[], object]) -> None:
         with ThreadPoolExecutor(8) as pool:
             done = [pool.submit(self.client, number) for number in range(8)]
             try:
-                time.sleep(meanwhile)
-                self.stack.kill(kill)
-                time.sleep(meanwhile)
+                time.sleep(AROUND)
+                hurt()
+                time.sleep(AROUND)
             finally:
                 self.stop.set()
             for each in done:
                 each.result()
 
 
+@pytest.fixture(scope="module")
+def pair(stack: Stack) -> list[str]:
+    """Two servers."""
+    stack.compose("up", "--detach", "--no-recreate", "--scale", "triton=2", "front")
+    found = stack.containers("triton")
+    assert len(found) == 2
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_one_of_two_may_die_under_load(stack: Stack) -> None:
-    scale = ("up", "--detach", "--no-recreate", "--scale", "triton=2", "front")
-    stack.compose(*scale)
-    pair = stack.containers("triton")
-    assert len(pair) == 2
-    for retry, victim in ((False, pair[0]), (True, pair[1])):
-        load = Load(stack, retry)
-        load.run(4.0, victim)
-        print(f"retry {retry}: {load.right} right, {load.errors}")
-        assert load.right > 50
-        # Of eight in hand, and what the dying one's kernel accepted in its last moment.
-        assert len(load.errors) <= (0 if retry else 16)
-        assert all("was lost" in error for error in load.errors)
-        until(lambda: all_healthy(stack, pair), 120)
+@pytest.mark.parametrize("retry", [False, True])
+def test_one_of_two_may_die_under_load(stack: Stack, pair: list[str], retry: bool) -> None:
+    load = Load(stack, retry)
+    load.run(lambda: stack.kill(pair[int(retry)]))
+    print(f"retry {retry}: {load.right} right, {load.errors}")
+    assert load.right > 50
+    # Of eight in hand, and what the dying one's kernel accepted in its last moment.
+    assert len(load.errors) <= (0 if retry else 16)
+    assert all("was lost" in error for error in load.errors)
+    until(lambda: all_healthy(stack, pair), 120)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_one_of_two_may_be_stopped_under_load(stack: Stack, pair: list[str]) -> None:
+    """It drains, and nobody has to ask again."""
+    load = Load(stack, retry=False)
+    load.run(lambda: stack.docker("stop", "--time", "60", pair[0]))
+    assert load.right > 50
+    assert load.errors == []
+    assert stack.inspect(pair[0])["State"]["ExitCode"] == 0
 
 
 def all_healthy(stack: Stack, containers: list[str]) -> bool:
