@@ -17,9 +17,10 @@ FROM ${NGINX_IMAGE} AS front
 LABEL org.opencontainers.image.title="triton-multi-device front" \
       org.opencontainers.image.description="nginx before Triton: TLS, limits, checked requests" \
       org.opencontainers.image.licenses="Apache-2.0"
-# The official image has njs; a plain Debian has it in a package.
-RUN if ! test -f /usr/lib/nginx/modules/ngx_http_js_module.so; then \
-        apt-get update && apt-get install -y --no-install-recommends libnginx-mod-http-js openssl \
+# The official image has njs; a plain Debian has it in a package. openssl makes the pair to try TLS with.
+RUN set --; test -f /usr/lib/nginx/modules/ngx_http_js_module.so || set -- libnginx-mod-http-js; \
+    command -v openssl >/dev/null || set -- "$@" openssl; \
+    if [ $# -gt 0 ]; then apt-get update && apt-get install -y --no-install-recommends "$@" \
         && rm -rf /var/lib/apt/lists/* /var/cache/apt; fi
 COPY deploy/nginx /opt/front
 USER 10001:10001
