@@ -306,6 +306,7 @@ WAITS: dict[str, tuple[int, Program]] = {
 
 
 def wait_alone(communicator: Communicator, stage: int, link: Connection) -> float:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     where, call = WAITS[link.recv()]
     if stage == where and communicator.rank == 0:
         link.send(("waiting", None))

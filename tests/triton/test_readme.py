@@ -82,7 +82,8 @@ def test_make_targets_exist() -> None:
 
 def source(name: str) -> Path:
     """The one file of the project that the README means by a path or the end of one."""
-    folders = ("backends", "model_repository", "clients", "server", "build_scripts", "docs")
+    folders = ["backends", "model_repository", "clients", "server", "build_scripts", "docs"]
+    folders += ["deploy", "tests"]
     inside = (file for folder in folders for file in (PROJECT / folder).rglob("*"))
     everything = [*PROJECT.glob("*.md"), *(PROJECT / folder for folder in folders), *inside]
     found = [file for file in everything if f"/{file.relative_to(PROJECT)}".endswith(f"/{name}")]
