@@ -1,6 +1,8 @@
 // What no request may hold, whatever it is written in. A refusal is thrown as {status, why}, with a
 // status of HTTP and a sentence, or '' for the status's own.
 
+import upstream from 'upstream.js';
+
 const MAX_INPUTS = 64;
 const MAX_DIMS = 16;
 
@@ -8,8 +10,8 @@ function refuse(status, why) {
     throw {status: status, why: why};
 }
 
-// On to the location `upstream`, unless `check` throws a refusal. nginx.conf writes it out.
-function admit(r, check, upstream) {
+// On to the location `next`, unless `check` throws a refusal. nginx.conf writes it out.
+function admit(r, check, next) {
     try {
         check();
     } catch (refusal) {
@@ -20,7 +22,8 @@ function admit(r, check, upstream) {
         r.return(refusal.status);
         return;
     }
-    r.internalRedirect(upstream);
+    upstream.choose(r);
+    r.internalRedirect(next);
 }
 
 // A tensor has no more elements than its request has bytes: so Triton makes no room for more.

@@ -1,10 +1,41 @@
-// When no answer came: whether Triton may have had the request decides what the client is told.
+// Which Triton is asked; and when no answer came, what the client is told, which depends on whether
+// Triton may have had the request.
+
+import fs from 'fs';
 
 const NOBODY = 'No Triton can be reached; try again.';
 const LATE = 'Triton did not answer in time.';
 const LOST = 'The connection to Triton was lost; the request may have been computed.';
 
+// One of those that said a moment ago that they are ready (peers.sh): neither starting nor draining.
+// Where none did, the name stays, and any of its addresses is asked.
+function choose(r) {
+    const ready = readyNow(r.variables.ready_file);
+    if (ready.length) {
+        r.variables.triton = ready[Math.floor(Math.random() * ready.length)];
+    }
+}
+
+function readyNow(file) {
+    try {
+        return fs.readFileSync(file, 'utf8').split('\n').filter((address) => address);
+    } catch (missing) {
+        return [];
+    }
+}
+
+// An address that was chosen and cannot be reached: the name has others.
+function mayAskOthers(r) {
+    const chosen = r.variables.triton !== r.variables.triton_name;
+    r.variables.triton = r.variables.triton_name;
+    return chosen && !wasSent(r);
+}
+
 function http(r) {
+    if (mayAskOthers(r)) {
+        r.internalRedirect('@http');
+        return;
+    }
     const status = wasSent(r) ? (wasLate(r) ? 504 : 502) : 503;
     r.variables.why = {502: LOST, 503: NOBODY, 504: LATE}[status];
     r.return(status);
@@ -12,6 +43,10 @@ function http(r) {
 
 // DEADLINE_EXCEEDED, or UNAVAILABLE.
 function grpc(r) {
+    if (mayAskOthers(r)) {
+        r.internalRedirect('@grpc');
+        return;
+    }
     const status = wasSent(r) && wasLate(r) ? 4 : 14;
     r.variables.why = wasSent(r) ? (wasLate(r) ? LATE : LOST) : NOBODY;
     r.internalRedirect(`/grpc-status/${status}`);
@@ -26,4 +61,4 @@ function wasLate(r) {
     return /504$/.test(r.variables.upstream_status || '');
 }
 
-export default {http, grpc};
+export default {choose, http, grpc};

@@ -22,6 +22,8 @@ NGINX = PROJECT / "deploy" / "nginx"
 SERVICE = "/inference.GRPCInferenceService"
 TOKEN = "known-to-the-tests"
 SECONDS = 30.0
+# Else root's workers are nobody, who may not read in pytest's folders.
+WORKERS_USER = ["-g", "user root;"] if os.getuid() == 0 else []
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,9 @@ def front(nginx: str, folder: Path, **environment: str) -> Iterator[Front]:
     subprocess.run(["sh", NGINX / "certificate.sh", folder / "tls"], check=True)
     with (folder / "error.log").open("wb") as errors:
         process = subprocess.Popen(
-            ["sh", NGINX / "entrypoint.sh"], env={**os.environ, **own, **environment}, stderr=errors
+            ["sh", NGINX / "entrypoint.sh", *WORKERS_USER],
+            env={**os.environ, **own, **environment},
+            stderr=errors,
         )
     started = Front(ports.http, ports.grpc, ports.metrics, folder, process)
     try:

@@ -73,6 +73,7 @@ class Upstream:
     port: int
     reply: bytes = b""
     delay: float = 0.0
+    ready: bytes = b""
     requests: list[bytes] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -90,7 +91,8 @@ class Upstream:
         at: TracebackType | None,
     ) -> None:
         self._ended.set()
-        self._listener.shutdown(socket.SHUT_RDWR)  # ends accept
+        with suppress(OSError):  # ended before
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends accept
         self._thread.join()
         self._listener.close()
 
@@ -102,7 +104,11 @@ class Upstream:
                 return
             with connection, suppress(OSError):
                 connection.settimeout(5.0)
-                self.requests.append(_request(connection))
+                request = _request(connection)
+                if request.startswith(b"GET /ready HTTP/1.0"):  # of peers.sh, each second
+                    connection.sendall(self.ready)
+                    continue
+                self.requests.append(request)
                 self._ended.wait(self.delay)
                 connection.sendall(self.reply)
 

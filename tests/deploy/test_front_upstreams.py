@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -158,6 +159,44 @@ def test_one_that_is_ready_is_enough(start: Start, port: int) -> None:
             until(lambda: bool(front.send("GET", "/v2/health/ready") and ready.requests))
             assert {front.send("GET", "/v2/health/ready").status for _ in range(20)} == {200}
         assert ready.requests[0].startswith(b"GET /ready ")
+
+
+READY, DRAINING = reply("{}"), reply("{}", "503 Service Unavailable")
+
+
+@pytest.fixture
+def polled(
+    start: Start, upstreams: list[Upstream], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Front, list[Upstream]]]:
+    """A front that knows the addresses of both upstreams from the system as well."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "getent").write_text(f"#!/bin/sh\nprintf '%s\\n' {' '.join(HOSTS[:2])}\n")
+    (programs / "getent").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    with NameServer(*HOSTS[:2]) as names, start(names) as front:
+        yield front, upstreams
+
+
+def test_those_that_are_ready_are_asked(polled: tuple[Front, list[Upstream]]) -> None:
+    """Neither one that drains or starts, nor one that hangs; where none is ready, any."""
+    front, (one, other) = polled
+    for one.ready, other.ready, asked in (
+        (READY, DRAINING, HOSTS[:1]),
+        (b"", READY, HOSTS[1:2]),
+        (READY, READY, HOSTS[:2]),
+        (DRAINING, DRAINING, HOSTS[:2]),
+    ):
+        until(lambda asked=asked: who(front) == set(asked))  # type: ignore[misc]
+        assert who(front) == set(asked)
+
+
+def test_a_ready_one_that_dies_costs_no_request(polled: tuple[Front, list[Upstream]]) -> None:
+    front, (one, other) = polled
+    one.ready, other.ready = READY, DRAINING
+    until(lambda: who(front) == set(HOSTS[:1]))
+    one.__exit__(None, None, None)
+    assert who(front, 10) == set(HOSTS[1:2])
 
 
 def test_only_known_headers_go_on(start: Start, port: int) -> None:
