@@ -1,7 +1,7 @@
-"""`make bench`: collectives, parallel layers, engines, serving, overload, front. A table on the
-screen, JSON in results/.
+"""`make bench`: collectives, parallel layers, engines, serving, overload, front, layouts. A table on
+the screen, JSON in results/.
 
-python -m benchmarks [collectives] [parallel] [engines] [serving] [overload] [front]
+python -m benchmarks [collectives] [parallel] [engines] [serving] [overload] [front] [layouts]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import collectives, engines, front, overload, parallel, serving
+from benchmarks import collectives, engines, front, layouts, overload, parallel, serving
 
 SECTIONS = {
     "collectives": collectives.run,
@@ -27,6 +27,7 @@ SECTIONS = {
     "serving": serving.run,
     "overload": overload.run,
     "front": front.run,
+    "layouts": layouts.run,
 }
 
 
