@@ -1,5 +1,5 @@
-"""`make bench`: collectives, parallel layers, engines, serving, overload, front, layouts. A table on
-the screen, JSON in results/.
+"""`make bench`: collectives, parallel layers, engines, serving, overload, front, layouts. A table
+on the screen, JSON in results/.
 
 python -m benchmarks [collectives] [parallel] [engines] [serving] [overload] [front] [layouts]
 """
