@@ -43,6 +43,9 @@ MAX_JSON_BYTES=$(bytes MAX_JSON "${MAX_JSON:-4m}")
 BODY_BUFFER_BYTES=$((MAX_BODY_BYTES + 1))  # one of the full size must not go to a file
 
 mkdir -p "$RUN_DIR"
+for file in "$TLS_DIR" "$TLS_DIR/tls.crt" "$TLS_DIR/tls.key"; do
+    [ ! -e "$file" ] || [ -r "$file" ] || die "user $(id -u) may not read $file"
+done
 if [ ! -e "$TLS_DIR/tls.crt" ]; then
     echo "front: no tls.crt in $TLS_DIR, so TLS has a self-signed pair of $TLS_MADE;" \
         "mount tls.crt and tls.key at $TLS_DIR to have your own" >&2
