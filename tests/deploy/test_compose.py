@@ -235,8 +235,25 @@ def all_healthy(stack: Stack, containers: list[str]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_the_build_service_knows_what_is_served(stack: Stack) -> None:
+@pytest.mark.timeout(600)
+def test_what_the_build_service_builds_is_served(stack: Stack, tmp_path: Path) -> None:
     stack.compose("--profile", "build", "build", "build")
-    said = stack.compose("--profile", "build", "run", "--rm", "build", "--check")
-    assert "embed_encoder" in said
+    run = ("--profile", "build", "run", "--rm", "build")
+    assert "embed_encoder" in stack.compose(*run, "--check")
+    assert "published" in stack.compose(*run, "classifier", "--engine", "onnxruntime")
+    until(lambda: served_versions(stack, "classifier") == ["2"], 120)
+    digits.main(["--images", str(tmp_path)])
+    images = sorted(tmp_path.glob("*.png"))[:4]
+    answers = list(classify(images, 1, f"127.0.0.1:{stack.ports['GRPC_PORT']}"))
+    assert [answer.error for answer in answers] == [""] * 4
+
+
+def served_versions(stack: Stack, model: str) -> list[str]:
+    url = f"http://127.0.0.1:{stack.ports['HTTP_PORT']}/v2/models/{model}"
+    try:
+        with urllib.request.urlopen(url, timeout=10) as page:
+            found: list[str] = json.load(page)["versions"]
+    except urllib.error.HTTPError as error:
+        error.close()
+        return []
+    return found
