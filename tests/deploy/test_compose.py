@@ -240,7 +240,7 @@ def test_what_the_build_service_builds_is_served(stack: Stack, tmp_path: Path) -
     stack.compose("--profile", "build", "build", "build")
     run = ("--profile", "build", "run", "--rm", "build")
     assert "embed_encoder" in stack.compose(*run, "--check")
-    assert "published" in stack.compose(*run, "classifier", "--engine", "onnxruntime")
+    stack.compose(*run, "classifier", "--engine", "onnxruntime")
     until(lambda: served_versions(stack, "classifier") == ["2"], 120)
     digits.main(["--images", str(tmp_path)])
     images = sorted(tmp_path.glob("*.png"))[:4]
