@@ -1,17 +1,15 @@
 """One request to the server, and what its answer or its error means."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
-import tritonclient.grpc
-import tritonclient.http
 from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
 from clients.chaos.journal import Outcome
 from clients.chaos.questions import Array, Exam, Question
+from clients.connection import MODULES, Protocol
 
-Protocol = Literal["grpc", "http"]
 REFUSALS = {"503", "StatusCode.UNAVAILABLE", "404", "StatusCode.NOT_FOUND"}
 GONE = "is not healthy"  # Triton's INTERNAL for what a stub had in hand that died
 
@@ -20,7 +18,7 @@ class Connection:
     """A client of its own for each thread: the HTTP one must not be shared."""
 
     def __init__(self, protocol: Protocol, url: str, deadline: float) -> None:
-        self._module: Any = {"grpc": tritonclient.grpc, "http": tritonclient.http}[protocol]
+        self._module: Any = MODULES[protocol]
         self.protocol = protocol
         timeouts = {"connection_timeout": deadline, "network_timeout": deadline}
         self._client = self._module.InferenceServerClient(

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from clients.chaos.bursts import Burst, Call
-from clients.chaos.connection import Connection, Protocol, of_answer, of_error
+from clients.chaos.connection import Connection, of_answer, of_error
 from clients.chaos.journal import Journal, Outcome
 from clients.chaos.questions import Exam, Question, draw
+from clients.connection import Protocol
 
 Connect = Callable[[Protocol], Connection]
 PAUSE_AFTER_TROUBLE = 0.05  # seconds; a client that is refused does not ask ten thousand times

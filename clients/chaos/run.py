@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clients.chaos.commit import commit, schedule, told
-from clients.chaos.connection import Connection, Protocol
+from clients.chaos.connection import Connection
 from clients.chaos.faults import KINDS
 from clients.chaos.house import House
 from clients.chaos.journal import Journal, Outcome
@@ -20,6 +20,7 @@ from clients.chaos.questions import Exam
 from clients.chaos.report import Report
 from clients.chaos.scene import Scene
 from clients.chaos.verdict import Committed, judge
+from clients.connection import Protocol
 
 CALM_SECONDS = 2.0  # in which the load's connections go
 SETTLE_SECONDS = 10.0  # at most, until what faults needed has been given back
