@@ -15,6 +15,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .net import THREADS, Net
+
 if TYPE_CHECKING:
     from .group import Flight
 
@@ -32,6 +34,7 @@ COUNTERS = {
     "hangs_total": "Generations ended because they made no progress",
     "handed_over_total": "Requests given to another replica while this one had no ranks",
     "refused_total": "Requests refused without being computed, by reason",
+    "internal_errors_total": "Errors that nobody expected, by the thread that met them and went on",
 }
 GAUGES = {
     "generation": "Number of the present generation of ranks",
@@ -50,6 +53,7 @@ HISTOGRAMS = {
 REASONS = ("invalid", "queue_full", "down", "timeout", "cancelled", "condemned")
 LABELLED = {
     "refused_total": ("reason", REASONS),
+    "internal_errors_total": ("thread", THREADS),
     "start_seconds": ("phase", ("import", "spawn", "rendezvous", "load", "warm_up")),
 }
 """The label that some of them have besides, and its values."""
@@ -71,9 +75,11 @@ class _Histogram:
 
 
 class Metrics:
-    """Numbers of one replica; `labels` go on each of them."""
+    """Numbers of one replica; `labels` go on each of them. Its errors are counted here, so this
+    is where the replica's net is."""
 
     def __init__(self, sink: Sink, labels: Mapping[str, str]) -> None:
+        self.net = Net(lambda thread: self.count("internal_errors_total", thread=thread))
         self._sink = sink
         self._labels = tuple(labels.items())
         self._lock = threading.Lock()
@@ -146,9 +152,12 @@ class Metrics:
             self._sent[name, labels] = value
 
     def _run(self) -> None:
-        while not self._stopping.wait(FLUSH_SECONDS):
+        self.net.loop("metrics", self._turn, self._stopping)
+        self.net.hold("metrics", self.flush)
+
+    def _turn(self) -> None:
+        if not self._stopping.wait(FLUSH_SECONDS):
             self.flush()
-        self.flush()
 
 
 def _series(name: str, labels: Labels, histogram: _Histogram) -> dict[tuple[str, Labels], float]:

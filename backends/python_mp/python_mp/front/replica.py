@@ -70,7 +70,7 @@ class Replica:
         status = Status(runtime, config, layout.index)
         self._keeper = Keeper(config, layout, cpus, runtime, status, metrics, server, self)
         self._peers = Peers(config, layout.index, runtime, status, self.submit, self._take_back)
-        self._sweeper = Sweeper(self._waiting_since, self._give_up)
+        self._sweeper = Sweeper(self._waiting_since, self._give_up, metrics.net)
 
     @property
     def serves(self) -> bool:

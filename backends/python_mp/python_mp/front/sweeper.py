@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from ..batch import Request
 from ..errors import Cancelled, TimedOut
+from .net import Net
 
 PERIOD_SECONDS = 0.05
 _ASKED_NEXT, _ASKED_IN_TURN = 16, 16
@@ -25,13 +26,16 @@ class Sweeper:
     Args:
         waiting_since: requests that arrived before a `perf_counter`.
         give_up: takes one of them out, if it still waits, and refuses it.
+        net: round its loop.
     """
 
     def __init__(
         self,
         waiting_since: Callable[[float], list[Request]],
         give_up: Callable[[Request, TimedOut | Cancelled], None],
+        net: Net,
     ) -> None:
+        self._net = net
         self._waiting_since = waiting_since
         self._give_up = give_up
         self._awake = threading.Event()
@@ -53,11 +57,19 @@ class Sweeper:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._awake.wait()
-            self._awake.clear()
-            while not self._stopping.wait(PERIOD_SECONDS) and self._sweep():
-                pass
+        self._net.loop("sweeper", self._look, self._stopping)
+
+    def _look(self) -> None:
+        self._awake.wait()
+        if self._stopping.wait(PERIOD_SECONDS):
+            return
+        self._awake.clear()
+        something_waits = True
+        try:
+            something_waits = self._sweep()
+        finally:
+            if something_waits:
+                self._awake.set()
 
     def _sweep(self) -> bool:
         """Whether something waited."""
