@@ -77,14 +77,14 @@ function readDims(input, field, shape) {
 function checkOutput(output) {
     protobuf.each(output, (field) => {
         if (field.number === 2) {
-            checkParameter(protobuf.inside(output, field));
+            checkParameter(protobuf.inside(output, field), true);
         }
     });
 }
 
 // An entry of a map: a key, and a value that is a string where it has a field 3. Both may be there
 // more than once.
-function checkParameter(entry) {
+function checkParameter(entry, ofOutput) {
     const names = [];
     let isString = false;
     protobuf.each(entry, (field) => {
@@ -96,7 +96,7 @@ function checkParameter(entry) {
             });
         }
     });
-    names.forEach((name) => shapes.checkParameter(name, isString));
+    names.forEach((name) => shapes.checkParameter(name, isString, ofOutput));
 }
 
 export default {infer, ask, whole};

@@ -86,7 +86,7 @@ function checkRequest(request, written, bytes) {
     });
     shapes.checkCount(list(request.inputs).length);
     list(request.outputs).forEach((output, index) => {
-        known += keys(output, `Output ${index}`).length + parameters(output);
+        known += keys(output, `Output ${index}`).length + parameters(output, true);
     });
     if (known !== written) {
         shapes.refuse(400, 'A key stands twice, or an object where none belongs.');
@@ -107,13 +107,13 @@ function list(value) {
     return value || [];
 }
 
-function parameters(holder) {
+function parameters(holder, ofOutput) {
     if (holder.parameters === undefined) {
         return 0;
     }
     const names = keys(holder.parameters, 'Parameters');
     names.forEach((name) => {
-        shapes.checkParameter(name, typeof holder.parameters[name] === 'string');
+        shapes.checkParameter(name, typeof holder.parameters[name] === 'string', ofOutput);
     });
     return names.length;
 }

@@ -50,8 +50,12 @@ function checkCount(inputs) {
 }
 
 // Parameters of a request, an input or an output. Triton ends itself over a sequence id that is a
-// string where the model wants a number.
-function checkParameter(name, isString) {
+// string where the model wants a number, and over classes of an output that holds texts or nothing:
+// which one does, only its answer would say.
+function checkParameter(name, isString, ofOutput) {
+    if (name === 'classification' && ofOutput) {
+        refuse(400, 'Classification is not open to clients; ask for the output itself.');
+    }
     if (name === 'sequence_id' && isString) {
         refuse(400, 'A sequence_id must be a number.');
     }

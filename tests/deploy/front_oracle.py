@@ -58,6 +58,7 @@ def _check_request(request: Any, size: int) -> None:
     inputs, outputs = (request.get(key, []) for key in ("inputs", "outputs"))
     _need(isinstance(inputs, list) and isinstance(outputs, list) and len(inputs) <= 64)
     parts += map(_part, [*inputs, *outputs])
+    _need(not any("classification" in each.get("parameters", {}) for each in outputs))
     _need(_keys(request) == sum(parts))
     for each in inputs:
         _need(_is_shape(each.get("shape"), size))
@@ -105,6 +106,7 @@ def message_passes(message: bytes) -> bool | None:
         len(request.inputs) <= 64
         and all(_is_shape(list(each.shape), len(message) + 5) for each in request.inputs)
         and all(_may(*item) for holder in holders for item in holder.parameters.items())
+        and not any("classification" in each.parameters for each in request.outputs)
     )
 
 

@@ -33,7 +33,9 @@ MODELS = {
     "fixed": CONFIG.format("FP32", 1),
     "text": CONFIG.format("STRING", -1),
     "sequence": CONFIG.format("FP32", 1) + SEQUENCE,
+    "empty": CONFIG.format("FP32", -1),
 }
+EMPTY = ECHO.replace('Tensor("OUT", value)', 'Tensor("OUT", value[:, :0])')
 
 
 @dataclass
@@ -62,7 +64,7 @@ def fronted(nginx: str, folder: Path, **environment: str) -> Iterator[Fronted]:
         version = folder / "repository" / name / "1"
         version.mkdir(parents=True)
         (version.parent / "config.pbtxt").write_text(config)
-        (version / "model.py").write_text(ECHO)
+        (version / "model.py").write_text(EMPTY if name == "empty" else ECHO)
     with command(folder / "repository") as triton:
         triton.wait_ready()
         environment = behind(triton.endpoints) | environment

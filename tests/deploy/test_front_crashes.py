@@ -19,11 +19,12 @@ from unittest.mock import patch
 
 import grpc
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from tests.deploy.front import SECONDS, SERVICE, Answer
+from tests.deploy.front_parameters import Asked, asked
 from tests.deploy.front_triton import Fronted, fronted
 from tests.deploy.test_front_rules import SETTINGS, entry, field, varint
 from tests.harness import until
@@ -33,6 +34,7 @@ from tests.triton.test_campaign import JUNK
 GOOD = json.dumps({"inputs": [{"name": "IN", "datatype": "FP32", "shape": [1, 1], "data": [1]}]})
 HEAD = "POST /v2/models/wide/infer HTTP/1.1\r\nHost: x\r\n"
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
+LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 ONE_BYTE_CHUNKS = b"1\r\nx\r\n" * 700_000 + b"0\r\n\r\n"
 
 
@@ -74,6 +76,34 @@ def test_shapes(both: Fronted, shape: tuple[int, int], model: str) -> None:
     message = ModelInferRequest(model_name=model, raw_input_contents=[b""])
     message.inputs.add(name="IN", datatype="FP32", shape=shape)
     assert code(both, message.SerializeToString()) == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(("model", "datatype"), [("text", "BYTES"), ("empty", "FP32")])
+@pytest.mark.parametrize("count", [0, 1, 2**40])
+def test_classes(both: Fronted, model: str, datatype: str, count: int) -> None:
+    """Triton divides by the size of an element, which texts have not; or takes the best of none."""
+    what = Asked({}, {}, [{"classification": count}])
+    body = what.body(datatype)
+    refused(both, both.front.send("POST", f"/v2/models/{model}/infer", body), 400)
+    assert code(both, what.message(model, datatype)) == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.timeout(240)
+def test_parameters_harm_nobody(both: Fronted) -> None:
+    """Whatever parameters a request, its input and its outputs have, each is answered."""
+    numbers = ("wide", "fixed", "sequence", "empty")
+    models = st.sampled_from([("text", "BYTES"), *((name, "FP32") for name in numbers)])
+
+    @settings(SETTINGS, max_examples=600)
+    @given(what=asked, model=models)
+    def sent(what: Asked, model: tuple[str, str]) -> None:
+        answer = both.front.send("POST", f"/v2/models/{model[0]}/infer", what.body(model[1]))
+        assert answer.status not in (502, 503, 504), (answer, what)
+        assert code(both, what.message(*model)) not in LOST, what
+
+    before = both.processes()
+    sent()
+    assert both.processes() == before
 
 
 BODIES = {
@@ -303,10 +333,7 @@ def test_what_passes_harms_nobody(both: Fronted) -> None:
             for each in request.inputs:
                 each.name = "IN"
             message = request.SerializeToString()
-        assert code(both, message) not in (
-            grpc.StatusCode.UNAVAILABLE,
-            grpc.StatusCode.DEADLINE_EXCEEDED,
-        )
+        assert code(both, message) not in LOST
 
     with (
         patch.object(bad_json, "crashes", lambda *_: False),

@@ -15,6 +15,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from tests.deploy.front import SERVICE, Front, front
 from tests.deploy.front_oracle import json_passes, message_passes
+from tests.deploy.front_parameters import Asked, asked
 from tests.deploy.front_peers import GrpcUpstream, Upstream
 from tests.triton import bad_json, bad_messages
 
@@ -106,6 +107,18 @@ JSON_CASES = {
         REFUSE,
         body(tensor(1), outputs=[{"name": "O", "parameters": {"shared_memory_offset": 1}}]),
     ),
+    "classes of an output": (
+        REFUSE,
+        body(tensor(1), outputs=[{"name": "O", "parameters": {"classification": 1}}]),
+    ),
+    "no classes of an output": (
+        REFUSE,
+        body(tensor(1), outputs=[{"name": "O", "parameters": {"classification": 0}}]),
+    ),
+    "classes of nothing": (
+        PASS,
+        body(tensor(1, parameters={"classification": 1}), parameters={"classification": "x"}),
+    ),
     "parameters of a wrong kind": (REFUSE, body(tensor(1), parameters=[1])),
     "a list": (REFUSE, b"[]"),
     "null ": (REFUSE, b"null"),
@@ -187,7 +200,7 @@ def entry(name: bytes, *values: bytes) -> bytes:
 
 STRING, INT64 = field(3, b"a"), field(2, 5)
 OK, BAD = grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT
-SEQUENCE, REGION = b"sequence_id", b"shared_memory_region"
+SEQUENCE, REGION, CLASSES = b"sequence_id", b"shared_memory_region", b"classification"
 MESSAGES = {
     "empty": (OK, b""),
     "packed": (OK, field(5, field(3, b"\2\3"))),
@@ -228,6 +241,9 @@ MESSAGES = {
     "another string": (OK, field(4, entry(b"custom", STRING))),
     "shared memory": (BAD, field(5, field(3, 1) + field(4, entry(REGION, STRING)))),
     "shared memory for an output": (BAD, field(6, field(2, entry(REGION, STRING)))),
+    "classes of an output": (BAD, field(6, field(2, entry(CLASSES, INT64)))),
+    "classes of the second output": (BAD, field(6, b"") + field(6, field(2, entry(CLASSES)))),
+    "classes of nothing": (OK, field(4, entry(CLASSES, INT64))),
     "a key that is a number": (BAD, field(4, field(1, 5))),
 }
 
@@ -271,6 +287,24 @@ def test_messages_as_the_oracle_has_it(channel: grpc.Channel) -> None:
 
     with patch.object(bad_messages, "crashes", lambda *_: False):
         agree()
+    assert min(verdicts[True], verdicts[False]) > 100, verdicts
+
+
+def test_parameters_as_the_oracle_has_it(
+    door: tuple[Front, GrpcUpstream], channel: grpc.Channel
+) -> None:
+    """Of the request, the input and the outputs, in both protocols."""
+    verdicts: Counter[bool | None] = Counter()
+
+    @SETTINGS
+    @given(what=asked)
+    def agree(what: Asked) -> None:
+        expected = json_passes(what.body()), message_passes(what.message())
+        verdicts.update(expected)
+        assert (door[0].send("POST", INFER, what.body()).status == PASS) == expected[0], what
+        assert call(channel, what.message()) == (OK if expected[1] else BAD), what
+
+    agree()
     assert min(verdicts[True], verdicts[False]) > 100, verdicts
 
 

@@ -173,6 +173,21 @@ def test_a_shape_over_grpc_still_crashes_a_stub(add_model: Add) -> None:
         assert served.triton == server
 
 
+def test_classes_of_texts_still_crash_the_server(add_model: Add) -> None:
+    """It divides by the size of an element. The campaign asks for no classes of texts."""
+    repository = add_model("identity", ECHO)
+    config = repository / "identity" / "config.pbtxt"
+    config.write_text(config.read_text().replace("TYPE_FP32", "TYPE_STRING"))
+    tensor = {"name": "IN", "datatype": "BYTES", "shape": [1, 1], "data": ["a"]}
+    outputs = [{"name": "OUT", "parameters": {"classification": 1}}]
+    with command(repository) as served:
+        served.wait_ready()
+        before = served.triton
+        with pytest.raises((HTTPException, OSError)):
+            post(served, json.dumps({"inputs": [tensor], "outputs": outputs}).encode())
+        wait_until(lambda: served.is_ready and served.triton != before)
+
+
 def post(served: Command, body: bytes) -> None:
     url = f"http://{served.endpoints.http_url}/v2/models/identity/infer"
     urllib.request.urlopen(url, body, timeout=20).close()
