@@ -151,3 +151,15 @@ def test_a_replica_that_cannot_be_placed_is_refused() -> None:
     groups = [cpu("lead", 1), cpu("more", 1), cpu("shard", 2, passive=True)]
     with pytest.raises(ConfigError, match="started anew"):
         including(sized(2, 1, *groups), Instance("lead_1", CPU))
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([gpu("lead", 1, 0), cpu("shard", 1, passive=True)], "on GPUs and on the CPU"),
+        ([gpu("lead", 1, 0), gpu("shard", 1, 0, passive=True)], "two ranks on one GPU"),
+    ],
+)
+def test_ranks_that_could_not_meet_are_refused(groups: list[InstanceGroup], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        replicas(sized(2, 1, *groups))

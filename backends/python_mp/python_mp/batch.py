@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .config import CU_SEQLENS as CU_SEQLENS
 from .config import ModelConfig, TensorSpec
 from .errors import InvalidInput, PythonMpError, RequestFailed
 
@@ -28,7 +29,6 @@ Array = npt.NDArray[Any]
 Outputs = dict[str, Array]
 Signature = tuple[tuple[str, tuple[int, ...]], ...]
 """Inputs present and the shapes of their rows; only requests with equal ones share a batch."""
-CU_SEQLENS = "cu_seqlens"
 
 
 class Answer(Protocol):

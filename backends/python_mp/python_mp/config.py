@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
+from .parameters import Parameters as Parameters
+from .parameters import read
+from .unsupported import refuse
 
 NUMPY_DTYPES = {
     "TYPE_BOOL": "bool",
@@ -24,9 +26,9 @@ NUMPY_DTYPES = {
     "TYPE_FP32": "float32",
     "TYPE_FP64": "float64",
 }
-ENGINES = ("echo", "torch", "aot_inductor", "onnxruntime", "tensorrt")
-DTYPES = ("float32", "bfloat16", "float16", "int8", "fp8")
-COLLECTIVES = ("auto", "shm", "gloo", "nccl")
+CU_SEQLENS = "cu_seqlens"
+GRAPH_INPUTS = frozenset({"hidden", "hidden_out", "positions", "gather", "segments", "scatter"})
+"""What compiled graphs get besides the model's own inputs."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +56,6 @@ class InstanceGroup:
     count: int
     gpus: tuple[int, ...]
     passive: bool
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """`parameters` of config.pbtxt, by the names used there."""
-
-    engine: str
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    dtype: str = "float32"
-    collectives: str = "auto"
-    lengths: str = ""
-    max_batch_tokens: int = 4096
-    max_batch_bytes: int = 64 << 20
-    max_queue_requests: int = 4096
-    max_queue_bytes: int = 256 << 20
-    hang_seconds: int = 10
-    forward_timeout_seconds: int = 0
-    threads_per_rank: int = 0
-    start_timeout_seconds: int = 120
 
 
 @dataclass(frozen=True)
@@ -115,6 +97,7 @@ def parse(model_config: str, repository: str, version: str) -> ModelConfig:
         ConfigError: a key is unknown, missing or out of range. The message names it.
     """
     raw = json.loads(model_config)
+    refuse(raw)
     inputs = tuple(_tensor(item, raw.get("max_batch_size", 0)) for item in raw["input"])
     ragged = any(spec.ragged for spec in inputs)
     given = {key: item["string_value"] for key, item in raw.get("parameters", {}).items()}
@@ -126,7 +109,7 @@ def parse(model_config: str, repository: str, version: str) -> ModelConfig:
         inputs=inputs,
         outputs=tuple(_output(item, ragged) for item in raw["output"]),
         instance_groups=tuple(_instance_group(item) for item in raw["instance_group"]),
-        parameters=_parameters(given),
+        parameters=read(given),
         module_parameters={
             key.removeprefix("module."): value
             for key, value in given.items()
@@ -136,6 +119,8 @@ def parse(model_config: str, repository: str, version: str) -> ModelConfig:
         source=(model_config, repository, version),
     )
     _check_lengths(config)
+    _check_names(config)
+    _check_devices(config)
     return config
 
 
@@ -156,14 +141,14 @@ def _tensor(item: dict[str, Any], max_batch_size: int) -> TensorSpec:
         )
     dims = tuple(int(dim) for dim in item["dims"])
     ragged = bool(item.get("allow_ragged_batch", False))
-    if ragged and dims[0] != -1:
+    if ragged and dims[:1] != (-1,):
         raise ConfigError(f"input '{name}' has allow_ragged_batch, so its first dim must be -1")
     return TensorSpec(name, NUMPY_DTYPES[dtype], dims, ragged, bool(item.get("optional", False)))
 
 
 def _output(item: dict[str, Any], has_ragged_input: bool) -> TensorSpec:
     spec = _tensor(item, 1)
-    ragged = has_ragged_input and spec.dims[0] == -1
+    ragged = has_ragged_input and spec.dims[:1] == (-1,)
     return TensorSpec(spec.name, spec.dtype, spec.dims, ragged)
 
 
@@ -177,56 +162,6 @@ def _instance_group(item: dict[str, Any]) -> InstanceGroup:
     )
 
 
-def _parameters(given: Mapping[str, str]) -> Parameters:
-    known = {key: value for key, value in given.items() if not key.startswith("module.")}
-    for key in known:
-        if key not in _READERS:
-            close = difflib.get_close_matches(key, _READERS, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(_READERS)}"
-            raise ConfigError(f"unknown parameter '{key}'{hint}")
-    if "engine" not in known:
-        raise ConfigError(f"parameter 'engine' is missing; one of {', '.join(ENGINES)}")
-    return Parameters(**{key: _READERS[key](key, value) for key, value in known.items()})
-
-
-def _one_of(*allowed: str) -> Callable[[str, str], str]:
-    def read(key: str, value: str) -> str:
-        if value not in allowed:
-            raise ConfigError(f"parameter '{key}' is '{value}'; one of {', '.join(allowed)}")
-        return value
-
-    return read
-
-
-def _at_least(minimum: int) -> Callable[[str, str], int]:
-    def read(key: str, value: str) -> int:
-        if not value.isdecimal() or int(value) < minimum:
-            raise ConfigError(
-                f"parameter '{key}' is '{value}'; it must be a whole number, at least {minimum}"
-            )
-        return int(value)
-
-    return read
-
-
-_READERS: dict[str, Callable[[str, str], Any]] = {
-    "engine": _one_of(*ENGINES),
-    "tensor_parallel_size": _at_least(1),
-    "pipeline_parallel_size": _at_least(1),
-    "dtype": _one_of(*DTYPES),
-    "collectives": _one_of(*COLLECTIVES),
-    "lengths": lambda _, value: value,
-    "max_batch_tokens": _at_least(1),
-    "max_batch_bytes": _at_least(1 << 10),
-    "max_queue_requests": _at_least(1),
-    "max_queue_bytes": _at_least(1 << 10),
-    "hang_seconds": _at_least(0),
-    "forward_timeout_seconds": _at_least(0),
-    "threads_per_rank": _at_least(1),
-    "start_timeout_seconds": _at_least(1),
-}
-
-
 def _check_lengths(config: ModelConfig) -> None:
     name = config.parameters.lengths
     if not name:
@@ -235,3 +170,35 @@ def _check_lengths(config: ModelConfig) -> None:
         raise ConfigError("parameter 'lengths' needs an input with allow_ragged_batch")
     if not any(s.name == name and s.dtype == "int32" and s.dims == (1,) for s in config.inputs):
         raise ConfigError(f"parameter 'lengths' names '{name}', which is no input TYPE_INT32 [1]")
+
+
+def _check_names(config: ModelConfig) -> None:
+    """Inputs share their names with what says where sequences lie."""
+    compiled = config.parameters.engine not in ("echo", "torch")
+    taken = {CU_SEQLENS} if config.has_ragged_input else set()
+    if compiled:
+        taken |= GRAPH_INPUTS
+    for spec in config.inputs:
+        if spec.name in taken:
+            raise ConfigError(
+                f"input '{spec.name}' has the name of a tensor that python_mp adds to each batch;"
+                " name it otherwise"
+            )
+
+
+def _check_devices(config: ModelConfig) -> None:
+    sizes = config.parameters
+    on_gpus = any(group.kind == "KIND_GPU" for group in config.instance_groups)
+    if on_gpus and sizes.engine == "onnxruntime":
+        raise ConfigError(
+            "engine 'onnxruntime' computes on the CPU: set `kind: KIND_CPU` in instance_group, or"
+            " take another engine for GPUs"
+        )
+    if config.world_size == 1:
+        return
+    if sizes.collectives == "shm" and on_gpus:
+        raise ConfigError("collectives 'shm' is for KIND_CPU; GPUs meet over 'nccl'")
+    if sizes.collectives == "nccl" and not on_gpus:
+        raise ConfigError("collectives 'nccl' is for KIND_GPU; CPU ranks meet over 'shm'")
+    if sizes.collectives == "gloo" and on_gpus and sizes.pipeline_parallel_size > 1:
+        raise ConfigError("collectives 'gloo' cannot hand on between stages on GPUs; take 'nccl'")

@@ -105,6 +105,7 @@ def including(config: ModelConfig, instance: Instance) -> ModelConfig:
 
 
 def _replica(config: ModelConfig, index: int, instances: tuple[Instance, ...]) -> ReplicaLayout:
+    _check_devices(config, index, [instance.device for instance in instances])
     width = config.parameters.tensor_parallel_size
     return ReplicaLayout(
         index,
@@ -113,6 +114,20 @@ def _replica(config: ModelConfig, index: int, instances: tuple[Instance, ...]) -
             for rank, instance in enumerate(instances)
         ),
     )
+
+
+def _check_devices(config: ModelConfig, index: int, devices: list[int]) -> None:
+    on_gpus = [device for device in devices if device != CPU]
+    if 0 < len(on_gpus) < len(devices):
+        raise ConfigError(
+            f"replica {index} has ranks on GPUs and on the CPU, which cannot meet: give its"
+            " instances in instance_group one kind"
+        )
+    if config.parameters.collectives != "gloo" and len(set(on_gpus)) < len(on_gpus):
+        raise ConfigError(
+            f"replica {index} has its ranks on GPUs {on_gpus}; NCCL refuses two ranks on one GPU:"
+            " give each its own in instance_group"
+        )
 
 
 def _instances(config: ModelConfig, passive: bool) -> list[Instance]:

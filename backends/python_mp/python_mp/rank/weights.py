@@ -84,7 +84,8 @@ class Checkpoint:
         return self._files[name].get_slice(name)
 
     def _place(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, self.dtype).contiguous()
+        dtype = self.dtype if tensor.is_floating_point() else None  # Indices stay what they are.
+        return tensor.to(self.device, dtype).contiguous()
 
 
 class Slices:

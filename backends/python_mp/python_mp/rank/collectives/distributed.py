@@ -26,8 +26,9 @@ class Distributed:
         self._device, self._world_rank = device, place.world_rank
         self._sent: deque[tuple[dist.Work | None, Tensor]] = deque()
         self._operations, self._waited = 0, 0.0
-        # Meeting at a file: torch's TCPStore listens on every interface.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        # Meeting at a file: torch's TCPStore listens on every interface, as NCCL and gloo would.
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
         dist.init_process_group(
             backend,
             init_method=f"file://{store}",

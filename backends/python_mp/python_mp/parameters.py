@@ -1,0 +1,120 @@
+"""`parameters` of config.pbtxt: their names, their values, and how much is too much.
+
+Each has an upper limit. Beyond it a number is a slip of the finger, and would not fail but hang: a
+memory that nobody has, threads that only wait for each other, a time-out that never comes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ConfigError
+
+DTYPES = ("float32", "bfloat16", "float16", "int8", "fp8")
+ENGINES: Mapping[str, tuple[str, ...]] = {
+    "echo": DTYPES,
+    "torch": ("float32", "bfloat16", "float16", "int8"),
+    "aot_inductor": ("float32", "bfloat16"),
+    "onnxruntime": ("float32", "int8"),
+    "tensorrt": ("float32", "float16", "bfloat16", "int8", "fp8"),
+}
+"""And the dtypes that each of them computes with."""
+COLLECTIVES = ("auto", "shm", "gloo", "nccl")
+MOST_RANKS = 64
+"""Of a replica: the collectives over shared memory have room for so many."""
+_DAY = 24 * 60 * 60
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """`parameters` of config.pbtxt, by the names used there."""
+
+    engine: str
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    dtype: str = "float32"
+    collectives: str = "auto"
+    lengths: str = ""
+    max_batch_tokens: int = 4096
+    max_batch_bytes: int = 64 << 20
+    max_queue_requests: int = 4096
+    max_queue_bytes: int = 256 << 20
+    hang_seconds: int = 10
+    forward_timeout_seconds: int = 0
+    threads_per_rank: int = 0
+    start_timeout_seconds: int = 120
+
+
+def read(given: Mapping[str, str]) -> Parameters:
+    """Those that are not a module's own.
+
+    Raises:
+        ConfigError: one is unknown, missing or out of range, or they do not go together.
+    """
+    known = {key: value for key, value in given.items() if not key.startswith("module.")}
+    for key in known:
+        if key not in _READERS:
+            close = difflib.get_close_matches(key, _READERS, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(_READERS)}"
+            raise ConfigError(f"unknown parameter '{key}'{hint}")
+    if "engine" not in known:
+        raise ConfigError(f"parameter 'engine' is missing; one of {', '.join(ENGINES)}")
+    parameters = Parameters(**{key: _READERS[key](key, value) for key, value in known.items()})
+    _check_together(parameters)
+    return parameters
+
+
+def _check_together(parameters: Parameters) -> None:
+    engine, dtype = parameters.engine, parameters.dtype
+    if dtype not in ENGINES[engine]:
+        has = ", ".join(ENGINES[engine])
+        raise ConfigError(f"engine '{engine}' has no dtype '{dtype}'; one of {has}")
+    ranks = parameters.tensor_parallel_size * parameters.pipeline_parallel_size
+    if ranks > MOST_RANKS:
+        raise ConfigError(
+            f"tensor_parallel_size x pipeline_parallel_size is {ranks} ranks; a replica has at"
+            f" most {MOST_RANKS}"
+        )
+
+
+def _one_of(*allowed: str) -> Callable[[str, str], str]:
+    def read(key: str, value: str) -> str:
+        if value not in allowed:
+            raise ConfigError(f"parameter '{key}' is '{value}'; one of {', '.join(allowed)}")
+        return value
+
+    return read
+
+
+def _whole(least: int, most: int) -> Callable[[str, str], int]:
+    def read(key: str, value: str) -> int:
+        short = len(value) <= len(str(most))  # int() refuses thousands of digits by itself.
+        if not (value.isascii() and value.isdecimal() and short and least <= int(value) <= most):
+            raise ConfigError(
+                f"parameter '{key}' is '{value:.40}'; it must be a whole number, at least {least}"
+                f" and at most {most}"
+            )
+        return int(value)
+
+    return read
+
+
+_READERS: dict[str, Callable[[str, str], Any]] = {
+    "engine": _one_of(*ENGINES),
+    "tensor_parallel_size": _whole(1, MOST_RANKS),
+    "pipeline_parallel_size": _whole(1, MOST_RANKS),
+    "dtype": _one_of(*DTYPES),
+    "collectives": _one_of(*COLLECTIVES),
+    "lengths": lambda _, value: value,
+    "max_batch_tokens": _whole(1, 1 << 24),
+    "max_batch_bytes": _whole(1 << 10, 1 << 36),
+    "max_queue_requests": _whole(1, 1 << 24),
+    "max_queue_bytes": _whole(1 << 10, 1 << 40),
+    "hang_seconds": _whole(0, _DAY),
+    "forward_timeout_seconds": _whole(0, _DAY),
+    "threads_per_rank": _whole(1, 1024),
+    "start_timeout_seconds": _whole(1, _DAY),
+}

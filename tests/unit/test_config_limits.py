@@ -1,0 +1,129 @@
+"""What config.pbtxt may not ask for: too much, what Triton knows and we do not, what clashes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from build_scripts.recipe import DTYPES as OF_RECIPES
+from python_mp.config import ModelConfig, parse
+from python_mp.errors import ConfigError
+from python_mp.parameters import _READERS, ENGINES, Parameters
+from tests.harness import FP32, INT32, model_config, tensor
+
+X = tensor("X", FP32, 4)
+IDS = tensor("IDS", INT32, -1, allow_ragged_batch=True)
+NUMBERS = [f.name for f in Parameters.__dataclass_fields__.values() if f.type == "int"]
+
+
+def changed(**changes: Any) -> ModelConfig:
+    """A good model with other values at the top of its config."""
+    raw = json.loads(model_config(Path("m"), [X], [X], engine="torch").source[0])
+    return parse(json.dumps(raw | changes), "m", "1")
+
+
+@given(st.sampled_from(NUMBERS), st.one_of(st.integers(), st.text()))
+def test_any_value_of_any_number_is_taken_within_bounds_or_refused(key: str, value: Any) -> None:
+    said = ""
+    try:
+        config = model_config(Path("m"), [X], [X], passive=0, engine="torch", **{key: value})
+        assert 0 <= getattr(config.parameters, key) <= 1 << 40
+    except ConfigError as error:
+        said = str(error)
+    assert not said or re.match(f"parameter '{key}' is '.*at most", said, re.DOTALL)
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", ["9" * 15, "9" * 5000, "\N{ARABIC-INDIC DIGIT THREE}"])
+def test_every_number_has_an_upper_limit(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{key}' is .*at most"):
+        _READERS[key](key, value)
+
+
+def test_a_replica_has_as_many_ranks_as_fit_the_collectives() -> None:
+    with pytest.raises(ConfigError, match="is 72 ranks; a replica has at most 64"):
+        model_config(
+            Path("m"), [X], [X], engine="torch", tensor_parallel_size=9, pipeline_parallel_size=8
+        )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_has_the_dtypes_that_it_computes_with(engine: Any) -> None:
+    assert ENGINES[engine] == OF_RECIPES.get(engine, ENGINES["echo"])
+    for dtype in set(ENGINES["echo"]) - set(ENGINES[engine]):
+        with pytest.raises(ConfigError, match=f"'{engine}' has no dtype '{dtype}'; one of float32"):
+            model_config(Path("m"), [X], [X], engine=engine, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"input": [X | {"reshape": {"shape": []}}]}, "input 'X' has reshape.*into dims"),
+        ({"output": [X | {"reshape": {"shape": ["2", "2"]}}]}, "output 'X' has reshape"),
+        ({"input": [X | {"is_shape_tensor": True}]}, "is_shape_tensor, which is not"),
+        ({"input": [X, X]}, "there are 2 inputs 'X'"),
+        ({"output": [X, X]}, "there are 2 outputs 'X'"),
+        ({"input": [tensor("X", FP32, *[1] * 31)]}, "more than 30 dims"),
+        ({"sequence_batching": {"max_sequence_idle_microseconds": 1}}, "without any state"),
+        ({"batch_input": [{"kind": "BATCH_ELEMENT_COUNT"}]}, "batch_input, which is not"),
+        ({"batch_output": [{"kind": "BATCH_SCATTER_WITH_INPUT_SHAPE"}]}, "batch_output"),
+        ({"model_transaction_policy": {"decoupled": True}}, "is decoupled"),
+        ({"optimization": {"execution_accelerators": {}}}, "execution_accelerators is not"),
+    ],
+)
+def test_what_triton_allows_and_we_do_not_is_refused(changes: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        changed(**changes)
+
+
+def test_what_triton_fills_in_by_itself_is_no_wish() -> None:
+    defaults = {"format": "FORMAT_NONE", "is_shape_tensor": False, "optional": False}
+    groups = json.loads(changed().source[0])["instance_group"]
+    changed(
+        input=[X | defaults],
+        instance_group=[each | {"profile": [], "secondary_devices": []} for each in groups],
+        batch_input=[],
+        model_transaction_policy={"decoupled": False},
+        optimization={"priority": "PRIORITY_DEFAULT", "input_pinned_memory": {"enable": True}},
+    )
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"), [("torch", "cu_seqlens"), ("aot_inductor", "positions")]
+)
+def test_inputs_do_not_take_the_names_of_what_we_add(engine: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"input '{name}' has the name of a tensor"):
+        model_config(Path("m"), [IDS, tensor(name, INT32, 1)], [X], engine=engine)
+
+
+def on(*kinds: str, gpus: tuple[int, ...] = (0,), **parameters: Any) -> ModelConfig:
+    """The first group's instance leads the others' in one replica."""
+    groups = [
+        {"name": f"g{n}", "kind": kind, "count": 1, "gpus": list(gpus) if "GPU" in kind else []}
+        | {"passive": n > 0}
+        for n, kind in enumerate(kinds)
+    ]
+    raw = json.loads(model_config(Path("m"), [X], [X], passive=0, **parameters).source[0])
+    return parse(json.dumps(raw | {"instance_group": groups}), "m", "1")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "parameters", "said"),
+    [
+        (["KIND_GPU"], {"engine": "onnxruntime"}, "'onnxruntime' computes on the CPU"),
+        (["KIND_GPU"] * 2, {"collectives": "shm", "tensor_parallel_size": 2}, "GPUs meet over"),
+        (["KIND_CPU"] * 2, {"collectives": "nccl", "tensor_parallel_size": 2}, "is for KIND_GPU"),
+        (["KIND_GPU"] * 2, {"collectives": "gloo", "pipeline_parallel_size": 2}, "between stages"),
+    ],
+)
+def test_devices_that_engine_or_collectives_cannot_use(
+    kinds: list[str], parameters: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        on(*kinds, **{"engine": "torch"} | parameters)
