@@ -81,7 +81,7 @@ def warn(settings: Settings) -> None:
 
 def say(text: str) -> None:
     """Show a line. Unbuffered, because a signal handler may come in the middle of another one."""
-    with suppress(BrokenPipeError):  # nobody reads any more, and the server goes on
+    with suppress(OSError):  # nobody reads any more, or the disk is full; the server goes on
         os.write(sys.stdout.fileno(), f"{text}\n".encode())
 
 

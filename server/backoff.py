@@ -11,11 +11,15 @@ class Backoff:
         self._failures = 0
         self._tried = 0.0
 
-    def failed(self, now: float) -> float:
-        """When to try again, after a failure at `now`; both in the same clock's seconds."""
+    def failed(self, now: float, longest: float = DELAYS[-1]) -> float:
+        """When to try again, after a failure at `now`; both in the same clock's seconds.
+
+        Args:
+            longest: seconds to wait at most.
+        """
         if now - self._tried > SERVED:
             self._failures = 0
-        delay = DELAYS[min(self._failures, len(DELAYS) - 1)]
+        delay = min(longest, DELAYS[min(self._failures, len(DELAYS) - 1)])
         self._failures += 1
         self._tried = now + delay
         return self._tried

@@ -25,7 +25,7 @@ LOST_SECONDS = 3.0  # to drain in the usual way, where some requests will never 
 
 
 class Caretaker:
-    """Made right before its server is started; works from `begin` to `close`.
+    """Made right before its server is started; works from the first `tick` to `close`.
 
     A stub that died: its model is loaded once more, with a config that differs where nobody looks,
     so that Triton brings up all instances anew beside the old ones, switches over, and drops the
@@ -44,6 +44,7 @@ class Caretaker:
     def __init__(self, server: TritonServer, say: Callable[[str], None], *, watch: bool) -> None:
         self.models: dict[str, Model] = {}
         self._server = server
+        self._net = server.net
         self._say = say
         self._folder = server.settings.model_repository
         self._changes = Changes(self._folder) if watch else None
@@ -57,13 +58,6 @@ class Caretaker:
         self._jobs: dict[str, tuple[Callable[[BaseException | None], None], Future[None]]] = {}
         self._pool = ThreadPoolExecutor(LOADS, thread_name_prefix="load")
         self._probe: Probe | None = None
-
-    def begin(self) -> None:
-        """The server is ready."""
-        self._probe = Probe(self._server.control)
-        for name, why in self._server.log.failures.items():
-            self._model(name).reason = why
-        self._look(time.monotonic())
 
     def close(self) -> None:
         """Leave the server alone. A load that still runs ends with the server."""
@@ -79,13 +73,26 @@ class Caretaker:
     def tick(self, *, reload: bool = True) -> None:
         """One look at everything, and what follows from it. Loads run in threads of their own."""
         now = time.monotonic()
+        self._net["the models' watch"].run(partial(self._watch, now))
+        if self._changes is not None and reload and now >= self._next_poll:
+            self._next_poll = now + POLL_SECONDS
+            self._net["the repository's watch"].run(partial(self._follow, self._changes))
+
+    def _watch(self, now: float) -> None:
+        if self._probe is None:
+            self._begin()
         self._finish_jobs()
         self._look(now)
         self._revive(now)
-        if self._changes is not None and reload and now >= self._next_poll:
-            self._next_poll = now + POLL_SECONDS
-            for name, present in self._changes.poll(set(self._jobs)):
-                self._reload(name) if present else self._unload(name)
+
+    def _follow(self, changes: Changes) -> None:
+        for name, present in changes.poll(set(self._jobs)):
+            self._reload(name) if present else self._unload(name)
+
+    def _begin(self) -> None:
+        for name, why in self._server.log.failures.items():
+            self._model(name).reason = why
+        self._probe = Probe(self._server.control, self._net["the probe of tritonserver"])
 
     def drain(self) -> bool:
         """Unload everything, ensembles before their steps; True once nothing is in flight.
@@ -146,7 +153,8 @@ class Caretaker:
         self._doomed = {pid: end for pid, end in self._doomed.items() if pid in alive}
         for pid, end in self._doomed.items():
             if now > end:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it just ended
+                    os.kill(pid, signal.SIGKILL)
 
     def _revive(self, now: float) -> None:
         for name, hurt in self.models.items():

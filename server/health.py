@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from server import metrics, token
 from server.metrics import Metrics
+from server.net import Net
 
 THREADS = 16
 SECONDS = 5.0  # for a client to send its request and take the answer
@@ -21,11 +22,14 @@ class Health:
     Args:
         listener: a socket that listens.
         secret: the admin token, which /status wants.
+        net: takes what goes wrong in the pages' thread.
     """
 
-    def __init__(self, listener: socket, secret: str) -> None:
+    def __init__(self, listener: socket, secret: str, net: Net) -> None:
         self._server = _Server(listener, secret)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.1], daemon=True)
+        self._net = net
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def tell(self, *, live: bool, ready: JSON, status: JSON) -> None:
         """What is the case from now on: bodies of /ready, with its "ready", and of /status."""
@@ -40,7 +44,14 @@ class Health:
         self._thread.start()
         return self
 
+    def _run(self) -> None:
+        loop = self._net["the health pages"]
+        while not self._closed.is_set():
+            loop.run(lambda: self._server.serve_forever(0.1))
+            self._closed.wait(loop.pause)
+
     def __exit__(self, *_: object) -> None:
+        self._closed.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
@@ -15,6 +16,7 @@ from server import child, installation, probe, repository, token
 from server.control import Control
 from server.errors import ModelError, ServerError
 from server.log import Log, parse
+from server.net import Net
 from server.run import Run, begin
 from server.settings import Settings
 
@@ -53,12 +55,13 @@ class TritonServer:
         self.control = Control(self.endpoints, self.settings.token, self.settings.plain_grpc)
         self._show = show
         self._colour = colour
+        self.net = Net(show)
         self.log = self._new_log()
         self._run: Run | None = None
         self._process: subprocess.Popen[str] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
-        self._deadline: threading.Timer | None = None
+        self._deadline: float | None = None
         self._idle_since: float | None = None
 
     def _new_log(self) -> Log:
@@ -80,6 +83,7 @@ class TritonServer:
         self.settings.check()
         self.log = self._new_log()
         self._deadline, self._idle_since = None, None
+        self._guard, self._reader = None, None
         models = self._admit()
         for model in repository.models(self.settings.model_repository):
             repository.compile_sources(self.settings.model_repository / model)
@@ -87,12 +91,13 @@ class TritonServer:
         try:
             self._process = self._spawn(found, self._run, models)
             self._guard = self._run.guard()
+            self._read(self._process)
+        except BaseException:
+            self._abandon()
+            raise
         finally:
-            os.close(self._run.lock)  # from here on it is tritonserver's and its children's
-        self._reader = threading.Thread(
-            target=self._read, args=[self._process.stdout, self.log, self.pid], daemon=True
-        )
-        self._reader.start()
+            with suppress(OSError):
+                os.close(self._run.lock)  # from here on it is tritonserver's and its children's
 
     def wait_ready(self, timeout: float = 600.0) -> float:
         """Wait until the server and every model are ready.
@@ -130,10 +135,7 @@ class TritonServer:
             return
         self._process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
         if self._deadline is None:
-            patience = self.settings.exit_timeout + KILL_AFTER
-            self._deadline = threading.Timer(patience, self._process.kill)
-            self._deadline.daemon = True
-            self._deadline.start()
+            self._deadline = time.monotonic() + self.settings.exit_timeout + KILL_AFTER
 
     def wait(self) -> int:
         """Wait for the server's end and remove what it left.
@@ -143,7 +145,7 @@ class TritonServer:
         """
         if self._process is None:
             return 0
-        while (code := self._process.poll()) is None:
+        while (code := self.returncode) is None:
             self.end_if_drained()
             time.sleep(0.02)
         self._clean_up(self._process)
@@ -191,7 +193,11 @@ class TritonServer:
     @property
     def returncode(self) -> int | None:
         """tritonserver's exit status, None while it runs."""
-        return None if self._process is None else self._process.poll()
+        if self._process is None:
+            return None
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            self._process.kill()
+        return self._process.poll()
 
     @property
     def run(self) -> Run:
@@ -230,23 +236,51 @@ class TritonServer:
             pass_fds=[run.lock],
         )
 
-    def _read(self, lines: IO[str], log: Log, pid: int) -> None:
-        hidden = False
-        for line in lines:
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        self._reader = threading.Thread(
+            target=self._read_lines, args=[process.stdout, self.log, process.pid], daemon=True
+        )
+        self._reader.start()
+
+    def _read_lines(self, lines: IO[str], log: Log, pid: int) -> None:
+        """Until the pipe's end, or tritonserver would have to wait for a reader."""
+        reading, ended, hidden = self.net["the log's reader"], False, False
+
+        def read() -> None:
+            nonlocal ended, hidden
+            line = lines.readline()
+            ended = not line
             if not hidden and parse(line) is not None:  # it logs, so it has read its options
                 hidden = True
-                if not token.hide(pid, self.settings.token):
-                    self._show(
-                        "warning: other users can see the admin token in the list of processes"
-                    )
-            log.feed(line.rstrip("\n"))
+                self._hide_token(pid)
+            if line:
+                log.feed(line.rstrip("\n"))
+
+        while not ended:
+            reading.run(read)
+            time.sleep(reading.pause)
+
+    def _hide_token(self, pid: int) -> None:
+        if not token.hide(pid, self.settings.token):
+            self._show("warning: other users can see the admin token in the list of processes")
+
+    def _abandon(self) -> None:
+        """It could not be started as a whole."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(KILL_AFTER)
+            self._clean_up(process)
 
     def _clean_up(self, process: subprocess.Popen[str]) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self.run.end()
+        """Take away what is left, as far as it goes: what stays is the next start's to remove."""
+        with suppress(OSError):
+            self.run.end()
         if self._guard is not None:
-            self._guard.communicate()  # dismisses it; it kills who still lives
+            with suppress(OSError, subprocess.TimeoutExpired):
+                self._guard.communicate(timeout=KILL_AFTER)  # dismissed, it kills who still lives
         if self._reader is not None and process.stdout is not None:
-            self._reader.join()
-            process.stdout.close()
+            self._reader.join(KILL_AFTER)
+            if not self._reader.is_alive():
+                process.stdout.close()

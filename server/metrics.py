@@ -45,6 +45,7 @@ class Metrics(Collector):
             yield from _server(status)
             yield from _models(status["models"])
             yield _paths(status["models"])
+            yield _errors(status["errors"])
         yield from _machine()
 
 
@@ -102,6 +103,15 @@ def _paths(models: JSON) -> Metric:
         for step, part in zip(steps, parts(backends), strict=True):
             paths.add_metric([name, step, part], 1)
     return paths
+
+
+def _errors(loops: JSON) -> Metric:
+    errors = CounterMetricFamily(
+        "tritonserver_watcher_errors", "Unexpected errors in the watcher's loops", labels=["loop"]
+    )
+    for name, loop in loops.items():
+        errors.add_metric([name], loop["errors"])
+    return errors
 
 
 def parts(backends: list[str | None]) -> list[str]:

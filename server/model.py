@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from server.stubs import Stub
 
 Group = tuple[int, str]
 """Version and instance group."""
+SAID = {"model", "version", "replica", "pid", "state", "reason"}
 CONFIRMED = 2  # answers of Triton; between the first ones it may have switched versions
 
 
@@ -121,6 +123,10 @@ class Model:
         return [step["model_name"] for step in ensemble.get("step", [])]
 
 
+def _is_whole(said: object) -> bool:
+    return isinstance(said, dict) and said.keys() >= SAID
+
+
 def read_replicas(folder: Path, alive: Container[int]) -> list[dict[str, Any]]:
     """The status files of python_mp's fronts, if their stubs are `alive`.
 
@@ -128,9 +134,7 @@ def read_replicas(folder: Path, alive: Container[int]) -> list[dict[str, Any]]:
     """
     said = []
     for file in sorted((folder / "status").glob("*.json")):
-        try:
+        with suppress(OSError, ValueError):  # its writer just ended, or could not write
             said.append(json.loads(file.read_text()))
-        except FileNotFoundError:
-            continue
-    said = [replica for replica in said if replica["pid"] in alive]
+    said = [each for each in said if _is_whole(each) and each["pid"] in alive]
     return sorted(said, key=lambda each: (each["model"], each["version"], each["replica"]))

@@ -6,8 +6,10 @@ import time
 
 from server.control import Control, Version
 from server.errors import ControlError
+from server.net import Loop
 
 INTERVAL, PATIENCE = 0.15, 1.0  # seconds
+JOIN_SECONDS = 5.0
 
 
 def is_ready(control: Control, *, http: bool = True) -> bool:
@@ -39,12 +41,13 @@ class Probe:
         answers: how many there were.
     """
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, loop: Loop) -> None:
         self.versions: list[Version] | None = None
         self.answers = 0
         self._control = control
+        self._loop = loop
         self._heard = time.monotonic()
-        self._ask()
+        self._loop.run(self._ask)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -52,11 +55,11 @@ class Probe:
     def close(self) -> None:
         """Ask no more."""
         self._closed.set()
-        self._thread.join()
+        self._thread.join(JOIN_SECONDS)
 
     def _run(self) -> None:
         while not self._closed.wait(INTERVAL):
-            self._ask()
+            self._loop.run(self._ask)
 
     def _ask(self) -> None:
         try:
@@ -64,5 +67,7 @@ class Probe:
             self.answers += 1
             self._heard = time.monotonic()
         except ControlError:
+            pass  # it is away, or busy
+        finally:
             if time.monotonic() - self._heard > PATIENCE:
                 self.versions = None

@@ -42,6 +42,7 @@ def of(watcher: "Watcher") -> dict[str, Any]:
                 "restarts": watcher.restarts,
                 "since": time.time() - (time.monotonic() - watcher.since),
             },
+            "errors": watcher.net.report(),
             "models": {
                 name: _detail(model, reasons[name]) for name, model in sorted(models.items())
             },

@@ -4,6 +4,7 @@ import compileall
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 State = tuple[tuple[str, int, int], ...]
@@ -18,7 +19,7 @@ def models(repository: Path) -> set[str]:
         for folder in repository.iterdir()
         if not folder.name.startswith(".")
         and folder.is_dir()
-        and (os.path.lexists(folder / "config.pbtxt") or any(_versions(folder)))
+        and (_is_there(folder / "config.pbtxt") or any(_versions(folder)))
     }
 
 
@@ -30,8 +31,12 @@ def harmful(repository: Path) -> dict[str, str]:
 
 def objection(repository: Path, model: str) -> str:
     """Why a model must not be loaded; empty if it may. A FIFO would hold Triton for ever."""
+    try:
+        paths = [repository / model, *_walk(repository / model)]
+    except OSError as error:
+        return f"{model} cannot be read: {error.strerror}"
     inside = repository.resolve()
-    for path in [repository / model, *_walk(repository / model)]:
+    for path in paths:
         shown = path.relative_to(repository)
         try:
             if path.is_symlink() and not path.resolve(strict=True).is_relative_to(inside):
@@ -80,18 +85,30 @@ def _entry(file: Path, folder: Path) -> tuple[str, int, int]:
 
 
 def _versions(folder: Path) -> list[Path]:
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        return sorted(path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+    return []
+
+
+def _is_there(path: Path) -> bool:
+    """A fault of the file system does not mean that a model was taken away."""
     try:
-        found = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
-    except OSError:
-        return []
-    return sorted(found)
+        path.lstat()
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError | NotADirectoryError)
+    return True
 
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Everything below, without what is hidden, and not through links to folders."""
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_complain):
         folders[:] = sorted(name for name in folders if name[0] != "." and name != IGNORED)
         yield from (Path(parent, name) for name in [*folders, *sorted(files)] if name[0] != ".")
+
+
+def _complain(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | PermissionError):  # what `objection` asks itself
+        raise error
 
 
 class Changes:

@@ -82,13 +82,20 @@ def begin() -> Run:
     Raises:
         ServerError: /dev/shm or the folder for temporary files cannot be written.
     """
-    remove_leftovers()
+    with suppress(OSError):  # they are no reason not to start
+        remove_leftovers()
     prefix = f"{NAME}{secrets.token_hex(4)}_"
-    folder = Path(tempfile.gettempdir()) / prefix.rstrip("_")
+    lock_file = SEGMENTS / f"{prefix}lock"
     try:
-        lock = _take_new(SEGMENTS / f"{prefix}lock")
-        os.write(lock, os.fsencode(folder))
-        folder.mkdir(mode=0o700)
+        folder = Path(tempfile.gettempdir()) / prefix.rstrip("_")
+        lock = _take_new(lock_file)
+        try:
+            os.write(lock, os.fsencode(folder))
+            folder.mkdir(mode=0o700)
+        except OSError:
+            os.close(lock)
+            lock_file.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise ServerError(f"cannot write {error.filename or SEGMENTS}: {error.strerror}") from error
     return Run(prefix, folder, lock)

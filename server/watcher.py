@@ -19,6 +19,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_SIGNAL = 1.0  # seconds; one wish may arrive twice: by the process group and by make
 TICK = 0.1
 START_SECONDS = 600.0
+START_PAUSE = 2.0  # seconds between two tries at most, while it cannot even be started
 
 
 class State(Enum):
@@ -54,6 +55,7 @@ class Watcher:
         watch_repository: bool = True,
     ) -> None:
         self.server = server
+        self.net = server.net
         self.caretaker: Caretaker | None = None
         self.state = State.WAITING
         self.since = self.served = time.monotonic()
@@ -69,6 +71,7 @@ class Watcher:
         self._begun = False  # some tritonserver did
         self._asked: float | None = None
         self._killed = False
+        self._error: ServerError | None = None
         self._demo: Callable[[Endpoints], str] | None = None
         self._health: Health
 
@@ -88,7 +91,7 @@ class Watcher:
         self._begin()  # its complaint about a port comes first
         try:
             listener = self.server.endpoints.listen("health")
-            with Health(listener, self.server.settings.token) as self._health:
+            with Health(listener, self.server.settings.token, self.net) as self._health:
                 while self.state is not State.ENDED:
                     self._publish()
                     time.sleep(TICK)
@@ -96,11 +99,16 @@ class Watcher:
         finally:
             self._leave_models()
             self.server.stop()
+        if self._error is not None:
+            raise self._error
 
     def tick(self) -> None:
-        """Look at the server once, and do what its state asks for."""
+        """Look at the server once, and do what its state asks for. Raises nothing."""
         if self._asked is not None:
-            self._obey()
+            self.net["the signal's work"].run(self._obey)
+        self.net["the server's watch"].run(self._advance)
+
+    def _advance(self) -> None:
         match self.state:
             case State.WAITING if time.monotonic() >= self._due:
                 self._try_again()
@@ -116,11 +124,19 @@ class Watcher:
         """Whether it was told to stop."""
         return self._asked is not None
 
+    def _end(self, error: ServerError | None = None) -> None:
+        self._turn(State.ENDED)
+        self._error = error
+
     def _begin(self) -> None:
-        if not self.server.settings.own_control:
-            self.caretaker = Caretaker(self.server, self._say, watch=self._watch)
+        self._leave_models()
         self._serves = False
-        self.server.start()
+        try:
+            if not self.server.settings.own_control:
+                self.caretaker = Caretaker(self.server, self._say, watch=self._watch)
+            self.server.start()
+        except (OSError, RuntimeError) as error:  # the latter of threads: there are too many
+            raise ServerError(f"tritonserver cannot be started: {error}") from error
         self._turn(State.STARTING)
 
     def _turn(self, state: State) -> None:
@@ -133,22 +149,27 @@ class Watcher:
             seconds = time.monotonic() - self.since
             self._turn(State.SERVING)
             self.trouble = ""
+            again, self._serves, self._begun = self._begun, True, True
             if self.caretaker is not None:
                 with suppress(ControlError):  # metadata may be restricted
                     self.version = self.server.control.version()
-                self.caretaker.begin()
-            self._announce(seconds)
+                self._look_after_models()
+            self._announce(seconds, again=again)
         elif time.monotonic() - self.since > START_SECONDS:
-            raise ServerError(f"the server was not ready within {START_SECONDS:.0f} s")
+            self._end(ServerError(f"the server was not ready within {START_SECONDS:.0f} s"))
 
     def _serve(self) -> None:
         self.served = time.monotonic()
         if self.server.returncode is not None:
             self._mourn()
-        elif self.caretaker is not None:
-            self.caretaker.tick(reload=self.state is State.SERVING)
+        else:
+            self._look_after_models()
         if self.state is State.DRAINING and time.monotonic() - self.since > self._window:
             self._end_service()
+
+    def _look_after_models(self) -> None:
+        if self.caretaker is not None:
+            self.caretaker.tick(reload=self.state is State.SERVING)
 
     def _mourn(self) -> None:
         """It ended, and nobody had asked for it."""
@@ -158,10 +179,8 @@ class Watcher:
         self._publish()  # before the house is cleaned, which takes time
         error = self.server.log.why_it_ended(self.server.wait(), served=served)
         if not self._begun:
-            raise error
-        self._try_later(error)
-
-    def _try_later(self, error: ServerError) -> None:
+            self._end(error)
+            return
         self.trouble = str(error)
         self.server.tolerate()
         self._due = self._backoff.failed(time.monotonic())
@@ -172,16 +191,19 @@ class Watcher:
         self.restarts += 1
         try:
             self._begin()
-        except ServerError as error:
+        except ServerError as error:  # no process was there, so one may try often
             self._leave_models()
-            self._try_later(error)
+            self._due = self._backoff.failed(time.monotonic(), longest=START_PAUSE)
+            if self.trouble != str(error):
+                self._say(f"{error}; it is tried again until it can be started")
+            self.trouble = str(error)
 
     def _obey(self) -> None:
         if self._killed:
             self.server.request_stop(at_once=True)
         match self.state:
             case State.WAITING:
-                self._turn(State.ENDED)
+                self._end()
             case State.STARTING:
                 self._end_service()
             case State.SERVING if self._window:
@@ -201,27 +223,27 @@ class Watcher:
             self._finish()
             return
         self._leave_models()
-        code = self.server.wait()
-        self._turn(State.ENDED)
+        code, patience = self.server.wait(), self.server.settings.exit_timeout
         if not self._serves:
-            return  # nothing was in flight yet
-        if self._killed:
-            raise ServerError("the server was ended with requests in flight")
-        if code:
-            raise ServerError(
-                f"it had not drained when the {self.server.settings.exit_timeout} s"
-                " of --exit-timeout-secs were over"
-            )
-        self._say("drained")
+            self._end()  # nothing was in flight yet
+        elif self._killed:
+            self._end(ServerError("the server was ended with requests in flight"))
+        elif code:
+            late = f"it had not drained when the {patience} s of --exit-timeout-secs were over"
+            self._end(ServerError(late))
+        else:
+            self._end()
+            self._say("drained")
 
     def _finish(self) -> None:
         """Let what is in flight be finished."""
         if self.caretaker is None:
             self.server.end_if_drained()
-        elif self.caretaker.drain():
-            self.server.end_idle()
-        elif time.monotonic() - self.since > self.server.settings.exit_timeout:
+            return
+        if time.monotonic() - self.since > self.server.settings.exit_timeout:
             self.server.request_stop(at_once=True)
+        if self.caretaker.drain():
+            self.server.end_idle()
 
     def _leave_models(self) -> None:
         if self.caretaker is not None:
@@ -229,11 +251,10 @@ class Watcher:
             self.caretaker = None
 
     def _publish(self) -> None:
-        self._health.tell(**report.of(self))
+        self.net["the report"].run(lambda: self._health.tell(**report.of(self)))
 
-    def _announce(self, seconds: float) -> None:
-        log, again = self.server.log, self._begun
-        self._serves = self._begun = True
+    def _announce(self, seconds: float, *, again: bool) -> None:
+        log = self.server.log
         for name, why in sorted(log.failures.items()):
             self._say(f"{name} did not load: {why}")
         names = ", ".join(sorted(log.ready))

@@ -13,6 +13,7 @@ import pytest
 
 from python_mp.config import Parameters
 from server.health import Health
+from server.net import Net
 from tests.deploy.manifest_checks import problems
 from tests.deploy.manifests import (
     COMPONENTS,
@@ -142,7 +143,7 @@ def test_the_probes_ask_for_pages_that_the_watcher_has() -> None:
     probes = [triton[kind] for kind in ("startupProbe", "livenessProbe", "readinessProbe")]
     listener = socket.create_server(("127.0.0.1", 0))
     where = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with Health(listener, "a-secret") as health:
+    with Health(listener, "a-secret", Net(print)) as health:
         health.tell(live=True, ready={"ready": True}, status={})
         for probe in probes:
             with urllib.request.urlopen(where + probe["httpGet"]["path"]) as page:

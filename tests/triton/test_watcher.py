@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,32 @@ class TritonPythonModel:
             os._exit(1)
         return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", value)]) for value in values]
 """
+
+# The same server, in which a call raises while there is a file of its name.
+FAULTY = """
+import os, pathlib, sys
+from server import __main__, caretaker, launch, model, probe, report, repository
+
+def breaks(place, name):
+    call = getattr(place, name)
+    def fails(*args, **more):
+        if pathlib.Path({folder!r}, name).exists():
+            raise OSError(24, "Too many open files")
+        return call(*args, **more)
+    setattr(place, name, fails)
+
+for place, name in {calls}:
+    breaks(eval(place), name)
+sys.exit(__main__.main())
+"""
+FAULTS = {
+    "living": ("caretaker.stubs", "the models' watch"),
+    "read_replicas": ("model", "the models' watch"),
+    "states": ("repository", "the repository's watch"),
+    "index": ("probe.Control", "the probe of tritonserver"),
+    "of": ("report", "the report"),
+    "feed": ("launch.Log", "the log's reader"),
+}
 
 
 def answers(served: Command, value: float = 2.5) -> bool:
@@ -184,6 +211,29 @@ def test_an_ensemble_comes_back_with_its_steps(tmp_path: Path) -> None:
             } == {"embed"}
             wait_until(lambda: served.is_ready and embeds(), 60)  # most of it is the load
             print(f"{model} answers again after {time.monotonic() - died:.1f} s")
+
+
+def test_an_error_in_any_loop_ends_nothing(mortal: Path, tmp_path: Path) -> None:
+    """And each loop does its work again as soon as the fault is over."""
+    calls = [(place, name) for name, (place, _) in FAULTS.items()]
+    program = ("-c", FAULTY.format(folder=str(tmp_path), calls=calls))
+    with command(mortal, program=program) as served:
+
+        def errors(loop: str) -> dict[str, Any]:
+            return dict(served.health("/status")[1]["errors"][loop])
+
+        served.wait_ready()
+        for name, (_, loop) in FAULTS.items():
+            fault, old = tmp_path / name, stub_pids(served, "identity")["identity_0_0"]
+            fault.touch()
+            if name in ("living", "feed"):  # something to mend, and to log
+                os.kill(old, signal.SIGKILL)
+            served.wait_for(f"error: {loop}: OSError: [Errno 24] Too many open files")
+            fault.unlink()
+            wait_until(lambda loop=loop: errors(loop)["errors"] and not errors(loop)["error"])
+            wait_until(lambda: served.is_ready and answers(served))
+        served.process.terminate()
+        assert served.end()[0] == 0, served.output
 
 
 def test_tritonserver_is_started_again(add_model: Add, check_left: Callable[..., None]) -> None:

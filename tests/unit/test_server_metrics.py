@@ -19,6 +19,7 @@ from server.installation import PROJECT
 from server.machine import Memory
 from server.metrics import Metrics, parts
 from server.model import Model
+from server.net import Net
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -36,7 +37,9 @@ def model(backend: str = "python", *states: str, steps: tuple[str, ...] = ()) ->
 
 def status(**models: dict[str, Any]) -> dict[str, Any]:
     about = {"pid": 7, "restarts": 3, "version": "2.51.0"}
-    return {"ready": True, "draining": False, "server": about, "models": models}
+    errors = {"the report": {"errors": 2, "error": ""}}
+    base = {"ready": True, "draining": False, "server": about}
+    return base | {"models": models, "errors": errors}
 
 
 def samples(page: bytes) -> Samples:
@@ -62,6 +65,7 @@ def test_the_server() -> None:
     assert value(found, "ready") == value(found, "up") == 1
     assert value(found, "draining") == 0
     assert value(found, "restarts_total") == 3
+    assert value(found, "watcher_errors_total", loop="the report") == 2
     assert value(found, "info", version="2.51.0", project_version=server.__version__) == 1
 
 
@@ -127,7 +131,7 @@ def test_a_model_knows_its_backend_once_its_config_was_read() -> None:
 def test_the_page_is_open_and_follows_what_was_told() -> None:
     endpoints = Endpoints.free()
     url = f"{endpoints.health_url}/metrics"
-    with Health(endpoints.listen("health"), "secret") as health:
+    with Health(endpoints.listen("health"), "secret", Net(print)) as health:
         for draining in (False, True):
             said = status() | {"draining": draining}
             health.tell(live=True, ready={"ready": True}, status=said)

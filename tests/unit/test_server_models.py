@@ -123,7 +123,14 @@ def test_an_ensemble_is_as_ready_as_its_steps() -> None:
 def test_status_files_count_while_their_stub_lives(tmp_path: Path) -> None:
     (tmp_path / "status").mkdir()
     for pid in (1, 2):
-        said = {"model": "m", "version": 1, "replica": 2 - pid, "pid": pid, "state": "serving"}
+        said = {
+            "model": "m",
+            "version": 1,
+            "replica": 2 - pid,
+            "pid": pid,
+            "state": "serving",
+            "reason": "",
+        }
         (tmp_path / "status" / f"m.1.{pid}.json").write_text(json.dumps(said))
     assert [each["pid"] for each in model.read_replicas(tmp_path, {1, 2})] == [2, 1]
     assert [each["pid"] for each in model.read_replicas(tmp_path, {1})] == [1]

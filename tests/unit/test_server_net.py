@@ -1,0 +1,159 @@
+"""No unexpected error ends a loop of the watcher."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server import net, report, repository
+from server.errors import ServerError
+from server.model import read_replicas
+from server.net import Net
+from server.watcher import State, Watcher
+from tests.unit.test_server_watcher import FakeServer, nothing, told
+
+ERRORS = [OSError(24, "Too many open files"), ValueError("odd"), KeyError("x"), MemoryError()]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.watcher.TICK", 0.001)
+    monkeypatch.setattr(net, "DELAYS", (0.0, 0.001, 0.002))
+
+
+def failing(times: int, error: BaseException, then: Callable[..., Any]) -> Callable[..., Any]:
+    """`then`, behind a fault that goes away."""
+    left = iter(range(times))
+
+    def call(*args: Any, **more: Any) -> Any:
+        if next(left, None) is not None:
+            raise error
+        return then(*args, **more)
+
+    return call
+
+
+def run_all(loop: net.Loop, body: Callable[[], object], times: int) -> None:
+    while times:
+        time.sleep(loop.pause)
+        loop.run(body)
+        times -= 1
+
+
+def test_an_error_is_told_once_and_counted() -> None:
+    said: list[str] = []
+    whole = Net(said.append)
+    run_all(whole["work"], failing(5, ValueError("odd"), lambda: None), 7)
+    assert whole.report() == {"work": {"errors": 5, "error": ""}}
+    told_of, ended = said
+    assert told_of.startswith("error: work: ValueError: odd; it is tried again\nTraceback")
+    assert ended == "work: works again"
+
+
+def test_another_error_is_told_again_and_is_shown() -> None:
+    said: list[str] = []
+    whole = Net(said.append)
+    for error in (ValueError("odd"), KeyError("x"), KeyError("x")):
+        run_all(whole["work"], failing(1, error, lambda: None), 1)
+    assert [line.splitlines()[0] for line in said] == [
+        "error: work: ValueError: odd; it is tried again",
+        "error: work: KeyError: 'x'; it is tried again",
+    ]
+    assert whole.report()["work"] == {"errors": 3, "error": "KeyError: 'x'"}
+
+
+def test_it_pauses_longer_and_never_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(net, "DELAYS", (10.0, 20.0))
+    now = [0.0]
+    monkeypatch.setattr(net.time, "monotonic", lambda: now[0])
+    runs: list[float] = []
+    loop = Net(print)["work"]
+    for now[0] in range(100):
+        loop.run(lambda: runs.append(now[0]) or 1 / 0)  # type: ignore[func-returns-value]
+    assert runs == [0, 10, 30, 50, 70, 90]
+    assert loop.pause == 90 + 20 - 99
+
+
+def test_a_log_that_cannot_be_written_is_no_harm() -> None:
+    def say(_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    loop = Net(say)["work"]
+    run_all(loop, failing(2, ValueError("odd"), lambda: None), 3)
+    assert loop.error == ""
+
+
+CALLS = ["is_ready", "request_stop", "end_if_drained", "wait", "tolerate", "start"]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("call", CALLS)
+def test_whatever_fails_it_serves_again_and_drains(call: str, error: BaseException) -> None:
+    """The server dies once, with every call to it failing a few times."""
+    seen: list[State] = []
+
+    def dies(server: FakeServer) -> None:
+        setattr(server, call, failing(3, error, getattr(server, call)))
+        server.ended = -9
+
+    def notes(_: FakeServer) -> None:
+        seen.append(watcher.state)
+
+    server = FakeServer(nothing, dies, notes, nothing, told(signal.SIGTERM))
+    watcher = Watcher(server, print)  # type: ignore[arg-type]
+    watcher.run()
+    assert seen[-1] is State.SERVING
+    assert watcher.state is State.ENDED
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_a_report_that_cannot_be_made(error: BaseException, monkeypatch: Any) -> None:
+    server = FakeServer(*[nothing] * 20, told(signal.SIGTERM))
+    monkeypatch.setattr(report, "of", failing(5, error, report.of))
+    watcher = Watcher(server, print)  # type: ignore[arg-type]
+    watcher.run()
+    assert watcher.net.report()["the report"] == {"errors": 5, "error": ""}
+
+
+def test_a_first_start_that_fails_is_the_end() -> None:
+    server = FakeServer()
+    server.start = failing(1, OSError(28, "No space left"), server.start)  # type: ignore[method-assign]
+    with pytest.raises(ServerError, match="cannot be started: .*No space left"):
+        Watcher(server, print).run()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"pid": 1', b"[]", b"\xff\xfe", b'{"pid": 1}'])
+def test_half_a_status_file_hides_no_other(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "status").mkdir()
+    (tmp_path / "status" / "half.json").write_bytes(content)
+    whole = {"model": "m", "version": 1, "replica": 0, "pid": 1, "state": "serving", "reason": ""}
+    (tmp_path / "status" / "whole.json").write_text(json.dumps(whole))
+    assert read_replicas(tmp_path, {1}) == [whole]
+
+
+@pytest.mark.parametrize("call", ["iterdir", "lstat"])
+@pytest.mark.parametrize("number", [5, 23, 24])
+def test_a_fault_of_the_file_system_takes_no_model_away(
+    call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").touch()
+    changes = repository.Changes(tmp_path)
+
+    def fault(_: Path) -> Any:
+        raise OSError(number, "a fault")
+
+    with monkeypatch.context() as faulty:
+        faulty.setattr(Path, call, fault)
+        for _ in range(3):
+            try:
+                assert list(changes.poll(set())) == []
+            except OSError:
+                continue
+    assert [list(changes.poll(set())) for _ in range(3)] == [[], [], []]
