@@ -89,6 +89,8 @@ def _noise(config: ModelConfig, count: int) -> list[dict[str, Array]]:
 class _NoAnswer:
     """Where no client waits."""
 
+    keeps = False
+
     def send(self, outputs: object) -> None: ...
 
     def fail(self, error: Exception) -> None: ...

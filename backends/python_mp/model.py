@@ -156,6 +156,11 @@ class TritonAnswer:
         self.lock = Lock()
         self._window = window
 
+    @property
+    def keeps(self):
+        """A Tensor is a view. What `execute` returns is read after that, a sender reads at once."""
+        return self.sender is None
+
     def send(self, outputs):
         tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items()]
         self._window.collect(self, pb_utils.InferenceResponse(tensors))

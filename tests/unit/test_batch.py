@@ -151,3 +151,10 @@ def test_signature_tells_apart_what_cannot_be_packed_together() -> None:
 def test_an_engine_that_returns_other_rows_is_told(outputs: dict[str, Array]) -> None:
     with pytest.raises(RequestFailed, match="has not [13] rows"):
         Batch(1, (request([3]),)).split(outputs, CONFIG.outputs)
+
+
+def test_an_answer_that_cannot_be_sent_is_a_refusal() -> None:
+    read = request([1])
+    read.deliver(lambda _: [][0], {})
+    assert isinstance(read.answer, FutureAnswer)
+    assert isinstance(read.answer.future.exception(0), RequestFailed)

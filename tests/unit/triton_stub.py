@@ -2,17 +2,23 @@
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-REPOSITORY = Path(__file__).parents[2] / "model_repository"
+ROOT = Path(__file__).parents[2]
+REPOSITORY = ROOT / "model_repository"
+FINAL = 1
+Outputs = dict[str, np.ndarray]
 
 
 class Tensor:
+    """Keeps the array as it is, a view mostly, as Triton's does."""
+
     def __init__(self, name: str, array: np.ndarray) -> None:
         self._name, self._array = name, array
 
@@ -24,42 +30,115 @@ class Tensor:
 
 
 class TritonError(Exception):
-    INVALID_ARG = 3
+    INTERNAL, INVALID_ARG, UNAVAILABLE, CANCELLED = 1, 3, 4, 7
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
 
 
+class InferenceResponse:
+    def __init__(self, tensors: Sequence[Tensor] = (), error: TritonError | None = None) -> None:
+        self._tensors = tensors
+        self.error = error
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the tensors hold by now: Triton reads them after `execute` has returned."""
+        return {tensor.name(): tensor.as_numpy().copy() for tensor in self._tensors}
+
+
+class ResponseSender:
+    """Reads a response before `send` returns, as Triton's does; takes one."""
+
+    def __init__(self, answer: Future[Outputs]) -> None:
+        self._answer = answer
+
+    def send(self, response: InferenceResponse, flags: int) -> None:
+        assert flags == FINAL
+        if response.error:
+            self._answer.set_exception(response.error)
+        else:
+            self._answer.set_result(response.outputs)
+
+    def is_cancelled(self) -> bool:
+        assert not self._answer.done(), "Triton's side of the sender is gone: a crash"
+        return False
+
+
 class InferenceRequest:
     def __init__(self, **arrays: np.ndarray) -> None:
         self._tensors = [Tensor(name, array) for name, array in arrays.items()]
+        self.answer: Future[Outputs] = Future()
 
     def inputs(self) -> list[Tensor]:
         return self._tensors
 
+    def timeout(self) -> int:
+        return 0
 
-class InferenceResponse:
-    def __init__(self, tensors: Sequence[Tensor] = (), error: TritonError | None = None) -> None:
-        self.outputs = {tensor.name(): tensor.as_numpy() for tensor in tensors}
-        self.error = error
+    def get_response_sender(self) -> ResponseSender:
+        return ResponseSender(self.answer)
+
+
+class MetricFamily:
+    COUNTER, GAUGE = range(2)
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def Metric(self, labels: Mapping[str, str]) -> "MetricFamily":  # noqa: N802
+        return self
+
+    def set(self, value: float) -> None:
+        pass
+
+    def increment(self, value: float) -> None:
+        pass
+
+
+class Logger:
+    @staticmethod
+    def log_info(line: str) -> None:
+        pass
+
+    log_warn = log_error = log_info
 
 
 def _input(request: InferenceRequest, name: str) -> Tensor | None:
     return next((tensor for tensor in request.inputs() if tensor.name() == name), None)
 
 
+def execute(model: Any, requests: Sequence[InferenceRequest]) -> list[Future[Outputs]]:
+    """Each request's answer. What `execute` returns is read only now, one after the other."""
+    for request, response in zip(requests, model.execute(requests), strict=True):
+        if response is not None:
+            ResponseSender(request.answer).send(response, FINAL)
+    return [request.answer for request in requests]
+
+
 def load_model(name: str, monkeypatch: Any) -> ModuleType:
     """The model's model.py, beside its config.pbtxt or in 1/, imported with this stand-in."""
+    built, by_hand = REPOSITORY / name / "model.py", REPOSITORY / name / "1" / "model.py"
+    return load(built if built.exists() else by_hand, monkeypatch)
+
+
+def load(path: Path, monkeypatch: Any) -> ModuleType:
+    """Any model.py."""
     utils = ModuleType("triton_python_backend_utils")
-    utils.Tensor, utils.TritonError = Tensor, TritonError  # type: ignore[attr-defined]
-    utils.InferenceResponse = InferenceResponse  # type: ignore[attr-defined]
-    utils.get_input_tensor_by_name = _input  # type: ignore[attr-defined]
+    utils.__dict__.update(
+        Tensor=Tensor,
+        TritonError=TritonError,
+        TritonModelException=RuntimeError,
+        InferenceResponse=InferenceResponse,
+        MetricFamily=MetricFamily,
+        Logger=Logger,
+        TRITONSERVER_RESPONSE_COMPLETE_FINAL=FINAL,
+        get_input_tensor_by_name=_input,
+    )
     monkeypatch.setitem(sys.modules, utils.__name__, utils)
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    built, by_hand = REPOSITORY / name / "model.py", REPOSITORY / name / "1" / "model.py"
-    path = built if built.exists() else by_hand
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(path.parent.name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -33,6 +34,10 @@ Signature = tuple[tuple[str, tuple[int, ...]], ...]
 
 class Answer(Protocol):
     """The way back to one client. Exactly one of `send` and `fail` is called, once."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether `send` only keeps the arrays, to be read later; once False it stays so."""
 
     def send(self, outputs: Mapping[str, Array]) -> None: ...
 
@@ -75,6 +80,15 @@ class Request:
             send(what)
         except Exception:
             log.exception("an answer could not be sent")
+            with suppress(Exception):  # Mostly the client has gone, or this was the refusal itself.
+                self.answer.fail(RequestFailed("the answer could not be sent"))
+
+    def send(self, outputs: Mapping[str, Array]) -> None:
+        """To `deliver`: what lies in a slot, which the next batches write over, is copied for an
+        answer that is read later."""
+        if self.answer.keeps:
+            outputs = {n: a if a.flags.owndata else a.copy() for n, a in outputs.items()}
+        self.answer.send(outputs)
 
     @cached_property
     def tokens(self) -> int:

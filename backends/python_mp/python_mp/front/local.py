@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from .. import layout
@@ -19,14 +20,32 @@ from .replica import Replica
 
 
 class FutureAnswer:
-    """An Answer to wait for."""
+    """An Answer to wait for. As Triton does with what `execute` returns, it reads what comes before
+    `read` only then."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps: bool = False) -> None:
         self.future: Future[dict[str, Array]] = Future()
         self.cancelled = False
+        self.keeps = keeps
+        self._kept: Mapping[str, Array] | None = None
+        self._lock = Lock()
+
+    @property
+    def is_there(self) -> bool:
+        return self._kept is not None or self.future.done()
 
     def send(self, outputs: Mapping[str, Array]) -> None:
+        with self._lock:
+            if self.keeps:
+                self._kept = outputs
+                return
         self.future.set_result({name: array.copy() for name, array in outputs.items()})
+
+    def read(self) -> None:
+        with self._lock:
+            self.keeps = False
+        if self._kept is not None:
+            self.send(self._kept)
 
     def fail(self, error: PythonMpError) -> None:
         self.future.set_exception(error)
@@ -63,16 +82,17 @@ class Local:
 
     def ask_all(self, requests: Sequence[Mapping[str, Array]]) -> list[Future[Any]]:
         """All in one call, as Triton's dynamic batcher hands them over."""
-        answers = [FutureAnswer() for _ in requests]
+        answers = [FutureAnswer(keeps=True) for _ in requests]
         read: list[Request] = []
         for inputs, answer in zip(requests, answers, strict=True):
             try:
                 read.append(read_request(inputs, self.config, answer))
             except PythonMpError as error:
                 answer.fail(error)
-        futures = [answer.future for answer in answers]
-        self.replica.submit_and_attend(read, lambda: all(map(Future.done, futures)), self.attend)
-        return futures
+        self.replica.submit_and_attend(read, lambda: all(a.is_there for a in answers), self.attend)
+        for answer in answers:
+            answer.read()
+        return [answer.future for answer in answers]
 
     def ask(self, **inputs: Array) -> Future[Any]:
         return self.ask_all([inputs])[0]

@@ -159,7 +159,7 @@ class Away:
             if self._all_sent and not self._requests:
                 self._hang_up()
         if message.kind is Kind.DONE:
-            request.deliver(request.answer.send, tensors)
+            request.deliver(request.send, tensors)
             return
         error = _error(message.text)
         if type(error) is errors.Unavailable:  # Its trouble, not the request's.
@@ -174,6 +174,8 @@ class Away:
 
 class PeerAnswer:
     """The way back to the replica that a guest came from."""
+
+    keeps = False
 
     def __init__(self, connection: socket.socket, number: int) -> None:
         self._connection = connection

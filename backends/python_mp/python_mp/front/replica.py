@@ -208,7 +208,7 @@ class Replica:
             self._fail(requests, error)
             return
         for request, outputs in zip(requests, answers, strict=True):
-            request.deliver(request.answer.send, outputs)
+            request.deliver(request.send, outputs)
 
     def _invalid(self, requests: tuple[Request, ...], text: str) -> None:
         """In company nobody knows whose input it was, so each is asked again alone."""
