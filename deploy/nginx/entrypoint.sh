@@ -69,5 +69,6 @@ for name in $(grep -o '\${[A-Z_]*}' "$HERE/nginx.conf" | tr -d '${}' | sort -u);
     fill="$fill;s|\${$name}|$value|g"
 done
 sed "$fill" "$HERE/nginx.conf" > "$RUN_DIR/nginx.conf"
-{ [ "${1:-}" = -t ] || exec bash "$HERE/peers.sh" "$UPSTREAM" "$UPSTREAM_HEALTH_PORT" "$RUN_DIR/ready"; } &
+{ [ "${1:-}" = -t ] || exec sh "$HERE/again.sh" $$ \
+    bash "$HERE/peers.sh" "$UPSTREAM" "$UPSTREAM_HEALTH_PORT" "$RUN_DIR/ready" $$; } &
 exec "${NGINX_BIN:-nginx}" -c "$RUN_DIR/nginx.conf" -e stderr "$@"

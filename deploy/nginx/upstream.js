@@ -3,6 +3,7 @@
 
 import fs from 'fs';
 
+const FRESH_MS = 5000;  // what peers.sh said longer ago counts no more: it hangs or has ended
 const NOBODY = 'No Triton can be reached; try again.';
 const LATE = 'Triton did not answer in time.';
 const LOST = 'The connection to Triton was lost; the request may have been computed.';
@@ -18,6 +19,9 @@ function choose(r) {
 
 function readyNow(file) {
     try {
+        if (Date.now() - fs.statSync(file).mtimeMs > FRESH_MS) {
+            return [];
+        }
         return fs.readFileSync(file, 'utf8').split('\n').filter((address) => address);
     } catch (missing) {
         return [];

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,9 +14,9 @@ import grpc
 import pytest
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from tests.deploy.front import SERVICE, Answer, Front, front
+from tests.deploy.front import NGINX, SECONDS, SERVICE, Answer, Front, front
 from tests.deploy.front_peers import NameServer, Upstream
-from tests.harness import until
+from tests.harness import children, until
 from tests.triton.calls import in_parallel
 
 INFER = "/v2/models/m/infer"
@@ -197,6 +199,50 @@ def test_a_ready_one_that_dies_costs_no_request(polled: tuple[Front, list[Upstre
     until(lambda: who(front) == set(HOSTS[:1]))
     one.__exit__(None, None, None)
     assert who(front, 10) == set(HOSTS[1:2])
+
+
+def watcher(front: Front) -> int:
+    """The process of peers.sh."""
+    [again] = [pid for pid in front.workers if b"again.sh" in command_of(pid)]
+    until(lambda: bool(children(again)))
+    return children(again)[0]
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_peers_is_started_again(polled: tuple[Front, list[Upstream]]) -> None:
+    front, (one, other) = polled
+    one.ready, other.ready = READY, DRAINING
+    until(lambda: who(front) == set(HOSTS[:1]))
+    os.kill(watcher(front), signal.SIGKILL)
+    one.ready, other.ready = DRAINING, READY
+    until(lambda: who(front) == set(HOSTS[1:2]))
+    assert "peers.sh ended with 137" in front.errors
+
+
+def test_what_was_said_long_ago_does_not_count(polled: tuple[Front, list[Upstream]]) -> None:
+    """A peers.sh that hangs: all addresses are asked, until it goes on."""
+    front, (one, other) = polled
+    one.ready, other.ready = READY, DRAINING
+    until(lambda: who(front) == set(HOSTS[:1]))
+    stopped = watcher(front)
+    os.kill(stopped, signal.SIGSTOP)
+    until(lambda: who(front) == set(HOSTS[:2]))
+    os.kill(stopped, signal.SIGCONT)
+    until(lambda: who(front) == set(HOSTS[:1]))
+
+
+def test_what_cannot_be_started_ends_the_front() -> None:
+    """again.sh, to which the system gives no process any more."""
+    program = ["sh", str(NGINX / "again.sh")]
+    if os.getuid() == 0:  # whom such a limit does not hold back
+        program = ["setpriv", "--reuid=65533", "--clear-groups", *program]
+    with subprocess.Popen(["sleep", "60"], user=os.getuid() or 65533) as nginx:
+        command = ["prlimit", "--nproc=1", *program, str(nginx.pid), "true"]
+        subprocess.run(command, capture_output=True)
+        assert nginx.wait(SECONDS) == -signal.SIGQUIT
 
 
 def test_only_known_headers_go_on(start: Start, port: int) -> None:
