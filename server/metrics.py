@@ -51,7 +51,7 @@ class Metrics(Collector):
 
 def _server(status: JSON) -> Iterator[Metric]:
     about = status["server"]
-    yield _gauge("ready", "Whether it serves all models, as /ready says", status["ready"])
+    yield _gauge("ready", "What /ready says", status["ready"])
     yield _gauge("draining", "Whether it was told to stop", status["draining"])
     yield _gauge("up", "Whether tritonserver's process lives", about["pid"] is not None)
     restarts = "Starts of tritonserver after it had died"

@@ -5,7 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from server import stubs
 from server.backoff import Backoff
@@ -18,6 +18,18 @@ SAID = {"model", "version", "replica", "pid", "state", "reason"}
 CONFIRMED = 2  # answers of Triton; between the first ones it may have switched versions
 
 
+class Trouble(NamedTuple):
+    """Why something does not serve.
+
+    Attributes:
+        public: for whoever asks; no text of a model's code, which may name files and contents.
+        full: for who has the admin token.
+    """
+
+    public: str
+    full: str
+
+
 @dataclass
 class Model:
     """Facts about one model, as last seen.
@@ -25,6 +37,7 @@ class Model:
     Attributes:
         config: as Triton has it; None while it must be read anew.
         versions: those that serve.
+        has_served: since tritonserver was started.
         stubs: those that live and belong to what serves.
         replicas: what python_mp's fronts say of themselves.
         lost: groups of active instances with a dead stub; True for passive ones.
@@ -38,6 +51,7 @@ class Model:
     name: str
     config: dict[str, Any] | None = None
     versions: list[int] = field(default_factory=list)
+    has_served: bool = False
     stubs: list[Stub] = field(default_factory=list)
     replicas: list[dict[str, Any]] = field(default_factory=list)
     lost: dict[Group, bool] = field(default_factory=dict)
@@ -68,6 +82,7 @@ class Model:
             loading: it is being loaded, so how many stubs there should be is not known.
         """
         self.versions = sorted(version.number for version in versions if version.is_ready)
+        self.has_served = self.has_served or bool(self.versions)
         self.stubs = [stub for stub in living if stub.model == self.name]
         self.replicas = [
             each for each in said if each["model"] == self.name and each["version"] in self.versions
@@ -92,18 +107,19 @@ class Model:
         """Whether an active instance is dead: all that Triton gives it fails."""
         return not all(self.lost.values())
 
-    def why_not(self, models: Mapping[str, "Model"]) -> str:
-        """Why it is not ready; empty if it is."""
+    def why_not(self, models: Mapping[str, "Model"]) -> Trouble | None:
+        """Why it is not ready; None if it is."""
         if not self.versions:
-            return self.reason or "it is not loaded"
+            return _trouble("it did not load" if self.reason else "it is not loaded", self.reason)
         if self.is_hurt and not self._has_living_replica():
-            return self.reason or "its stub died"
+            return _trouble("its stub died", self.reason)
         if self.replicas and not any(each["state"] == "serving" for each in self.replicas):
-            return self.replicas[0]["reason"] or f"it is {self.replicas[0]['state']}"
+            first = self.replicas[0]
+            return _trouble(f"it is {first['state']}", first["reason"])
         for step in self.steps():
             if step in models and models[step].why_not(models):
-                return f"it needs {step}, which is not ready"
-        return ""
+                return _trouble(f"it needs {step}, which is not ready")
+        return None
 
     def _has_living_replica(self) -> bool:
         if self.replicas:
@@ -121,6 +137,10 @@ class Model:
         """The models that an ensemble chains; none for another model."""
         ensemble = (self.config or {}).get("ensemble_scheduling", {})
         return [step["model_name"] for step in ensemble.get("step", [])]
+
+
+def _trouble(public: str, full: str = "") -> Trouble:
+    return Trouble(public, full or public)
 
 
 def _is_whole(said: object) -> bool:

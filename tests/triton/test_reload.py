@@ -137,12 +137,17 @@ def test_a_broken_config_and_a_fifo(add_model: Add) -> None:
         served.wait_ready()
         (folder / "identity" / "config.pbtxt").write_text("nonsense {")
         assert "identity" in served.wait_for("did not load")
+        assert served.is_ready
         (folder / "stuck" / "1").mkdir(parents=True)
         os.mkfifo(folder / "stuck" / "config.pbtxt")
         line = served.wait_for("stuck did not load")
         assert "stuck/config.pbtxt is neither a file nor a folder; it is not served" in line
         assert answers(served)
         assert not served.model("stuck")["ready"]
+        assert served.is_ready, "it never served, and the other does"
+        code, page = served.health("/ready", "")
+        assert (code, page["models"]["stuck"]["reason"]) == (200, "it did not load")
+        assert 'tritonserver_model_ready{model="stuck"} 0.0' in served.metrics()
 
 
 @pytest.mark.parametrize("kind", ["python", "python_mp"])

@@ -123,6 +123,11 @@ class Command:
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
+    def metrics(self) -> str:
+        """The watcher's own."""
+        with urllib.request.urlopen(f"{self.endpoints.health_url}/metrics", timeout=5) as page:
+            return str(page.read().decode())
+
     @property
     def is_ready(self) -> bool:
         """Whether the watcher says that all is well."""

@@ -14,7 +14,7 @@ from server import model, repository, stubs, token
 from server.control import Version
 from server.errors import ServerError
 from server.installation import STUB
-from server.model import CONFIRMED, Model
+from server.model import CONFIRMED, Model, Trouble
 from server.settings import Settings
 from server.stubs import Stub
 
@@ -80,10 +80,10 @@ def test_ready_with_a_replica_that_lives() -> None:
     for answer in range(4):
         seen(known, ALL[1:], answer)
     assert known.is_hurt
-    assert known.why_not({}) == "", "the other one serves"
+    assert known.why_not({}) is None, "the other one serves"
     for answer in range(4, 8):
         seen(known, ALL[2:], answer)
-    assert known.why_not({}) == "its stub died"
+    assert known.why_not({}) == Trouble("its stub died", "its stub died")
 
 
 def test_a_passive_stub_is_no_harm() -> None:
@@ -92,16 +92,16 @@ def test_a_passive_stub_is_no_harm() -> None:
         seen(known, ALL[:3], answer)
     assert known.lost == {(1, "shard"): True}
     assert not known.is_hurt
-    assert known.why_not({}) == ""
+    assert known.why_not({}) is None
 
 
 @pytest.mark.parametrize(
     ("states", "reason"),
     [
         (["serving"], ""),
-        (["restarting"], "because"),
+        (["restarting"], "it is restarting"),
         (["down", "serving"], ""),
-        (["down", "starting"], "because"),
+        (["down", "starting"], "it is down"),
     ],
 )
 def test_replicas_say_whether_they_serve(states: list[str], reason: str) -> None:
@@ -110,14 +110,16 @@ def test_replicas_say_whether_they_serve(states: list[str], reason: str) -> None
     old = {"model": "m", "version": 0, "state": "serving", "reason": ""}
     other = {"model": "n", "version": 1, "state": "serving", "reason": ""}
     known.see([Version("m", 1, "READY")], ALL, [*said, old, other], 1, loading=False)
-    assert known.why_not({}) == reason
+    assert known.why_not({}) == (Trouble(reason, "because") if reason else None)
 
 
 def test_an_ensemble_is_as_ready_as_its_steps() -> None:
     whole = Model("whole", {"ensemble_scheduling": {"step": [{"model_name": "m"}]}}, [1])
     step = Model("m", config=CONFIG)
-    assert whole.why_not({"m": step}) == "it needs m, which is not ready"
-    assert whole.why_not({"m": seen(step, ALL, 1)}) == ""
+    trouble = whole.why_not({"m": step})
+    assert trouble is not None
+    assert trouble.public == "it needs m, which is not ready"
+    assert whole.why_not({"m": seen(step, ALL, 1)}) is None
 
 
 def test_status_files_count_while_their_stub_lives(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""What /ready and /status say of models in any condition."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server import report
+from server.model import Model
+from server.net import Net
+
+SECRET = "/srv/models/big/3/module.py: the weights of customer 7"
+KINDS = ("serves", "never served", "served", "down")
+
+
+def model(name: str, kind: str) -> Model:
+    known = Model(name, {"backend": "python_mp"}, reason="" if kind == "serves" else SECRET)
+    known.has_served = kind != "never served"
+    known.versions = [1] if kind in ("serves", "down") else []
+    state = {"serves": "serving", "down": "down"}.get(kind)
+    if state:
+        said = {"model": name, "version": 1, "replica": 0, "pid": 1}
+        known.replicas = [{**said, "state": state, "reason": known.reason}]
+    return known
+
+
+def pages(*kinds: str, state: str = "SERVING", **more: Any) -> dict[str, Any]:
+    models = {f"m{n}": model(f"m{n}", kind) for n, kind in enumerate(kinds)}
+    caretaker = SimpleNamespace(models=models, is_heard=more.pop("is_heard", True))
+    facts = {
+        "caretaker": caretaker,
+        "server": SimpleNamespace(pid=1, returncode=None),
+        "state": SimpleNamespace(name=state),
+        "net": Net(print),
+        "is_draining": False,
+        "trouble": "",
+        "version": "2.51.0",
+        "restarts": 0,
+        "since": 0.0,
+        "served": 0.0,
+    }
+    return report.of(SimpleNamespace(**facts | more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kinds", [*itertools.product(KINDS, repeat=3)], ids=", ".join)
+def test_ready_is_who_serves_and_lost_nothing(kinds: tuple[str, ...]) -> None:
+    said = pages(*kinds)
+    serves = "serves" in kinds and not {"served", "down"} & set(kinds)
+    assert said["ready"]["ready"] == said["status"]["ready"] == serves
+    assert bool(said["ready"]["reason"]) == bool(said["status"]["reason"]) == (not serves)
+    for page in ("ready", "status"):
+        assert [each["ready"] for each in said[page]["models"].values()] == [
+            kind == "serves" for kind in kinds
+        ], "each broken model is named, for its alert"
+
+
+@pytest.mark.parametrize("kinds", [*itertools.product(KINDS, repeat=2)], ids=", ".join)
+@pytest.mark.parametrize("state", ["SERVING", "STARTING", "WAITING"])
+def test_reasons_are_told_to_who_has_the_token(kinds: tuple[str, ...], state: str) -> None:
+    said = pages(*kinds, state=state, trouble=SECRET)
+    assert "customer" not in json.dumps(said["ready"])
+    if state != "SERVING" or {"served", "down"} & set(kinds):
+        assert SECRET in said["status"]["reason"]
+    for kind, each in zip(kinds, said["status"]["models"].values(), strict=True):
+        assert (SECRET in each["reason"]) == (kind != "serves")
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"state": "STARTING"}, "it is starting"),
+        ({"state": "WAITING"}, "tritonserver ended"),
+        ({"is_draining": True}, "it is draining"),
+        ({"is_heard": False}, "tritonserver does not answer"),
+    ],
+)
+def test_models_that_serve_do_not_help_it(facts: dict[str, Any], reason: str) -> None:
+    said = pages("serves", **facts)["ready"]
+    assert (said["ready"], said["reason"]) == (False, reason)
+
+
+def test_a_server_without_models_serves_nothing() -> None:
+    assert pages()["ready"]["reason"] == "no model is loaded"
+
+
+def test_without_control_of_models_the_process_has_to_do() -> None:
+    assert pages(caretaker=None)["ready"]["ready"]
