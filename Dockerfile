@@ -93,7 +93,7 @@ WORKDIR /srv
 COPY requirements-tensorrt.txt ./
 RUN pip install --no-cache-dir --progress-bar off -r requirements-tensorrt.txt
 COPY pyproject.toml README.md LICENSE ./
-COPY backends backends
+COPY --from=build /srv/backends backends
 COPY build_scripts build_scripts
 RUN mkdir -p server clients/chaos benchmarks \
     && pip install --no-cache-dir --no-deps --no-build-isolation --editable .
@@ -114,7 +114,7 @@ COPY requirements-serving.txt ./
 RUN pip install --no-cache-dir --progress-bar off -r requirements-serving.txt \
     && printf '/srv\n/srv/backends/python_mp\n' > "$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
 COPY --from=models /srv/model_repository model_repository
-COPY backends backends
+COPY --from=build /srv/backends backends
 COPY clients clients
 COPY server server
 USER 10001:10001

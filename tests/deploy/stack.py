@@ -53,8 +53,9 @@ class Stack:
         """What `docker-compose ARGUMENTS` printed; raises where it failed."""
         return _run([self._compose, "--project-name", self.name, *arguments], self._environment)
 
-    def docker(self, *arguments: str) -> str:
-        return _run([self._docker, *arguments], dict(os.environ))
+    def docker(self, *arguments: str, text: str = "") -> str:
+        """What it printed; `text` is its input."""
+        return _run([self._docker, *arguments], dict(os.environ), text)
 
     def containers(self, service: str) -> list[str]:
         return self.compose("ps", "--quiet", service).split()
@@ -91,8 +92,10 @@ class Stack:
         return file
 
 
-def _run(command: Sequence[str], environment: dict[str, str]) -> str:
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+def _run(command: Sequence[str], environment: dict[str, str], text: str = "") -> str:
+    done = subprocess.run(
+        command, cwd=PROJECT, env=environment, input=text, capture_output=True, text=True
+    )
     if done.returncode:
         said = re.sub(r"\x1b\[[0-9;]*\w", "", done.stdout + done.stderr)[-3000:]
         raise AssertionError(f"{' '.join(command)} exited with {done.returncode}:\n{said}")

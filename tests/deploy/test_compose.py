@@ -100,6 +100,21 @@ def test_the_image_is_small_and_has_no_compiler(stack: Stack) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(BUILD_SECONDS)
+def test_both_images_have_the_compiled_collectives(stack: Stack) -> None:
+    """The GPU stage on another base than NVIDIA's: the CPU image, which has its packages."""
+    [triton] = stack.containers("triton")
+    image = stack.inspect(triton)["Image"]
+    base_file = f"FROM {image}\nUSER root\n"
+    base = stack.docker("build", "--quiet", "-", text=base_file).strip()
+    build = ("build", "--quiet", "--target", "gpu", "--build-arg", f"TRITON_IMAGE={base}", ".")
+    for each in (image, stack.docker(*build).strip()):
+        asked = ("-c", "import python_mp.rank._shm as shm; print(shm.__file__)")
+        found = stack.docker("run", "--rm", "--entrypoint", "python3", each, *asked)
+        assert found == "/srv/backends/python_mp/python_mp/rank/_shm.abi3.so\n"
+
+
+@pytest.mark.slow
 def test_prometheus_has_scraped_both_pages(stack: Stack) -> None:
     for expression in (
         'python_mp_requests_total{model="embed_encoder"} > 0',
