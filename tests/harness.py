@@ -98,7 +98,7 @@ def lone_rank(config: ModelConfig) -> RankSpec:
         world_size=1,
         cpus=(),
         threads=len(os.sched_getaffinity(0)),
-        store="",
+        scratch="",
     )
 
 

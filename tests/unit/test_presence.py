@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from python_mp.errors import LoadError
-from python_mp.front import presence
 from python_mp.front.presence import Presence, runtime_folder
 from python_mp.layout import CPU, Instance
 from tests.harness import echo_config
@@ -21,7 +21,7 @@ MINE = tuple(sorted(os.sched_getaffinity(0)))
 
 @pytest.fixture
 def model(tmp_path: Path) -> Presence:
-    return Presence(tmp_path, echo_config(Path("m")))
+    return Presence(tmp_path, echo_config(Path("m"), start_timeout_seconds=1))
 
 
 def test_cores_are_gathered_in_the_order_asked(model: Presence, tmp_path: Path) -> None:
@@ -40,34 +40,42 @@ def test_it_waits_for_an_instance_that_still_loads(model: Presence) -> None:
     late.join()
 
 
-def test_one_that_does_not_come_is_named(model: Presence, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence, "_WAIT_SECONDS", 0.05)
+def test_one_that_does_not_come_is_named(model: Presence) -> None:
     model.announce(LEAD)
     with pytest.raises(LoadError, match="instance shard_0 did not load"):
         model.gather([LEAD, SHARD])
 
 
-def test_what_a_dead_process_left_does_not_count(
-    model: Presence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(presence, "_WAIT_SECONDS", 0.05)
+def test_what_a_dead_process_left_does_not_count(model: Presence, tmp_path: Path) -> None:
     model.announce(LEAD)
     (path,) = tmp_path.iterdir()
-    path.write_text(json.dumps({"pid": 1 << 30, "cpus": [0]}))
-    with pytest.raises(LoadError, match="lead_0"):
+    path.rename(path.with_name(path.name.replace(str(os.getpid()), str(1 << 30))))
+    with pytest.raises(LoadError, match="lead_0 did not load within 1 s"):
         model.gather([LEAD])
 
 
-def test_withdraw_leaves_nothing_but_a_newer_load(model: Presence, tmp_path: Path) -> None:
+def test_withdraw_leaves_nothing_but_other_loads(model: Presence, tmp_path: Path) -> None:
     model.withdraw(LEAD)  # never came: no error
     model.announce(LEAD)
     model.withdraw(LEAD)
     assert list(tmp_path.iterdir()) == []
     model.announce(LEAD)
     (path,) = tmp_path.iterdir()
-    path.write_text(json.dumps({"pid": os.getppid(), "cpus": [0]}))
+    newer = path.rename(path.with_name(path.name.replace(str(os.getpid()), str(os.getppid()))))
+    newer.write_text(json.dumps({"at": time.monotonic(), "cpus": [77]}))
+    model.announce(LEAD)
+    (tmp_path / "m.1.lead_0.-1.x.draft").touch()
+    newer.write_text(json.dumps({"at": time.monotonic(), "cpus": [77]}))
+    assert model.gather([LEAD]) == [(77,)], "the newer one's"
     model.withdraw(LEAD)
-    assert path.exists()
+    assert newer.exists()
+    assert model.gather([LEAD]) == [(77,)]
+
+
+def test_a_full_disk_is_a_sentence(model: Presence, tmp_path: Path) -> None:
+    (tmp_path / f"m.1.lead_0.-1.{os.getpid()}.draft").mkdir()  # as good as any error
+    with pytest.raises(LoadError, match="cannot be written: Is a directory"):
+        model.announce(LEAD)
 
 
 def test_instances_loaded_one_by_one_would_wait_for_ever(
@@ -86,4 +94,13 @@ def test_the_runtime_folder_is_private(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
     (tmp_path / "run").chmod(0o750)
     with pytest.raises(LoadError, match="must be ours alone"):
+        runtime_folder()
+
+
+def test_a_link_is_no_runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may write to /tmp could plant one, to another private folder of ours."""
+    (tmp_path / "private").mkdir(mode=0o700)
+    (tmp_path / "run").symlink_to(tmp_path / "private")
+    monkeypatch.setenv("PYTHON_MP_RUNTIME_DIR", str(tmp_path / "run"))
+    with pytest.raises(LoadError, match="run is a link"):
         runtime_folder()

@@ -26,7 +26,8 @@ class RankSpec:
     threads: int
     slots: int
     half: int
-    store: str
+    scratch: str
+    """A folder for what the ranks put on disk; none where there is one rank."""
     parent: int = 0
     control_fd: int = -1
     arena_fd: int = -1
@@ -42,6 +43,11 @@ class RankSpec:
         """The first rank of the last stage writes the outputs."""
         sizes = self.config.parameters
         return self.stage == sizes.pipeline_parallel_size - 1 and self.tensor_rank == 0
+
+    @property
+    def store(self) -> str:
+        """The file where the ranks meet."""
+        return f"{self.scratch}/store"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

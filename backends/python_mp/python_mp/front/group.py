@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
@@ -24,10 +26,12 @@ from ..channel import ALIGN, Arena, Connection, Kind, Message
 from ..config import ModelConfig
 from ..layout import RankPlacement, ReplicaLayout
 from ..rank_spec import RankSpec
+from . import scratch
 from .cores import CpuSet, quota, threads
 from .inbox import GroupEnded, Inbox
 from .nursery import Nursery
-from .process import RankProcess, vital
+from .process import RankProcess, wait_all
+from .vital import vital
 
 _ABORT = b"\1\0\0\0"
 """Into the first bytes of the collectives' region: every wait there ends."""
@@ -83,43 +87,52 @@ class Group:
         self._answering = config.world_size - sizes.tensor_parallel_size
         self._slots = sizes.pipeline_parallel_size + 1
         self._flights: list[Flight] = []
-        self._arena = Arena.create(self._slots, sizes.max_batch_bytes + _margin(config))
-        self._region = os.memfd_create("python_mp-collectives", os.MFD_CLOEXEC)
-        self._stacks = os.memfd_create("python_mp-stacks", os.MFD_CLOEXEC)
-        self.inbox = Inbox()
         self.ranks: list[RankProcess] = []
         self.phases: dict[str, float] = {}
         """Seconds of the start."""
-        self._store: Path | None = None
+        with ExitStack() as held:
+            self._arena = Arena.create(self._slots, sizes.max_batch_bytes + _margin(config))
+            held.callback(self._arena.close)
+            self._region = _memory_file("collectives", held)
+            self._stacks = _memory_file("stacks", held)
+            self.inbox = Inbox()
+            held.callback(self.inbox.close)
+            self._held = held.pop_all()
 
     # -- life ------------------------------------------------------------------------------------
 
     def spawn(
         self, nursery: Nursery, layout: ReplicaLayout, cpus: list[CpuSet], runtime: Path
     ) -> None:
-        """Starts all ranks; `runtime` is a private folder."""
+        """Starts all ranks; `runtime` is a private folder.
+
+        Raises:
+            OSError: the kernel or the disk has not what it takes.
+            NurseryLost: it is dead.
+        """
         began = time.monotonic()
-        self._store = runtime / f"store-{os.getpid()}-{layout.index}-{self.generation}"
+        folder = scratch.make(runtime, layout.index, self.generation)
+        self._held.callback(shutil.rmtree, folder, ignore_errors=True)
         for placement, cores in zip(layout.ranks, cpus, strict=True):
-            self._spawn(nursery, layout, placement, cores)
+            self._spawn(nursery, layout, placement, cores, folder)
         self.phases["spawn"] = time.monotonic() - began
 
     def wait_ready(
-        self, timeout: float, stopping: Event, look: Callable[[], None], interval: float
+        self, deadline: float, stopping: Event, look: Callable[[], None], interval: float
     ) -> None:
         """Calls `look` every `interval` seconds.
 
         Raises:
-            GroupEnded: a rank cannot load, `timeout` seconds are over, or `stopping` is set.
+            GroupEnded: a rank cannot load, the deadline is over, or `stopping` is set.
         """
-        deadline = time.monotonic() + timeout
         loading = {rank.rank for rank in self.ranks}
         while loading:
             if stopping.is_set():
                 raise GroupEnded("stopped while it started")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise GroupEnded(f"ranks {sorted(loading)} did not load within {timeout:.0f} s")
+                seconds = self._config.parameters.start_timeout_seconds
+                raise GroupEnded(f"ranks {sorted(loading)} did not load within {seconds} s")
             look()
             for rank, message in self.inbox.wait(min(left, interval)):
                 loading.discard(rank)
@@ -146,21 +159,20 @@ class Group:
         self.state = State.ENDED
 
     def end(self, *, graceful: bool = False) -> None:
-        """No rank outlives this."""
+        """No rank outlives this, but one that hangs in the kernel."""
         self.close_door()
-        os.pwrite(self._region, _ABORT, 0)
-        for rank in self.ranks:
-            rank.hang_up() if graceful else rank.kill()
-        deadline = time.monotonic() + _LEAVE_SECONDS
-        for rank in self.ranks:
-            rank.reap(max(0.0, deadline - time.monotonic()))
-            rank.hang_up()
-        self.inbox.close()
-        self._arena.close()
-        os.close(self._region)
-        os.close(self._stacks)
-        if self._store:
-            self._store.unlink(missing_ok=True)
+        with self._held:
+            os.pwrite(self._region, _ABORT, 0)
+            if graceful:
+                for rank in self.ranks:
+                    rank.hang_up()
+                wait_all(self.ranks, _LEAVE_SECONDS)
+            for rank in self.ranks:
+                rank.kill()
+            wait_all(self.ranks, _LEAVE_SECONDS)
+            for rank in self.ranks:
+                rank.reap(0.0)
+                rank.hang_up()
 
     @property
     def alive(self) -> int:
@@ -233,9 +245,13 @@ class Group:
         return gone
 
     def _spawn(
-        self, nursery: Nursery, layout: ReplicaLayout, placement: RankPlacement, cpus: CpuSet
+        self,
+        nursery: Nursery,
+        layout: ReplicaLayout,
+        placement: RankPlacement,
+        cpus: CpuSet,
+        folder: Path,
     ) -> None:
-        ours, theirs = Connection.pair()
         spec = RankSpec(
             source=self._config.source,
             replica=layout.index,
@@ -250,11 +266,13 @@ class Group:
             or threads(cpus, len(layout.ranks), quota()),
             slots=self._slots,
             half=self._arena.half,
-            store=str(self._store),
+            scratch=str(folder),
         )
-        descriptors = [theirs.fileno(), self._arena.fd, self._region, self._stacks]
-        process = RankProcess(nursery, spec, ours, descriptors)
-        theirs.close()
+        ours, theirs = Connection.pair()
+        self._held.callback(ours.close)
+        with closing(theirs):
+            descriptors = [theirs.fileno(), self._arena.fd, self._region, self._stacks]
+            process = RankProcess(nursery, spec, ours, descriptors)
         self.ranks.append(process)
         self.inbox.add(process)
 
@@ -262,6 +280,13 @@ class Group:
         """The slowest rank's of each: they wait for each other."""
         for phase, seconds in phases.items():
             self.phases[phase] = max(seconds, self.phases.get(phase, 0.0))
+
+
+def _memory_file(name: str, held: ExitStack) -> int:
+    """Its descriptor, which is closed with the others that are held."""
+    descriptor = os.memfd_create(f"python_mp-{name}", os.MFD_CLOEXEC)
+    held.callback(os.close, descriptor)
+    return descriptor
 
 
 def _margin(config: ModelConfig) -> int:

@@ -6,8 +6,9 @@
                             +--> a thread that attends: `poll`; `replies` is out of `all` then
 
 A rank whose process or socket is at its end is gone, and so is its group: that is raised by `wait`,
-in the keeper's thread, no matter who read it. The pidfd is there for a rank whose socket lives on
-in a process that it started.
+in the keeper's thread, no matter who read it. How the rank ended is asked only there, since to ask
+is to wait for another process. The pidfd is there for a rank whose socket lives on in a process
+that it started.
 """
 
 from __future__ import annotations
@@ -29,15 +30,22 @@ _ONE = (1).to_bytes(8, sys.byteorder)
 class GroupEnded(Exception):
     """The group is of no more use. `raised` is the text of an exception in a rank; `killed` says
     that a signal from outside ended it, which is weak evidence against the requests in hand; `hung`
-    that nothing got on."""
+    that nothing got on; `own` that it was the front's own trouble."""
 
     def __init__(
-        self, reason: str, *, raised: str = "", killed: bool = False, hung: bool = False
+        self,
+        reason: str,
+        *,
+        raised: str = "",
+        killed: bool = False,
+        hung: bool = False,
+        own: bool = False,
     ) -> None:
         super().__init__(reason)
         self.raised = raised
         self.killed = killed
         self.hung = hung
+        self.own = own
 
 
 Messages = list[tuple[int, Message]]
@@ -54,7 +62,8 @@ class Inbox:
         self._all.register(self._wake, select.EPOLLIN)
         self._all.register(self._replies, select.EPOLLIN)
         self._reading = Lock()
-        self._ended: GroupEnded | None = None
+        self._lost: tuple[RankProcess, Message | None] | None = None
+        self._closed = False
 
     def add(self, rank: RankProcess) -> None:
         self._ranks[rank.connection.fileno()] = rank
@@ -78,8 +87,8 @@ class Inbox:
                 self._wake.read(len(_ONE))
         with self._reading:
             messages = self._read(0)
-        if self._ended and not messages:
-            raise self._ended
+        if self._lost and not messages:
+            raise _why(*self._lost)
         return messages
 
     @contextmanager
@@ -87,26 +96,26 @@ class Inbox:
         """Within it the calling thread uses `poll` and `wait` hears nothing of the ranks; False if
         the group has ended."""
         with self._reading:
-            if self._ended:
+            if self._lost or self._closed:
                 yield False
                 return
-            self._all.unregister(self._replies)
+            self._all.modify(self._replies, 0)  # Unlike to register again, it needs no memory.
             try:
                 yield True
             finally:
-                self._all.register(self._replies, select.EPOLLIN)
+                self._all.modify(self._replies, select.EPOLLIN)
 
     def poll(self, timeout: float) -> Messages | None:
         """As `wait`, but None where the group has ended: that is for `wait` to raise."""
         messages = self._read(timeout)
-        if messages or not self._ended:
+        if messages or not self._lost:
             return messages
         self.wake()
         return None
 
     def close(self) -> None:
         with self._reading:
-            self._ended = self._ended or GroupEnded("closed")
+            self._closed = True
             self._all.close()
             self._replies.close()
             self._wake.close()
@@ -121,8 +130,8 @@ class Inbox:
                 message = None
             if message is not None and message.kind is not Kind.FAILED:
                 messages.append((rank.rank, message))
-            elif not self._ended:
-                self._ended = _why(rank, message)
+            elif not self._lost:
+                self._lost = rank, message
         return messages
 
     def _is_pidfd(self, event: tuple[int, int]) -> bool:

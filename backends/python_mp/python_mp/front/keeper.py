@@ -2,7 +2,8 @@
 
     for each generation:  start --> serve until something ends it --> close --> kill all --> wait
 
-It knows nothing of requests; the `Desk` does.
+It knows nothing of requests; the `Desk` does. Whatever it meets, also inside itself, is the end of
+one generation at most: every step is in the net.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from itertools import count
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from ..config import ModelConfig
-from ..errors import LoadError
+from ..errors import LoadError, describe
 from ..layout import ReplicaLayout
+from . import scratch
 from .cores import CpuSet
 from .group import Group
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
-from .nursery import Nursery
+from .net import pause
+from .nursery import Nursery, NurseryLost
 from .status import State, Status
 from .watchdog import Watchdog
 
@@ -31,8 +35,10 @@ _PATIENCE = 3
 """Failed starts in a row until requests are refused instead of kept waiting. A rank that says why
 it cannot load gets no such patience; a start that was killed from outside does not count."""
 _BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-"""Until the next start, after so many that failed. A start takes some tenths of a second of a core,
-so the last one keeps a group that cannot start below a hundredth of one."""
+"""Until the next start, after so many that the ranks have failed. A start takes some tenths of a
+second of a core, so the last one keeps a group that cannot start below a hundredth of one. Where it
+was the front that could not (no descriptor, no memory), the net's pauses are enough."""
+_REFRESH_SECONDS = 1.0
 
 
 class Desk(Protocol):
@@ -81,8 +87,11 @@ class Keeper:
         self._name = f"{config.name} replica {layout.index}"
         self._nursery: Nursery | None = None
         self._group: Group | None = None
+        self._net = metrics.net
+        self._generation = 0
         self._served = False
         self._failed_starts = 0
+        self._own_failures = 0
         self._down = ""
         self._stopping = threading.Event()
         self._first_start = threading.Event()
@@ -92,7 +101,10 @@ class Keeper:
     def start(self) -> None:
         """Returns when the ranks serve. Raises LoadError with the first rank's reason."""
         self._status.write(State.STARTING)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise LoadError(f"{self._name}: {error}") from None
         self._first_start.wait()
         if not self._served:
             self.stop()
@@ -102,84 +114,151 @@ class Keeper:
         self._stopping.set()
         if group := self._group:
             group.inbox.wake()
-        self._thread.join()
+        if self._thread.ident:
+            self._thread.join()
         self._status.remove()
 
     # -- its thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        for generation in count(1):
-            group = self._group = Group(self._config, generation)
-            self._try(group)
-            if self._stopping.is_set() or not self._served:
-                break
-            waits = min(self._failed_starts, len(_BACKOFF_SECONDS) - 1)
-            self._stopping.wait(_BACKOFF_SECONDS[waits])
-        self._group = None  # And with it the arena's memory.
-        if self._nursery:
-            self._nursery.close()
-        self._desk.shut(self._down or f"{self._config.name} is being unloaded")
-        self._first_start.set()
-
-    def _try(self, group: Group) -> None:
-        ended: GroupEnded | None = None
-        serves = False
         try:
-            watchdog = Watchdog(group, self._config.parameters)
-            self._start(group, watchdog)
-            serves = True
+            self._net.hold("keeper", lambda: scratch.remove_leftovers(self._runtime))
+            self._net.loop("keeper", self._live, self._stopping)
+            self._net.hold("keeper", self._close_nursery)
+            reason = self._down or f"{self._config.name} is being unloaded"
+            self._net.hold("keeper", lambda: self._desk.shut(reason))
+        finally:
+            self._first_start.set()
+
+    def _live(self) -> None:
+        """One generation, and the pause until the next one."""
+        self._generation += 1
+        self._bury(self._try())
+        if not self._served:
+            self._stopping.set()
+        self._pause()
+
+    def _try(self) -> GroupEnded | None:
+        """Why it ended; None if it was to stop."""
+        try:
+            group = self._group = Group(self._config, self._generation)
+            watchdog = self._start(group)
             self._serve(group, watchdog)
         except GroupEnded as why:
-            ended = why.with_traceback(None)  # Whose frames would keep this group from being freed.
-        except Exception as bug:  # Nobody would start this thread again.
-            log.exception("%s", self._name)
-            ended = GroupEnded(f"internal error: {bug!r}")
-        stopping = self._stopping.is_set()
-        if ended and not stopping:
-            self._book_end(group, ended, serves)
-        self._desk.close(group, ended)
-        group.end(graceful=stopping)
+            return why.with_traceback(None)  # Whose frames would keep this group from being freed.
+        except NurseryLost as lost:
+            return GroupEnded(str(lost))
+        except Exception as error:
+            self._net.catch("keeper", error)
+            is_weak = isinstance(error, OSError | MemoryError)  # As evidence against requests.
+            return GroupEnded(f"internal error: {describe(error)}", killed=is_weak, own=True)
+        return None
 
-    def _start(self, group: Group, watchdog: Watchdog) -> None:
+    def _start(self, group: Group) -> Watchdog:
         began = time.monotonic()
-        if self._nursery is None or not self._nursery.is_alive:
-            self._nursery = Nursery(self._config.parameters.engine, self._server)
-            group.phases["import"] = self._nursery.wait_ready()
-        group.spawn(self._nursery, self._layout, self._cpus, self._runtime)
+        deadline = began + self._config.parameters.start_timeout_seconds
+        is_new = self._nursery is None
+        nursery = self._any_nursery()
+        watchdog = Watchdog(group, self._config.parameters, nursery.pid)
+        self._wait_for(nursery, watchdog, deadline)
+        if is_new:
+            group.phases["import"] = time.monotonic() - began
+        group.spawn(nursery, self._layout, self._cpus, self._runtime)
         self._metrics.gauge("generation", group.generation)
-        timeout = self._config.parameters.start_timeout_seconds
-        group.wait_ready(timeout, self._stopping, watchdog.look, watchdog.interval)
-        self._down, self._failed_starts, self._served = "", 0, True
+        group.wait_ready(deadline, self._stopping, watchdog.look, watchdog.interval)
+        self._desk.open(group)
+        self._down, self._failed_starts, self._own_failures, self._served = "", 0, 0, True
         ranks = [rank.pid for rank in group.ranks]
         self._status.write(State.SERVING, generation=group.generation, ranks=ranks)
         self._metrics.gauge("ranks_alive", group.alive)
-        for phase, seconds in group.phases.items():
-            self._metrics.gauge("start_seconds", seconds, phase=phase)
+        for phase, took in group.phases.items():
+            self._metrics.gauge("start_seconds", took, phase=phase)
         log.info(
             "%s generation %d: %d ranks serve after %.1f s (%s)",
             *(self._name, group.generation, group.alive, time.monotonic() - began),
-            ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in group.phases.items()),
+            ", ".join(f"{phase} {took:.2f}" for phase, took in group.phases.items()),
         )
-        self._desk.open(group)
         self._first_start.set()
+        return watchdog
 
     def _serve(self, group: Group, watchdog: Watchdog) -> None:
         while not self._stopping.is_set():
             self._desk.handle(group, group.inbox.wait(watchdog.interval))
             watchdog.look()
+            self._status.refresh()
 
-    def _book_end(self, group: Group, ended: GroupEnded, served: bool) -> None:
-        reason = f"{self._name}: {ended}" + (f": {ended.raised}" if ended.raised else "")
-        stacks = group.read_stacks()
-        log.error("%s (generation %d)%s", reason, group.generation, stacks and f"\n{stacks}")
+    def _bury(self, ended: GroupEnded | None) -> None:
+        """Whatever of it fails, the rest is done."""
+        group, stopping = self._group, self._stopping.is_set()
+        steps: list[Callable[[], None]] = [self._drop_unsound_nursery]
+        if ended and not stopping:
+            served = bool(group and group.alive)
+            steps += [partial(self._say, group, ended), partial(self._book, ended, served)]
+        if group:
+            steps += [partial(self._desk.close, group, None if stopping else ended)]
+            steps += [partial(group.end, graceful=stopping)]
+        for step in steps:
+            self._net.hold("keeper", step)
+        self._group = None  # And with it the arena's memory.
+
+    def _say(self, group: Group | None, ended: GroupEnded) -> None:
+        stacks = group.read_stacks() if group else ""
+        reason, generation = self._reason(ended), self._generation
+        log.error("%s (generation %d)%s", reason, generation, stacks and f"\n{stacks}")
+
+    def _book(self, ended: GroupEnded, served: bool) -> None:
         if not served:
-            self._failed_starts += not ended.killed
-            if ended.raised or self._failed_starts >= _PATIENCE or not self._served:
-                self._down = reason
+            self._own_failures += ended.own
+            self._failed_starts += not (ended.own or ended.killed)
+            failures = self._own_failures + self._failed_starts
+            if ended.raised or failures >= _PATIENCE or not self._served:
+                self._down = self._reason(ended)
         state = State.DOWN if self._down else State.RESTARTING
-        self._status.write(state, reason=reason, generation=group.generation)
+        self._status.write(state, reason=self._reason(ended), generation=self._generation)
         self._metrics.gauge("ranks_alive", 0)
         self._metrics.count("restarts_total")
         self._metrics.count("hangs_total", ended.hung)
         if self._down:
             self._desk.shut(self._down)
+
+    def _reason(self, ended: GroupEnded) -> str:
+        return f"{self._name}: {ended}" + (f": {ended.raised}" if ended.raised else "")
+
+    def _pause(self) -> None:
+        seconds = _BACKOFF_SECONDS[min(self._failed_starts, len(_BACKOFF_SECONDS) - 1)]
+        if self._own_failures:
+            seconds = max(seconds, pause(self._own_failures))
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self._stopping.wait(min(left, _REFRESH_SECONDS)):
+                return
+            self._status.refresh()
+
+    # -- the nursery -----------------------------------------------------------------------------
+
+    def _any_nursery(self) -> Nursery:
+        if self._nursery is None:
+            self._nursery = Nursery(self._config.parameters.engine, self._server)
+        return self._nursery
+
+    def _wait_for(self, nursery: Nursery, watchdog: Watchdog, deadline: float) -> None:
+        while not nursery.wait_ready(watchdog.interval):
+            watchdog.look()
+            if self._stopping.is_set():
+                raise GroupEnded("stopped while it started")
+            if time.monotonic() >= deadline:
+                parameters = self._config.parameters
+                raise GroupEnded(
+                    f"engine {parameters.engine} was not imported within "
+                    f"{parameters.start_timeout_seconds} s"
+                )
+
+    def _drop_unsound_nursery(self) -> None:
+        if self._nursery and not self._nursery.is_sound:
+            self._nursery.kill()
+            self._close_nursery()
+
+    def _close_nursery(self) -> None:
+        nursery, self._nursery = self._nursery, None
+        if nursery:
+            nursery.close()

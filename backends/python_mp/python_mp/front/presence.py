@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ..config import ModelConfig
 from ..errors import LoadError
 from ..layout import Instance
 from .cores import CpuSet
+from .vital import vital
 
-_WAIT_SECONDS = 30.0
 _SERIAL = "TRITON_PARALLEL_INSTANCE_LOADING"
 
 
@@ -31,33 +34,39 @@ def runtime_folder() -> Path:
     folder = Path(name or f"{tempfile.gettempdir()}/python_mp-{os.getuid()}-{os.getppid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.stat()
+        status = folder.lstat()
     except OSError as error:
         raise LoadError(f"the run-time folder {folder} cannot be made: {error.strerror}") from None
+    if not stat.S_ISDIR(status.st_mode):  # Whoever made a link may turn it elsewhere.
+        raise LoadError(f"the run-time folder {folder} is a link; it must be a folder of ours")
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise LoadError(f"the run-time folder {folder} must be ours alone: remove it")
     return folder
 
 
 class Presence:
-    """The files of one model version's instances."""
+    """The files of one model version's instances, `MODEL.VERSION.INSTANCE.DEVICE.PID.json`. A newer
+    load of the same instance has a process, and so a file, of its own."""
 
     def __init__(self, folder: Path, config: ModelConfig) -> None:
         self._folder = folder
         self._prefix = f"{config.name}.{config.version}."
+        self._seconds = config.parameters.start_timeout_seconds
 
     def announce(self, instance: Instance) -> None:
+        """Raises LoadError where nothing can be written."""
         path = self._path(instance)
-        draft = path.with_suffix(f".{os.getpid()}")
-        state = {"pid": os.getpid(), "cpus": sorted(os.sched_getaffinity(0))}
-        draft.write_text(json.dumps(state))
-        draft.rename(path)
+        draft = path.with_suffix(".draft")
+        state = {"at": time.monotonic(), "cpus": sorted(os.sched_getaffinity(0))}
+        try:
+            draft.write_text(json.dumps(state))
+            draft.rename(path)
+        except OSError as error:
+            raise LoadError(f"{path} cannot be written: {error.strerror}") from None
 
     def withdraw(self, instance: Instance) -> None:
-        """Unless a newer load of the same instance has taken the place."""
-        path = self._path(instance)
-        if path.exists() and json.loads(path.read_text())["pid"] == os.getpid():
-            path.unlink()
+        with suppress(OSError):
+            self._path(instance).unlink()
 
     def gather(self, instances: Iterable[Instance]) -> list[CpuSet]:
         """The cores of each instance, in order; waits for those still loading.
@@ -68,18 +77,32 @@ class Presence:
         instances = list(instances)
         if len(instances) > 1 and os.environ.get(_SERIAL) == "0":
             raise LoadError(f"{_SERIAL}=0 loads instances one by one, but they need each other")
-        deadline = time.monotonic() + _WAIT_SECONDS
+        deadline = time.monotonic() + self._seconds
         return [self._wait(instance, deadline) for instance in instances]
 
     def _wait(self, instance: Instance, deadline: float) -> CpuSet:
-        path = self._path(instance)
         while time.monotonic() < deadline:
-            if path.exists():
-                state = json.loads(path.read_text())
-                if Path(f"/proc/{state['pid']}").exists():
-                    return tuple(state["cpus"])
+            if said := self._said_by(instance):
+                return tuple(max(said, key=lambda each: each["at"])["cpus"])
             time.sleep(0.01)
-        raise LoadError(f"instance {instance.name} did not load within {_WAIT_SECONDS:.0f} s")
+        raise LoadError(f"instance {instance.name} did not load within {self._seconds} s")
+
+    def _said_by(self, instance: Instance) -> list[dict[str, Any]]:
+        """By each of its processes that lives; there are two during a reload."""
+        said = []
+        with suppress(OSError, ValueError):  # Something has gone, or will come.
+            for path in self._folder.iterdir():
+                head, _, pid = path.stem.rpartition(".")
+                if head == self._name(instance) and path.suffix == ".json" and _lives(int(pid)):
+                    said.append(json.loads(path.read_text()))
+        return said
 
     def _path(self, instance: Instance) -> Path:
-        return self._folder / f"{self._prefix}{instance.name}.{instance.device}.json"
+        return self._folder / f"{self._name(instance)}.{os.getpid()}.json"
+
+    def _name(self, instance: Instance) -> str:
+        return f"{self._prefix}{instance.name}.{instance.device}"
+
+
+def _lives(pid: int) -> bool:
+    return vital(pid).state not in "ZX"

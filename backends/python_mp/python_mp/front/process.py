@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
-from pathlib import Path
-from typing import NamedTuple
+import time
+from collections.abc import Iterable
 
 from ..channel import Connection
 from ..rank_spec import RankSpec
 from .nursery import Nursery
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+log = logging.getLogger(__name__)
+
+_DIE_SECONDS = 5.0
+"""After a SIGKILL. Who needs longer hangs in the kernel: in a device's driver, in a file system."""
 STACK_SIGNAL = signal.SIGUSR1
 """Upon which a rank writes the stacks of its threads; see rank/worker.py."""
 
 
-class Vital(NamedTuple):
-    """What the kernel says of a process; see proc(5), /proc/PID/stat."""
-
-    state: str
-    """R running, S sleeping, D in the kernel, T stopped, t traced, Z ended."""
-    cpu_seconds: float
-    """Of all its threads, so far."""
-
-
-def vital(pid: int) -> Vital:
-    """Of any process; one that is gone counts as ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return Vital("Z", 0.0)
-    return Vital(fields[0], (int(fields[11]) + int(fields[12])) / _TICKS)
-
-
 class RankProcess:
     """Starts the rank at once, as the leader of a process group of its own: what the user's module
-    may have started ends with it."""
+    may have started ends with it. Made and reaped by the keeper's thread."""
 
     def __init__(
         self, nursery: Nursery, spec: RankSpec, connection: Connection, descriptors: list[int]
@@ -47,7 +33,13 @@ class RankProcess:
         self.connection = connection
         self._nursery = nursery
         self.pid = nursery.fork(spec, descriptors)
-        self.pidfd = os.pidfd_open(self.pid)
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            os.kill(self.pid, signal.SIGKILL)  # Nobody would know of it.
+            nursery.reap(self.pid)
+            raise
+        self.is_reaped = False
         self._exit_code: int | None = None
 
     def ask_for_stacks(self) -> None:
@@ -56,8 +48,8 @@ class RankProcess:
             self._signal(number)
 
     def kill(self) -> None:
-        if self._exit_code is None:
-            with contextlib.suppress(ProcessLookupError):
+        if not self.is_reaped:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)  # Not reaped yet, so nobody else's pid.
             self._signal(signal.SIGKILL)
 
@@ -65,13 +57,20 @@ class RankProcess:
         """Closes the connection, upon which the rank exits by itself."""
         self.connection.close()
 
-    def reap(self, timeout: float = 1.0) -> int:
-        """The exit code, or minus the signal's number. Killed if it has not ended within `timeout`
-        seconds: its socket is closed, so it is of no use."""
-        if self._exit_code is None:
-            select.select([self.pidfd], [], [], timeout)
+    def reap(self, timeout: float = 1.0) -> int | None:
+        """The exit code, or minus the signal's number; None if it is not known. Killed if it has
+        not ended within `timeout` seconds: its socket is closed, so it is of no use. One that
+        cannot be killed is left alone."""
+        if not self.is_reaped:
+            wait_all([self], timeout)
             self.kill()  # If it has ended, then what it left in its group.
+            wait_all([self], _DIE_SECONDS)
             self._exit_code = self._nursery.reap(self.pid)
+            if self._exit_code is None:
+                log.error(
+                    "rank %d, pid %d, is left behind: it cannot be ended", self.rank, self.pid
+                )
+            self.is_reaped = True
             os.close(self.pidfd)
         return self._exit_code
 
@@ -80,7 +79,26 @@ class RankProcess:
             signal.pidfd_send_signal(self.pidfd, number)
 
 
-def describe(exit_code: int) -> str:
+def wait_all(ranks: Iterable[RankProcess], timeout: float) -> bool:
+    """Whether all of them have ended; waits up to `timeout` seconds for it."""
+    deadline = time.monotonic() + timeout
+    poll = select.poll()
+    left = {rank.pidfd for rank in ranks if not rank.is_reaped}
+    for pidfd in left:
+        poll.register(pidfd, select.POLLIN)
+    while left:
+        ended = poll.poll(max(0.0, deadline - time.monotonic()) * 1e3)
+        if not ended:
+            return False
+        for pidfd, _ in ended:
+            poll.unregister(pidfd)
+            left.discard(pidfd)
+    return True
+
+
+def describe(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "is lost, nobody knows how"
     if exit_code < 0:
         return f"was killed by {signal.Signals(-exit_code).name}"
     return f"exited with {exit_code}"

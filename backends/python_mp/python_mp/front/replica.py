@@ -67,7 +67,7 @@ class Replica:
         self._batches = 0
         self._last_forward_seconds = 0.0
         self._down = "it is still being loaded"
-        status = Status(runtime, config, layout.index)
+        status = Status(runtime, config, layout.index, metrics.net)
         self._keeper = Keeper(config, layout, cpus, runtime, status, metrics, server, self)
         self._peers = Peers(config, layout.index, runtime, status, self.submit, self._take_back)
         self._sweeper = Sweeper(self._waiting_since, self._give_up, metrics.net)

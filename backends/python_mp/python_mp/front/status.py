@@ -1,6 +1,7 @@
 """What each replica says of itself, for its peers and for the watcher: a file in a private folder.
 
-A stub that died says nothing any more, so a file counts only while its process lives.
+A stub that died says nothing any more, so a file counts only while its process lives. What cannot
+be written is written later; nobody stops serving for it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ModelConfig
-from .process import vital
+from .net import Net
+from .vital import vital
 
 FOLDER = "status"
 
@@ -30,14 +32,21 @@ class State(StrEnum):
 
 
 class Status:
-    """One replica's file, `MODEL.VERSION.REPLICA.json`; complete at any time."""
+    """One replica's file, `MODEL.VERSION.REPLICA.PID.json`; complete at any time. A newer load of
+    the same replica has a process, and so a file, of its own."""
 
-    def __init__(self, runtime: Path, config: ModelConfig, replica: int) -> None:
+    def __init__(
+        self, runtime: Path, config: ModelConfig, replica: int, net: Net | None = None
+    ) -> None:
+        self._runtime = runtime
         self._folder = runtime / FOLDER
-        self._folder.mkdir(mode=0o700, exist_ok=True)
         self._model = {"model": config.name, "version": config.version}
         self._replica = replica
-        self._path = self._folder / f"{config.name}.{config.version}.{replica}.json"
+        name = f"{config.name}.{config.version}.{replica}.{os.getpid()}.json"
+        self._path = self._folder / name
+        self._net = net or Net()
+        self._state: dict[str, Any] = {}
+        self._written: dict[str, Any] = {}
 
     def write(
         self,
@@ -48,8 +57,7 @@ class Status:
         ranks: list[int] | None = None,
     ) -> None:
         """`reason` says why it does not serve; `ranks` are pids in rank order."""
-        draft = self._path.with_suffix(f".{os.getpid()}")
-        said = {
+        self._state = {
             **self._model,
             "replica": self._replica,
             "pid": os.getpid(),
@@ -60,13 +68,30 @@ class Status:
             "ranks": ranks or [],
             "since": time.time(),
         }
-        draft.write_text(json.dumps(said))
-        draft.rename(self._path)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Writes it, unless it stands there already. Call it now and then."""
+        self._net.hold("keeper", self._write)
 
     def remove(self) -> None:
-        """Unless a newer load of the same replica has taken the place."""
-        if (said := _read(self._path)) and said["pid"] == os.getpid():
-            self._path.unlink(missing_ok=True)
+        self._state = {}
+        self._net.hold("keeper", lambda: self._path.unlink(missing_ok=True))
+
+    def _write(self) -> None:
+        said = self._state | {"errors": self._net.said()}
+        if not self._state or (said == self._written and self._path.exists()):
+            return
+        for folder in (self._runtime, self._folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        draft = self._path.with_suffix(".draft")
+        try:
+            draft.write_text(json.dumps(said))
+            draft.rename(self._path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+        self._written = said
 
     def serving_peers(self) -> Iterator[dict[str, Any]]:
         """What the other replicas of the same model and version say that serve now."""
@@ -74,16 +99,22 @@ class Status:
             said = _read(path)
             if (
                 said
-                and path != self._path
+                and said["replica"] != self._replica
                 and self._model.items() <= said.items()
                 and said["state"] == State.SERVING
-                and vital(said["pid"]).state not in "ZX"
+                and _lives(said["pid"])
             ):
                 yield said
 
 
+def _lives(pid: int) -> bool:
+    with suppress(OSError):
+        return vital(pid).state not in "ZX"
+    return False
+
+
 def _read(path: Path) -> dict[str, Any]:
     said: dict[str, Any] = {}
-    with suppress(FileNotFoundError):
+    with suppress(OSError, ValueError):
         said = json.loads(path.read_text())
     return said

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import weakref
+from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
+from torch.export.pt2_archive._package import AOTICompiledModel
 
 from ...errors import LoadError
 from ...rank_spec import RankSpec
@@ -20,24 +26,36 @@ INPUTS, OUTPUTS = "inputs", "outputs"
 
 def load(spec: RankSpec) -> Stage:
     """Raises LoadError when the package is missing or cannot be loaded here."""
-    return Stage.load(spec, _graph)
+    return Stage.load(spec, partial(_graph, spec.scratch or None))
 
 
-def _graph(shard: Shard) -> Compute:
+def _graph(scratch: str | None, shard: Shard) -> Compute:
     ops.connect(shard.communicator)
     path = shard.folder / f"rank{shard.world_rank}.pt2"
-    return AotGraph(path, shard.is_last, shard.device.index)
+    return AotGraph(path, shard.is_last, shard.device.index, scratch)
 
 
 class AotGraph:
-    """One rank's compiled stage."""
+    """One rank's compiled stage.
 
-    def __init__(self, path: Path, is_last: bool, gpu: int | None = None) -> None:
+    torch takes a package apart in /tmp, where it stays when the process is killed. It takes a
+    folder as well, so it is done here, inside `scratch`: the front removes that.
+    """
+
+    def __init__(
+        self, path: Path, is_last: bool, gpu: int | None = None, scratch: str | None = None
+    ) -> None:
         if not path.exists():
             raise LoadError(f"{path} is missing: build the model again")
+        folder = mkdtemp(prefix=f"{path.stem}-", dir=scratch)
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         try:
-            self._package = torch._inductor.aoti_load_package(
-                str(path), run_single_threaded=True, device_index=-1 if gpu is None else gpu
+            with ZipFile(path) as package:
+                package.extractall(folder)
+            self._package = AOTICompiledModel(
+                torch._C._aoti.AOTIModelPackageLoader(
+                    folder, "model", True, 1, -1 if gpu is None else gpu
+                )
             )
         except Exception as error:
             raise LoadError(f"{path} cannot be loaded: {error}") from error
