@@ -157,4 +157,11 @@ def read_replicas(folder: Path, alive: Container[int]) -> list[dict[str, Any]]:
         with suppress(OSError, ValueError):  # its writer just ended, or could not write
             said.append(json.loads(file.read_text()))
     said = [each for each in said if _is_whole(each) and each["pid"] in alive]
-    return sorted(said, key=lambda each: (each["model"], each["version"], each["replica"]))
+    latest = {
+        _place(each): each for each in sorted(said, key=lambda each: float(each.get("since", 0)))
+    }
+    return [latest[place] for place in sorted(latest)]  # a reload has two of each for a moment
+
+
+def _place(said: Mapping[str, Any]) -> tuple[str, int, int]:
+    return said["model"], said["version"], said["replica"]

@@ -4,6 +4,7 @@ An active instance leads a replica: it starts the replica's ranks and answers re
 one only lends its cores or device. Nothing here may crash, since Triton never restarts a stub.
 """
 
+import contextlib
 import logging
 import os
 from threading import Lock
@@ -210,7 +211,8 @@ class TritonLogHandler(logging.Handler):
             write = pb_utils.Logger.log_error
         elif record.levelno >= logging.WARNING:
             write = pb_utils.Logger.log_warn
-        write(self.format(record))
+        with contextlib.suppress(Exception):  # Nobody stops serving for a line.
+            write(self.format(record))
 
 
 def _log_to_triton():

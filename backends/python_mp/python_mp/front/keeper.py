@@ -196,10 +196,17 @@ class Keeper:
             steps += [partial(self._say, group, ended), partial(self._book, ended, served)]
         if group:
             steps += [partial(self._desk.close, group, None if stopping else ended)]
-            steps += [partial(group.end, graceful=stopping)]
+            steps += [partial(self._end, group, stopping)]
         for step in steps:
             self._net.hold("keeper", step)
         self._group = None  # And with it the arena's memory.
+
+    def _end(self, group: Group, graceful: bool) -> None:
+        try:
+            group.end(graceful=graceful)
+        except Exception:
+            self._close_nursery(at_once=True)  # And the ranks with it.
+            raise
 
     def _say(self, group: Group | None, ended: GroupEnded) -> None:
         stacks = group.read_stacks() if group else ""
@@ -255,10 +262,9 @@ class Keeper:
 
     def _drop_unsound_nursery(self) -> None:
         if self._nursery and not self._nursery.is_sound:
-            self._nursery.kill()
-            self._close_nursery()
+            self._close_nursery(at_once=True)
 
-    def _close_nursery(self) -> None:
+    def _close_nursery(self, *, at_once: bool = False) -> None:
         nursery, self._nursery = self._nursery, None
         if nursery:
-            nursery.close()
+            nursery.close(at_once=at_once)

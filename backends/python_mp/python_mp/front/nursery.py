@@ -106,18 +106,17 @@ class Nursery:
             return -SIGKILL if answer is None else answer.get("code")
         return None
 
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         """Ends it, and what ranks there are."""
         self._socket.close()
+        if at_once:
+            self._process.kill()
         for _ in range(2):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_SECONDS)
                 return
             self._process.kill()
         log.error("the process that starts ranks, pid %d, cannot be ended", self.pid)
-
-    def kill(self) -> None:
-        self._process.kill()
 
     def _ask(self, order: str, descriptors: list[int]) -> dict[str, Any] | None:
         """None if it is dead; it is, once it has not answered."""
@@ -128,7 +127,7 @@ class Nursery:
             answer = self._socket.recv(256)
         except TimeoutError:
             log.error("the process that starts ranks has not answered for %.0f s", _ANSWER_SECONDS)
-            self.kill()
+            self._process.kill()
             self._socket.close()  # A late answer would be taken for another's.
             return None
         except (BrokenPipeError, ConnectionResetError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -93,24 +92,22 @@ class Status:
             raise
         self._written = said
 
-    def serving_peers(self) -> Iterator[dict[str, Any]]:
-        """What the other replicas of the same model and version say that serve now."""
-        for path in self._folder.glob("*.json"):
-            said = _read(path)
-            if (
-                said
-                and said["replica"] != self._replica
-                and self._model.items() <= said.items()
-                and said["state"] == State.SERVING
-                and _lives(said["pid"])
-            ):
-                yield said
+    def serving_peers(self) -> list[dict[str, Any]]:
+        """What the other replicas of the same model and version say that serve now; none where
+        that cannot be read."""
+        peers: list[dict[str, Any]] = []
+        with suppress(OSError):
+            files = self._folder.glob("*.json")
+            peers += [said for path in files if self._is_serving_peer(said := _read(path))]
+        return peers
 
-
-def _lives(pid: int) -> bool:
-    with suppress(OSError):
-        return vital(pid).state not in "ZX"
-    return False
+    def _is_serving_peer(self, said: dict[str, Any]) -> bool:
+        return (
+            self._model.items() <= said.items()
+            and said["replica"] != self._replica
+            and said["state"] == State.SERVING
+            and vital(said["pid"]).state not in "ZX"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

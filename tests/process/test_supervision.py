@@ -1,0 +1,327 @@
+"""The front survives what happens to it and inside it: each step of its keeper is made to fail."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from python_mp.channel import Arena
+from python_mp.config import ModelConfig
+from python_mp.errors import LoadError, RequestFailed, Unavailable
+from python_mp.front import keeper, nursery, process
+from python_mp.front.group import Group
+from python_mp.front.inbox import Inbox
+from python_mp.front.keeper import Keeper
+from python_mp.front.process import RankProcess
+from python_mp.front.replica import Replica
+from python_mp.front.status import Status
+from python_mp.front.watchdog import Watchdog
+from python_mp.rank.engines.echo import SLEEP
+from tests.harness import (
+    LIMIT,
+    Served,
+    alive,
+    ask,
+    children,
+    counted,
+    echo_config,
+    pids,
+    served,
+    until,
+    values,
+)
+
+BACK_SECONDS = 5.0
+"""Until it serves again, once the cause of its trouble is gone."""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ModelConfig:
+    return echo_config(tmp_path, tensor_parallel_size=2, hang_seconds=1)
+
+
+@pytest.fixture
+def two(config: ModelConfig, tmp_path: Path) -> Iterator[Served]:
+    with served(config, tmp_path) as replica:
+        yield replica
+
+
+def said(folder: Path) -> dict[str, Any]:
+    """What the replica's status file says; empty if there is none."""
+    for path in (folder / "status").glob("*.json"):
+        return dict(json.loads(path.read_text()))
+    return {}
+
+
+def the_nursery() -> int:
+    (pid,) = (
+        pid
+        for pid in children(os.getpid())
+        if b"rank.nursery" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    return pid
+
+
+def internal_errors(replica: Served) -> float:
+    return replica.metrics()["python_mp_internal_errors_total{thread=keeper}"]
+
+
+class Faults:
+    """Makes calls of a function fail, while `armed`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, error: Exception):
+        self.armed = False
+        self.raised = 0
+        whole = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.armed:
+                self.raised += 1
+                raise error
+            return whole(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+
+STEPS: dict[str, tuple[object, str]] = {
+    "the group's memory": (Arena, "create"),
+    "its sockets": (Inbox, "__init__"),
+    "the ranks' scratch": (sys.modules["python_mp.front.group"].scratch, "make"),
+    "a rank": (RankProcess, "__init__"),
+    "a rank's pidfd": (os, "pidfd_open"),
+    "the start": (Group, "wait_ready"),
+    "the stacks": (Group, "read_stacks"),
+    "the end": (os, "pwrite"),
+    "a kill": (RankProcess, "kill"),
+    "a reaping": (RankProcess, "reap"),
+    "the status": (Status, "_write"),
+    "the log": (keeper.log, "error"),
+    "the watchdog": (Watchdog, "look"),
+    "the desk's opening": (Replica, "open"),
+    "the desk's work": (Replica, "handle"),
+    "the bookkeeping": (Keeper, "_book"),
+    "the nursery's health": (Keeper, "_drop_unsound_nursery"),
+}
+ERRORS = [OSError(errno.ENOSPC, "no space left on device"), RuntimeError("a bug")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["fault", "bug"])
+@pytest.mark.parametrize("step", STEPS)
+def test_no_step_of_the_keeper_ends_it(
+    config: ModelConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    error: Exception,
+) -> None:
+    fault = Faults(monkeypatch, *STEPS[step], error)
+    with served(config, tmp_path) as replica:
+        before = pids(replica)
+        sleeping = ask(replica, 1, fault=(SLEEP, 0, 100))
+        waiting = ask(replica, 2)
+        fault.armed = True
+        os.kill(before[1], signal.SIGKILL)
+        until(lambda: fault.raised > 0)
+        fault.armed = False
+        assert values([ask(replica, 3)]) == [[3]]
+        until(lambda: said(tmp_path).get("state") == "serving", BACK_SECONDS)
+        for future, wanted in ((sleeping, [1]), (waiting, [2])):  # Answered, or refused.
+            error_or_none = future.exception(LIMIT)
+            assert isinstance(error_or_none, RequestFailed | Unavailable | None)
+            if error_or_none is None:
+                assert future.result()["Y"].tolist() == [wanted]
+        assert said(tmp_path)["ranks"] == pids(replica)
+        assert not any(map(alive, before))
+
+
+def test_errors_are_shown(two: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert said(tmp_path)["errors"] == {}
+    fault = Faults(monkeypatch, Arena, "create", ERRORS[0])
+    fault.armed = True
+    os.kill(pids(two)[0], signal.SIGKILL)
+    until(lambda: said(tmp_path)["state"] == "down")
+    assert "no space left on device" in said(tmp_path)["reason"]
+    with pytest.raises(Unavailable, match="no space left on device"):
+        ask(two, 1).result(1.0)
+    fault.armed = False
+    until(lambda: two.replica.serves, BACK_SECONDS)
+    until(lambda: said(tmp_path)["state"] == "serving", BACK_SECONDS)
+    errors = said(tmp_path)["errors"]["keeper"]
+    assert errors["count"] == internal_errors(two) == fault.raised
+    assert "no space left on device" in errors["text"]
+
+
+def test_a_first_start_that_the_front_cannot_make_is_said(
+    config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Faults(monkeypatch, Arena, "create", OSError(errno.ENOMEM, "cannot allocate")).armed = True
+    with pytest.raises(LoadError, match="cannot allocate"), served(config, tmp_path):
+        pass
+
+
+def test_a_status_folder_that_cannot_be_written_hurts_nobody(two: Served, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "status")
+    (tmp_path / "status").touch()
+    sleeping = ask(two, 1, fault=(SLEEP, 0, 100))
+    os.kill(pids(two)[0], signal.SIGKILL)
+    assert values([sleeping, ask(two, 2)]) == [[1], [2]]
+    (tmp_path / "status").unlink()
+    until(lambda: said(tmp_path).get("state") == "serving", BACK_SECONDS)
+    assert said(tmp_path)["generation"] == 2
+
+
+def test_it_serves_again_after_there_was_no_descriptor_left(two: Served) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    victim = pids(two)[0]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        sleeping = ask(two, 1, fault=(SLEEP, 0, 100))
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: internal_errors(two) >= 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    until(lambda: two.replica.serves, BACK_SECONDS)
+    assert isinstance(sleeping.exception(LIMIT), Unavailable | None)
+    assert values([ask(two, 2)]) == [[2]]
+
+
+# -- other processes that do not get on ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_nursery_that_is_stopped_or_dead_is_replaced(two: Served, number: int) -> None:
+    before, nursery_before = pids(two), the_nursery()
+    os.kill(nursery_before, number)
+    until(lambda: counted(two, "generation", "ranks_alive") == [2, 2], LIMIT)
+    assert values([ask(two, 1)]) == [[1]]
+    assert not any(map(alive, [*before, nursery_before]))
+
+
+def test_a_nursery_that_does_not_answer_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nursery, "_ANSWER_SECONDS", 2.0)
+    with served(echo_config(tmp_path, hang_seconds=0), tmp_path) as replica:
+        replica.attend = 0.01
+        (before,) = pids(replica)
+        os.kill(the_nursery(), signal.SIGSTOP)
+        sleeping = ask(replica, 1, fault=(SLEEP, 0, 300))
+        os.kill(before, signal.SIGKILL)
+        for number in range(20):  # As `execute` does, which may wait for nothing of this.
+            began = time.monotonic()
+            ask(replica, number)
+            assert time.monotonic() - began < 1
+        assert values([sleeping, ask(replica, 2)]) == [[1], [2]]
+        assert not alive(before)
+
+
+DEBUGGER = """
+import ctypes, sys, time
+PTRACE_SEIZE = 0x4206
+print(ctypes.CDLL(None).ptrace(PTRACE_SEIZE, int(sys.argv[1]), None, None), flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def held_by_a_debugger(pid: int) -> Iterator[None]:
+    """Then its parent cannot reap it, however it ends."""
+    program = "import ctypes, sys, time; libc = ctypes.CDLL(None); "
+    program += (
+        "print(libc.ptrace(0x4206, int(sys.argv[1]), None, None), flush=True); time.sleep(600)"
+    )
+    arguments = [sys.executable, "-c", program, str(pid)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as debugger:
+        try:
+            assert debugger.stdout
+            if debugger.stdout.readline() != "0\n":
+                pytest.skip("ptrace is not allowed here")
+            yield
+        finally:
+            debugger.kill()
+
+
+def test_a_rank_that_cannot_be_reaped_is_left_behind(
+    two: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = pids(two)
+    with held_by_a_debugger(before[0]):
+        sleeping = ask(two, 1, fault=(SLEEP, 0, 100))
+        os.kill(before[0], signal.SIGKILL)
+        assert values([sleeping, ask(two, 2)]) == [[1], [2]]
+        assert f"pid {before[0]}, is left behind" in caplog.text
+        os.kill(pids(two)[0], signal.SIGKILL)  # The nursery is as good as before.
+        until(lambda: counted(two, "generation", "ranks_alive") == [3, 2], LIMIT)
+
+
+def test_a_rank_that_cannot_be_killed_is_left_behind(
+    two: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs in a driver, say."""
+    monkeypatch.setattr(process, "_DIE_SECONDS", 0.2)
+    monkeypatch.setattr(sys.modules["python_mp.front.group"], "_LEAVE_SECONDS", 0.2)
+    before = pids(two)
+    spared = before[1]
+    kill_group, send = os.killpg, signal.pidfd_send_signal
+    monkeypatch.setattr(os, "killpg", lambda pid, number: pid == spared or kill_group(pid, number))
+    pidfds = {
+        int(fd.name): fd.readlink()
+        for fd in Path("/proc/self/fd").iterdir()
+        if _pid_of(fd.name) == spared
+    }
+    monkeypatch.setattr(
+        signal, "pidfd_send_signal", lambda fd, number: fd in pidfds or send(fd, number)
+    )
+    os.kill(spared, signal.SIGSTOP)
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: counted(two, "generation", "ranks_alive") == [2, 2], LIMIT)
+    assert values([ask(two, 1)]) == [[1]]
+    until(lambda: not alive(spared))  # The nursery tries, too.
+
+
+def _pid_of(descriptor: str) -> int:
+    """The process of a pidfd; 0 for any other descriptor."""
+    try:
+        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pid:")), 0)
+
+
+def test_an_import_that_hangs_is_within_the_limit_of_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    began = time.monotonic()
+    wanted = "engine echo was not imported within 1 s"
+    config = echo_config(tmp_path, start_timeout_seconds=1)
+    with pytest.raises(LoadError, match=wanted), served(config, tmp_path):
+        pass
+    assert time.monotonic() - began < 30
+    assert not [pid for pid in children(os.getpid()) if alive(pid)]
+
+
+def test_what_a_killed_front_left_is_removed(config: ModelConfig, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as over:
+        pass
+    left = tmp_path / f"ranks-{over.pid}-0-1"
+    other = tmp_path / f"ranks-{os.getppid()}-0-1"
+    for folder in (left, other):
+        (folder / "rank0").mkdir(parents=True)
+    with served(config, tmp_path):
+        assert not left.exists()
+        assert other.exists()

@@ -1,0 +1,106 @@
+"""What the watchdog takes for a hang, on a clock of its own."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from python_mp.config import Parameters
+from python_mp.front import watchdog as module
+from python_mp.front.group import State
+from python_mp.front.inbox import GroupEnded
+from python_mp.front.vital import Vital
+from python_mp.front.watchdog import Watchdog
+
+HANG, NURSERY = 10, 999
+WAITING = 0.004
+"""Seconds of a core that a rank takes each second while it waits for a peer, on a slow machine."""
+
+
+class Machine:
+    """A clock, and processes that use so much of a core while they are in these states."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, use: list[float], states: str) -> None:
+        self.now = 1000.0
+        self.use, self.states = use, states
+        self.nursery_state = "S"
+        self.blind = False
+        clocks = SimpleNamespace(monotonic=self.clock, perf_counter=self.clock)
+        monkeypatch.setattr(module, "time", clocks)
+        monkeypatch.setattr(module, "vital", self.vital)
+        ranks = [SimpleNamespace(rank=number, pid=number) for number in range(len(use))]
+        flight = SimpleNamespace(batch=SimpleNamespace(id=1), dispatched=self.now)
+        self.group: Any = SimpleNamespace(
+            ranks=ranks, oldest=flight, state=State.SERVING, ask_for_stacks=lambda: None
+        )
+
+    def clock(self) -> float:
+        return self.now
+
+    def vital(self, pid: int) -> Vital:
+        if self.blind:
+            raise OSError(errno.EMFILE, "too many open files")
+        if pid == NURSERY:
+            return Vital(self.nursery_state, 1.0)
+        return Vital(self.states[pid], self.use[pid] * self.now)
+
+    def fires_after(self, most: float = 200.0) -> float | None:
+        """Seconds until it says that the group is stuck; None if it does not."""
+        watchdog = Watchdog(self.group, Parameters("echo", hang_seconds=HANG), NURSERY)
+        began = self.now
+        with suppress(GroupEnded):
+            while self.now < began + most:
+                watchdog.look()
+                self.now += watchdog.interval
+            return None
+        return self.now - began
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8, 64])
+def test_a_hang_is_noticed_however_many_ranks_wait(
+    monkeypatch: pytest.MonkeyPatch, ranks: int
+) -> None:
+    machine = Machine(monkeypatch, [WAITING] * ranks, "S" * ranks)
+    assert HANG <= (machine.fires_after() or 0) <= HANG + 3
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8, 64])
+def test_one_rank_that_computes_is_enough(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    machine = Machine(monkeypatch, [*[WAITING] * (ranks - 1), 0.06], "S" * ranks)
+    assert machine.fires_after() is None
+
+
+def test_to_hang_in_the_kernel_is_progress_for_a_while_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fired = Machine(monkeypatch, [0.0, WAITING], "DS").fires_after()
+    assert 5 * HANG <= (fired or 0) <= 7 * HANG
+
+
+def test_a_busy_disk_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Machine(monkeypatch, [0.05, WAITING], "DS").fires_after() is None
+
+
+@pytest.mark.parametrize("state", ["T", "t"])
+def test_a_stopped_process_is_stuck_at_any_time(
+    monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    machine = Machine(monkeypatch, [1.0, 1.0], "S" + state)
+    machine.group.state, machine.group.oldest = State.STARTING, None
+    assert HANG <= (machine.fires_after() or 0) <= HANG + 3
+
+
+def test_a_stopped_nursery_is_stuck_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, [1.0], "S")
+    machine.nursery_state = "T"
+    assert HANG <= (machine.fires_after() or 0) <= HANG + 3
+
+
+def test_who_cannot_look_does_not_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, [WAITING], "S")
+    machine.blind = True
+    assert machine.fires_after() is None
