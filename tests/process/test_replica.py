@@ -391,12 +391,9 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
-    x = [tensor("X", FP32, 4)]
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1" / "module.py").write_text("import time\ntime.sleep(60)\n")
-    config = model_config(tmp_path, x, x, engine="torch", start_timeout_seconds=1)
+    config = echo_config(tmp_path, start_timeout_seconds=3, **{"module.start_seconds": 60})
     with (
-        pytest.raises(LoadError, match=r"ranks \[0\] did not load within 1 s"),
+        pytest.raises(LoadError, match=r"ranks \[0\] did not load within 3 s"),
         served(config, tmp_path),
     ):
         pass
