@@ -21,7 +21,7 @@ from server.endpoints import Endpoints
 from server.errors import ModelError
 from server.launch import TritonServer
 from server.settings import Tls
-from tests.triton.test_server import ECHO, TOKEN, Add, Command, command, infer, wait_until
+from tests.triton.test_server import ECHO, TOKEN, Add, Command, command, infer
 
 CLOSED = {
     "index": ("v2/repository/index", b""),
@@ -122,26 +122,6 @@ def test_the_watchers_pages(served: Command) -> None:
     assert served.health("/live", "") == (200, {"live": True})
     assert served.health("/", "")[0] == 404
     assert ask(f"{served.endpoints.health_url}/ready", b"body") == 501, "GET only"
-
-
-def test_clients_that_say_nothing_are_let_go(served: Command) -> None:
-    """More of them than there are threads; they are dropped, and others are answered after."""
-    import socket
-
-    address = (served.endpoints.host, served.endpoints.health)
-    idle = [socket.create_connection(address) for _ in range(40)]
-    try:
-        wait_until(lambda: _answers(served), 10)
-    finally:
-        for connection in idle:
-            connection.close()
-
-
-def _answers(served: Command) -> bool:
-    try:
-        return served.is_ready
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,175 @@
+"""The watcher's pages, asked by clients of every kind."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from server import health, metrics
+from server.health import Health
+from server.net import Net
+
+SECRET = "secret-secret"
+STATUS: dict[str, Any] = {}
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def port(said: list[str]) -> Iterator[int]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    number = listener.getsockname()[1]
+    before = threading.active_count()
+    with Health(listener, SECRET, Net(said.append)) as pages:
+        pages.tell(live=True, ready={"ready": False, "reason": "it is starting"}, status=STATUS)
+        yield number
+    assert threading.active_count() == before
+    with pytest.raises(OSError, match="refused"):
+        connect(number)
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), 10)
+
+
+def ask(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    with connect(port) as connection:
+        connection.sendall(request)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    head, _, content = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    return int(first.split()[1]), dict(line.split(": ") for line in lines), content
+
+
+PATHS = {"/live": 200, "/ready": 503, "/metrics": 200, "/status": 403, "/": 404, "/live/": 404}
+FORMS = ["{}", "{}?", "{}?x", "{}?verbose=1&x=/ready", "{}?a=http://b/c", "http://any.host:8003{}"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(("path", "form"), [*itertools.product(PATHS, FORMS)])
+def test_every_form_of_a_probe(method: str, path: str, form: str, port: int) -> None:
+    for version, end in itertools.product(("1.0", "1.1"), (b"\r\n", b"\n")):
+        line = f"{method} {form.format(path)} HTTP/{version}".encode()
+        code, headers, content = ask(port, line + end + b"Host: x" + end + end)
+        assert code == PATHS[path]
+        length = int(headers["Content-Length"])
+        assert length > 0
+        assert len(content) == (length if method == "GET" else 0)
+
+
+@pytest.mark.parametrize("name", ["triton-admin", "Triton-Admin", "TRITON-ADMIN"])
+@pytest.mark.parametrize(("given", "code"), [(SECRET, 200), ("guess", 403), ("", 403), ("é", 403)])
+def test_status_wants_the_token(name: str, given: str, code: int, port: int) -> None:
+    request = f"GET /status HTTP/1.1\r\n{name}: {given}\r\n\r\n".encode("latin-1")
+    assert ask(port, request)[0] == code
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "BREW"])
+def test_other_methods(method: str, port: int) -> None:
+    body = b"x" * 1000
+    request = f"{method} /ready HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    assert ask(port, request)[0] == 501
+
+
+@pytest.mark.parametrize("junk", [b"", b"\n\n", b"\0" * 100, b"GET\r\n\r\n", b"x" * (1 << 20)])
+def test_what_is_no_request(junk: bytes, port: int, said: list[str]) -> None:
+    with connect(port) as connection:
+        try:
+            connection.sendall(junk)
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(100) == b""
+        except ConnectionError:
+            pass
+    assert ask(port, b"GET /live HTTP/1.1\r\n\r\n")[0] == 200
+    assert said == []
+
+
+def test_a_client_that_closes_its_half_gets_the_whole_answer(port: int) -> None:
+    with connect(port) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.endswith(b"\n")
+    assert int(answer.split(b"Content-Length: ")[1].split()[0]) == len(
+        answer.partition(b"\r\n\r\n")[2]
+    )
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"G", b"GET /live HTTP/1.1\r\n", b"GET /metrics HTTP/1.1\r\n\r\n"]
+)
+def test_hundreds_of_slow_clients_keep_nobody_waiting(start: bytes, port: int) -> None:
+    """Those that send a byte now and then, too, and those that take no answer."""
+    slow = []
+    for _ in range(3 * health.CONNECTIONS):
+        slow.append(connect(port))
+        slow[-1].sendall(start)
+    for number in range(20):
+        for connection in slow[number::20]:
+            try:
+                connection.sendall(b"X")
+            except ConnectionError:
+                continue
+        assert ask(port, b"GET /live HTTP/1.1\r\n\r\n")[0] == 200
+    for connection in slow:
+        connection.close()
+
+
+def test_a_slow_client_has_one_deadline(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "SECONDS", 0.5)
+    began = time.monotonic()
+
+    def send_for_ever(connection: socket.socket) -> None:
+        while time.monotonic() - began < 30:
+            connection.sendall(b"X")
+            time.sleep(0.05)
+
+    with connect(port) as connection, pytest.raises(ConnectionError):
+        send_for_ever(connection)
+    assert time.monotonic() - began < 20
+
+
+def test_metrics_that_cannot_be_had_hide_no_other_page(
+    port: int, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(_: object) -> bytes:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(metrics.Metrics, "page", fault)
+        code, _, content = ask(port, b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert (code, "log" in json.loads(content)["error"]) == (503, True)
+        assert ask(port, b"GET /live HTTP/1.1\r\n\r\n")[0] == 200
+    deadline = time.monotonic() + 10
+    while ask(port, b"GET /metrics HTTP/1.1\r\n\r\n")[0] != 200:
+        assert time.monotonic() < deadline
+    assert said[0].startswith("error: the metrics page: OSError: [Errno 24] Too many open files")
+
+
+def test_the_thread_goes_on_after_an_error(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter([OSError(24, "Too many open files"), ValueError("odd")])
+    serve = Health._serve
+
+    async def fails(self: Health) -> None:
+        if (error := next(left, None)) is not None:
+            raise error
+        await serve(self)
+
+    monkeypatch.setattr(Health, "_serve", fails)
+    listener = socket.create_server(("127.0.0.1", 0))
+    with Health(listener, SECRET, Net(said.append)) as pages:
+        pages.tell(live=True, ready={"ready": True}, status=STATUS)
+        assert ask(listener.getsockname()[1], b"GET /ready HTTP/1.1\r\n\r\n")[0] == 200
+    assert [line.split(":")[2].strip() for line in said[:2]] == ["OSError", "ValueError"]
