@@ -1,33 +1,13 @@
-"""For every test: a hard time limit, and servers that leave nothing behind."""
+"""For every test: servers that leave nothing behind."""
 
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
 from server.installation import PROJECT
 from server.launch import TritonServer
 from tests.serving import Serve, assert_nothing_left, serving
-
-TIMEOUT = 120.0
-
-
-@pytest.fixture(autouse=True)
-def time_limit(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that hangs: after 120 s, or what @pytest.mark.timeout(seconds) says."""
-    marker = request.node.get_closest_marker("timeout")
-    seconds = marker.args[0] if marker else TIMEOUT
-
-    def expire(_number: int, _frame: FrameType | None) -> None:
-        pytest.fail(f"not done after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,8 @@ VIA: list[tuple[Protocol, str]] = [
     ("http", "https://localhost:{TLS_PORT}"),
     ("grpc", "grpcs://localhost:{TLS_PORT}"),
 ]
+# The first test of them builds the images, whichever it is.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(BUILD_SECONDS)]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +57,6 @@ def ca(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stack.certificate(tmp_path_factory.mktemp("tls") / "tls.crt")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(BUILD_SECONDS)
 @pytest.mark.parametrize(("protocol", "url"), VIA, ids=lambda value: value)
 def test_both_ensembles_answer(
     stack: Stack, ca: Path, protocol: Protocol, url: str, tmp_path: Path
@@ -73,7 +73,6 @@ def test_both_ensembles_answer(
     assert all(answer.best[0][1] > 0.5 for answer in answers)
 
 
-@pytest.mark.slow
 def test_containers_are_closed_as_the_file_says(stack: Stack) -> None:
     for service in ("triton", "front", "prometheus"):
         [container] = stack.containers(service)
@@ -89,7 +88,6 @@ def test_containers_are_closed_as_the_file_says(stack: Stack) -> None:
     assert not any((stack.inspect(triton)["NetworkSettings"]["Ports"] or {}).values())
 
 
-@pytest.mark.slow
 def test_the_image_is_small_and_has_no_compiler(stack: Stack) -> None:
     [triton] = stack.containers("triton")
     image = stack.inspect(triton)["Image"]
@@ -99,8 +97,6 @@ def test_the_image_is_small_and_has_no_compiler(stack: Stack) -> None:
             stack.docker("exec", triton, "sh", "-c", f"command -v {name}")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(BUILD_SECONDS)
 def test_both_images_have_the_compiled_collectives(stack: Stack) -> None:
     """The GPU stage on another base than NVIDIA's: the CPU image, which has its packages."""
     [triton] = stack.containers("triton")
@@ -114,7 +110,6 @@ def test_both_images_have_the_compiled_collectives(stack: Stack) -> None:
         assert found == "/srv/backends/python_mp/python_mp/rank/_shm.abi3.so\n"
 
 
-@pytest.mark.slow
 def test_prometheus_has_scraped_both_pages(stack: Stack) -> None:
     for expression in (
         'python_mp_requests_total{model="embed_encoder"} > 0',
@@ -137,7 +132,6 @@ def status_of(stack: Stack, path: str, body: bytes | None = None, token: str = "
         return error.code
 
 
-@pytest.mark.slow
 def test_what_crashes_triton_does_not_reach_it(stack: Stack) -> None:
     [triton] = stack.containers("triton")
     before = stack.docker("top", triton, "-o", "pid,comm")
@@ -149,14 +143,11 @@ def test_what_crashes_triton_does_not_reach_it(stack: Stack) -> None:
     assert status_of(stack, "/v2/health/ready") == 200
 
 
-@pytest.mark.slow
 def test_models_are_controlled_with_the_token_only(stack: Stack) -> None:
     for token, status in (("", 403), ("not-the-token", 403), (TOKEN, 200)):
         assert status_of(stack, "/v2/repository/index", b"", token) == status
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_container_that_dies_is_started_again(stack: Stack) -> None:
     [triton] = stack.containers("triton")
     began = time.monotonic()
@@ -217,8 +208,6 @@ def pair(stack: Stack) -> list[str]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("retry", [False, True])
 def test_one_of_two_may_die_under_load(stack: Stack, pair: list[str], retry: bool) -> None:
     load = Load(stack, retry)
@@ -231,8 +220,6 @@ def test_one_of_two_may_die_under_load(stack: Stack, pair: list[str], retry: boo
     until(lambda: all_healthy(stack, pair), 120)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_one_of_two_may_be_stopped_under_load(stack: Stack, pair: list[str]) -> None:
     """It drains, and nobody has to ask again."""
     load = Load(stack, retry=False)
@@ -249,8 +236,6 @@ def all_healthy(stack: Stack, containers: list[str]) -> bool:
     )
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_what_the_build_service_builds_is_served(stack: Stack, tmp_path: Path) -> None:
     stack.compose("--profile", "build", "build", "build")
     run = ("--profile", "build", "run", "--rm", "build")

@@ -88,7 +88,6 @@ def test_classes(both: Fronted, model: str, datatype: str, count: int) -> None:
     assert code(both, what.message(model, datatype)) == grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.mark.timeout(240)
 def test_parameters_harm_nobody(both: Fronted) -> None:
     """Whatever parameters a request, its input and its outputs have, each is answered."""
     numbers = ("wide", "fixed", "sequence", "empty")
@@ -285,7 +284,6 @@ def test_json_over_http_2(both: Fronted) -> None:
         assert curl("--http2", *trust, *shown, url, body=body) == f"2 {status}"
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("port", ["http", "tls"])
 def test_slow_clients_are_let_go(both: Fronted, port: str) -> None:
     """A body that never comes; a header that never ends."""
@@ -305,7 +303,6 @@ def test_slow_clients_are_let_go(both: Fronted, port: str) -> None:
                 pass
 
 
-@pytest.mark.timeout(240)
 def test_what_passes_harms_nobody(both: Fronted) -> None:
     """The campaign's requests and those that it leaves out, as they crash a bare Triton: whatever
     becomes of them, no process ends, and no refusal of ours has a 5xx."""

@@ -166,7 +166,6 @@ def a_socket(path: Path) -> None:
         os.chdir(here)
 
 
-@pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize("make", [fifo, device, link_out, dangling, folder, a_socket])
 @pytest.mark.parametrize("name", ["module.py", "model.safetensors", MANIFEST])
 def test_what_is_no_file_of_the_model(
@@ -283,7 +282,6 @@ def test_a_config_of_nonsense(version: Path, title: str) -> None:
 # -- module.py that does what it should not ------------------------------------------------------
 
 
-@pytest.mark.timeout(2 * LIMIT)
 @pytest.mark.parametrize("title", MODULES)
 def test_code_that_misbehaves(version: Path, runtime: Path, title: str) -> None:
     source, sentence = MODULES[title]

@@ -77,7 +77,7 @@ def sender(server: TritonServer) -> Iterator[Sender]:
         assert metrics.total("restarts_total", model=model) == 0
 
 
-@pytest.mark.timeout(120 * TIMES)
+@pytest.mark.timeout(300 * TIMES)
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_is_refused_or_served(sender: Sender, kind: str) -> None:

@@ -52,7 +52,6 @@ def model_of(stub: int) -> str:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-@pytest.mark.timeout(240)  # the first one also starts the server
 def test_answers_as_the_reference(layouts: TritonServer, layout: Layout) -> None:
     def embed(number: int) -> tuple[list[int], float]:
         which = list(range(number, 200, 20))
