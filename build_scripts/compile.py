@@ -15,8 +15,8 @@ from rich.progress import Progress
 
 from build_scripts import storage
 from build_scripts.errors import BuildError
-from build_scripts.export import quiet
 from build_scripts.job import Job
+from build_scripts.quiet import quiet
 from build_scripts.shard import add_code
 from python_mp import manifest
 

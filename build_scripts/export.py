@@ -6,17 +6,14 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
 from build_scripts.job import Job
+from build_scripts.quiet import quiet
 from build_scripts.shard import add_code
 
 if TYPE_CHECKING:
@@ -111,15 +108,6 @@ def _save_onnx(traced: Traced, path: Path) -> None:
     for part in (program.model, program.model.graph, *program.model.graph):
         part.metadata_props.clear()  # Stack traces, which name this machine's files.
     program.save(path)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Libraries warn here of what is not ours to change."""
-    for talkative in ("torch.onnx", "torch.utils._pytree", "torchao"):
-        logging.getLogger(talkative).setLevel(logging.ERROR)
-    with warnings.catch_warnings(action="ignore"):
-        yield
 
 
 def _device(job: Job) -> str:

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,8 +32,8 @@ SOURCES = ("build_scripts/checkpoint.py",)
 TOOLS = ("safetensors",)
 MAKE_TOOLS = ("numpy", "scikit-learn", "torch")
 RECORD, CHECKPOINT = "source.json", "checkpoint"
-ALLOWED = ["*.safetensors", "*.json", "*.txt", "*.model"]
-OPTIONAL = ("tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json")
+TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
+ALLOWED = ["*.safetensors", *TEXTS]
 KINDS = "package:NAME, a folder, hub:OWNER/NAME[@REVISION] or make:PACKAGE.MODULE"
 
 
@@ -45,6 +46,7 @@ class Source:
         id: the recipe's source, with the revision that was got.
         sha256: over the names and contents of `files`.
         facts: what the program that made it said of it.
+        tokenizer: the hash of its tokenizer as it is served, if it has one.
     """
 
     folder: Path
@@ -52,11 +54,12 @@ class Source:
     sha256: str
     files: Mapping[str, Mapping[str, Any]]
     facts: Mapping[str, object]
+    tokenizer: str | None
 
 
 def read(job: Job) -> Source:
     """The job's source; the stage `fetch` has been run."""
-    stored = checkpoint.read_json(job.output("fetch") / RECORD)
+    stored = storage.read_json(job.output("fetch") / RECORD)
     folder = local_folder(job) or job.output("fetch") / CHECKPOINT
     return Source(folder, sha256=storage.digest(stored["files"]), **stored)
 
@@ -99,9 +102,13 @@ def run(job: Job, out: Path, progress: Progress) -> None:
         else:
             source = _download(name, folder)
     verify(job, folder)
-    storage.write_json(
-        out / RECORD, {"id": source, "files": _hashes(job, folder), "facts": dict(facts)}
-    )
+    record = {
+        "id": source,
+        "files": _hashes(job, folder),
+        "facts": dict(facts),
+        "tokenizer": _tokenizer(job, folder),
+    }
+    storage.write_json(out / RECORD, record)
 
 
 def verify(job: Job, folder: Path) -> None:
@@ -112,14 +119,23 @@ def verify(job: Job, folder: Path) -> None:
     found = Checkpoint(folder)
     if job.recipe.family == "tokenizer":
         return
-    found.verify_weights()
+    width = found.model().config.hidden_size
     for spec in job.config.outputs:
-        if spec.dims[-1] != found.hidden_size:
+        if spec.dims[-1] != width:
             raise BuildError(
-                f"The checkpoint's vectors have {found.hidden_size} elements: write dims:"
-                f" [ -1, {found.hidden_size} ] for {spec.name} in {job.folder / 'config.pbtxt'},"
-                f" and {found.hidden_size} in the ensemble and the steps that follow."
+                f"The checkpoint's vectors have {width} elements: write dims:"
+                f" [ -1, {width} ] for {spec.name} in {job.folder / 'config.pbtxt'},"
+                f" and {width} in the ensemble and the steps that follow."
             )
+
+
+def _tokenizer(job: Job, folder: Path) -> str | None:
+    """The hash of what the family `tokenizer` would serve of it."""
+    if job.recipe.family == "module" or not (folder / "tokenizer.json").is_file():
+        return None
+    from build_scripts import tokenizer
+
+    return sha256(tokenizer.written(Checkpoint(folder)).encode()).hexdigest()
 
 
 def local_folder(job: Job) -> Path | None:
@@ -148,11 +164,25 @@ def _hashes(job: Job, folder: Path) -> dict[str, dict[str, object]]:
 
 
 def _needed(job: Job, folder: Path) -> list[str]:
-    optional = [name for name in OPTIONAL if (folder / name).is_file()]
+    """All that is read of it: of a module's folder whatever its samples may read; else the weights
+    and every text, since transformers and sentence-transformers look into many."""
+    if job.recipe.family == "module":
+        checkpoint.weight_files(folder)  # there must be some
+        return [name for name in storage.files(folder) if not _is_hidden(name)]
+    texts = [
+        str(path.relative_to(folder))
+        for pattern in TEXTS
+        for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}"))
+        if path.is_file()
+    ]
+    needed = {"config.json", *(name for name in texts if not _is_hidden(name))}
     if job.recipe.family == "tokenizer":
-        return sorted({"config.json", "tokenizer.json", *optional})
-    config = ["config.json"] if job.recipe.family == "encoder" else []
-    return sorted({*config, *checkpoint.weight_files(folder), *optional})
+        return sorted({*needed, "tokenizer.json"})
+    return sorted({*needed, *checkpoint.weight_files(folder)})
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in Path(name).parts)
 
 
 def _code(module: str) -> Path:

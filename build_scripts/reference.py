@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import Progress
 
 from build_scripts import fetch
-from build_scripts.export import quiet
+from build_scripts.checkpoint import Checkpoint
 from build_scripts.job import Job
 
 if TYPE_CHECKING:
@@ -78,12 +78,7 @@ def read(job: Job) -> list[Outputs]:
 def _encoder(folder: Path, requests: Sequence[dict[str, Array]]) -> Iterator[Outputs]:
     import torch
 
-    with quiet():
-        from transformers import AutoModel
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+    model = Checkpoint(folder).model()
     for request in requests:
         ids = torch.from_numpy(request["INPUT_IDS"]).long()
         yield {"HIDDEN_STATES": model(ids).last_hidden_state.numpy()}

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from build_scripts.errors import BuildError
 from python_mp import manifest
 
+J = TypeVar("J", dict[str, Any], list[Any])
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -47,6 +48,22 @@ def files(folder: Path) -> dict[str, Path]:
         path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"
     )
     return {str(path.relative_to(folder)): path for path in paths}
+
+
+def read_json(path: Path, kind: type[J] = dict) -> J:  # type: ignore[assignment]
+    """An object, or a list. Raises BuildError, naming the file, for anything else."""
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError, OSError) as error:
+        raise BuildError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(found, kind):
+        raise BuildError(f"{path} is no {kind.__name__} in JSON.")
+    return found
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """An object; an empty one where there is no such file."""
+    return read_json(path) if path.is_file() else {}
 
 
 def write_json(path: Path, value: Any) -> None:

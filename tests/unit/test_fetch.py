@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,14 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer
 
 from build_scripts import fetch, job, ranker, stages
-from build_scripts.checkpoint import Checkpoint, encoder_shapes
+from build_scripts.checkpoint import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
+from tests.checkpoints import CONFIG, FOLDER, shapes, tiny_bert, write_json
 
-CONFIG = {
-    "model_type": "bert",
-    "hidden_size": 8,
-    "intermediate_size": 16,
-    "max_position_embeddings": 32,
-    "num_hidden_layers": 2,
-    "type_vocab_size": 2,
-    "vocab_size": 3,
-}
 PBTXT = """
 max_batch_size: 8
 input [ { name: "INPUT_IDS" data_type: TYPE_INT32 dims: [ -1 ] allow_ragged_batch: true } ]
@@ -48,20 +39,7 @@ cosine_min = 0.9
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A tiny checkpoint, whose tokenizer pads as the real one does."""
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    write_json(folder / "config.json", CONFIG)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 16})
-    save_weights(folder / "model.safetensors", dict(encoder_shapes(CONFIG)))
-    tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
-    tokenizer.enable_padding(length=4)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value))
+    return tiny_bert(tmp_path / "checkpoint")
 
 
 def save_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -94,9 +72,7 @@ def test_a_folder_is_recorded_and_not_copied(
     assert sorted(path.name for path in out.iterdir()) == ["source.json", "stage.json"]
     source = fetch.read(made)
     assert (source.folder, source.id) == (checkpoint, str(checkpoint))
-    assert source.files.keys() == {
-        "config.json", "model.safetensors", "sentence_bert_config.json", "tokenizer.json",
-    }  # fmt: skip
+    assert source.files.keys() == {*FOLDER, "model.safetensors", "tokenizer.json"}
     assert len(source.sha256) == 64
     write_json(checkpoint / "config.json", CONFIG | {"note": 1})
     other = make_job(tmp_path, checkpoint)
@@ -105,7 +81,7 @@ def test_a_folder_is_recorded_and_not_copied(
 
 
 def test_the_package_of_the_repository_is_whole() -> None:
-    Checkpoint.packaged().verify_weights()
+    Checkpoint.packaged().model()
 
 
 def test_a_package_that_is_not_installed_is_said(tmp_path: Path) -> None:
@@ -124,14 +100,16 @@ def test_a_tokenizer_is_cut_and_not_padded(
 
 def shard_weights(checkpoint: Path) -> tuple[Path, Path]:
     """The weights in two files with an index, as big checkpoints are."""
-    shapes = list(encoder_shapes(CONFIG))
+    named = list(shapes(CONFIG).items())
     (checkpoint / "model.safetensors").unlink()
     names = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-    halves = dict(shapes[:9]), dict(shapes[9:])
+    halves = dict(named[:9]), dict(named[9:])
     for name, half in zip(names, halves, strict=True):
         save_weights(checkpoint / name, half)
     weight_map = {t: n for n, half in zip(names, halves, strict=True) for t in half}
-    write_json(checkpoint / "model.safetensors.index.json", {"weight_map": weight_map})
+    write_json(
+        checkpoint / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map}
+    )
     return checkpoint / names[0], checkpoint / names[1]
 
 
@@ -145,9 +123,9 @@ def test_weights_in_several_files_are_read(
 
 
 def test_names_may_start_with_the_architecture(checkpoint: Path) -> None:
-    shapes = {f"bert.{name}": shape for name, shape in encoder_shapes(CONFIG)}
-    save_weights(checkpoint / "model.safetensors", shapes)
-    Checkpoint(checkpoint).verify_weights()
+    named = {f"bert.{name}": shape for name, shape in shapes(CONFIG).items()}
+    save_weights(checkpoint / "model.safetensors", named)
+    Checkpoint(checkpoint).model()
 
 
 def break_architecture(checkpoint: Path) -> None:
@@ -159,24 +137,23 @@ def break_activation(checkpoint: Path) -> None:
 
 
 def break_pooling(checkpoint: Path) -> None:
-    (checkpoint / "1_Pooling").mkdir()
     write_json(checkpoint / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": False})
 
 
 def lose_tensor(checkpoint: Path) -> None:
-    shapes = dict(encoder_shapes(CONFIG))
-    del shapes["encoder.layer.1.output.dense.bias"]
-    save_weights(checkpoint / "model.safetensors", shapes)
+    named = shapes(CONFIG)
+    del named["encoder.layer.1.output.dense.bias"]
+    save_weights(checkpoint / "model.safetensors", named)
 
 
 def widen_tensor(checkpoint: Path) -> None:
-    save_weights(checkpoint / "model.safetensors", dict(encoder_shapes(CONFIG | {"vocab_size": 5})))
+    save_weights(checkpoint / "model.safetensors", shapes(CONFIG | {"vocab_size": 5}))
 
 
 def widen_all(checkpoint: Path) -> None:
     wide = CONFIG | {"hidden_size": 16}
     write_json(checkpoint / "config.json", wide)
-    save_weights(checkpoint / "model.safetensors", dict(encoder_shapes(wide)))
+    save_weights(checkpoint / "model.safetensors", shapes(wide))
 
 
 def truncate(path: Path) -> None:
@@ -228,7 +205,7 @@ def break_json(checkpoint: Path) -> None:
         (break_activation, "hidden_act 'relu'; the encoder family supports 'gelu'"),
         (break_pooling, "mean"),
         (lose_tensor, "lacks the tensor encoder.layer.1.output.dense.bias"),
-        (widen_tensor, "has the shape [5, 8], config.json asks for [3, 8]"),
+        (widen_tensor, "has the shape [5, 8], config.json asks for [38, 8]"),
         (widen_all, "dims: [ -1, 16 ]"),
         (truncate_weights, "model.safetensors cannot be read"),
         (truncate_shard, "model-00002-of-00002.safetensors cannot be read"),
@@ -294,7 +271,7 @@ def test_the_hub_is_asked_for_nothing_that_runs(
     source = fetch.read(made)
     assert source.id == "hub:owner/name@0123abcd"
     assert source.folder == out / "checkpoint"
-    Checkpoint(source.folder).verify_weights()
+    Checkpoint(source.folder).model()
 
 
 def test_a_hub_that_does_not_answer_is_said(

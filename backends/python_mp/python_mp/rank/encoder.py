@@ -25,14 +25,15 @@ _MOST = 1 << 24
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The checkpoint's config.json, as far as it matters here."""
+    """The checkpoint's config.json, as far as it matters here. What it leaves out is as in
+    transformers' BertConfig."""
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    vocab_size: int
-    max_position_embeddings: int
-    layer_norm_eps: float
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    vocab_size: int = 30522
+    max_position_embeddings: int = 512
+    layer_norm_eps: float = 1e-12
 
     @classmethod
     def read(cls, path: Path) -> EncoderConfig:
@@ -47,10 +48,13 @@ class EncoderConfig:
             ("model_type", "bert"),
             ("hidden_act", "gelu"),
             ("position_embedding_type", "absolute"),
+            ("is_decoder", False),
         ):
             if raw.get(key, only) != only:
                 raise LoadError(f"{path}: {key} is '{raw[key]}'; the encoder family has '{only}'")
-        known: dict[str, Any] = {field.name: raw.get(field.name) for field in fields(cls)}
+        known: dict[str, Any] = {
+            field.name: raw.get(field.name, field.default) for field in fields(cls)
+        }
         for name, value in known.items():
             kind = float if name == "layer_norm_eps" else int
             if type(value) is not kind or not 0 < value < _MOST:

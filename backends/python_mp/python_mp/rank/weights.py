@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..checkpoint import weight_files
 from ..errors import LoadError
 from ..paths import present, regular
 
@@ -44,7 +45,7 @@ def read(folder: Path, world_rank: int, dtype: torch.dtype, device: torch.device
 
 
 class Checkpoint:
-    """All `*.safetensors` of a folder, by tensor name; `prefix` is dropped where names have it.
+    """The tensors of a checkpoint's files, by name.
 
     Raises:
         LoadError: there is no such file, or one is damaged. The message names it.
@@ -54,17 +55,13 @@ class Checkpoint:
         self.dtype = dtype
         self.device = device
         self._files: dict[str, Any] = {}
-        names = sorted(path.name for path in folder.glob("*.safetensors"))
-        paths = [regular(folder, name) for name in names]
-        if not paths:
-            raise LoadError(f"no *.safetensors in {folder}: run the build script again")
-        for path in paths:
-            file = _open(path)
+        for name in weight_files(folder):
+            file = _open(regular(folder, name))
             self._files |= dict.fromkeys(file.keys(), file)
         self._folder = folder
 
     def __contains__(self, name: str) -> bool:
-        return name in self._files
+        return name in self._files or _old(name) in self._files
 
     def full(self, name: str) -> Tensor:
         return self._place(self._slice(name)[:])
@@ -79,13 +76,41 @@ class Checkpoint:
         return tuple(self._slice(name).get_shape())
 
     def _slice(self, name: str) -> Any:
-        if name not in self._files:
+        if name not in self:
             raise LoadError(f"the safetensors in {self._folder} hold no tensor '{name}'")
-        return self._files[name].get_slice(name)
+        key = name if name in self._files else _old(name)
+        return self._files[key].get_slice(key)
 
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self.dtype if tensor.is_floating_point() else None  # Indices stay what they are.
         return tensor.to(self.device, dtype).contiguous()
+
+
+class Tensors:
+    """Tensors that are in memory already."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        self._tensors = tensors
+        self._dtype = dtype
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def full(self, name: str) -> Tensor:
+        return self._tensor(name).to(self._dtype).contiguous()
+
+    def split(self, name: str, dim: int, rank: int, size: int) -> Tensor:
+        tensor = self._tensor(name)
+        start, stop = bounds(tensor.shape[dim], rank, size)
+        return tensor.narrow(dim, start, stop - start).to(self._dtype).contiguous()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensor(name).shape)
+
+    def _tensor(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            raise LoadError(f"the model has no tensor '{name}'")
+        return self._tensors[name]
 
 
 class Slices:
@@ -159,6 +184,14 @@ def _shapes(path: Path, metadata: Mapping[str, str]) -> dict[str, list[int]]:
     if not isinstance(shapes, dict):
         raise LoadError(f"{path} does not say its tensors' shapes: build the model again")
     return shapes
+
+
+def _old(name: str) -> str:
+    """What a checkpoint that was converted from TensorFlow calls it; transformers reads both."""
+    for new, old in (("weight", "gamma"), ("bias", "beta")):
+        if name.endswith(f"LayerNorm.{new}"):
+            return f"{name.removesuffix(new)}{old}"
+    return name
 
 
 def _key(name: str, dim: int) -> str:

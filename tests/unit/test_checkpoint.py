@@ -1,0 +1,385 @@
+"""A checkpoint folder in every variant: served as transformers and sentence-transformers read it,
+or refused by name."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from build_scripts import fetch, tokenizer
+from build_scripts.checkpoint import Checkpoint
+from build_scripts.errors import BuildError
+from build_scripts.job import Job
+from build_scripts.recipe import Accuracy, Recipe, Shapes
+from python_mp.batch import Array
+from python_mp.errors import LoadError
+from python_mp.rank import weights
+from python_mp.rank.collectives.communicator import Alone
+from python_mp.rank.encoder import Encoder, EncoderConfig
+from python_mp.rank.packed import Packed
+from python_mp.rank.shard import Shard
+from python_mp.rank.weights import Weights
+from tests.checkpoints import CHAIN, CONFIG, PACKAGE, WORDS, tensors, tiny_bert, word_piece
+
+CPU = torch.device("cpu")
+GATE = Accuracy(cosine_min=0.9)
+TEXTS = (
+    "the cab.",
+    "The CAB, ÉCLAIR\u2603 ace",
+    "a",
+    "[MASK] the [SEP]",
+    "b c " * 30,
+    "ΟΔΟΣ İ 中文",
+)
+Names = Callable[[str], str]
+
+
+def hidden(folder: Path, given: Weights, ids: list[int]) -> Array:
+    """[tokens, hidden] by our encoder on one rank."""
+    shard = Shard(0, 1, 0, 1, torch.float32, CPU, folder, {}, Alone(), given=given)
+    config = EncoderConfig.read(folder / "config.json")
+    row = np.array(ids, np.int32)
+    packed = {"INPUT_IDS": row, "cu_seqlens": np.array([0, row.size], np.int32)}
+    with torch.inference_mode():
+        outputs = Encoder(shard, config).eval()(Packed(packed, CPU), None)
+    return np.asarray(outputs["HIDDEN_STATES"])
+
+
+def theirs(folder: Path, ids: list[int]) -> Array:
+    from transformers import AutoModel
+
+    with warnings.catch_warnings(action="ignore"), torch.inference_mode():
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        return np.asarray(model(torch.tensor([ids])).last_hidden_state[0])
+
+
+def gamma_and_beta(name: str) -> str:
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+        "LayerNorm.bias", "LayerNorm.beta"
+    )
+
+
+NAMES: dict[str, Names] = {
+    "as they are": lambda name: name,
+    "under bert.": lambda name: f"bert.{name}",
+    "gamma and beta": gamma_and_beta,
+    "gamma and beta under bert.": lambda name: f"bert.{gamma_and_beta(name)}",
+}
+MORE: dict[str, dict[str, Array]] = {
+    "alone": {},
+    "a pooler, a head, buffers": {
+        "embeddings.position_ids": np.arange(32)[None],
+        "pooler.dense.weight": np.ones((8, 8), np.float32),
+        "pooler.dense.bias": np.ones(8, np.float32),
+        "cls.predictions.bias": np.ones(len(WORDS), np.float32),
+    },
+}
+LEFT_OUT = [(), ("layer_norm_eps", "type_vocab_size"), ("model_type",)]
+
+
+@pytest.mark.parametrize("left_out", LEFT_OUT, ids=lambda keys: " and ".join(keys) or "none")
+@pytest.mark.parametrize("more", MORE)
+@pytest.mark.parametrize("names", NAMES)
+def test_a_checkpoint_is_read_as_transformers_reads_it(
+    tmp_path: Path, names: str, more: str, left_out: tuple[str, ...]
+) -> None:
+    said = {key: value for key, value in CONFIG.items() if key not in left_out}
+    folder = tiny_bert(tmp_path, **{"config.json": said})
+    renamed = {NAMES[names](name): tensor for name, tensor in tensors(CONFIG).items()}
+    save_file(renamed | MORE[more], folder / "model.safetensors")
+    ids = [2, 5, 9, 30, 3]
+    if "model_type" in left_out:
+        with pytest.raises(BuildError, match="transformers cannot load the checkpoint"):
+            Checkpoint(folder).model()
+        return
+    expected = theirs(folder, ids)
+    built = weights.Tensors(Checkpoint(folder).model().state_dict(), torch.float32)
+    by_hand = weights.Checkpoint(folder, torch.float32, CPU)
+    for given in (built, by_hand):
+        np.testing.assert_allclose(hidden(folder, given, ids), expected, atol=1e-5)
+
+
+def test_what_config_leaves_out_is_as_in_transformers() -> None:
+    from transformers import BertConfig
+
+    ours = EncoderConfig()
+    assert vars(ours) == {name: getattr(BertConfig(), name) for name in vars(ours)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("is_decoder", True),
+        ("hidden_act", "relu"),
+        ("position_embedding_type", "relative_key"),
+        ("auto_map", {"AutoModel": "code.Model"}),
+        ("quantization_config", {"quant_method": "gptq"}),
+    ],
+)
+def test_what_the_encoder_does_not_compute_is_named(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    folder = tiny_bert(tmp_path, **{"config.json": {**CONFIG, key: value}})
+    with pytest.raises(BuildError, match=f"has {key} "):
+        Checkpoint(folder)
+
+
+# -- which files are the checkpoint ----------------------------------------------------------------
+
+
+def split(folder: Path, seed: int) -> None:
+    """An index with two files, of other weights than model.safetensors."""
+    parts: dict[str, dict[str, Array]] = {"one.safetensors": {}, "two.safetensors": {}}
+    for number, (name, tensor) in enumerate(tensors(CONFIG, seed).items()):
+        parts[sorted(parts)[number % 2]][name] = tensor
+    for file, part in parts.items():
+        save_file(part, folder / file)
+    index = {
+        "metadata": {},
+        "weight_map": {name: file for file, part in parts.items() for name in part},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def second_file(folder: Path) -> None:
+    save_file(tensors(CONFIG, 7), folder / "z.safetensors")
+
+
+def index_beside(folder: Path) -> None:
+    split(folder, 7)
+
+
+def only_an_index(folder: Path) -> None:
+    split(folder, 7)
+    (folder / "model.safetensors").unlink()
+
+
+def index_and_a_stray(folder: Path) -> None:
+    only_an_index(folder)
+    save_file(tensors(CONFIG, 9), folder / "z.safetensors")
+
+
+@pytest.mark.parametrize("change", [second_file, index_beside, only_an_index, index_and_a_stray])
+def test_one_rule_says_which_files_are_the_checkpoint(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    folder = tiny_bert(tmp_path / "m" / "1")
+    change(folder)
+    ids = [2, 5, 9, 30, 3]
+    expected = theirs(folder, ids)
+    built = weights.Tensors(Checkpoint(folder).model().state_dict(), torch.float32)
+    by_hand = weights.Checkpoint(folder, torch.float32, CPU)
+    for given in (built, by_hand):
+        np.testing.assert_allclose(hidden(folder, given, ids), expected, atol=1e-5)
+
+
+def test_files_of_which_none_is_the_checkpoint_are_refused(tmp_path: Path) -> None:
+    folder = tiny_bert(tmp_path / "m" / "1")
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    assert "embeddings.LayerNorm.weight" in weights.Checkpoint(folder, torch.float32, CPU)
+    second_file(folder)
+    with pytest.raises(LoadError, match=r"has a.safetensors, z.safetensors, and which of them"):
+        weights.Checkpoint(folder, torch.float32, CPU)
+
+
+@pytest.mark.parametrize("family", ["encoder", "tokenizer", "module"])
+def test_everything_that_is_read_is_hashed(tmp_path: Path, family: Any) -> None:
+    """Whatever transformers, sentence-transformers and we open is part of the stage's key."""
+    folder = tiny_bert(tmp_path / "checkpoint", **{"2_Normalize/config.json": {}})
+    recipe = Recipe(family, str(folder), shapes=Shapes(rows=(1, 1, 1)), accuracy=GATE)
+    job = Job("m", tmp_path, recipe)
+    before = fetch._hashes(job, folder)
+    unread = set()
+    for path in sorted(folder.rglob("*.*")):
+        kept = path.read_bytes()
+        path.write_bytes(kept + b" ")
+        if fetch._hashes(job, folder) == before:
+            unread.add(path.name)
+        path.write_bytes(kept)
+    assert unread == ({"model.safetensors"} if family == "tokenizer" else set())
+
+
+# -- what a sentence-transformers folder says ------------------------------------------------------
+
+
+def embed(folder: Path, texts: tuple[str, ...]) -> Array:
+    """As the ensemble `embed`: ids, hidden states, their mean, length 1."""
+    checkpoint = Checkpoint(folder)
+    given = weights.Tensors(checkpoint.model().state_dict(), torch.float32)
+    rows = [
+        hidden(folder, given, each.ids).mean(0)
+        for each in checkpoint.tokenizer().encode_batch(list(texts))
+    ]
+    return np.array([row / np.linalg.norm(row) for row in rows])
+
+
+def encoded(folder: Path, texts: tuple[str, ...]) -> Array:
+    with warnings.catch_warnings(action="ignore"):
+        from sentence_transformers import SentenceTransformer
+
+        return np.asarray(SentenceTransformer(str(folder), device="cpu").encode(list(texts)))
+
+
+SETTINGS = "config_sentence_transformers.json"
+TRANSFORMER = "sentence_bert_config.json"
+POOLING = "1_Pooling/config.json"
+OLD = {"word_embedding_dimension": 8, "pooling_mode_cls_token": False}
+NEWER = "sentence_transformers.sentence_transformer.modules"
+HONOURED: dict[str, dict[str, Any]] = {
+    "all as it is": {},
+    "the old form of the pooling": {POOLING: OLD | {"pooling_mode_mean_tokens": True}},
+    "a pooling that says no mode": {POOLING: {"embedding_dimension": 8}},
+    "both forms": {POOLING: OLD | {"pooling_mode": "mean", "pooling_mode_cls_token": True}},
+    "a list of modes": {POOLING: {"embedding_dimension": 8, "pooling_mode": ["mean"]}},
+    "shorter texts": {TRANSFORMER: {"max_seq_length": 5}},
+    "no length": {TRANSFORMER: {"do_lower_case": False}},
+    "another file for the length": {
+        TRANSFORMER: None,
+        "sentence_roberta_config.json": {"max_seq_length": 7},
+    },
+    "the tokenizer's own length": {
+        TRANSFORMER: None,
+        "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "model_max_length": 6},
+    },
+    "a cased tokenizer": {"tokenizer_config.json": {"do_lower_case": False}},
+    "lowercased by sentence-transformers": {
+        "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "do_lower_case": False},
+        TRANSFORMER: {"max_seq_length": 16, "do_lower_case": True},
+    },
+    "lowercased twice": {TRANSFORMER: {"max_seq_length": 16, "do_lower_case": True}},
+    "accents kept": {"tokenizer_config.json": {"do_lower_case": True, "strip_accents": False}},
+    "an empty default prompt": {
+        SETTINGS: {"prompts": {"query": ""}, "default_prompt_name": "query"}
+    },
+    "a prompt to ask for": {SETTINGS: {"prompts": {"query": "the "}, "similarity_fn_name": "dot"}},
+    "classes of 5.4": {
+        "modules.json": [
+            {**CHAIN[0], "type": "sentence_transformers.base.modules.transformer.Transformer"},
+            {**CHAIN[1], "type": f"{NEWER}.pooling.Pooling"},
+            {**CHAIN[2], "type": "sentence_transformers.base.modules.normalize.Normalize"},
+        ]
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HONOURED)
+def test_what_a_folder_says_is_honoured(tmp_path: Path, name: str) -> None:
+    folder = tiny_bert(tmp_path, **HONOURED[name])
+    np.testing.assert_allclose(embed(folder, TEXTS), encoded(folder, TEXTS), atol=1e-5)
+
+
+DENSE = {"idx": 2, "name": "2", "path": "2_Dense", "type": f"{PACKAGE}Dense"}
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "cls": ({POOLING: {"pooling_mode": "cls"}}, "pooling_mode is 'cls'"),
+    "cls, old": ({POOLING: {"pooling_mode_cls_token": True}}, r"pooling_mode is \['cls_token'\]"),
+    "max, no modules": ({"modules.json": None, POOLING: {"pooling_mode": "max"}}, "is 'max'"),
+    "two modes": ({POOLING: {"pooling_mode": ["mean", "max"]}}, r"is \['mean', 'max'\]"),
+    "prompt left out": ({POOLING: {"include_prompt": False}}, "include_prompt is False"),
+    "unknown in the pooling": ({POOLING: {"temperature": 2}}, "temperature is 2"),
+    "no normalisation": ({"modules.json": CHAIN[:2]}, "chains Transformer, Pooling; embed"),
+    "a layer more": ({"modules.json": [*CHAIN[:2], DENSE, CHAIN[2]]}, "Dense"),
+    "code of its own": ({"modules.json": [{**CHAIN[0], "type": "custom.Transformer"}]}, "custom"),
+    "a folder in a folder": ({"modules.json": [{**CHAIN[0], "path": "0_T"}]}, "in 0_T/"),
+    "kwargs": ({"modules.json": [{**CHAIN[0], "kwargs": ["task"]}, *CHAIN[1:]]}, "has kwargs"),
+    "normalises tokens": (
+        {"2_Normalize/config.json": {"module_input_name": "token_embeddings"}},
+        "module_input_name is 'token_embeddings'",
+    ),
+    "a default prompt": (
+        {SETTINGS: {"prompts": {"query": "the "}, "default_prompt_name": "query"}},
+        "default_prompt_name is 'query', a prompt",
+    ),
+    "fewer dimensions": ({SETTINGS: {"truncate_dim": 4}}, "truncate_dim is 4"),
+    "another kind of model": ({SETTINGS: {"model_type": "SparseEncoder"}}, "is 'SparseEncoder'"),
+    "options of the model": ({TRANSFORMER: {"model_args": {"a": 1}}}, r"model_args is \{'a': 1\}"),
+    "another tokenizer": ({TRANSFORMER: {"tokenizer_name_or_path": "x"}}, "tokenizer_name_or_path"),
+    "a length that is none": ({TRANSFORMER: {"max_seq_length": "16"}}, "max_seq_length is '16'"),
+    "no JSON": ({POOLING: []}, "1_Pooling/config.json is no dict"),
+    "an adapter": ({"adapter_config.json": {}}, "has an adapter"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_embed_does_not_do_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    changes, said = REFUSED[name]
+    with pytest.raises(BuildError, match=said):
+        Checkpoint(tiny_bert(tmp_path, **changes))
+
+
+# -- tokenizer.json is not all of a tokenizer ------------------------------------------------------
+
+
+SAID: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "cased": {"do_lower_case": False},
+    "short": {"model_max_length": 4},
+    "cut on the left": {"truncation_side": "left", "model_max_length": 4},
+    "padded on the left": {"padding_side": "left"},
+    "accents": {"strip_accents": False},
+    "no Chinese": {"tokenize_chinese_chars": False},
+    "another unknown": {"unk_token": "the"},
+    "another separator": {"sep_token": "."},
+    "another class": {"tokenizer_class": "PreTrainedTokenizerFast"},
+    "RoBERTa's class": {"tokenizer_class": "RobertaTokenizer"},
+    "special tokens as text": {"split_special_tokens": True},
+    "a token more": {"additional_special_tokens": ["<x>"]},
+    "cleaned": {"clean_up_tokenization_spaces": True},
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("other", ["nothing", "cased", "short"])
+def test_ids_are_those_of_transformers_or_refused(tmp_path: Path, name: str, other: str) -> None:
+    from transformers import AutoTokenizer
+
+    said = SAID[other] | SAID[name]
+    folder = tiny_bert(tmp_path, **{"tokenizer_config.json": said, TRANSFORMER: None})
+    try:
+        ours = Checkpoint(folder).tokenizer()
+    except BuildError:
+        assert name in ("special tokens as text", "RoBERTa's class")
+        return
+    theirs = AutoTokenizer.from_pretrained(folder)
+    limit = min(theirs.model_max_length, 32)
+    for text in (*TEXTS, "<x> a", *tokenizer.PROBES):
+        assert ours.encode(text).ids == theirs(text, truncation=True, max_length=limit)["input_ids"]
+
+
+def test_lengths_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    folder = tiny_bert(tmp_path, **{"tokenizer_config.json": {"model_max_length": 8}})
+    with pytest.raises(BuildError, match=r"8 tokens by tokenizer_config.json .* 16 by"):
+        Checkpoint(folder).tokenizer()
+
+
+def test_a_vocabulary_without_its_unknown_token_is_refused(tmp_path: Path) -> None:
+    folder = tiny_bert(tmp_path)
+    file = folder / "tokenizer.json"
+    said = json.loads(file.read_text())
+    del said["model"]["vocab"]["[UNK]"]
+    said["added_tokens"] = [each for each in said["added_tokens"] if each["content"] != "[UNK]"]
+    file.write_text(json.dumps(said))
+    with pytest.raises(BuildError, match=r"Missing \[UNK\] token|for what it does not know"):
+        Checkpoint(folder).tokenizer()
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused(tmp_path: Path) -> None:
+    folder = tiny_bert(tmp_path)
+    word_piece([*WORDS[:5], *"0123456789", *WORDS[5:]]).save(str(folder / "tokenizer.json"))
+    with pytest.raises(BuildError, match=r"gives the id \d+, but the model knows 38 tokens"):
+        Checkpoint(folder).tokenizer()
+
+
+def test_the_packaged_checkpoint_keeps_its_weights() -> None:
+    checkpoint = Checkpoint.packaged()
+    found = checkpoint.model().state_dict()
+    stored = load_file(checkpoint.file("model.safetensors"))
+    for name, tensor in found.items():
+        np.testing.assert_array_equal(tensor.numpy(), stored[name])
