@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -16,7 +20,18 @@ from python_mp.rank import engines
 from python_mp.rank.engines import Engine
 from python_mp.rank.engines.echo import REFUSE
 from tests.engines import building
-from tests.harness import FP32, INT32, Array, lone_rank, model_config, tensor
+from tests.harness import (
+    FP32,
+    INT32,
+    Array,
+    counted,
+    lone_rank,
+    model_config,
+    pids,
+    served,
+    tensor,
+    until,
+)
 
 ENGINES = ["echo", "torch", "aot_inductor", "onnxruntime"]
 BUILT = ENGINES[2:]
@@ -144,3 +159,32 @@ def test_the_time_waited_never_falls(engine: Engine) -> None:
     engine.forward(packed([2]))
     assert 0 <= before <= engine.waited_ns()
     assert isinstance(before, int)
+
+
+def unpacked(config: ModelConfig) -> set[Path]:
+    """Files like those that are packed in the artifact's files; torch would put them into /tmp."""
+    names = {
+        Path(member).name
+        for package in (config.folder).glob("*.pt2")
+        for member in ZipFile(package).namelist()
+    }
+    folders = {Path("/tmp"), Path(tempfile.gettempdir())}
+    return {file for folder in folders for name in names for file in folder.rglob(name)}
+
+
+def test_ranks_leave_no_file_however_they_end(config: ModelConfig, tmp_path: Path) -> None:
+    before = unpacked(config)
+    run = tmp_path / "run"
+    run.mkdir()
+    for _ in range(2):
+        with served(config, run) as replica:
+            for generation in range(2, 4):
+                os.kill(pids(replica)[0], signal.SIGKILL)
+                until(
+                    lambda want=generation: (
+                        counted(replica, "generation", "ranks_alive") == [want, 1]
+                    )
+                )  # type: ignore[misc]
+    assert unpacked(config) == before
+    assert [path for path in run.rglob("*") if not path.is_dir()] == []
+    assert not list(run.glob("ranks-*"))
