@@ -188,8 +188,8 @@ def addresses(resources: Resources) -> Iterator[str]:
     if wanted != "triton.a-namespace.svc.cluster.local":
         yield f"Deployment front asks for {wanted}"
     service = named(resources, "Service", "triton")["spec"]
-    if service.get("clusterIP") != "None" or service.get("publishNotReadyAddresses"):
-        yield "Service triton must give the addresses of all Pods that are ready, and no others"
+    if service.get("clusterIP") != "None" or not service.get("publishNotReadyAddresses"):
+        yield "Service triton must give the addresses of all Pods: the front asks who is ready"
     if environment(named(resources, "Deployment", "triton")).get("HOST") != "0.0.0.0":
         yield "Deployment triton listens where nobody reaches it"
     for each in resources:

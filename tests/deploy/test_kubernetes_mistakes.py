@@ -35,6 +35,7 @@ MISTAKES: list[tuple[tuple[str, str], Keys, Any, str]] = [
         "PodDisruptionBudget front selects ['triton']",
     ),
     (("Service", "triton"), ("spec", "clusterIP"), "10.0.0.1", "addresses of all Pods"),
+    (("Service", "triton"), ("spec", "publishNotReadyAddresses"), False, "addresses of all Pods"),
     (TRITON, ("metadata", "namespace"), "default", "namespace of its own"),
     (TRITON, ("spec", "replicas"), 1, "lose all"),
     (TRITON, ("spec", "strategy", "rollingUpdate", "maxUnavailable"), 1, "while it is updated"),
