@@ -7,12 +7,13 @@ repository, as they are.
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from rich.progress import Progress
 
-from build_scripts import check, command, publish, report, stages
+from build_scripts import check, command, pairing, publish, report, stages
 from build_scripts import job as jobs
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
@@ -38,30 +39,36 @@ def _parser() -> argparse.ArgumentParser:
 def _build(options: argparse.Namespace) -> int:
     results = []
     with command.progress() as progress:
+        beside: dict[str, Job] = {}
         for model in _models(options):
-            results += list(_results(model, options, progress))
+            with suppress(BuildError):  # which is said in its turn
+                beside[model] = command.load(model, options)
+        for model in _models(options):
+            results += list(_results(model, options, beside, progress))
     report.show(results, command.CONSOLE)
     if options.report:
         report.write(results, options.report)
     return int(any(result.status == "failed" for result in results))
 
 
-def _results(model: str, options: argparse.Namespace, progress: Progress) -> Iterator[Result]:
+def _results(
+    model: str, options: argparse.Namespace, beside: dict[str, Job], progress: Progress
+) -> Iterator[Result]:
     """Of the model as its recipe says, then of its variants."""
     try:
         job = command.load(model, options)
     except BuildError as error:
         yield Result(model, "", "", "", "failed", error=str(error))
         return
-    yield _result(job, progress, publishing=not options.no_publish)
+    yield _result(job, progress, beside, publishing=not options.no_publish)
     for variant in job.recipe.variants if options.variants else ():
         other = replace(job, recipe=job.recipe.variant(variant), outputs={})
-        yield _result(other, progress, publishing=False)
+        yield _result(other, progress, beside, publishing=False)
 
 
-def _result(job: Job, progress: Progress, *, publishing: bool) -> Result:
+def _result(job: Job, progress: Progress, beside: dict[str, Job], *, publishing: bool) -> Result:
     try:
-        return build(job, progress, publishing=publishing)
+        return build(job, progress, beside, publishing=publishing)
     except command.EXPECTED as error:
         return Result.of(job, "failed", error=str(error))
     except Exception as error:  # a mistake of ours, or of a library: others are built all the same
@@ -69,18 +76,25 @@ def _result(job: Job, progress: Progress, *, publishing: bool) -> Result:
         return Result.of(job, "failed", error=f"{type(error).__name__}: {error}")
 
 
-def build(job: Job, progress: Progress, *, publishing: bool = True) -> Result:
+def build(
+    job: Job, progress: Progress, beside: dict[str, Job] | None = None, *, publishing: bool = True
+) -> Result:
     """Have the job's artifact, verified and, if `publishing`, in the repository.
+
+    Args:
+        beside: jobs of other models that are built by the same command.
 
     Raises:
         BuildError: it cannot be done; the repository is as it was.
     """
     steps = stages.plan(job)
-    with command.locked(job):
-        stages.clean(job)
-        if publishing and (found := publish.current(job, steps)):
+    if publishing:
+        if found := publish.current(job, steps):
             size = sum(file["size"] for file in found.files.values())
             return Result.of(job, "kept", size=size, accuracy=found.accuracy, latency=found.latency)
+        pairing.check(job, beside or {}, progress)
+    with command.locked(job):
+        stages.clean(job)
         seconds = _ensure(job, steps, progress, publishing)
         result = _judged(job, steps, seconds)
         if publishing and result.status == "verified":

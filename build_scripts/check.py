@@ -8,7 +8,7 @@ from build_scripts import publish, stages, triton_config
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.publish import Steps
-from python_mp import manifest
+from python_mp import ensembles, manifest
 from python_mp.errors import LoadError
 from python_mp.manifest import Manifest
 
@@ -31,6 +31,8 @@ def _misfits(job: Job, found: Manifest, folder: Path) -> Iterator[str]:
         yield f"{triton_config.NAME} has another engine, dtype or layout than recipe.toml"
     if found.artifact != publish.artifact_key(job, steps):
         yield f"{folder.name}/ is not what would be built now: {_reason(job, steps, found)}"
+    if misfit := ensembles.misfit(folder, found.source.get("tokenizer")):
+        yield misfit
     yield from publish.machine_misfits(found)
     if job.recipe.family != "tokenizer":
         files = (

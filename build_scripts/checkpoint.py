@@ -98,6 +98,7 @@ class Checkpoint:
             from transformers.utils import logging
 
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.set_verbosity_error()  # type: ignore[no-untyped-call]
             try:
                 model, said = AutoModel.from_pretrained(
                     self.path,

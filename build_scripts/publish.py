@@ -155,7 +155,12 @@ def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
         layout=job.layout,
         inputs=[] if is_tokenizer else manifest.tensors(job.config.inputs),
         outputs=[] if is_tokenizer else manifest.tensors(job.config.outputs),
-        source={"id": source.id, "sha256": source.sha256, "facts": dict(source.facts)},
+        source={
+            "id": source.id,
+            "sha256": source.sha256,
+            "facts": dict(source.facts),
+            "tokenizer": source.tokenizer,
+        },
         files={name: storage.described(path) for name, path in storage.files(folder).items()},
         versions={
             "python": platform.python_version(),

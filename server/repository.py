@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from python_mp import ensembles
+
 State = tuple[tuple[str, int, int], ...]
 """Path, time of change and size of each file of a model that Triton would load."""
 IGNORED = "__pycache__"
@@ -52,8 +54,15 @@ def objection(repository: Path, model: str) -> str:
 
 
 def states(repository: Path) -> dict[str, State]:
-    """All models and what their files look like."""
-    return {name: _state(repository / name) for name in models(repository)}
+    """All models and what their files look like; with the tokenizers of those that they exchange
+    token ids with, since what is loaded with another one is refused until both are the same."""
+    found = {name: _state(repository / name) for name in models(repository)}
+    for _, one, other in ensembles.links(repository):
+        made = {name: ensembles.newest_tokenizer(repository / name) for name in (one, other)}
+        for name, beside in ((one, other), (other, one)):
+            if name in found and all(made.values()):
+                found[name] += ((f"{beside}: {made[beside]}", 0, 0),)
+    return found
 
 
 def compile_sources(folder: Path) -> None:

@@ -12,7 +12,7 @@ from threading import Lock
 import triton_python_backend_utils as pb_utils
 
 from python_mp import config as configuration
-from python_mp import layout, manifest
+from python_mp import ensembles, layout, manifest
 from python_mp.batch import read_request
 from python_mp.errors import PythonMpError, RequestFailed, for_clients
 from python_mp.front import cores
@@ -55,7 +55,8 @@ class TritonPythonModel:
         everyone = [rank.instance for replica in replicas for rank in replica.ranks]
         shares = cores.share(self._presence.gather(everyone))
         first = mine.index * self._config.world_size
-        manifest.admit(self._config)
+        built = manifest.admit(self._config)
+        ensembles.admit(self._config.folder, built and built.source.get("tokenizer"))
         self._sink = TritonSink()
         self._metrics = Metrics(
             self._sink,

@@ -12,6 +12,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
+from python_mp import ensembles
+from python_mp.errors import LoadError
+from python_mp.manifest import Manifest
+
 MAX_BYTES = 64 * 1024
 
 
@@ -48,6 +52,11 @@ def pack(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         version = Path(args["model_repository"]) / args["model_version"]
+        try:
+            built = Manifest.read(version)
+            ensembles.admit(version, built and built.source.get("tokenizer"))
+        except LoadError as error:
+            raise pb_utils.TritonModelException(str(error)) from None
         # Truncation and padding are part of the file: the build writes them.
         self.tokenizer = Tokenizer.from_file(str(version / "tokenizer.json"))
 

@@ -31,7 +31,8 @@ class Manifest:
         artifact: hash of all that decides the files; not of what a build merely measured.
         layout: `tensor_parallel_size` and `pipeline_parallel_size`.
         inputs, outputs: `name`, `dtype` (NumPy's name) and `dims` without the batch dimension.
-        source: `id`, `sha256` and `facts` of the checkpoint.
+        source: `id`, `sha256` and `facts` of the checkpoint; of texts also `tokenizer`, the hash of
+            the file that makes their ids.
         files: by name `size` in bytes and `sha256`.
         versions: of Python and of what took part in the build.
         hardware: `machine`; `cpu`, what a compiler was told, and `cpu_features`, the flags of
@@ -101,9 +102,12 @@ def rank_file(engine: str, rank: int, world_size: int) -> str:
     return f"rank{rank}.{SUFFIXES[engine]}"
 
 
-def admit(config: ModelConfig) -> None:
+def admit(config: ModelConfig) -> Manifest | None:
     """Checks the version that Triton is about to serve. One made by hand, without a manifest, may
     be: by engine torch, from a checkpoint's own files.
+
+    Returns:
+        The manifest, if there is one.
 
     Raises:
         LoadError: as `refusal`.
@@ -115,6 +119,7 @@ def admit(config: ModelConfig) -> None:
     elif engine not in ("echo", "torch"):
         again = _run_again(config.name)
         raise LoadError(f"{config.folder} has no {NAME}, which engine {engine} needs; {again}")
+    return manifest
 
 
 def refusal(folder: Path, manifest: Manifest, config: ModelConfig) -> None:

@@ -1,0 +1,196 @@
+"""One tokenizer for all steps of an ensemble: at the build, at --check and at the load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
+
+from build_scripts import build
+from build_scripts.job import REPOSITORY
+from python_mp import ensembles, pbtxt
+from python_mp.errors import LoadError
+from server import repository
+from tests.builds import FakeStage, put_stages, rank_files, verdict
+from tests.checkpoints import WORDS, tiny_bert, word_piece
+from tests.unit.triton_stub import load_model
+
+GATE = (
+    "[shapes]\ntokens = [1, 2, 8]\n[accuracy]\ncosine_min = 0.9\n[layout]\ntensor_parallel_size=2"
+)
+SPELLINGS = (
+    "a: 1, b: 'x # no comment' # one\n c { d: [1, 2] } c < d: [ 3 ] >",
+    'a: -1 b: "say \\"}\\"" c: { d: 1; d: 2 } c: [ { }, { d: 3 } ]',
+    "a:1 b:'' c[{}]",
+)
+
+
+def in_any_order(values: Iterable[object]) -> list[object]:
+    """A map has no order."""
+    return sorted(values, key=repr)
+
+
+def plain(message: pbtxt.Message) -> object:
+    """Without what the two readers need not agree about: numbers, enums and escapes are texts."""
+    return {
+        name: in_any_order(plain(value) if isinstance(value, dict) else None for value in values)
+        for name, values in message.items()
+        if values
+    }
+
+
+def theirs(message: Message) -> object:
+    found: dict[str, list[object]] = {}
+    for field, value in message.ListFields():
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            values = [entry(each) for each in value.values()]
+        else:
+            given = value if field.is_repeated else [value]
+            values = [theirs(each) if field.message_type else None for each in given]
+        found[field.name] = in_any_order(values)
+    return found
+
+
+def entry(value: object) -> object:
+    return {"key": [None], "value": [None if isinstance(value, str) else theirs(value)]}
+
+
+@pytest.mark.parametrize(
+    "model", sorted(path.parent.name for path in REPOSITORY.glob("*/config.pbtxt"))
+)
+def test_a_config_is_read_as_protobuf_reads_it(model: str) -> None:
+    text = (REPOSITORY / model / "config.pbtxt").read_text()
+    assert plain(pbtxt.parse(text)) == theirs(text_format.Parse(text, Message()))
+
+
+@pytest.mark.parametrize("text", SPELLINGS)
+def test_spellings(text: str) -> None:
+    assert pbtxt.parse(text).keys() == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("text", ["a {", "a: [ 1", "a { b: [ { c: 1 } }"])
+def test_a_text_that_ends_too_early_is_no_ensemble(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "config.pbtxt"
+    config.write_text(f"ensemble_scheduling {{}} {text}")
+    assert ensembles.edges(config) == ()
+
+
+def test_tensors_say_who_hands_them_to_whom() -> None:
+    assert set(ensembles.edges(REPOSITORY / "embed" / "config.pbtxt")) == {
+        ("embed_tokenizer", "embed_encoder"),
+        ("embed_tokenizer", "embed_pooler"),
+        ("embed_encoder", "embed_pooler"),
+    }
+
+
+@pytest.fixture
+def embed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with `embed`, of the checkpoint `one`; `two` has another vocabulary."""
+    for name in ("one", "two"):
+        tiny_bert(tmp_path / name)
+    word_piece([*WORDS[:5], "q2", *WORDS[6:]]).save(str(tmp_path / "two" / "tokenizer.json"))
+    folder = tmp_path / "repository"
+    for model in ("embed", "embed_encoder", "embed_tokenizer"):
+        (folder / model).mkdir(parents=True)
+        text = (REPOSITORY / model / "config.pbtxt").read_text().replace("384", "8")
+        (folder / model / "config.pbtxt").write_text(text)
+    shutil.copy(REPOSITORY / "embed_tokenizer" / "model.py", folder / "embed_tokenizer")
+    source(folder, "embed_encoder", "one")
+    source(folder, "embed_tokenizer", "one")
+    fakes = {
+        "shard": FakeStage(files=rank_files),
+        "verify": FakeStage(NEEDS=("fetch", "shard"), files=lambda _job: verdict()),
+    }
+    put_stages(monkeypatch, **fakes)
+    return folder
+
+
+def source(folder: Path, model: str, name: str) -> None:
+    family = model.removeprefix("embed_")
+    text = f'family = "{family}"\nsource = "{folder.parent / name}"\n'
+    (folder / model / "recipe.toml").write_text(text + (GATE if family == "encoder" else ""))
+
+
+def run(embed: Path, *arguments: str) -> int:
+    places = ["--repository", str(embed), "--workspace", str(embed.parent / "workspace")]
+    return build.main([*places, *arguments])
+
+
+def versions(embed: Path) -> list[str]:
+    return sorted(str(path.parent.relative_to(embed)) for path in embed.glob("*/*/manifest.json"))
+
+
+def test_one_checkpoint_is_built_and_kept(embed: Path) -> None:
+    assert run(embed) == 0
+    assert versions(embed) == ["embed_encoder/1", "embed_tokenizer/1"]
+    assert run(embed, "--check") == 0
+
+
+@pytest.mark.parametrize("model", ["embed_encoder", "embed_tokenizer"])
+def test_the_wrong_pair_is_not_built(
+    embed: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(embed) == 0
+    source(embed, model, "two")
+    assert run(embed, model) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the ensemble embed would answer nonsense" in said
+    assert versions(embed) == ["embed_encoder/1", "embed_tokenizer/1"]
+
+
+def test_other_weights_of_the_same_tokenizer_are_a_pair(embed: Path) -> None:
+    tiny_bert(embed.parent / "three", seed=3)
+    source(embed, "embed_encoder", "three")
+    assert run(embed) == 0
+
+
+def wrong_pair(embed: Path) -> None:
+    """Published one by one, each when the other's recipe named its source."""
+    assert run(embed) == 0
+    for model in ("embed_encoder", "embed_tokenizer"):
+        source(embed, model, "two")
+    assert run(embed, "embed_encoder") == 0
+
+
+def test_the_wrong_pair_is_named_by_check(embed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong_pair(embed)
+    assert run(embed, "--check", "embed_encoder") == 1
+    assert "embed_encoder/2 and embed_tokenizer were built with two tok" in capsys.readouterr().out
+
+
+def test_the_wrong_pair_is_not_loaded(embed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong_pair(embed)
+    version = embed / "embed_encoder" / "2"
+    hashed = json.loads((version / "manifest.json").read_text())["source"]["tokenizer"]
+    with pytest.raises(LoadError, match="ensemble embed would answer nonsense"):
+        ensembles.admit(version, hashed)
+    with pytest.raises(RuntimeError, match="ensemble embed would answer nonsense"):
+        load(load_model("embed_tokenizer", monkeypatch), embed, 1)
+    before = repository.states(embed)
+    assert run(embed) == 0
+    ensembles.admit(version, hashed)
+    load(load_model("embed_tokenizer", monkeypatch), embed, 2)
+    now = repository.states(embed)  # so that the watcher tries again what was refused
+    assert now["embed_encoder"] != before["embed_encoder"]
+    assert now["embed"] == before["embed"]
+
+
+def load(module: ModuleType, embed: Path, version: int) -> None:
+    folder = str(embed / "embed_tokenizer")
+    module.TritonPythonModel().initialize(
+        {"model_repository": folder, "model_version": str(version)}
+    )
+
+
+def test_two_pairs_in_one_ensemble_are_told_apart(embed: Path) -> None:
+    wrong_pair(embed)  # where encoder and tokenizer have no tensor in common, all is well
+    config = embed / "embed" / "config.pbtxt"
+    config.write_text(config.read_text().replace('value: "input_ids" }', 'value: "ids" }', 1)
+                      .replace('value: "lengths" }', 'value: "more" }', 1))  # fmt: skip
+    assert run(embed, "--check", "embed_encoder") == 0
