@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.channel import Arena, Connection, Kind, Message, Placed
+from python_mp.channel import Arena, Connection, Kind, Message, Placed, described
 from python_mp.errors import InvalidInput
 
 DTYPES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
@@ -38,7 +38,7 @@ MESSAGES = st.builds(
 # FORWARD of batch 258 in slot 3, one tensor X int32 [2, 3] at 64 of the slot, text "ok".
 MESSAGE = Message(Kind.FORWARD, 3, 258, 5, 6, {"X": Placed(np.dtype("int32"), (2, 3), 64)}, "ok")
 BYTES = (
-    b"\x01" b"\x01" b"\x03\x00"  # kind, tensors, slot
+    b"\x01" b"\x00" b"\x03\x00" b"\x01\x00\x00\x00"  # kind, nothing, slot, tensors
     b"\x02\x01\x00\x00\x00\x00\x00\x00"  # batch
     b"\x05\x00\x00\x00\x00\x00\x00\x00"  # compute ns
     b"\x06\x00\x00\x00\x00\x00\x00\x00"  # waited ns
@@ -52,6 +52,14 @@ BYTES = (
 @given(MESSAGES)
 def test_a_message_comes_back_as_it_was(message: Message) -> None:
     assert Message.decode(message.encode()) == message
+
+
+def test_a_model_may_have_many_tensors() -> None:
+    places = {f"feature_{n}": Placed(np.dtype("float32"), (1, 1), 64 * n) for n in range(700)}
+    message = Message(Kind.FORWARD, tensors=places)
+    assert Message.decode(message.encode()).tensors == places
+    nbytes = sum(described(name, len(place.shape)) for name, place in places.items())
+    assert len(message.encode()) - len(Message(Kind.FORWARD).encode()) == nbytes
 
 
 def test_the_bytes_are_as_drawn() -> None:

@@ -41,11 +41,23 @@ def test_all_that_waits_goes_together_in_order() -> None:
     [
         (request(tokens=4), request(tokens=7)),
         (request(nbytes=40), request(nbytes=61)),
+        (request(output_nbytes=40), request(output_nbytes=61)),
         (request(signature="a"), request(signature="b")),
+        (request(company=1), request()),
+        (request(), request(company=1)),
         (request(alone=True), request()),
         (request(), request(alone=True)),
     ],
-    ids=["tokens", "bytes", "signature", "first is alone", "second is alone"],
+    ids=[
+        "tokens",
+        "bytes",
+        "outputs",
+        "signature",
+        "company of 1",
+        "as 2nd",
+        "first is alone",
+        "second is alone",
+    ],
 )
 def test_what_parts_two_requests(first: Request, second: Request) -> None:
     waiting = scheduler(first, second)
@@ -58,18 +70,20 @@ def test_bounds_may_be_reached() -> None:
     assert scheduler(*exact).next_batch() == exact
 
 
-def test_more_tokens_than_the_bound_still_go_alone() -> None:
-    giant = request(tokens=11)
-    waiting = scheduler(giant, request())
-    assert waiting.next_batch() == [giant]
+@pytest.mark.parametrize(
+    ("giant", "said"),
+    [
+        (request(tokens=11), "has 11 rows; max_batch_tokens is 10"),
+        (request(nbytes=101), "has 101 bytes; max_batch_bytes is 100"),
+        (request(output_nbytes=101), "would be answered with 101 bytes; max_batch_bytes is 100"),
+    ],
+)
+def test_more_than_a_batch_holds_is_refused(giant: Request, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        scheduler(giant)
 
 
-def test_more_bytes_than_the_bound_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="101 bytes; max_batch_bytes is 100"):
-        scheduler(request(nbytes=101))
-
-
-@given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 100), st.booleans()), min_size=1))
+@given(st.lists(st.tuples(st.integers(1, 10), st.integers(1, 100), st.booleans()), min_size=1))
 def test_batches_keep_order_and_bounds(wanted: list[tuple[int, int, bool]]) -> None:
     requests = [request(tokens, nbytes, alone=alone) for tokens, nbytes, alone in wanted]
     waiting, batches = scheduler(*requests, max_queue_requests=len(requests)), []
@@ -129,3 +143,25 @@ def test_next_is_suspect_looks_at_the_head_only() -> None:
     assert not scheduler().next_is_suspect
     assert scheduler(request(suspicion=0.5), request()).next_is_suspect
     assert not scheduler(request(), request(suspicion=1.0)).next_is_suspect
+
+
+def test_company_counts_the_requests_of_a_batch() -> None:
+    requests = [request(company=3), request(company=3), request(), request(company=2), request()]
+    waiting = scheduler(*requests)
+    assert waiting.next_batch() == requests[:3]
+    assert waiting.next_batch() == requests[3:]
+
+
+def test_what_has_been_answered_is_passed_over() -> None:
+    requests = [request(suspicion=1.0), request(), request(), request()]
+    waiting = scheduler(*requests)
+    requests[0].answered = requests[2].answered = True
+    assert not waiting.next_is_suspect
+    assert waiting.next_batch() == [requests[1], requests[3]]
+    assert (len(waiting), waiting.nbytes, waiting.next_batch()) == (0, 0, [])
+
+
+def test_what_continues_a_request_is_taken_with_it() -> None:
+    waiting = scheduler(request(), max_queue_requests=1)
+    waiting.add(request(continues=True))
+    assert len(waiting) == 2

@@ -15,13 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .config import CU_SEQLENS as CU_SEQLENS
-from .config import ModelConfig, TensorSpec
+from .config import ModelConfig, Parameters, TensorSpec
 from .errors import InvalidInput, PythonMpError, RequestFailed
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,37 @@ Array = npt.NDArray[Any]
 Outputs = dict[str, Array]
 Signature = tuple[tuple[str, tuple[int, ...]], ...]
 """Inputs present and the shapes of their rows; only requests with equal ones share a batch."""
+
+
+class Size(NamedTuple):
+    """What the bounds of a batch count."""
+
+    tokens: int
+    nbytes: int
+    """Of its inputs."""
+    output_nbytes: int
+
+    def plus(self, more: Size) -> Size:
+        return Size(
+            self.tokens + more.tokens,
+            self.nbytes + more.nbytes,
+            self.output_nbytes + more.output_nbytes,
+        )
+
+    def fits(self, bounds: Parameters) -> bool:
+        return (
+            self.tokens <= bounds.max_batch_tokens
+            and max(self.nbytes, self.output_nbytes) <= bounds.max_batch_bytes
+        )
+
+    def excess(self, bounds: Parameters) -> str:
+        """What of it is too much, in half a sentence."""
+        if self.tokens > bounds.max_batch_tokens:
+            return f"has {self.tokens} rows; max_batch_tokens is {bounds.max_batch_tokens}"
+        most = bounds.max_batch_bytes
+        if self.nbytes > most:
+            return f"has {self.nbytes} bytes; max_batch_bytes is {most}"
+        return f"would be answered with {self.output_nbytes} bytes; max_batch_bytes is {most}"
 
 
 class Answer(Protocol):
@@ -53,8 +84,11 @@ class Request:
 
     `lengths` has the packed rows of each of its b sequences (1 where nothing is ragged).
     `suspicion` grows with every group that died with this request in hand; `alone` keeps it out of
-    others' batches, so that it can only hurt itself. Past `deadline` it need not be computed any
-    more. A `guest` came from another replica and stays with this one.
+    others' batches, so that it can only hurt itself; `company` is the most requests that its batch
+    may have. Past `deadline` it need not be computed any
+    more. A `guest` came from another replica and stays with this one. `output_nbytes` is the size
+    of its outputs, as far as config.pbtxt says it. A part that `continues` a larger request belongs
+    to one that the queue has taken already.
     """
 
     inputs: Mapping[str, Array]
@@ -67,6 +101,9 @@ class Request:
     alone: bool = False
     guest: bool = False
     answered: bool = False
+    output_nbytes: int = 0
+    company: float = math.inf
+    continues: bool = False
 
     def is_cancelled(self) -> bool:
         return not self.answered and self.answer.is_cancelled()
@@ -97,6 +134,10 @@ class Request:
     @cached_property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.inputs.values())
+
+    @cached_property
+    def size(self) -> Size:
+        return Size(self.tokens, self.nbytes, self.output_nbytes)
 
     @cached_property
     def content(self) -> bytes:
@@ -147,12 +188,11 @@ class Batch:
         """Each request's part of the packed outputs, with its batch dimension back in place.
 
         Raises:
-            RequestFailed: the engine made another number of rows than it was given.
+            RequestFailed: the engine made others than config.pbtxt describes, or not as many rows
+                as it was given.
         """
         for spec in specs:
-            expected = self.tokens if spec.ragged else len(self.lengths)
-            if spec.name not in outputs or outputs[spec.name].shape[0] != expected:
-                raise RequestFailed(f"the engine's output '{spec.name}' has not {expected} rows")
+            check_output(outputs, spec, self.tokens if spec.ragged else len(self.lengths))
         answers, sequence, token = [], 0, 0
         for request in self.requests:
             answer = {}
@@ -163,6 +203,20 @@ class Batch:
             answers.append(answer)
             sequence, token = sequence + _b(request), token + request.tokens
         return answers
+
+
+def check_output(outputs: Mapping[str, Array], spec: TensorSpec, rows: int) -> None:
+    """Raises RequestFailed unless the packed outputs hold this one, with so many rows."""
+    shape = outputs[spec.name].shape if spec.name in outputs else ()
+    if shape[:1] != (rows,):
+        raise RequestFailed(f"the engine's output '{spec.name}' has not {rows} rows")
+    if len(shape) != 1 + len(spec.row) or any(
+        want not in (-1, size) for want, size in zip(spec.row, shape[1:], strict=True)
+    ):
+        raise RequestFailed(
+            f"the engine's output '{spec.name}' has rows of shape {list(shape[1:])}; in"
+            f" config.pbtxt they have {list(spec.row)}"
+        )
 
 
 def read_request(inputs: Mapping[str, Array], config: ModelConfig, answer: Answer) -> Request:
@@ -179,20 +233,41 @@ def read_request(inputs: Mapping[str, Array], config: ModelConfig, answer: Answe
             raise InvalidInput(f"'{spec.name}' has shape {shape}, which lacks the batch dimension")
     signature = tuple((s.name, inputs[s.name].shape[1 + s.ragged :]) for s in present)
     ragged = {spec.name: inputs[spec.name].shape[1] for spec in present if spec.ragged}
-    sequences = inputs[present[0].name].shape[0] if present else 0
-    if sequences < 1:
+    sequences = {spec.name: inputs[spec.name].shape[0] for spec in present}
+    count = min(sequences.values(), default=0)
+    if count < 1:
         raise InvalidInput("the batch is empty")
-    deadline = time.perf_counter() + config.queue_seconds
-    if not ragged:
-        return Request(inputs, [1] * sequences, signature, answer, deadline=deadline)
+    if count != max(sequences.values()):
+        raise InvalidInput(f"inputs need the same number of sequences; got {sequences}")
+    lengths = _lengths(inputs, config, ragged, count) if ragged else [1] * count
+    return Request(
+        inputs,
+        lengths,
+        signature,
+        answer,
+        deadline=time.perf_counter() + config.queue_seconds,
+        output_nbytes=output_nbytes(lengths, config),
+    )
+
+
+def output_nbytes(lengths: Sequence[int], config: ModelConfig) -> int:
+    """Of sequences of these lengths; where the size of a row is free, at least."""
+    return sum(
+        spec.row_nbytes * (sum(lengths) if spec.ragged else len(lengths)) for spec in config.outputs
+    )
+
+
+def _lengths(
+    inputs: Mapping[str, Array], config: ModelConfig, ragged: Mapping[str, int], count: int
+) -> list[int]:
     width = min(ragged.values())
     if width < 1 or width != max(ragged.values()):
         raise InvalidInput(f"ragged inputs need the same number of rows, at least 1; got {ragged}")
     name = config.parameters.lengths
-    given = inputs[name].ravel().tolist() if name in inputs else [width] * sequences
+    given: list[int] = inputs[name].ravel().tolist() if name in inputs else [width] * count
     if min(given) < 1 or max(given) > width:
         raise InvalidInput(f"'{name}' holds {min(given)} to {max(given)}; it must be 1 to {width}")
-    return Request(inputs, given, signature, answer, deadline=deadline)
+    return given
 
 
 def _b(request: Request) -> int:

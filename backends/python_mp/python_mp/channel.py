@@ -8,7 +8,7 @@ for each batch in flight; pages exist only where something was written.
 The front writes a batch's inputs once and every rank maps them. The answering rank (first of the
 last stage) writes the outputs. A message tells what lies where; one per datagram (SEQPACKET):
 
-    kind u8 | tensors u8 | slot u16 | batch u64 | compute ns u64 | waited ns u64      28 bytes
+    kind u8 | 0 | slot u16 | tensors u32 | batch u64 | compute ns u64 | waited ns u64     32 bytes
     per tensor:  dtype u8 | dims u8 | name length u16 | offset in slot u64 | dims x i64 | name
     rest:        text, UTF-8 (what went wrong)
 
@@ -34,13 +34,15 @@ from .errors import InvalidInput
 
 Array = npt.NDArray[Any]
 
-_HEADER = struct.Struct("<BBHQQQ")
+_HEADER = struct.Struct("<BxHIQQQ")
 _TENSOR = struct.Struct("<BBHQ")
 _NAMES = "bool uint8 int8 int16 int32 int64 float16 float32 float64"
 _DTYPES = tuple(np.dtype(name) for name in _NAMES.split())
 _CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
 ALIGN = 64
 _MAX_MESSAGE = 1 << 16
+MAX_TENSORS = 48 << 10
+"""Bytes of a message that describe tensors; sockets hold a few such messages."""
 
 
 class Kind(IntEnum):
@@ -76,7 +78,7 @@ class Message(NamedTuple):
     def encode(self) -> bytes:
         parts = [
             _HEADER.pack(
-                self.kind, len(self.tensors), self.slot, self.batch, self.compute_ns, self.waited_ns
+                self.kind, self.slot, len(self.tensors), self.batch, self.compute_ns, self.waited_ns
             )
         ]
         for name, place in self.tensors.items():
@@ -88,7 +90,7 @@ class Message(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> Message:
-        kind, count, slot, batch, compute_ns, waited_ns = _HEADER.unpack_from(data)
+        kind, slot, count, batch, compute_ns, waited_ns = _HEADER.unpack_from(data)
         at = _HEADER.size
         tensors = {}
         for _ in range(count):
@@ -100,6 +102,11 @@ class Message(NamedTuple):
             at += name_length
         text = data[at:].decode(errors="replace")
         return cls(Kind(kind), slot, batch, compute_ns, waited_ns, tensors, text)
+
+
+def described(name: str, dims: int) -> int:
+    """Bytes that a tensor takes in a message."""
+    return _TENSOR.size + 8 * dims + len(name.encode())
 
 
 class Connection:
@@ -116,9 +123,9 @@ class Connection:
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message | bytes) -> None:
         """Raises OSError when the other side is gone."""
-        self.socket.send(message.encode())
+        self.socket.send(message if isinstance(message, bytes) else message.encode())
 
     def receive(self, *, wait: bool = True) -> Message | None:
         """The next message; None at end of file.

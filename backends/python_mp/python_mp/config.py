@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .errors import ConfigError
 from .parameters import Parameters as Parameters
 from .parameters import read
@@ -45,6 +47,16 @@ class TensorSpec:
     dims: tuple[int, ...]
     ragged: bool
     optional: bool = False
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """Dims of one packed row."""
+        return self.dims[self.ragged :]
+
+    @cached_property
+    def row_nbytes(self) -> int:
+        """Bytes of one packed row; at least, where its size is free."""
+        return np.dtype(self.dtype).itemsize * math.prod(abs(dim) for dim in self.row)
 
 
 @dataclass(frozen=True)

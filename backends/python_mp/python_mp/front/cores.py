@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import cgroup
+
 CpuSet = tuple[int, ...]
 
 
@@ -28,22 +30,14 @@ def share(inherited: Sequence[CpuSet]) -> list[CpuSet]:
 
 
 def threads(cpus: CpuSet, ranks: int, quota: float | None) -> int:
-    """How many threads one of `ranks` computes with: one a core, but all together no more than
-    the container may use."""
+    """How many threads one of `ranks`, those of all replicas, computes with: one a core, but all
+    together no more than the container may use."""
     return len(cpus) if quota is None else max(1, min(len(cpus), int(quota / ranks)))
 
 
-def quota(cgroups: Path = Path("/sys/fs/cgroup")) -> float | None:
+def quota(cgroups: Path = cgroup.CGROUPS, membership: Path = cgroup.MEMBERSHIP) -> float | None:
     """The processors that this container may use on average; None without a limit.
 
     A container's limit changes neither its affinity nor what the kernel says of its cores.
     """
-    try:
-        limit, period = (cgroups / "cpu.max").read_text().split()  # version 2
-    except (OSError, ValueError):
-        try:
-            limit = (cgroups / "cpu" / "cpu.cfs_quota_us").read_text()
-            period = (cgroups / "cpu" / "cpu.cfs_period_us").read_text()
-        except OSError:
-            return None
-    return int(limit) / int(period) if limit.strip() not in ("max", "-1") else None
+    return cgroup.cpus(cgroups, membership)

@@ -22,11 +22,12 @@ from threading import Event
 from typing import NamedTuple
 
 from ..batch import Batch, Outputs, Request
-from ..channel import ALIGN, Arena, Connection, Kind, Message
+from ..channel import Arena, Connection, Kind, Message
 from ..config import ModelConfig
-from ..layout import RankPlacement, ReplicaLayout
+from ..layout import RankPlacement, ReplicaLayout, replicas
 from ..rank_spec import RankSpec
 from . import scratch
+from .bounds import half, slots
 from .cores import CpuSet, quota, threads
 from .inbox import GroupEnded, Inbox
 from .nursery import Nursery
@@ -85,13 +86,13 @@ class Group:
         self._config = config
         self._first_stage = set(range(sizes.tensor_parallel_size))
         self._answering = config.world_size - sizes.tensor_parallel_size
-        self._slots = sizes.pipeline_parallel_size + 1
+        self._slots = slots(config)
         self._flights: list[Flight] = []
         self.ranks: list[RankProcess] = []
         self.phases: dict[str, float] = {}
         """Seconds of the start."""
         with ExitStack() as held:
-            self._arena = Arena.create(self._slots, sizes.max_batch_bytes + _margin(config))
+            self._arena = Arena.create(self._slots, half(config))
             held.callback(self._arena.close)
             self._region = _memory_file("collectives", held)
             self._stacks = _memory_file("stacks", held)
@@ -209,9 +210,10 @@ class Group:
         """Writes the batch into a free slot and tells every rank. Call only if `has_room`."""
         slot = (set(range(self._slots)) - {flight.slot for flight in self._flights}).pop()
         tensors = self._arena.write_inputs(slot, batch.pack(self._config))
+        message = Message(Kind.FORWARD, slot, batch.id, tensors=tensors).encode()
+        # Booked only now: an exception above leaves nothing half done.
         flight = Flight(batch, slot, time.perf_counter(), {rank.rank for rank in self.ranks})
         self._flights.append(flight)
-        message = Message(Kind.FORWARD, slot, batch.id, tensors=tensors)
         for rank in self.ranks:
             try:
                 rank.connection.send(message)
@@ -263,7 +265,7 @@ class Group:
             device=placement.instance.device,
             cpus=cpus,
             threads=self._config.parameters.threads_per_rank
-            or threads(cpus, len(layout.ranks), quota()),
+            or threads(cpus, len(replicas(self._config)) * len(layout.ranks), quota()),
             slots=self._slots,
             half=self._arena.half,
             scratch=str(folder),
@@ -287,10 +289,3 @@ def _memory_file(name: str, held: ExitStack) -> int:
     descriptor = os.memfd_create(f"python_mp-{name}", os.MFD_CLOEXEC)
     held.callback(os.close, descriptor)
     return descriptor
-
-
-def _margin(config: ModelConfig) -> int:
-    """Bytes on top of a batch's inputs: cu_seqlens (a sequence has at least one token), and each
-    tensor's alignment."""
-    sequences = max(config.parameters.max_batch_tokens, config.max_batch_size)
-    return 4 * (sequences + 1) + ALIGN * (len(config.inputs) + 1)

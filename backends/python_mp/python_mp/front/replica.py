@@ -10,6 +10,7 @@ generation: inference is a pure function of its inputs, and no byte of an answer
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,16 +27,20 @@ from ..errors import (
     Unavailable,
 )
 from ..layout import ReplicaLayout
+from . import bounds
 from .blame import CRASH, Condemned, guilty
 from .cores import CpuSet
 from .group import Flight, Group
 from .inbox import GroupEnded, Messages
 from .keeper import Keeper
 from .metrics import Metrics
+from .parts import cut
 from .peers import Peers
 from .scheduler import Scheduler
 from .status import Status
 from .sweeper import GONE, Sweeper
+
+log = logging.getLogger(__name__)
 
 _QUICK_SECONDS = 5e-3
 
@@ -58,6 +63,7 @@ class Replica:
         metrics: Metrics,
         server: int = 0,
     ) -> None:
+        bounds.admit(config)
         self._config = config
         self._metrics = metrics
         self._scheduler = Scheduler(config.parameters)
@@ -94,6 +100,7 @@ class Replica:
     def submit(self, requests: Sequence[Request]) -> None:
         """Queues the requests, or has a peer compute them while there is no group. Each is answered
         later, from another thread."""
+        requests = self._cut(requests)
         if self._group is None:
             requests = self._hand_over(requests)
         with self._lock:
@@ -136,14 +143,20 @@ class Replica:
         with self._lock:
             flights = [flight for m in messages if (flight := group.note(*m))]
             self._dispatch()
-        for flight in flights:
-            self._answer(flight)
-        with self._lock:
+        try:
             for flight in flights:
-                group.release(flight)
-            for flight in group.sweep():
-                self._metrics.landed(flight)
-            self._dispatch()
+                try:
+                    self._answer(flight)
+                except Exception:
+                    log.exception("batch %d could not be answered", flight.batch.id)
+                    self._fail(flight.batch.requests, RequestFailed("the answer could not be read"))
+        finally:
+            with self._lock:
+                for flight in flights:
+                    group.release(flight)
+                for flight in group.sweep():
+                    self._metrics.landed(flight)
+                self._dispatch()
 
     def close(self, group: Group, ended: GroupEnded | None) -> None:
         with self._lock:
@@ -172,6 +185,16 @@ class Replica:
 
     # -- requests --------------------------------------------------------------------------------
 
+    def _cut(self, requests: Sequence[Request]) -> list[Request]:
+        """What is larger than a batch in parts; refuses what cannot be cut."""
+        parts: list[Request] = []
+        for request in requests:
+            try:
+                parts += cut(request, self._config)
+            except InvalidInput as error:
+                self._refuse([request], error, "invalid")
+        return parts
+
     def _admit(self, request: Request) -> tuple[PythonMpError, str] | None:
         """Queues it, or says why not; with the lock held."""
         if request in self._condemned:
@@ -189,11 +212,17 @@ class Replica:
     def _dispatch(self) -> None:
         """Gives the group batches while it has room, with the lock held. A suspect flies alone."""
         group = self._group
-        while group and len(self._scheduler) and group.has_room:
+        while group and group.has_room and self._scheduler.head:
             if not group.idle and (self._scheduler.next_is_suspect or group.holds_suspect):
                 break
             self._batches += 1
-            flight = group.forward(Batch(self._batches, tuple(self._scheduler.next_batch())))
+            batch = Batch(self._batches, tuple(self._scheduler.next_batch()))
+            try:
+                flight = group.forward(batch)
+            except Exception:  # Those behind it may have better luck.
+                log.exception("batch %d could not be given to the ranks", batch.id)
+                self._fail(batch.requests, RequestFailed("the request could not be computed"))
+                continue
             self._metrics.dispatched(flight, len(self._scheduler))
 
     def _answer(self, flight: Flight) -> None:
@@ -253,10 +282,15 @@ class Replica:
             self._refuse([request], error, reason)
 
     def _refuse(self, requests: Sequence[Request], error: PythonMpError, reason: str) -> None:
-        self._metrics.count("refused_total", len(requests), reason=reason)
-        self._fail(requests, error)
+        # Parts of one request fail together, and count once.
+        refused = sum(self._fail([request], error) for request in requests)
+        self._metrics.count("refused_total", refused, reason=reason)
 
     @staticmethod
-    def _fail(requests: Iterable[Request], error: PythonMpError) -> None:
+    def _fail(requests: Iterable[Request], error: PythonMpError) -> int:
+        """How many of them had no answer yet."""
+        waited = 0
         for request in requests:
+            waited += not request.answered
             request.deliver(request.answer.fail, error)
+        return waited

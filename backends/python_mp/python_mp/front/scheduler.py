@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 
-from ..batch import Request
+from ..batch import Request, Size
 from ..config import Parameters
 from ..errors import InvalidInput, Unavailable
 
@@ -26,7 +27,15 @@ class Scheduler:
     @property
     def next_is_suspect(self) -> bool:
         """The next request was in hand when a group died."""
-        return bool(self._waiting) and self._waiting[0].suspicion > 0
+        head = self.head
+        return head is not None and head.suspicion > 0
+
+    @property
+    def head(self) -> Request | None:
+        """What comes next. The rest of a request of which one part has failed is dropped here."""
+        while self._waiting and self._waiting[0].answered:
+            self._take()
+        return self._waiting[0] if self._waiting else None
 
     def add(self, request: Request) -> None:
         """Queues the request at the end.
@@ -36,12 +45,9 @@ class Scheduler:
             Unavailable: the queue is full; better refused now than late.
         """
         bounds = self._bounds
-        if request.nbytes > bounds.max_batch_bytes:
-            raise InvalidInput(
-                f"the request has {request.nbytes} bytes; max_batch_bytes is "
-                f"{bounds.max_batch_bytes}"
-            )
-        if len(self._waiting) >= bounds.max_queue_requests:
+        if not request.size.fits(bounds):
+            raise InvalidInput(f"the request {request.size.excess(bounds)}")
+        if len(self._waiting) >= bounds.max_queue_requests and not request.continues:
             raise Unavailable(
                 f"the queue is full ({bounds.max_queue_requests} requests); try again"
             )
@@ -76,17 +82,16 @@ class Scheduler:
         return True
 
     def next_batch(self) -> list[Request]:
-        """The head of the queue and all behind it that may share its batch, within the bounds."""
-        batch = [self._take()]
-        tokens, size = batch[0].tokens, batch[0].nbytes
-        while self._waiting and not batch[0].alone:
-            head = self._waiting[0]
-            tokens, size = tokens + head.tokens, size + head.nbytes
-            if (
-                tokens > self._bounds.max_batch_tokens
-                or size > self._bounds.max_batch_bytes
-                or head.alone
-                or head.signature != batch[0].signature
+        """The head of the queue and all behind it that may share its batch, within the bounds;
+        nothing if nobody waits."""
+        batch: list[Request] = []
+        size, company = Size(0, 0, 0), math.inf
+        while head := self.head:
+            size, company = size.plus(head.size), min(company, 1 if head.alone else head.company)
+            if batch and not (
+                len(batch) < company
+                and head.signature == batch[0].signature
+                and size.fits(self._bounds)
             ):
                 break
             batch.append(self._take())

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..batch import CU_SEQLENS, Array
+from ..batch import CU_SEQLENS, Array, check_output
 from ..config import ModelConfig, TensorSpec
-from ..errors import InvalidInput, LoadError, PythonMpError
+from ..errors import InvalidInput, LoadError, PythonMpError, RequestFailed
 from ..manifest import Manifest, check_hardware
 from ..rank_spec import RankSpec
 from .collectives import Communicator, connect
@@ -117,9 +117,14 @@ def _warm_up(stage: Stage, config: ModelConfig) -> None:
     if config.has_ragged_input:
         zeros[CU_SEQLENS] = np.array([0, 1], np.int32)
     try:
-        stage.forward(zeros)
+        outputs = stage.forward(zeros)
+        for spec in config.outputs:
+            if outputs:
+                check_output(outputs, spec, 1)
     except InvalidInput:
         pass
+    except RequestFailed as error:
+        raise LoadError(f"of a batch of zeros: {error}") from None
     except PythonMpError:
         raise
     except Exception as error:

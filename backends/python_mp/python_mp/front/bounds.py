@@ -1,0 +1,74 @@
+"""Whether what a config allows can be carried: asked once, before ranks are started."""
+
+from __future__ import annotations
+
+import os
+
+from ..channel import ALIGN, MAX_TENSORS, described
+from ..config import ModelConfig, TensorSpec
+from ..errors import ConfigError
+from . import cgroup
+
+
+def slots(config: ModelConfig) -> int:
+    """Batches in flight: one a stage, and the next one."""
+    return config.parameters.pipeline_parallel_size + 1
+
+
+def half(config: ModelConfig) -> int:
+    """Bytes for a batch's inputs, and for its outputs: with cu_seqlens (a sequence has at least one
+    token) and each tensor's alignment."""
+    sizes = config.parameters
+    tensors = max(len(config.inputs) + 1, len(config.outputs))
+    return sizes.max_batch_bytes + 4 * (sizes.max_batch_tokens + 1) + ALIGN * tensors
+
+
+def admit(config: ModelConfig, memory: int | None = None) -> None:
+    """
+    Args:
+        memory: bytes that there are; asked of the machine if not given.
+
+    Raises:
+        ConfigError: a single row would not fit, or there is too little memory for the batches.
+    """
+    _check_rows("inputs", config.inputs, config)
+    _check_rows("outputs", config.outputs, config)
+    _check_descriptions(config)
+    _check_memory(config, memory or _memory())
+
+
+def _check_rows(kind: str, specs: tuple[TensorSpec, ...], config: ModelConfig) -> None:
+    row = sum(spec.row_nbytes for spec in specs if not spec.optional)
+    most = config.parameters.max_batch_bytes
+    if row > most:
+        raise ConfigError(
+            f"one row of the {kind} has {row} bytes, more than max_batch_bytes, {most}: no request"
+            " would fit"
+        )
+
+
+def _check_descriptions(config: ModelConfig) -> None:
+    """A batch is described to each rank in one message, and a slow stage may have some waiting."""
+    for kind, specs in (("inputs", config.inputs), ("outputs", config.outputs)):
+        nbytes = sum(described(spec.name, 1 + len(spec.row)) for spec in specs)
+        most = MAX_TENSORS // config.parameters.pipeline_parallel_size
+        if nbytes > most:
+            raise ConfigError(
+                f"the {len(specs)} {kind} take {nbytes} bytes to describe with each batch; at most"
+                f" {most} can be sent: put several into one tensor, or shorten their names"
+            )
+
+
+def _check_memory(config: ModelConfig, memory: int) -> None:
+    needed = 2 * slots(config) * half(config)
+    if needed > memory:
+        raise ConfigError(
+            f"{slots(config)} batches in flight of up to max_batch_bytes"
+            f" {config.parameters.max_batch_bytes}, with as much for their outputs, would take"
+            f" {needed} bytes; this machine, or its container, has {memory}: lower max_batch_bytes"
+        )
+
+
+def _memory() -> int:
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine, cgroup.memory() or machine)

@@ -1,0 +1,153 @@
+"""Bounds that bound, on a replica of echo ranks: no request and no model gets past them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from python_mp.errors import ConfigError, InvalidInput, RequestFailed, Unavailable
+from python_mp.front.group import Group
+from python_mp.rank.engines.echo import EXIT, REFUSE, SLEEP
+from tests.harness import (
+    FP32,
+    INT32,
+    LIMIT,
+    Array,
+    ask,
+    counted,
+    echo_config,
+    model_config,
+    pids,
+    served,
+    tensor,
+    until,
+    values,
+)
+
+TOKENS = 8
+
+
+def rows(count: int, length: int = 3) -> dict[str, Array]:
+    """That many sequences, all different."""
+    ids = np.arange(count * length, dtype=np.int32).reshape(count, length)
+    return {"X": ids, "FAULT": np.zeros((count, 3), np.int32)}
+
+
+@pytest.mark.parametrize("attend", [0.0, 0.5])
+def test_no_batch_is_larger_than_its_bound(tmp_path: Path, attend: float) -> None:
+    config = echo_config(tmp_path, tensor_parallel_size=2, max_batch_tokens=TOKENS)
+    sizes = random.Random(1).choices(range(1, 30), k=40)
+    with served(config, tmp_path) as replica:
+        replica.attend = attend
+        futures = replica.ask_all([rows(count) for count in sizes])
+        for count, future in zip(sizes, futures, strict=True):
+            assert np.array_equal(future.result(LIMIT)["Y"], rows(count)["X"])
+        tokens, batches = counted(replica, "tokens_total", "batches_total")
+        assert tokens == 3 * sum(sizes)
+        assert batches >= tokens / TOKENS
+        with pytest.raises(InvalidInput, match="sequence 0 .* 9 rows; max_batch_tokens is 8"):
+            replica.ask(**rows(2, 9)).result(LIMIT)
+        assert counted(replica, "refused_total{reason=invalid}", "restarts_total") == [1, 0]
+
+
+def test_a_killed_rank_costs_a_cut_request_nothing(tmp_path: Path) -> None:
+    config = echo_config(tmp_path, tensor_parallel_size=2, max_batch_tokens=TOKENS)
+    with served(config, tmp_path) as replica:
+        slow = rows(9)
+        slow["FAULT"][4] = SLEEP, 1, 300
+        futures = replica.ask_all([rows(7), slow, rows(5)])
+        os.kill(pids(replica)[1], signal.SIGKILL)
+        for count, future in zip((7, 9, 5), futures, strict=True):
+            assert np.array_equal(future.result(LIMIT)["Y"], rows(count)["X"])
+        assert counted(replica, "restarts_total") == [1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "reason"),
+    [(REFUSE, InvalidInput, "invalid"), (EXIT, RequestFailed, "condemned")],
+)
+def test_a_part_that_fails_takes_its_request_with_it_and_nobody_else(
+    tmp_path: Path, fault: int, error: type[Exception], reason: str
+) -> None:
+    config = echo_config(tmp_path, max_batch_tokens=TOKENS)
+    with served(config, tmp_path) as replica:
+        guilty = rows(9)
+        guilty["FAULT"][4] = fault, 0, 3
+        first, second, third = replica.ask_all([rows(7), guilty, rows(6)])
+        with pytest.raises(error):
+            second.result(LIMIT)
+        assert np.array_equal(first.result(LIMIT)["Y"], rows(7)["X"])
+        assert np.array_equal(third.result(LIMIT)["Y"], rows(6)["X"])
+        assert counted(replica, f"refused_total{{reason={reason}}}") == [1]
+        if reason == "condemned":  # The same part is known again, in whatever comes with it.
+            deaths = counted(replica, "restarts_total")
+            with pytest.raises(error, match="has ended two groups"):
+                replica.ask(**guilty).result(LIMIT)
+            assert counted(replica, "restarts_total") == deaths
+        until(lambda: counted(replica, "queue_requests", "queue_bytes") == [0, 0])
+
+
+def test_the_queue_counts_requests_not_parts(tmp_path: Path) -> None:
+    config = echo_config(tmp_path, max_batch_tokens=TOKENS, max_queue_requests=2)
+    with served(config, tmp_path) as replica:
+        busy = ask(replica, 0, fault=(SLEEP, 0, 300))
+        until(lambda: counted(replica, "requests_total") == [1])
+        large, late = replica.ask(**rows(30)), replica.ask(**rows(2))
+        with pytest.raises(Unavailable, match="queue is full"):
+            late.result(LIMIT)
+        assert np.array_equal(large.result(LIMIT)["Y"], rows(30)["X"])
+        assert values([busy]) == [[0]]
+
+
+def test_three_hundred_inputs_are_carried(tmp_path: Path) -> None:
+    inputs = [tensor(f"F{n}", FP32, 1) for n in range(300)]
+    outputs = [tensor(f"G{n}", FP32, 1) for n in range(300)]
+    config = model_config(tmp_path, inputs, outputs, engine="echo", tensor_parallel_size=2)
+    with served(config, tmp_path) as replica:
+        asked = {f"F{n}": np.full((2, 1), n, np.float32) for n in range(300)}
+        answer = replica.ask(**asked).result(LIMIT)
+        assert all(np.array_equal(answer[f"G{n}"], asked[f"F{n}"]) for n in range(300))
+
+
+def test_a_config_that_cannot_be_carried_fails_the_load_at_once(tmp_path: Path) -> None:
+    config = echo_config(tmp_path, max_batch_bytes=1 << 36, pipeline_parallel_size=8)
+    with pytest.raises(ConfigError, match="lower max_batch_bytes"), served(config, tmp_path):
+        pass
+
+
+def test_an_exception_on_the_way_to_the_ranks_leaves_nothing_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Group.forward
+
+    def fails(group: Group, batch: Any) -> Any:
+        if batch.id % 2:
+            raise MemoryError("for the third time today")
+        return forward(group, batch)
+
+    with served(echo_config(tmp_path), tmp_path) as replica:
+        monkeypatch.setattr(Group, "forward", fails)
+        failed, answered = 0, 0
+        for number in range(8):
+            if ask(replica, number).exception(LIMIT):
+                failed += 1
+            else:
+                answered += 1
+        assert (failed, answered) == (4, 4)
+        assert counted(replica, "restarts_total", "queue_requests") == [0, 0]
+
+
+def test_an_output_without_rows_frees_its_slot(tmp_path: Path) -> None:
+    """Echo gives back X, which has another shape than Y is said to have."""
+    config = model_config(tmp_path, [tensor("X", INT32, 3)], [tensor("Y", INT32, 4)], engine="echo")
+    with served(config, tmp_path) as replica:
+        for _ in range(4):
+            with pytest.raises(RequestFailed, match=r"rows of shape \[3\]; in .*\[4\]"):
+                replica.ask(X=np.ones((1, 3), np.int32)).result(LIMIT)
+        assert counted(replica, "restarts_total") == [0]
