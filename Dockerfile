@@ -82,7 +82,7 @@ ENV HOST=0.0.0.0 HOME=/tmp
 EXPOSE 8000 8001 8002 8003
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=2s --timeout=2s --start-period=120s --retries=5 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8003/ready', timeout=1)"]
+    CMD ["python", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8003, timeout=1); c.request('GET', '/ready'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["tini", "--", "python", "-m", "server"]
 
 
@@ -121,5 +121,5 @@ USER 10001:10001
 ENV HOST=0.0.0.0 HOME=/tmp
 EXPOSE 8000 8001 8002 8003
 HEALTHCHECK --interval=2s --timeout=2s --start-period=600s --retries=5 \
-    CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8003/ready', timeout=1)"]
+    CMD ["python3", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8003, timeout=1); c.request('GET', '/ready'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["tini", "--", "python3", "-m", "server"]

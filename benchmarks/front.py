@@ -26,6 +26,8 @@ from server.endpoints import Endpoints
 from server.installation import PROJECT
 from server.launch import TritonServer
 
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
 
 def run() -> Iterator[dict[str, Any]]:
     """One record a comparison."""
@@ -77,7 +79,7 @@ def _nginx(server: TritonServer, folder: Path) -> Iterator[str]:
 def _wait(url: str, nginx: subprocess.Popen[bytes]) -> None:
     while nginx.poll() is None:
         try:
-            urllib.request.urlopen(url, timeout=1).close()
+            _OPENER.open(url, timeout=1).close()
             return
         except OSError:
             time.sleep(0.05)

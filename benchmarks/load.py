@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc.aio as grpc
 
+from clients.proxy import direct
 from server.token import METADATA
 
 
@@ -101,7 +102,7 @@ async def _asyncio_loop(target: Target, concurrency: int, seconds: float) -> Loa
             if start >= begin:
                 latencies.append(time.perf_counter() - start)
 
-    async with grpc.InferenceServerClient(target.url) as client:
+    async with grpc.InferenceServerClient(target.url, **direct(target.url)) as client:
         await asyncio.gather(*(one_client(client) for _ in range(concurrency)))
     p50 = float(np.median(latencies)) * 1e3
     return Load("asyncio", len(latencies) / (time.perf_counter() - begin), p50)

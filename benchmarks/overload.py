@@ -32,6 +32,7 @@ from benchmarks.texts import short_texts
 from build_scripts.job import REPOSITORY
 from clients.chaos.leaks import megabytes
 from clients.chaos.processes import descendants
+from clients.proxy import direct
 from server.endpoints import Endpoints
 from server.launch import TritonServer
 
@@ -118,7 +119,10 @@ async def _open_loop(target: Target, rate: float, seconds: float) -> dict[str, A
         if warm <= time.perf_counter() <= end:
             latencies.append(time.perf_counter() - sent)
 
-    async with grpc.InferenceServerClient(target.url) as client, asyncio.TaskGroup() as group:
+    async with (
+        grpc.InferenceServerClient(target.url, **direct(target.url)) as client,
+        asyncio.TaskGroup() as group,
+    ):
         number = 0
         while (now := time.perf_counter()) < end:
             while number < (now - begin) * rate:

@@ -12,6 +12,8 @@ import tritonclient.http
 from geventhttpclient.response import HTTPParseError
 from tritonclient.utils import InferenceServerException
 
+from clients import proxy
+
 Protocol = Literal["grpc", "http"]
 MODULES: dict[Protocol, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 LOST = (OSError, HTTPParseError)
@@ -37,12 +39,13 @@ def connect(protocol: Protocol, url: str, ca: Path | None = None) -> Any:
         ca: file, PEM, of what signed the server's certificate; None for the system's own.
     """
     scheme, _, address = url.rpartition("://")
+    direct = proxy.direct(address) if protocol == "grpc" else {}
     if scheme not in ("https", "grpcs"):
-        return MODULES[protocol].InferenceServerClient(address)
+        return MODULES[protocol].InferenceServerClient(address, **direct)
     authority = None if ca is None else str(ca)
     if protocol == "grpc":
         return tritonclient.grpc.InferenceServerClient(
-            address, ssl=True, root_certificates=authority
+            address, ssl=True, root_certificates=authority, **direct
         )
     options = {} if ca is None else {"ca_certs": authority}
     return tritonclient.http.InferenceServerClient(address, ssl=True, ssl_options=options)
@@ -66,11 +69,23 @@ patient = tenacity.retry(
 
 def sentence(error: Exception, url: str) -> str:
     """What to tell a user of an error of `infer`."""
+    address = url.rpartition("://")[2]
     if isinstance(error, InferenceServerException) and error.status() not in AGAIN:
         return str(error.message()).removeprefix("[request id: <id_unknown>] ")
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return f"the certificate of the server at {url} is not trusted; name its signer with --ca"
+    if is_grpc(error) and not proxy.is_near(address) and (way := proxy.before(address)):
+        return (
+            f"the server at {url} cannot be reached through the proxy {way.address}, which"
+            f" {way.variable} names; if it needs none, add its host to no_proxy"
+        )
     return f"the server at {url} cannot be reached; is it running (make serve)?"
+
+
+def is_grpc(error: Exception) -> bool:
+    """Whether tritonclient had it from gRPC."""
+    status = error.status() if isinstance(error, InferenceServerException) else None
+    return str(status).startswith("StatusCode")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,13 +1,15 @@
 """Embed texts with asyncio: `python -m clients.embed_async "a text" "another"`."""
 
 import asyncio
-import os
 import sys
 
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
+
+from clients.connection import default_url
+from clients.proxy import direct
 
 
 async def embed(client: InferenceServerClient, text: str) -> NDArray[np.float32]:
@@ -20,12 +22,11 @@ async def embed(client: InferenceServerClient, text: str) -> NDArray[np.float32]
 
 
 async def main(texts: list[str], url: str) -> None:
-    async with InferenceServerClient(url) as client:
+    async with InferenceServerClient(url, **direct(url)) as client:
         vectors = await asyncio.gather(*(embed(client, text) for text in texts))
     for text, vector in zip(texts, vectors, strict=True):
         print(f"{np.dot(vector, vectors[0]):6.3f}  {text}")
 
 
 if __name__ == "__main__":
-    host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("GRPC_PORT", "8001")
-    asyncio.run(main(sys.argv[1:] or ["A cat sits.", "A kitten rests."], f"{host}:{port}"))
+    asyncio.run(main(sys.argv[1:] or ["A cat sits.", "A kitten rests."], default_url("grpc")))

@@ -1,11 +1,12 @@
 """Score feature vectors with the model `ranker`: `python -m clients.ranker [N]`."""
 
-import os
 import sys
 
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
+
+from clients.connection import connect, default_url
 
 
 def score(client: InferenceServerClient, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -17,9 +18,8 @@ def score(client: InferenceServerClient, features: NDArray[np.float32]) -> NDArr
 
 
 if __name__ == "__main__":
-    host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("GRPC_PORT", "8001")
     candidates = int(sys.argv[1]) if len(sys.argv) > 1 else 4
     features = np.random.default_rng(0).standard_normal((candidates, 256), dtype=np.float32)
-    with InferenceServerClient(f"{host}:{port}") as client:
+    with connect("grpc", default_url("grpc")) as client:
         for index, value in enumerate(score(client, features)[:, 0]):
             print(f"candidate {index}: {value:+.4f}")

@@ -6,6 +6,7 @@ from typing import Any
 from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
+from clients import proxy
 from clients.chaos.journal import Outcome
 from clients.chaos.questions import Array, Exam, Question
 from clients.connection import MODULES, Protocol
@@ -21,9 +22,8 @@ class Connection:
         self._module: Any = MODULES[protocol]
         self.protocol = protocol
         timeouts = {"connection_timeout": deadline, "network_timeout": deadline}
-        self._client = self._module.InferenceServerClient(
-            url, **(timeouts if protocol == "http" else {})
-        )
+        options = timeouts if protocol == "http" else proxy.direct(url)
+        self._client = self._module.InferenceServerClient(url, **options)
         self._deadline = {"client_timeout": deadline} if protocol == "grpc" else {}
 
     def ask(self, question: Question, number: int = 0) -> dict[str, Array]:

@@ -1,0 +1,147 @@
+"""Proxies in the environment: who is asked through one, and what is said where it is in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from clients import proxy
+from clients.connection import LOST, Protocol, connect, sentence
+from server.installation import PROJECT
+
+NEAR = ("127.0.0.1", "localhost", "[::1]", "127.1.2.3", "a-service-of-compose")
+FAR = ("far.invalid", "192.0.2.1")
+EXCEPTIONS = (
+    *("far.invalid", ".invalid", "ar.INVALID", "x, far.invalid,", "*", "far.invalid.more", ","),
+    *("192.0.2.1", "192.0.2.0/24", "192.0.3.0/24"),
+)
+PORT = 1  # nobody listens there
+
+
+class Asked:
+    """A proxy that closes every connection, and counts them."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.times += 1
+            connection.close()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+    for name in (*proxy.VARIABLES, *proxy.EXCEPTIONS):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    made = Asked()
+    yield made
+    made.listener.shutdown(socket.SHUT_RDWR)
+    made.listener.close()
+
+
+def failure(protocol: Protocol, host: str) -> str:
+    """The sentence of a call to a server that is not there."""
+    url = f"{host}:{PORT}"
+    with (
+        connect(protocol, url) as client,
+        pytest.raises((InferenceServerException, *LOST)) as raised,
+    ):
+        client.get_server_metadata()
+    assert isinstance(raised.value, Exception)
+    return sentence(raised.value, url)
+
+
+@pytest.mark.parametrize("host", NEAR)
+@pytest.mark.parametrize("variable", proxy.VARIABLES)
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_what_is_near_is_asked_straight(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, protocol: Protocol, variable: str, host: str
+) -> None:
+    monkeypatch.setenv(variable, f"http://user:secret@{asked.address}")
+    assert "cannot be reached; is it running" in failure(protocol, host)
+    assert asked.times == 0
+
+
+@pytest.mark.parametrize("host", FAR)
+@pytest.mark.parametrize("variable", proxy.VARIABLES)
+def test_a_proxy_in_the_way_is_named(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, variable: str, host: str
+) -> None:
+    monkeypatch.setenv(variable, f"http://user:secret@{asked.address}")
+    said = failure("grpc", host)
+    assert f"through the proxy {asked.address}, which {variable} names" in said
+    assert "secret" not in said
+    assert asked.times > 0
+
+
+@pytest.mark.parametrize("host", FAR)
+@pytest.mark.parametrize("exception", EXCEPTIONS)
+def test_a_host_that_needs_no_proxy(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, exception: str, host: str
+) -> None:
+    """What is said is what gRPC does."""
+    monkeypatch.setenv("http_proxy", f"http://{asked.address}")
+    monkeypatch.setenv("no_proxy", exception)
+    said = failure("grpc", host)
+    assert ("through the proxy" in said) == (asked.times > 0)
+
+
+@pytest.mark.usefixtures("asked")
+def test_sizes_are_not_limited_where_a_proxy_is_kept_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert proxy.direct("127.0.0.1:8001") == {}
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    arguments = dict(proxy.direct("127.0.0.1:8001")["channel_args"])
+    assert arguments["grpc.max_receive_message_length"] == -1
+    assert proxy.direct("far.invalid:8001") == {}
+
+
+HEALTH = [
+    json.loads(command)
+    for command in re.findall(
+        r"^HEALTHCHECK [^\[]*(\[.*\])$", (PROJECT / "Dockerfile").read_text(), re.M
+    )
+]
+
+
+@pytest.mark.parametrize("command", HEALTH, ids=lambda command: command[0])
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_health_checks_ask_no_proxy(command: list[str], status: int, code: int) -> None:
+    """Docker hands the proxies of its own configuration to every container."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        program = command[2].replace("8003", str(server.server_port))
+        environment = os.environ | {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
+        done = subprocess.run([sys.executable, "-c", program], env=environment)
+    assert done.returncode == code
+
+
+def test_there_is_a_health_check_for_each_server() -> None:
+    assert [command[:2] for command in HEALTH] == [["python", "-c"], ["python3", "-c"]]
