@@ -145,9 +145,11 @@ def test_an_exception_on_the_way_to_the_ranks_leaves_nothing_half_done(
 
 def test_an_output_without_rows_frees_its_slot(tmp_path: Path) -> None:
     """Echo gives back X, which has another shape than Y is said to have."""
-    config = model_config(tmp_path, [tensor("X", INT32, 3)], [tensor("Y", INT32, 4)], engine="echo")
+    config = model_config(
+        tmp_path, [tensor("X", INT32, 3)], [tensor("Y", INT32, 3, 1)], engine="echo"
+    )
     with served(config, tmp_path) as replica:
         for _ in range(4):
-            with pytest.raises(RequestFailed, match=r"rows of shape \[3\]; in .*\[4\]"):
+            with pytest.raises(RequestFailed, match=r"rows of shape \[3\]; in .*\[3, 1\]"):
                 replica.ask(X=np.ones((1, 3), np.int32)).result(LIMIT)
         assert counted(replica, "restarts_total") == [0]

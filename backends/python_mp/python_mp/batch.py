@@ -210,9 +210,7 @@ def check_output(outputs: Mapping[str, Array], spec: TensorSpec, rows: int) -> N
     shape = outputs[spec.name].shape if spec.name in outputs else ()
     if shape[:1] != (rows,):
         raise RequestFailed(f"the engine's output '{spec.name}' has not {rows} rows")
-    if len(shape) != 1 + len(spec.row) or any(
-        want not in (-1, size) for want, size in zip(spec.row, shape[1:], strict=True)
-    ):
+    if len(shape) != 1 + len(spec.row):
         raise RequestFailed(
             f"the engine's output '{spec.name}' has rows of shape {list(shape[1:])}; in"
             f" config.pbtxt they have {list(spec.row)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 
@@ -17,6 +18,8 @@ from ..rank_spec import RankSpec
 from .collectives import Communicator, connect
 from .packed import Packed
 from .shard import Shard
+
+log = logging.getLogger(__name__)
 
 Compute = Callable[[Packed, Tensor | None], Tensor | Mapping[str, Tensor]]
 """(batch, what the stage before returned) -> what the next one gets, or the outputs by name."""
@@ -118,9 +121,9 @@ def _warm_up(stage: Stage, config: ModelConfig) -> None:
         zeros[CU_SEQLENS] = np.array([0, 1], np.int32)
     try:
         outputs = stage.forward(zeros)
-        for spec in config.outputs:
-            if outputs:
-                check_output(outputs, spec, 1)
+        for spec in config.outputs if outputs else ():
+            check_output(outputs, spec, 1)
+            _compare(spec, outputs[spec.name].shape[1:])
     except InvalidInput:
         pass
     except RequestFailed as error:
@@ -131,6 +134,14 @@ def _warm_up(stage: Stage, config: ModelConfig) -> None:
         raise LoadError(
             f"the module raised {type(error).__name__} for a batch of zeros: {error}"
         ) from error
+
+
+def _compare(spec: TensorSpec, row: tuple[int, ...]) -> None:
+    if any(want not in (-1, size) for want, size in zip(spec.row, row, strict=True)):
+        log.warning(
+            "output '%s' has rows of shape %s; config.pbtxt says %s, which Triton tells clients",
+            *(spec.name, list(row), list(spec.row)),
+        )
 
 
 def _output(result: Tensor | Mapping[str, Tensor], spec: TensorSpec) -> Array:
