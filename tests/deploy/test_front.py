@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from tests.deploy.front import TOKEN, Front
+from tests.deploy.front import SECONDS, TOKEN, Front
 from tests.deploy.front_triton import MODELS, Fronted, fronted
 from tests.harness import until
 from tests.triton.calls import Array, in_parallel
@@ -43,6 +44,7 @@ OPEN = {
     "/models/wide/ready": "",
     "/models/wide/versions/1/ready": "",
 }
+SAME = ("Content-Type", "Content-Length", "Transfer-Encoding", "Server")
 CLOSED = (
     "/", "/v2/", "/v2/models", "/v2/models/wide/", "/v2/models/wide/generate", "/metrics",
     "/v2/models/wide/generate_stream", "/v2/systemsharedmemory/status", "/v2/health",
@@ -157,6 +159,28 @@ def test_open_paths(both: Fronted, path: str) -> None:
     assert answer.status == 200
     assert OPEN[path] in answer.body.decode() or not path
     assert both.front.send("POST", "/v2" + path, b"").status == 405
+
+
+GOT = [
+    *("/healthz", "/v2/health/ready", "/none", "/v2/models/nope", "/v2/models/wide/infer"),
+    *(f"/v2{path}" for path in OPEN),
+    *(f"/v2/{path}" for path, method in ADMIN.items() if method == "GET"),
+]
+
+
+@pytest.mark.parametrize("path", GOT)
+def test_head_is_get_without_a_body(both: Fronted, path: str) -> None:
+    """On one connection, where a body would be taken for the next answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", both.front.http, timeout=SECONDS)
+    heads = []
+    for method in ("GET", "HEAD", "GET"):
+        connection.request(method, path, headers={"triton-admin": TOKEN})
+        answer = connection.getresponse()
+        answer.read()
+        kept = {name: value for name, value in answer.getheaders() if name in SAME}
+        heads.append((answer.status, kept))
+    assert heads[0] == heads[1] == heads[2]
+    connection.close()
 
 
 @pytest.mark.parametrize("path", CLOSED)
