@@ -1,7 +1,7 @@
-"""`make bench`: collectives, parallel layers, engines, serving, overload, front, layouts. A table
-on the screen, JSON in results/.
+"""`make bench`: collectives, parallel layers, engines, serving, overload, front, layouts,
+idle. A table on the screen, JSON in results/.
 
-python -m benchmarks [collectives] [parallel] [engines] [serving] [overload] [front] [layouts]
+python -m benchmarks [SECTION ...]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import collectives, engines, front, layouts, overload, parallel, serving
+from benchmarks import collectives, engines, front, idle, layouts, overload, parallel, serving
 
 SECTIONS = {
     "collectives": collectives.run,
@@ -28,6 +28,7 @@ SECTIONS = {
     "overload": overload.run,
     "front": front.run,
     "layouts": layouts.run,
+    "idle": idle.run,
 }
 
 

@@ -198,6 +198,18 @@ def test_it_serves_again_after_there_was_no_descriptor_left(two: Served) -> None
     assert values([ask(two, 2)]) == [[2]]
 
 
+def test_ranks_that_found_the_disk_full_serve_soon_after_it_has_room(tmp_path: Path) -> None:
+    cause = tmp_path / "cause"
+    config = echo_config(tmp_path, **{"module.die_if": str(cause)})
+    with served(config, tmp_path) as replica:
+        cause.write_text(str(errno.ENOSPC))
+        os.kill(pids(replica)[0], signal.SIGKILL)
+        until(lambda: counted(replica, "restarts_total")[0] >= 6)
+        assert "No space left on device" in said(tmp_path)["reason"]
+        cause.unlink()
+        until(lambda: replica.replica.serves, BACK_SECONDS)
+
+
 # -- other processes that do not get on ----------------------------------------------------------
 
 

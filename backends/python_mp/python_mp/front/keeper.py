@@ -9,6 +9,7 @@ one generation at most: every step is in the net.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from .cores import CpuSet
 from .group import Group
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
-from .net import pause
+from .net import PAUSES, is_fault, pause
 from .nursery import Nursery, NurseryLost
 from .status import State, Status
 from .watchdog import Watchdog
@@ -38,6 +39,9 @@ _BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Until the next start, after so many that the ranks have failed. A start takes some tenths of a
 second of a core, so the last one keeps a group that cannot start below a hundredth of one. Where it
 was the front that could not (no descriptor, no memory), the net's pauses are enough."""
+_FAULT_SHARE = 3.0
+"""Where a rank tells of such a fault, so many times as long as the start took: all serves again soon
+after a full disk has room, and to try takes a quarter of the time at most."""
 _REFRESH_SECONDS = 1.0
 
 
@@ -133,10 +137,14 @@ class Keeper:
     def _live(self) -> None:
         """One generation, and the pause until the next one."""
         self._generation += 1
-        self._bury(self._try())
+        began = time.monotonic()
+        ended = self._try()
+        took = time.monotonic() - began
+        self._bury(ended)
         if not self._served:
             self._stopping.set()
-        self._pause()
+        is_passing = ended is not None and is_fault(ended.raised)
+        self._pause(max(PAUSES[-1], _FAULT_SHARE * took) if is_passing else math.inf)
 
     def _try(self) -> GroupEnded | None:
         """Why it ended; None if it was to stop."""
@@ -231,8 +239,8 @@ class Keeper:
     def _reason(self, ended: GroupEnded) -> str:
         return f"{self._name}: {ended}" + (f": {ended.raised}" if ended.raised else "")
 
-    def _pause(self) -> None:
-        seconds = _BACKOFF_SECONDS[min(self._failed_starts, len(_BACKOFF_SECONDS) - 1)]
+    def _pause(self, most: float) -> None:
+        seconds = min(most, _BACKOFF_SECONDS[min(self._failed_starts, len(_BACKOFF_SECONDS) - 1)])
         if self._own_failures:
             seconds = max(seconds, pause(self._own_failures))
         until = time.monotonic() + seconds

@@ -2,7 +2,8 @@
 
 Each output is the input of the same position. An optional input FAULT INT32 [3] asks for trouble:
 fault, rank, argument. One request with a fault does it to the whole batch, as a real one would.
-A start takes `module.start_seconds` longer, and fails while the file `module.die_if` exists.
+A start takes `module.start_seconds` longer, and fails while the file `module.die_if` exists: with
+the errno that it holds, or without a word.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ RAISE, EXIT, SLEEP, HANG, SEGFAULT, REFUSE, WORK = range(1, 8)
 def load(spec: RankSpec) -> Echo:
     parameters = spec.config.module_parameters
     time.sleep(float(parameters.get("start_seconds", 0)))
-    if "die_if" in parameters and Path(parameters["die_if"]).exists():
+    if "die_if" in parameters and (cause := Path(parameters["die_if"])).exists():
+        if number := cause.read_text():
+            raise OSError(int(number), os.strerror(int(number)))
         os._exit(1)
     return Echo(spec)
 

@@ -1,0 +1,106 @@
+"""What a server takes that nobody asks anything: processor seconds of all its processes, by kind.
+
+python -m benchmarks idle
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from clients.chaos.processes import descendants, stat
+from server.endpoints import VARIABLES, Endpoints
+from server.installation import STUB
+
+CALM_SECONDS = 60.0
+SECONDS = 60.0
+START_SECONDS = 300.0
+KINDS = ("watcher", "nurseries", "ranks", "stubs", "others")
+"""`others` are what else the watcher has started, but for tritonserver."""
+_UTIME, _STIME = 11, 12  # fields of /proc/PID/stat after the name
+_TICKS = os.sysconf("SC_CLK_TCK")
+_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def run() -> Iterator[dict[str, Any]]:
+    """A record for each kind, for all of ours together, and for tritonserver itself."""
+    with _server() as watcher:
+        time.sleep(CALM_SECONDS)
+        before = _processes(watcher)
+        began = time.monotonic()
+        time.sleep(SECONDS)
+        after = _processes(watcher)
+        seconds = time.monotonic() - began
+    used = {key: cpu - before.get(key, 0.0) for key, cpu in after.items()}
+    ours = {key: cpu for key, cpu in used.items() if key[0] in KINDS}
+    for kind in KINDS:
+        yield _record(kind, {key: cpu for key, cpu in ours.items() if key[0] == kind}, seconds)
+    yield _record("all of these", ours, seconds)
+    yield _record("tritonserver", {k: c for k, c in used.items() if k not in ours}, seconds)
+
+
+def _record(name: str, used: dict[tuple[str, int], float], seconds: float) -> dict[str, Any]:
+    total = sum(used.values())
+    return {
+        "kind": name,
+        "processes": len(used),
+        "s": total,
+        "% of a core": 100 * total / seconds,
+        "most of one, %": 100 * max(used.values(), default=0.0) / seconds,
+    }
+
+
+def _processes(watcher: int) -> dict[tuple[str, int], float]:
+    """(kind, pid) -> processor seconds of it so far."""
+    found = {}
+    for pid in (watcher, *descendants(watcher)):
+        if fields := stat(pid):
+            ticks = int(fields[_UTIME]) + int(fields[_STIME])
+            found["watcher" if pid == watcher else _kind(pid), pid] = ticks / _TICKS
+    return found
+
+
+def _kind(pid: int) -> str:
+    command = name = ""
+    with suppress(OSError):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        name = Path(f"/proc/{pid}/comm").read_text()
+    if name.startswith("rank "):
+        return "ranks"
+    if "python_mp.rank.nursery" in command:
+        return "nurseries"
+    program = Path(command.partition("\0")[0]).name
+    return {STUB: "stubs", "tritonserver": "tritonserver"}.get(program, "others")
+
+
+@contextmanager
+def _server() -> Iterator[int]:
+    """`python -m server`, with the models that it serves; the watcher's pid."""
+    endpoints = Endpoints.free()
+    ports = {variable: str(getattr(endpoints, name)) for name, variable in VARIABLES.items()}
+    command = [sys.executable, "-m", "server"]
+    with subprocess.Popen(
+        command, env=os.environ | ports, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+    ) as server:
+        try:
+            _wait_until_ready(server, f"{endpoints.health_url}/ready")
+            yield server.pid
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        with suppress(OSError), _NO_PROXY.open(url, timeout=5):
+            return
+        time.sleep(0.5)
+    raise SystemExit("the server did not become ready; `python -m server` says why")
