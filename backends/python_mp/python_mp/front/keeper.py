@@ -40,8 +40,8 @@ _BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 second of a core, so the last one keeps a group that cannot start below a hundredth of one. Where it
 was the front that could not (no descriptor, no memory), the net's pauses are enough."""
 _FAULT_SHARE = 3.0
-"""Where a rank tells of such a fault, so many times as long as the start took: all serves again soon
-after a full disk has room, and to try takes a quarter of the time at most."""
+"""Where a rank tells of such a fault, so many times as long as the start took: it serves soon after
+a full disk has room, and to try takes a quarter of the time at most."""
 _REFRESH_SECONDS = 1.0
 
 
