@@ -55,7 +55,6 @@ COPY build_scripts build_scripts
 RUN mkdir server clients clients/chaos benchmarks \
     && pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 COPY model_repository model_repository
-ENTRYPOINT ["python", "-m", "build_scripts.build"]
 
 
 FROM build AS models
@@ -63,8 +62,10 @@ FROM build AS models
 RUN python -m build_scripts.build \
     && find model_repository -name __pycache__ -prune -exec rm -rf {} + \
     && chown -R 10001:10001 model_repository build
+COPY deploy/builder/entrypoint.sh /opt/build.sh
 USER 10001:10001
 ENV HOME=/tmp
+ENTRYPOINT ["sh", "/opt/build.sh"]
 
 
 FROM packages AS cpu
@@ -99,8 +100,9 @@ RUN mkdir -p server clients/chaos benchmarks \
     && pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 COPY --from=models --chown=10001:10001 /srv/model_repository model_repository
 COPY --from=models --chown=10001:10001 /srv/build build
+COPY deploy/builder/entrypoint.sh /opt/build.sh
 USER 10001:10001
-ENTRYPOINT ["python", "-m", "build_scripts.build"]
+ENTRYPOINT ["sh", "/opt/build.sh"]
 
 
 FROM ${TRITON_IMAGE} AS gpu

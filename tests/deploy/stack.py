@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import urllib.parse
 import urllib.request
@@ -24,18 +25,21 @@ class Stack:
     """The services of one compose project.
 
     Attributes:
+        repository: a model repository as it is in a fresh clone.
         ports: on 127.0.0.1, by the variables of docker-compose.yml.
     """
 
-    def __init__(self, compose: str, docker: str) -> None:
+    def __init__(self, compose: str, docker: str, repository: Path) -> None:
         self._compose, self._docker = compose, docker
+        self.repository = repository
         self.name = f"test{secrets.token_hex(4)}"
         free = [Endpoints.free(), Endpoints.free()]
         numbers = [port for each in free for port in (each.http, each.grpc, each.metrics)]
         names = ("HTTP_PORT", "GRPC_PORT", "TLS_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
         self.ports = dict(zip(names, numbers, strict=False))
         own = {name: str(port) for name, port in self.ports.items()}
-        self._environment = {**os.environ, **own, "HOST": "127.0.0.1", "ADMIN_TOKEN": TOKEN}
+        own |= {"HOST": "127.0.0.1", "ADMIN_TOKEN": TOKEN, "MODEL_REPOSITORY": str(repository)}
+        self._environment = {**os.environ, **own}
 
     def __enter__(self) -> Self:
         return self
@@ -46,7 +50,7 @@ class Stack:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self.compose("--profile", "build", "down", "--volumes", "--remove-orphans")
+        self.compose("down", "--volumes", "--remove-orphans")
         assert self.left() == []
 
     def compose(self, *arguments: str) -> str:
@@ -90,6 +94,20 @@ class Stack:
         """The front's self-signed one, written to `file`."""
         file.write_text(self.compose("exec", "-T", "front", "cat", "/tmp/tls/tls.crt"))
         return file
+
+
+def fresh_clone(folder: Path, owner: int) -> Path:
+    """The project's models without what was built, in `folder`, which belongs to another user where
+    this one may give things away."""
+
+    def built(parent: str, names: list[str]) -> set[str]:
+        made = {name for name in names if (Path(parent) / name / "manifest.json").exists()}
+        return made | {name for name in names if name.startswith((".building-", "__pycache__"))}
+
+    shutil.copytree(PROJECT / "model_repository", folder, ignore=built)
+    for path in [folder, *folder.rglob("*")] if os.getuid() == 0 else []:
+        os.chown(path, owner, owner)
+    return folder
 
 
 def _run(command: Sequence[str], environment: dict[str, str], text: str = "") -> str:

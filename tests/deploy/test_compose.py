@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import urllib.error
@@ -19,13 +20,16 @@ from clients.classify import classify
 from clients.connection import MODULES, Protocol, connect
 from clients.embed import _infer as embed_once
 from clients.embed import embed
-from tests.deploy.stack import TOKEN, Program, Stack, engine_answers
+from tests.deploy.front_triton import CONFIG
+from tests.deploy.stack import TOKEN, Program, Stack, engine_answers, fresh_clone
 from tests.harness import until
 from tests.triton.calls import reference
+from tests.triton.test_server import ECHO
 
 BUILD_SECONDS = 1200.0
 READY_SECONDS = 60.0  # 7 to 10 here; the bound leaves room for a busy machine
 LIMIT_BYTES = 2e9
+OWNER = 12345 if os.getuid() == 0 else os.getuid()  # of the clone
 AROUND = 4.0  # seconds of load before and after it
 VIA: list[tuple[Protocol, str]] = [
     ("http", "127.0.0.1:{HTTP_PORT}"),
@@ -38,13 +42,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(BUILD_SECONDS)]
 
 
 @pytest.fixture(scope="module")
-def stack(program: Program) -> Iterator[Stack]:
+def stack(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Everything but Grafana, whose image no test needs."""
     compose, docker = program("docker-compose"), program("docker")
     if not engine_answers(docker):
         pytest.skip("no Docker engine answers here")
-    with Stack(compose, docker) as made:
-        made.compose("build", "triton", "front")
+    clone = fresh_clone(tmp_path_factory.mktemp("clone") / "model_repository", OWNER)
+    with Stack(compose, docker, clone) as made:
+        made.compose("build", "triton", "front", "build")
         began = time.monotonic()
         made.compose("up", "--detach", "front", "prometheus")
         print(f"up and ready after {time.monotonic() - began:.1f} s")
@@ -236,16 +241,35 @@ def all_healthy(stack: Stack, containers: list[str]) -> bool:
     )
 
 
-def test_what_the_build_service_builds_is_served(stack: Stack, tmp_path: Path) -> None:
-    stack.compose("--profile", "build", "build", "build")
-    run = ("--profile", "build", "run", "--rm", "build")
-    assert "embed_encoder" in stack.compose(*run, "--check")
-    stack.compose(*run, "classifier", "--engine", "onnxruntime")
+def test_the_repository_of_the_clone_is_built_and_served(stack: Stack) -> None:
+    """`up` built what was missing, and it belongs to whom the clone does."""
+    manifests = list(stack.repository.glob("*/*/manifest.json"))
+    assert {path.parts[-3] for path in manifests} >= {"classifier", "embed_encoder", "ranker"}
+    for path in manifests:
+        assert {path.stat().st_uid, path.parent.stat().st_uid} == {OWNER}
+
+
+def test_a_changed_recipe_is_built_and_served(stack: Stack, tmp_path: Path) -> None:
+    """As docs/operations.md has it: change the recipe, build, check."""
+    recipe = stack.repository / "classifier" / "recipe.toml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace('engine = "torch"', 'engine = "onnxruntime"', 1))
+    run = ("run", "--rm", "build")
+    stack.compose(*run, "classifier")
+    assert "classifier" in stack.compose(*run, "--check")
     until(lambda: served_versions(stack, "classifier") == ["2"], 120)
     digits.main(["--images", str(tmp_path)])
     images = sorted(tmp_path.glob("*.png"))[:4]
     answers = list(classify(images, 1, f"127.0.0.1:{stack.ports['GRPC_PORT']}"))
     assert [answer.error for answer in answers] == [""] * 4
+
+
+def test_a_model_that_is_added_is_served(stack: Stack) -> None:
+    version = stack.repository / "mine" / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(ECHO)
+    (version.parent / "config.pbtxt").write_text(CONFIG.format("FP32", 1))
+    until(lambda: served_versions(stack, "mine") == ["1"], 120)
 
 
 def served_versions(stack: Stack, model: str) -> list[str]:

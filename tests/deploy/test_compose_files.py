@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 from server.installation import PROJECT
 
 FILES = sorted(PROJECT.glob("docker-compose*.yml"))
+REPOSITORY = "${MODEL_REPOSITORY:-./model_repository}:/srv/model_repository"
 GRAFANA = PROJECT / "deploy" / "grafana" / "entrypoint.sh"
 
 
@@ -72,3 +74,49 @@ def test_grafana_is_started_by_its_entrypoint() -> None:
     assert service["entrypoint"] == ["sh", "/entrypoint.sh", "/run.sh"]
     assert f"./{GRAFANA.relative_to(PROJECT)}:/entrypoint.sh:ro" in service["volumes"]
     assert "admin" not in str(service["environment"])
+
+
+def test_the_repository_of_the_clone_is_built_and_served() -> None:
+    """What is missing or stale is built before triton starts."""
+    main = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]
+    assert main["triton"]["volumes"] == [f"{REPOSITORY}:ro,z"]
+    assert f"{REPOSITORY}:z" in main["build"]["volumes"]
+    assert main["triton"]["depends_on"]["build"]["condition"] == "service_completed_successfully"
+
+
+@pytest.fixture
+def srv() -> Iterator[Path]:
+    """A place as /srv in the images; a `python` in it says as whom it runs, and what."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)  # for the other user
+        for folder in ("model_repository", "build", "bin"):
+            (place / folder).mkdir()
+        (place / "bin" / "python").write_text('#!/bin/sh\necho "$(id -u):$(id -g) $*"\n')
+        (place / "bin" / "python").chmod(0o755)
+        yield place
+
+
+def build(srv: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    own = {"SRV": str(srv), "PATH": f"{srv}/bin:{os.environ['PATH']}"}
+    command = ["sh", str(PROJECT / "deploy" / "builder" / "entrypoint.sh"), *arguments]
+    return subprocess.run(command, env=own, capture_output=True, text=True)
+
+
+def test_builds_as_the_owner_of_the_repository(srv: Path) -> None:
+    """Root does; others build as who they are."""
+    owner = (65533, 65532) if os.getuid() == 0 else (os.getuid(), os.getgid())
+    os.chown(srv / "model_repository", *owner)
+    built = build(srv, "--check", "a model")
+    asked = f"{owner[0]}:{owner[1]} -m build_scripts.build --check a model\n"
+    assert (built.stdout, built.stderr) == (asked, "")
+    assert ((srv / "build").stat().st_uid, (srv / "build").stat().st_gid) == owner
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("file", 0o600), ("folder", 0o700)])
+def test_says_what_the_server_may_not_read(srv: Path, kind: str, mode: int) -> None:
+    """As a clone made under umask 077 has it."""
+    hidden = srv / "model_repository" / "hidden"
+    hidden.mkdir() if kind == "folder" else hidden.touch()
+    hidden.chmod(mode)
+    assert "may not read model_repository/hidden; on the host: chmod" in build(srv).stderr
