@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from python_mp.batch import Request, read_request
+from python_mp.channel import Arena, Kind, Message
 from python_mp.config import ModelConfig
 from python_mp.errors import RequestFailed, Unavailable
-from python_mp.front import peers as peers_module
-from python_mp.front.peers import Peers
 from python_mp.front.status import State, Status
 from python_mp.rank.engines.echo import EXIT, RAISE, REFUSE, SLEEP
 from tests.harness import (
-    FutureAnswer,
     Served,
     ask,
     counted,
@@ -89,66 +89,87 @@ def test_without_a_peer_that_serves_requests_wait_at_home(pair: tuple[Served, Se
     assert counted(first, "handed_over_total", "generation") == [0, 2]
 
 
-class Home:
-    """A replica's side of a hand-over, without a replica; `took_back` has what came home."""
+def test_the_condemned_end_no_peers_groups_either(pair: tuple[Served, Served]) -> None:
+    first, second = pair
+    poison = (EXIT, 0, 1)
+    with pytest.raises(RequestFailed):
+        ask(first, 1, fault=poison).result(4 * START_SECONDS + 5)
+    assert not first.replica.serves
+    until(lambda: bool(second.replica._condemned))
+    for replica in (first, second, first):
+        with pytest.raises(RequestFailed, match="has ended two groups"):
+            ask(replica, 1, fault=poison).result(1)
+    assert values([ask(first, 2), ask(second, 3)]) == [[2], [3]]
+    assert counted(second, "generation", "restarts_total") == [1, 0]
 
-    def __init__(self, folder: Path, config: ModelConfig, replica: int) -> None:
-        self.status = Status(folder, config, replica)
-        self.guests: list[Request] = []
-        self.took_back: list[Request] = []
-        self.peers = Peers(
-            config, replica, folder, self.status, self.guests.extend, self.took_back.extend
-        )
+
+def test_a_full_peer_leaves_the_queue_in_its_bounds_and_order(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"module.start_seconds": START_SECONDS}
+    config = echo_config(tmp_path, replicas=2, max_queue_requests=4, max_batch_tokens=1, **more)
+    with served(config, tmp_path) as first, served(config, tmp_path, index=1) as second:
+        busy = [ask(second, n, fault=(SLEEP, 0, 5000 * (n == 0))) for n in range(5)]
+        os.kill(pids(first)[0], signal.SIGKILL)
+        until(lambda: counted(first, "ranks_alive") == [0])
+        order: list[int] = []
+        asked = [ask(first, n) for n in range(10)]
+        for n, future in enumerate(asked):
+            future.add_done_callback(lambda _, n=n: order.append(n))  # type: ignore[misc]
+        for future in asked[4:]:
+            with pytest.raises(Unavailable, match="queue is full"):
+                future.result(1)
+        assert values(asked[:4]) == [[n] for n in range(4)]
+        assert order == [*range(4, 10), *range(4)]
+        assert values(busy) == [[n] for n in range(5)]
+
+
+class Stranger:
+    """Says that it is replica 1 and serves, and listens; who connects to it gets no answer."""
+
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
+        self.status = Status(folder, config, 1)
+        self.status.write(State.SERVING)
+        (folder / "peers").mkdir(exist_ok=True)
+        self.path = folder / "peers" / f"{os.getpid()}.1"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.bind(str(self.path))
+        self.socket.listen(1)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.path.unlink()
+        self.status.remove()
 
 
 @pytest.fixture
-def homes(tmp_path: Path) -> Iterator[tuple[Home, Home]]:
-    config = echo_config(tmp_path, replicas=2)
-    both = Home(tmp_path, config, 0), Home(tmp_path, config, 1)
-    both[1].status.write(State.SERVING)
-    yield both
-    for home in both:
-        home.peers.close()
+def folder() -> Iterator[Path]:
+    """With a name short enough for a socket's."""
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
 
 
-def request(folder: Path, number: int) -> Request:
-    return read_request(echo_input(number), echo_config(folder), FutureAnswer())
+def test_a_peer_that_does_not_read_keeps_nobody_waiting(folder: Path) -> None:
+    config = echo_config(folder, replicas=2, **{"module.start_seconds": 1})
+    with served(config, folder) as replica, closing(Stranger(folder, config)):
+        os.kill(pids(replica)[0], signal.SIGKILL)
+        until(lambda: counted(replica, "ranks_alive") == [0])
+        began = time.monotonic()
+        held = [ask(replica, n) for n in range(400)]
+        assert time.monotonic() - began < 2, "asking is not waiting"
+        assert values(held) == [[n] for n in range(400)]
+        assert counted(replica, "handed_over_total") == [0]
 
 
-def test_a_guest_keeps_what_is_known_of_it(homes: tuple[Home, Home], tmp_path: Path) -> None:
-    first, second = homes
-    suspect = request(tmp_path, 1)
-    suspect.suspicion, suspect.alone = 0.5, True
-    suspect.deadline = time.perf_counter() + 100
-    assert first.peers.hand_over([suspect]) == []
-    until(lambda: bool(second.guests))
-    (guest,) = second.guests
-    assert (guest.suspicion, guest.alone, guest.guest) == (0.5, True, True)
-    assert guest.content == suspect.content
-    assert abs(guest.deadline - suspect.deadline) < 5
-
-
-def test_what_a_peer_cannot_do_comes_home(homes: tuple[Home, Home], tmp_path: Path) -> None:
-    first, second = homes
-    away = [request(tmp_path, n) for n in range(3)]
-    assert first.peers.hand_over(away) == []
-    until(lambda: len(second.guests) == 3)
-    second.guests[0].answer.fail(Unavailable("full"))
-    until(lambda: first.took_back == away[:1])
-    second.guests[1].answer.send({"Y": second.guests[1].inputs["X"]})
-    answer = away[1].answer
-    assert isinstance(answer, FutureAnswer)
-    assert answer.future.result(5)["Y"].tolist() == [[1]]
-    connection = second.guests[2].answer._connection  # type: ignore[attr-defined]
-    connection.shutdown(socket.SHUT_RDWR)  # as if its process had died
-    until(lambda: first.took_back == [away[0], away[2]])
-
-
-def test_only_the_same_user_is_heard(
-    homes: tuple[Home, Home], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = homes
-    monkeypatch.setattr(peers_module.os, "geteuid", lambda: 12345)
-    left = [request(tmp_path, 1)]
-    assert first.peers.hand_over(left) == left
-    assert second.guests == []
+def test_a_home_that_does_not_read_keeps_no_replica_from_serving(folder: Path) -> None:
+    config = echo_config(folder, replicas=2)
+    inputs, passport = echo_input(1), json.dumps({"suspicion": 0.0, "alone": False, "seconds": 60})
+    with served(config, folder) as replica, closing(Arena.create(1, 1 << 12)) as arena:
+        home = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        home.connect(str(folder / "peers" / f"{os.getpid()}.0"))
+        placed = arena.write_inputs(0, {name: [array] for name, array in inputs.items()})
+        with closing(home):
+            with suppress(OSError):
+                for number in range(1000):  # Until it is hung up on.
+                    message = Message(Kind.FORWARD, batch=number, tensors=placed, text=passport)
+                    socket.send_fds(home, [message.encode()], [arena.fd])
+            assert values([ask(replica, 2)]) == [[2]]
+        assert counted(replica, "restarts_total") == [0]

@@ -79,3 +79,32 @@ def test_only_so_many_are_remembered() -> None:
 def with_x(values: list[int], deaths: float = 0.0) -> Request:
     x = np.array(values, np.int32)
     return Request({"X": x}, [1], (), FutureAnswer(), suspicion=deaths)
+
+
+def test_what_is_told_counts_as_known_however_often() -> None:
+    here, there = Condemned(), Condemned()
+    here.add(with_x([1], deaths=2.0))
+    here.add(with_x([2], deaths=1.0))
+    for _ in range(3):
+        there.hear(here.tell())
+        here.hear(there.tell())
+    assert with_x([1]) in there
+    assert with_x([2]) not in there
+    there.add(with_x([2], deaths=1.0))
+    assert with_x([2]) in there
+    assert Condemned().tell() == ""
+
+
+def test_nothing_is_hashed_when_all_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    condemned = Condemned()
+    condemned.add(with_x([1], deaths=2.0))
+    told = condemned.tell()
+    later = time.monotonic() + REMEMBER_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    monkeypatch.setattr(Request, "content", property(lambda _: [][0]))
+    for known in (condemned, Condemned()):
+        assert with_x([1]) not in known
+        assert known.tell() == ""
+    monkeypatch.undo()
+    condemned.hear(told)
+    assert with_x([1]) in condemned

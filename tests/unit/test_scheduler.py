@@ -165,3 +165,35 @@ def test_what_continues_a_request_is_taken_with_it() -> None:
     waiting = scheduler(request(), max_queue_requests=1)
     waiting.add(request(continues=True))
     assert len(waiting) == 2
+
+
+def test_what_is_lent_counts_until_it_is_settled_or_back() -> None:
+    waiting = scheduler(request(nbytes=50), request(nbytes=40), max_queue_requests=2)
+    lent = [waiting.lend(lambda _: True) for _ in range(2)]
+    assert waiting.lend(lambda _: True) is None
+    assert len(waiting) == waiting.nbytes == 0
+    with pytest.raises(Unavailable, match=r"full \(2 requests\)"):
+        waiting.add(request())
+    assert lent[0]
+    waiting.settle(lent[0])
+    waiting.add(request())
+    waiting.put_back([each for each in lent[1:] if each])
+    assert waiting.take_all()[0] is lent[1]
+
+
+@given(st.data())
+def test_lent_and_put_back_in_any_order_the_queue_keeps_its_own(data: st.DataObject) -> None:
+    requests = [request(arrived=float(n), alone=True) for n in range(10)]
+    waiting, lent, served = scheduler(*requests, max_queue_requests=10), [], []
+    stays = data.draw(st.sets(st.integers(0, 9)))
+    for step in data.draw(st.lists(st.sampled_from(["lend", "back", "serve"]), max_size=40)):
+        if step == "lend" and (each := waiting.lend(lambda r: r.arrived not in stays)):
+            lent.append(each)
+        elif step == "back" and lent:
+            waiting.put_back([lent.pop(data.draw(st.integers(0, len(lent) - 1)))])
+        elif step == "serve" and len(waiting):
+            served += waiting.next_batch()
+        queue = waiting.waiting_since(100.0)
+        assert queue == sorted(queue, key=lambda r: r.arrived)
+        assert len(queue) + len(lent) + len(served) == 10
+        assert waiting.nbytes == sum(r.nbytes for r in queue)

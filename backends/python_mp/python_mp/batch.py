@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +26,8 @@ from .config import ModelConfig, Parameters, TensorSpec
 from .errors import InvalidInput, PythonMpError, RequestFailed
 
 log = logging.getLogger(__name__)
+
+_ANSWERING = Lock()
 
 Array = npt.NDArray[Any]
 Outputs = dict[str, Array]
@@ -85,10 +88,10 @@ class Request:
     `lengths` has the packed rows of each of its b sequences (1 where nothing is ragged).
     `suspicion` grows with every group that died with this request in hand; `alone` keeps it out of
     others' batches, so that it can only hurt itself; `company` is the most requests that its batch
-    may have. Past `deadline` it need not be computed any
-    more. A `guest` came from another replica and stays with this one. `output_nbytes` is the size
-    of its outputs, as far as config.pbtxt says it. A part that `continues` a larger request belongs
-    to one that the queue has taken already.
+    may have. Past `deadline` it need not be computed any more. A `guest` came from another replica
+    and stays with this one; `strays` are the peers that were lost with it, or to which it could not
+    be sent. `output_nbytes` is the size of its outputs, as far as config.pbtxt says it. A part that
+    `continues` a larger request belongs to one that the queue has taken already.
     """
 
     inputs: Mapping[str, Array]
@@ -100,6 +103,7 @@ class Request:
     suspicion: float = 0.0
     alone: bool = False
     guest: bool = False
+    strays: int = 0
     answered: bool = False
     output_nbytes: int = 0
     company: float = math.inf
@@ -109,10 +113,11 @@ class Request:
         return not self.answered and self.answer.is_cancelled()
 
     def deliver(self, send: Callable[[Any], None], what: Any) -> None:
-        """Answers, once; one client's trouble is not the others'."""
-        if self.answered:
-            return
-        self.answered = True
+        """Answers, once, whoever else tries; one client's trouble is not the others'."""
+        with _ANSWERING:
+            if self.answered:
+                return
+            self.answered = True
         try:
             send(what)
         except Exception:
@@ -145,7 +150,7 @@ class Request:
         digest = hashlib.blake2b(digest_size=16)
         for name, array in sorted(self.inputs.items()):
             digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-            digest.update(array.tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.digest()
 
 

@@ -56,6 +56,10 @@ class Kind(IntEnum):
     """Rank to front: the batch is invalid; every rank says so, none has computed."""
     FAILED = 5
     """Rank to front: loading or the engine raised; the rank exits."""
+    PULSE = 6
+    """Between peers: somebody reads here."""
+    CONDEMNED = 7
+    """Between peers: contents of requests that have ended groups."""
 
 
 class Placed(NamedTuple):
@@ -155,8 +159,12 @@ class Arena:
     def create(cls, slots: int, half: int) -> Arena:
         half = -(-half // mmap.PAGESIZE) * mmap.PAGESIZE
         fd = os.memfd_create("python_mp-arena", os.MFD_CLOEXEC)
-        os.ftruncate(fd, 2 * half * slots)
-        return cls(fd, slots, half)
+        try:
+            os.ftruncate(fd, 2 * half * slots)
+            return cls(fd, slots, half)
+        except (OSError, ValueError, OverflowError):
+            os.close(fd)
+            raise
 
     @property
     def half(self) -> int:

@@ -32,7 +32,7 @@ COUNTERS = {
     "restarts_total": "Generations started after the first",
     "replays_total": "Requests dispatched again because their group died",
     "hangs_total": "Generations ended because they made no progress",
-    "handed_over_total": "Requests given to another replica while this one had no ranks",
+    "handed_over_total": "Requests that another replica computed while this one had no ranks",
     "refused_total": "Requests refused without being computed, by reason",
     "internal_errors_total": "Errors that nobody expected, by the thread that met them and went on",
 }

@@ -89,8 +89,9 @@ class Whole:
             self._done = True
         try:
             self.request.deliver(self.request.send, self._joined())
-        except RequestFailed as error:
-            self.request.deliver(self.request.answer.fail, error)
+        except Exception as error:
+            why = error if isinstance(error, RequestFailed) else RequestFailed("no memory is left")
+            self.request.deliver(self.request.answer.fail, why)
 
     def fail(self, error: PythonMpError) -> None:
         with self._lock:

@@ -4,8 +4,8 @@
     keeper's thread          <-- answers   <-- Inbox.wait    <--
 
 A request is answered, refused, or still in hand; it is never lost. When a group ends, what it had
-in hand is computed by a peer replica, or goes back to the head of the queue for the next
-generation: inference is a pure function of its inputs, and no byte of an answer has left.
+in hand goes back to its place in the queue, for a peer replica or the next generation: inference is
+a pure function of its inputs, and no byte of an answer has left.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ..errors import (
 )
 from ..layout import ReplicaLayout
 from . import bounds
+from .away import Away
 from .blame import CRASH, Condemned, guilty
 from .cores import CpuSet
 from .group import Flight, Group
@@ -43,6 +44,8 @@ from .sweeper import GONE, Sweeper
 log = logging.getLogger(__name__)
 
 _QUICK_SECONDS = 5e-3
+_MOST_STRAYS = 2
+"""Peers that may be lost with a request until it waits at home."""
 
 
 class Replica:
@@ -75,7 +78,10 @@ class Replica:
         self._down = "it is still being loaded"
         status = Status(runtime, config, layout.index, metrics.net)
         self._keeper = Keeper(config, layout, cpus, runtime, status, metrics, server, self)
-        self._peers = Peers(config, layout.index, runtime, status, self.submit, self._take_back)
+        self._away = Away(self, status, runtime, metrics.net)
+        self._peers = Peers(
+            config, layout.index, runtime, self.submit, self._condemned.hear, metrics.net
+        )
         self._sweeper = Sweeper(self._waiting_since, self._give_up, metrics.net)
 
     @property
@@ -90,24 +96,26 @@ class Replica:
             self._peers.close()
             raise
         self._sweeper.start()
+        self._away.start()
 
     def stop(self) -> None:
         """Ends the ranks. Triton calls this when no request is left; one that is, is refused."""
         self._peers.close()
+        self._away.stop()
         self._keeper.stop()
         self._sweeper.stop()
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Queues the requests, or has a peer compute them while there is no group. Each is answered
-        later, from another thread."""
+        """Queues the requests. Each is answered later, from another thread."""
         requests = self._cut(requests)
-        if self._group is None:
-            requests = self._hand_over(requests)
+        poison = [request for request in requests if request in self._condemned]
+        self._refuse(
+            poison, RequestFailed("this request has ended two groups of ranks"), "condemned"
+        )
         with self._lock:
-            refused = [(request, why) for request in requests if (why := self._admit(request))]
+            refused = [(r, why) for r in requests if not r.answered and (why := self._admit(r))]
             self._dispatch()
-            if len(self._scheduler):
-                self._sweeper.wake()
+            self._see_to_the_rest()
         for request, (error, reason) in refused:
             self._refuse([request], error, reason)
 
@@ -163,25 +171,54 @@ class Replica:
             self._group = None
             group.close_door()
             in_hand = group.in_hand
+        self._away.wake()  # To know who may help, before anybody asks.
         if ended is None:
             self._refuse(in_hand, Unavailable(f"{self._config.name} was stopped"), "down")
             return
-        for request in guilty(in_hand, ended):
-            self._condemned.add(request)
-            self._refuse([request], RequestFailed(ended.raised or str(ended)), "condemned")
-        self._refuse([r for r in in_hand if r.is_cancelled()], Cancelled(GONE), "cancelled")
-        replayed = [request for request in in_hand if not request.answered]
-        self._metrics.count("replays_total", len(replayed))
-        with self._lock:
-            self._scheduler.put_back(replayed)
-            waiting = self._scheduler.take_all()
-        self._take_back(self._hand_over(waiting))
+        try:
+            self._judge(in_hand, ended)
+        finally:
+            replayed = [request for request in in_hand if not request.answered]
+            self._metrics.count("replays_total", len(replayed))
+            self.take_back(replayed)
 
     def shut(self, reason: str) -> None:
         with self._lock:
             self._down = reason
-            waiting = self._scheduler.take_all()
-        self._refuse(self._hand_over(waiting), Unavailable(reason), "down")
+        self._away.wake()
+        if not self._away.is_hopeful:
+            self.stand_alone()
+
+    # -- Away's Home -----------------------------------------------------------------------------
+
+    @property
+    def needs_help(self) -> bool:
+        return self._group is None
+
+    def lend(self) -> Request | None:
+        with self._lock:
+            return self._scheduler.lend(_may_go) if self._group is None else None
+
+    def settle(self, request: Request) -> None:
+        with self._lock:
+            self._scheduler.settle(request)
+        self._metrics.count("handed_over_total")
+
+    def take_back(self, requests: list[Request]) -> None:
+        """To their places in the queue, for the next generation or another peer."""
+        with self._lock:
+            self._scheduler.put_back(requests)
+            self._dispatch()
+            self._see_to_the_rest()
+
+    def stand_alone(self) -> None:
+        with self._lock:
+            down = self._down
+            waiting = self._scheduler.take_all() if down else []
+        self._refuse(waiting, Unavailable(down), "down")
+
+    def condemned(self) -> str:
+        return self._condemned.tell()
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -197,9 +234,9 @@ class Replica:
 
     def _admit(self, request: Request) -> tuple[PythonMpError, str] | None:
         """Queues it, or says why not; with the lock held."""
-        if request in self._condemned:
-            return RequestFailed("this request has ended two groups of ranks"), "condemned"
-        if self._down:
+        if self._group is None and request.guest:
+            return Unavailable("its ranks are being restarted"), "down"
+        if self._down and not self._away.is_hopeful:
             return Unavailable(self._down), "down"
         try:
             self._scheduler.add(request)
@@ -249,24 +286,19 @@ class Replica:
         with self._lock:
             self._scheduler.put_back(requests)
 
-    def _hand_over(self, requests: Sequence[Request]) -> list[Request]:
-        """To a peer; those that it does not get are returned. What may have ended a group stays at
-        home, for it would end the peer's as well."""
-        kept = [request for request in requests if request.guest or request.suspicion >= CRASH]
-        away = [r for r in requests if not r.guest and r.suspicion < CRASH]
-        left = self._peers.hand_over(away)
-        self._metrics.count("handed_over_total", len(away) - len(left))
-        return [*kept, *left]
+    def _judge(self, in_hand: list[Request], ended: GroupEnded) -> None:
+        for request in guilty(in_hand, ended):
+            self._condemned.add(request)
+            self._away.spread()
+            self._refuse([request], RequestFailed(ended.raised or str(ended)), "condemned")
+        self._refuse([r for r in in_hand if r.is_cancelled()], Cancelled(GONE), "cancelled")
 
-    def _take_back(self, requests: list[Request]) -> None:
-        """To the head of the queue, for the next generation."""
-        with self._lock:
-            down = self._down
-            if not down:
-                self._scheduler.put_back(requests)
-                self._dispatch()
-        if down:
-            self._refuse(requests, Unavailable(down), "down")
+    def _see_to_the_rest(self) -> None:
+        """What waits may go to a peer, or wait too long."""
+        if len(self._scheduler):
+            self._sweeper.wake()
+            if self._group is None:
+                self._away.wake()
 
     def _waiting_since(self, moment: float) -> list[Request]:
         with self._lock:
@@ -294,3 +326,9 @@ class Replica:
             waited += not request.answered
             request.deliver(request.answer.fail, error)
         return waited
+
+
+def _may_go(request: Request) -> bool:
+    """To a peer. What may have ended a group stays at home: it would end the peer's as well."""
+    known_harmless = request.suspicion < CRASH and request.strays < _MOST_STRAYS
+    return known_harmless and not (request.guest or request.answered)

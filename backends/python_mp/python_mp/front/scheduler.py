@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..batch import Request, Size
 from ..config import Parameters
@@ -18,6 +19,7 @@ class Scheduler:
     def __init__(self, bounds: Parameters) -> None:
         self._bounds = bounds
         self._waiting: deque[Request] = deque()
+        self._lent: set[Request] = set()
         self.nbytes = 0
         """Of all that waits."""
 
@@ -47,20 +49,37 @@ class Scheduler:
         bounds = self._bounds
         if not request.size.fits(bounds):
             raise InvalidInput(f"the request {request.size.excess(bounds)}")
-        if len(self._waiting) >= bounds.max_queue_requests and not request.continues:
+        waiting = len(self._waiting) + len(self._lent)
+        if waiting >= bounds.max_queue_requests and not request.continues:
             raise Unavailable(
                 f"the queue is full ({bounds.max_queue_requests} requests); try again"
             )
-        if self._waiting and self.nbytes + request.nbytes > bounds.max_queue_bytes:
-            raise Unavailable(f"the queue is full ({self.nbytes} bytes); try again")
+        held = self.nbytes + sum(lent.nbytes for lent in self._lent)
+        if held and held + request.nbytes > bounds.max_queue_bytes:
+            raise Unavailable(f"the queue is full ({held} bytes); try again")
         self._waiting.append(request)
         self.nbytes += request.nbytes
 
     def put_back(self, requests: Iterable[Request]) -> None:
-        """To the head of the queue, in their old order: they have waited longest."""
+        """To their old places in the queue: who came first goes first."""
         for request in reversed(list(requests)):
-            self._waiting.appendleft(request)
+            place = bisect_left(self._waiting, request.arrived, key=lambda each: each.arrived)
+            self._waiting.insert(place, request)
+            self._lent.discard(request)
             self.nbytes += request.nbytes
+
+    def lend(self, may_go: Callable[[Request], bool]) -> Request | None:
+        """Takes the first one that may be computed elsewhere. Until it is put back or settled it
+        counts as if it waited, so that there is room for it if it comes back."""
+        request = next(filter(may_go, self._waiting), None)
+        if request is not None:
+            self.remove(request)
+            self._lent.add(request)
+        return request
+
+    def settle(self, request: Request) -> None:
+        """What was lent has its answer."""
+        self._lent.discard(request)
 
     def take_all(self) -> list[Request]:
         taken = list(self._waiting)

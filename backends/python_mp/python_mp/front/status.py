@@ -92,20 +92,23 @@ class Status:
             raise
         self._written = said
 
-    def serving_peers(self) -> list[dict[str, Any]]:
-        """What the other replicas of the same model and version say that serve now; none where
-        that cannot be read."""
+    def peers(self) -> list[dict[str, Any]]:
+        """What the other replicas of the same model and version say that live; none where that
+        cannot be read."""
         peers: list[dict[str, Any]] = []
         with suppress(OSError):
             files = self._folder.glob("*.json")
-            peers += [said for path in files if self._is_serving_peer(said := _read(path))]
+            peers += [said for path in files if self._is_peer(said := _read(path))]
         return peers
 
-    def _is_serving_peer(self, said: dict[str, Any]) -> bool:
+    def serving_peers(self) -> list[dict[str, Any]]:
+        """Of these, the ones that serve now."""
+        return [said for said in self.peers() if said["state"] == State.SERVING]
+
+    def _is_peer(self, said: dict[str, Any]) -> bool:
         return (
             self._model.items() <= said.items()
             and said["replica"] != self._replica
-            and said["state"] == State.SERVING
             and vital(said["pid"]).state not in "ZX"
         )
 

@@ -1,0 +1,379 @@
+"""Hand-over between replicas: nothing is lost or answered twice, whatever fails in between."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from python_mp.batch import Request, read_request
+from python_mp.channel import Arena
+from python_mp.config import ModelConfig
+from python_mp.errors import RequestFailed, TimedOut, Unavailable
+from python_mp.front import away as away_module
+from python_mp.front import line
+from python_mp.front.away import MOST_AWAY, Away
+from python_mp.front.net import Net
+from python_mp.front.peers import PeerAnswer, Peers
+from python_mp.front.scheduler import Scheduler
+from python_mp.front.status import State, Status
+from tests.harness import LIMIT, FutureAnswer, echo_config, echo_input, until
+
+
+class House:
+    """A replica without ranks: a queue that is lent from, and guests that somebody answers."""
+
+    def __init__(self, folder: Path, config: ModelConfig, replica: int) -> None:
+        self.config = config
+        self.status = Status(folder, config, replica)
+        self.net = Net()
+        self.needs_help = True
+        self.poison = ""
+        self.warned: list[str] = []
+        self.guests: list[Request] = []
+        self.came_back: list[Request] = []
+        self.settled: list[Request] = []
+        self.stood_alone = 0
+        self.queue = Scheduler(config.parameters)
+        self._lock = threading.Lock()
+        self.away = Away(self, self.status, folder, self.net)
+        self.peers = Peers(config, replica, folder, self.take_in, self.warned.append, self.net)
+        self.away.start()
+
+    def close(self) -> None:
+        self.peers.close()
+        self.away.stop()
+        self.status.remove()
+
+    def take_in(self, guests: Any) -> None:
+        self.guests += guests
+
+    def ask(self, *numbers: int) -> list[Request]:
+        read = [read_request(echo_input(n), self.config, FutureAnswer()) for n in numbers]
+        with self._lock:
+            for each in read:
+                self.queue.add(each)
+        self.away.wake()
+        return read
+
+    def lend(self) -> Request | None:
+        with self._lock:
+            return self.queue.lend(lambda each: each.strays < 2) if self.needs_help else None
+
+    def settle(self, request: Request) -> None:
+        with self._lock:
+            self.queue.settle(request)
+        self.settled.append(request)
+
+    def take_back(self, requests: list[Request]) -> None:
+        self.came_back += requests
+        with self._lock:
+            self.queue.put_back(requests)
+
+    def stand_alone(self) -> None:
+        self.stood_alone += 1
+
+    def condemned(self) -> str:
+        return self.poison
+
+    @property
+    def waiting(self) -> list[Request]:
+        with self._lock:
+            return self.queue.waiting_since(time.perf_counter())
+
+
+Make = Callable[[int], House]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """`make(n)`: replica n. Afterwards no thread and no descriptor is left."""
+    monkeypatch.setattr(away_module, "LOOK_SECONDS", 0.02)
+    config, houses = echo_config(tmp_path, replicas=3), []
+    threads, descriptors = threading.active_count(), open_descriptors()
+
+    def build(replica: int) -> House:
+        houses.append(House(tmp_path, config, replica))
+        if replica:
+            houses[-1].status.write(State.SERVING)
+        return houses[-1]
+
+    yield build
+    for house in houses:
+        house.close()
+        house.guests.clear()
+    until(lambda: threading.active_count() <= threads)
+    until(lambda: open_descriptors() <= descriptors)
+
+
+def open_descriptors() -> int:
+    gc.collect()  # a mapping's descriptor goes with its last view
+    return len(os.listdir("/proc/self/fd"))
+
+
+def answer(guest: Request) -> None:
+    guest.deliver(guest.answer.send, {"Y": guest.inputs["X"]})
+
+
+def result(request: Request) -> list[int]:
+    assert isinstance(request.answer, FutureAnswer)
+    return request.answer.future.result(LIMIT)["Y"][0].tolist()  # type: ignore[no-any-return]
+
+
+def test_a_guest_keeps_what_is_known_of_it(make: Make) -> None:
+    first, second = make(0), make(1)
+    first.needs_help = False
+    (suspect,) = first.ask(7)
+    suspect.suspicion, suspect.alone = 0.5, True
+    suspect.deadline = time.perf_counter() + 100
+    first.needs_help = True
+    first.away.wake()
+    until(lambda: bool(second.guests))
+    (guest,) = second.guests
+    assert (guest.suspicion, guest.alone, guest.guest) == (0.5, True, True)
+    assert guest.content == suspect.content
+    assert abs(guest.deadline - suspect.deadline) < 5
+
+
+def test_each_guest_comes_to_its_own_end(make: Make) -> None:
+    first, second = make(0), make(1)
+    asked = first.ask(*range(4))
+    until(lambda: len(second.guests) == 4)
+    second.guests[0].suspicion = 1.5
+    second.guests[0].answer.fail(Unavailable("full"))
+    until(lambda: first.came_back == asked[:1])
+    assert asked[0].suspicion == 1.5, "what was found out is known at home"
+    answer(second.guests[1])
+    assert result(asked[1]) == [1]
+    second.guests[2].answer.fail(RequestFailed("no"))
+    with pytest.raises(RequestFailed, match="no"):
+        result(asked[2])
+    first.needs_help = False
+    second.peers.close()  # as if its process had died
+    until(lambda: first.came_back == [asked[0], asked[3]])
+    assert first.settled == asked[1:3]
+    assert first.waiting == [asked[0], asked[3]], "in their old order"
+    answer(second.guests[3])  # too late: its home computes it
+
+
+def test_all_peers_that_serve_share_the_work(make: Make) -> None:
+    second, third = make(1), make(2)
+    first = make(0)
+    first.away.wake()
+    until(lambda: len(first.away._helpers) == 2 and all(h.has_room for h in helpers(first)))
+    first.ask(*range(10))
+    until(lambda: len(second.guests) + len(third.guests) == 10)
+    assert len(second.guests) == 5
+
+
+def helpers(house: House) -> list[Any]:
+    return list(house.away._helpers.values())
+
+
+def test_only_the_same_user_is_heard(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line.os, "geteuid", lambda: 12345)
+    first, second = make(0), make(1)
+    asked = first.ask(1)
+    until(lambda: first.stood_alone > 3)
+    assert first.waiting == asked
+    assert second.guests == []
+
+
+def test_a_full_peer_is_left_in_peace(make: Make) -> None:
+    first, second = make(0), make(1)
+    asked = first.ask(*range(300))
+    refused = 0
+    until(lambda: len(second.guests) == MOST_AWAY)
+    began = time.monotonic()
+    while time.monotonic() - began < 1:
+        while second.guests:
+            second.guests.pop(0).answer.fail(Unavailable("full"))
+            refused += 1
+        time.sleep(0.001)
+    assert refused < MOST_AWAY + 1.5 / away_module.LOOK_SECONDS, "one at a time, now and then"
+    until(lambda: len(first.waiting) >= 299)
+    assert first.waiting == asked[300 - len(first.waiting) :]
+
+
+def test_as_much_as_the_queue_holds_and_no_more(make: Make) -> None:
+    first, second = make(0), make(1)
+    most = first.config.parameters.max_queue_requests
+    first.ask(*range(most))
+    until(lambda: len(second.guests) == MOST_AWAY)
+    with pytest.raises(Unavailable, match=f"full \\({most} requests\\)"):
+        first.ask(most)
+    answer(second.guests[0])
+    until(lambda: len(first.settled) == 1)
+    first.ask(most)
+
+
+def test_what_is_condemned_travels_before_anything_else(make: Make) -> None:
+    first, second = make(0), make(1)
+    first.poison = "poison"
+    first.ask(1)
+    until(lambda: bool(second.guests))
+    assert second.warned == ["poison"]
+    first.needs_help = False
+    second.status.write(State.RESTARTING)
+    first.away.spread()
+    until(lambda: second.warned == ["poison", "poison"])
+
+
+class Mute:
+    """A peer that takes `pulses` messages and says something to each, and then never reads."""
+
+    def __init__(self, folder: Path, config: ModelConfig, pulses: int) -> None:
+        self.status = Status(folder, config, 1)
+        self.status.write(State.SERVING)
+        self.name = f"{os.getpid()}.1"
+        self.listener = line.listen(folder / line.FOLDER, self.name)
+        self.folder = folder
+        self.lines: list[line.Line] = []
+        self.pulses = pulses
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                self.lines.append(line.accept(self.listener))
+            except OSError:
+                return
+            for _ in range(self.pulses):
+                received = self.lines[-1].receive()
+                assert received is not None
+                self.lines[-1].send(received[0].kind)
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.listener.close()
+        for each in self.lines:
+            each.close()
+        (self.folder / line.FOLDER / self.name).unlink()
+        self.status.remove()
+
+
+@pytest.fixture
+def mute(tmp_path: Path) -> Iterator[Callable[[int], Mute]]:
+    made = []
+
+    def build(pulses: int) -> Mute:
+        made.append(Mute(tmp_path, echo_config(tmp_path, replicas=3), pulses))
+        return made[-1]
+
+    yield build
+    for each in made:
+        each.close()
+
+
+def test_who_never_says_anything_gets_nothing(make: Make, mute: Callable[[int], Mute]) -> None:
+    mute(0)
+    first, third = make(0), make(2)
+    asked = first.ask(*range(400))
+    answered = 0
+    while answered < 400:
+        until(lambda: bool(third.guests))
+        answer(third.guests.pop(0))
+        answered += 1
+    assert [result(each) for each in asked] == [[n] for n in range(400)]
+    assert first.came_back == []
+
+
+def test_who_falls_silent_has_nothing_in_the_end(
+    make: Make, mute: Callable[[int], Mute], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "PULSE_SECONDS", 0.1)
+    monkeypatch.setattr(line, "SILENCE_SECONDS", 0.5)
+    silent = mute(1)
+    first = make(0)
+    asked = first.ask(*range(200))
+    until(lambda: bool(first.came_back))
+    first.needs_help = False
+    until(lambda: len(first.waiting) == 200)
+    assert first.waiting == asked
+    assert len(silent.lines) >= 1
+    assert first.settled == []
+
+
+def test_a_late_guest_comes_home_to_be_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "PULSE_SECONDS", 0.1)
+    first, second = make(0), make(1)
+    first.needs_help = False
+    (late,) = first.ask(1)
+    late.deadline = time.perf_counter() + 0.3
+    first.needs_help = True
+    first.away.wake()
+    until(lambda: bool(second.guests))
+    until(lambda: bool(first.came_back))
+    assert first.came_back[0] is late
+    first.needs_help = False
+    second.guests[0].answer.fail(TimedOut("too late"))
+    until(lambda: first.waiting == [late])
+    assert not late.answered
+
+
+def test_an_answer_waits_for_a_home_only_once() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection = line.Line(ours, 1.0)
+    began = time.monotonic()
+    for number in range(5000):  # Many more than fit.
+        PeerAnswer(connection, number).send({"Y": np.zeros(4)})
+    assert time.monotonic() - began < line.SEND_SECONDS + 5
+    received = 0
+    while theirs.recv(1 << 16):
+        received += 1
+    assert 0 < received < 5000, "then it is hung up on"
+    theirs.close()
+    connection.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_is_lost_or_doubled_whatever_fails(
+    make: Make, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance = random.Random(seed)
+    kinds = [errno.EMFILE, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS, errno.EAGAIN]
+
+    def failing(real: Callable[..., Any], share: float) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            if chance.random() < share:
+                number = chance.choice(kinds)
+                raise OSError(number, os.strerror(number))
+            return real(*args, **more)
+
+        return call
+
+    monkeypatch.setattr(Arena, "create", failing(Arena.create, 0.02))
+    monkeypatch.setattr(line.Line, "_send", failing(line.Line._send, 0.02))
+    monkeypatch.setattr(line, "_map", failing(line._map, 0.01))
+    monkeypatch.setattr(line, "accept", failing(line.accept, 0.1))
+    first, second, third = make(0), make(1), make(2)
+    asked, answers = first.ask(*range(500)), 0
+
+    def work() -> bool:
+        """Whether all have their answers; what strayed twice is computed at home."""
+        nonlocal answers
+        for house in (second, third):
+            while house.guests:
+                answer(house.guests.pop(chance.randrange(len(house.guests))))
+        for each in first.waiting:
+            if each.strays >= 2 and first.queue.remove(each):
+                each.deliver(each.answer.send, {"Y": each.inputs["X"]})
+        answers = sum(each.answered for each in asked)
+        return answers == len(asked)
+
+    until(work, seconds=30)
+    assert [result(each) for each in asked] == [[n] for n in range(500)]
+    assert first.waiting == []
+    assert len(first.settled) == len(set(first.settled)) > 0
