@@ -121,6 +121,8 @@ class Line:
             if cut or (message.tensors and not descriptors):
                 raise OSError("a message did not come whole")
             return message, _map(descriptors[0], message) if descriptors else {}
+        except BlockingIOError as error:  # Something came, and is lost.
+            raise OSError("a message could not be mapped") from error
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
