@@ -330,10 +330,20 @@ def test_an_import_that_hangs_is_within_the_limit_of_a_start(
 def test_what_a_killed_front_left_is_removed(config: ModelConfig, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as over:
         pass
-    left = tmp_path / f"ranks-{over.pid}-0-1"
-    other = tmp_path / f"ranks-{os.getppid()}-0-1"
-    for folder in (left, other):
-        (folder / "rank0").mkdir(parents=True)
+
+    def files_of(pid: int) -> list[Path]:
+        names = (
+            "ranks-{}-0-1/rank0/m.so",
+            "peers/{}.0",
+            "status/m.1.0.{}.json",
+            "m.1.lead.-1.{}.json",
+        )
+        return [tmp_path / name.format(pid) for name in names]
+
+    for path in (*files_of(over.pid), *files_of(os.getppid())):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
     with served(config, tmp_path):
-        assert not left.exists()
-        assert other.exists()
+        assert not any(path.exists() for path in files_of(over.pid))
+        assert not (tmp_path / f"ranks-{over.pid}-0-1").exists()
+        assert all(path.exists() for path in files_of(os.getppid()))

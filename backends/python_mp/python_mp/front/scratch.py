@@ -7,10 +7,16 @@ when the rank is killed.
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from .vital import vital
+
+_OWNER = re.compile(r"ranks-(\d+)-\d+-\d+|(\d+)\.\d+|.*\.(\d+)\.(?:json|draft)")
+"""The pid in names of what fronts put there: these folders, peers' sockets, files that say how an
+instance or a replica is."""
 
 
 def make(runtime: Path, replica: int, generation: int) -> Path:
@@ -21,7 +27,16 @@ def make(runtime: Path, replica: int, generation: int) -> Path:
 
 
 def remove_leftovers(runtime: Path) -> None:
-    """Those of fronts that were killed."""
-    for folder in runtime.glob("ranks-*-*-*"):
-        if vital(int(folder.name.split("-")[1])).state in "ZX":
-            shutil.rmtree(folder, ignore_errors=True)
+    """Everything of fronts that were killed."""
+    for path in (*runtime.iterdir(), *runtime.glob("*/*")):
+        owner = _OWNER.fullmatch(path.name)
+        if owner and vital(int(owner[owner.lastindex or 0])).state in "ZX":
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from ..config import Parameters
 from .group import Group, State
@@ -87,5 +88,6 @@ class Watchdog:
             raise self._stuck(f"a batch has taken more than {self._limit} s")
 
     def _stuck(self, reason: str, *, killed: bool = False) -> GroupEnded:
-        self._group.ask_for_stacks()
+        with suppress(OSError):
+            self._group.ask_for_stacks()
         return GroupEnded(reason, killed=killed, hung=True)
