@@ -13,10 +13,10 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv models build serve up down test check format bench clean
+.PHONY: help install venv models build serve up down test test-all check format bench clean
 
 help:  ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 serve: models  ## serve the models and show that they answer; Ctrl-C ends it
 	@exec $(BIN)/python -m server --demo $(ARGS)
@@ -31,7 +31,10 @@ up:  ## the same in containers, with nginx, Prometheus and Grafana (ARGS: servic
 down:  ## end and remove what `up` started; the volumes stay (ARGS=--volumes takes them, too)
 	@$(COMPOSE) down $(ARGS)
 
-test: venv models  ## all tests: unit, process, engines, Triton
+test: venv models  ## the tests: unit, process, engines, Triton, deploy
+	@exec $(BIN)/python -m pytest -m "not campaign" $(ARGS)
+
+test-all: venv models  ## the same, and the campaigns that take too long for every change
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 check: venv  ## format, lint, types, and the files of deploy/

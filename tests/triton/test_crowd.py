@@ -202,7 +202,7 @@ def assert_right(counts: Counter[str], wanted: int) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "wanted", [2_000, pytest.param(20_000, marks=pytest.mark.slow)], ids=["short", "long"]
+    "wanted", [2_000, pytest.param(20_000, marks=pytest.mark.campaign)], ids=["short", "long"]
 )
 def test_answers_in_a_crowd_of_one_model_are_those_got_alone(
     crowded: TritonServer, wanted: int
@@ -213,7 +213,7 @@ def test_answers_in_a_crowd_of_one_model_are_those_got_alone(
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "wanted", [1_500, pytest.param(10_000, marks=pytest.mark.slow)], ids=["short", "long"]
+    "wanted", [1_500, pytest.param(10_000, marks=pytest.mark.campaign)], ids=["short", "long"]
 )
 def test_answers_are_right_while_ranks_are_killed(crowded: TritonServer, wanted: int) -> None:
     crowd = Crowd(crowded.endpoints, learned(crowded, ["ranker", "embed", "classify"]), wanted)
