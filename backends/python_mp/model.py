@@ -90,7 +90,10 @@ class TritonPythonModel:
             except Exception:  # Raised from here it would fail the others of this call as well.
                 log.exception("a request could not be read")
                 answer.fail(RequestFailed("the request could not be read"))
-        self._replica.submit_and_attend(accepted, window.is_complete, WINDOW_SECONDS)
+        try:
+            self._replica.submit_and_attend(accepted, window.is_complete, WINDOW_SECONDS)
+        except Exception:  # They are in hand, and answered through their senders.
+            log.exception("requests could not be attended to")
         return window.close()
 
     def _read(self, answer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from python_mp import layout
 from python_mp.config import ModelConfig
 from python_mp.front import replica
-from python_mp.rank.engines.echo import REFUSE
+from python_mp.rank.engines.echo import RAISE, REFUSE
 from tests.harness import INT32, LIMIT, NO_FAULT, echo_config, echo_input, model_config, tensor
 from tests.unit.triton_stub import ROOT, InferenceRequest, TritonError, execute, load
 
@@ -99,3 +100,38 @@ def test_shapes_in_turns_are_answered_right(start: Any, tmp_path: Path) -> None:
         wanted = [[first + n] * (1 + n % 2) for n in range(16)]
         requests = [InferenceRequest(X=np.array([numbers], np.int32)) for numbers in wanted]
         assert answers(execute(model, requests)) == wanted
+
+
+def test_what_cannot_be_queued_is_refused_and_the_next_served(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    model = start(echo_config(tmp_path))
+    with monkeypatch.context() as broken:
+        broken.setattr(replica.Replica, "_cut", fail)
+        requests = [InferenceRequest(**echo_input(n)) for n in range(3)]
+        assert answers(execute(model, requests)) == ["the request could not be queued"] * 3
+    assert answers(execute(model, [InferenceRequest(**echo_input(4))])) == [[4]]
+
+
+def test_no_thread_waits_while_a_request_is_hashed(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = start(echo_config(tmp_path))
+    hashed = []
+
+    def note(*args: Any, **more: Any) -> Any:
+        hashed.append(model._replica._lock.locked())
+        return blake2b(*args, **more)
+
+    monkeypatch.setattr("python_mp.batch.hashlib.blake2b", note)
+    poison = echo_input(1, faults=[(RAISE, 0, 5)])
+    assert answers(execute(model, [InferenceRequest(**echo_input(4))])) == [[4]]
+    assert hashed == [], "while nothing is condemned"
+    for _ in range(3):
+        (said,) = answers(execute(model, [InferenceRequest(**poison)]))
+    assert said == "this request has ended two groups of ranks"
+    assert len(hashed) >= 3
+    assert not any(hashed)

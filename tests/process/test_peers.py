@@ -107,7 +107,7 @@ def test_a_full_peer_leaves_the_queue_in_its_bounds_and_order(tmp_path: Path) ->
     more: dict[str, Any] = {"module.start_seconds": START_SECONDS}
     config = echo_config(tmp_path, replicas=2, max_queue_requests=4, max_batch_tokens=1, **more)
     with served(config, tmp_path) as first, served(config, tmp_path, index=1) as second:
-        busy = [ask(second, n, fault=(SLEEP, 0, 5000 * (n == 0))) for n in range(5)]
+        busy = [ask(second, n, fault=(SLEEP, 0, 3500 * (n == 0))) for n in range(5)]
         os.kill(pids(first)[0], signal.SIGKILL)
         until(lambda: counted(first, "ranks_alive") == [0])
         order: list[int] = []
@@ -120,6 +120,36 @@ def test_a_full_peer_leaves_the_queue_in_its_bounds_and_order(tmp_path: Path) ->
         assert values(asked[:4]) == [[n] for n in range(4)]
         assert order == [*range(4, 10), *range(4)]
         assert values(busy) == [[n] for n in range(5)]
+
+
+def test_a_replica_that_cannot_start_is_helped_while_a_peer_serves(tmp_path: Path) -> None:
+    cause = tmp_path / "cause"
+    config = echo_config(tmp_path, replicas=2, **{"module.die_if": str(cause)})
+    with served(config, tmp_path) as first, served(config, tmp_path, index=1) as second:
+        cause.touch()
+        os.kill(pids(first)[0], signal.SIGKILL)
+        until(lambda: bool(first.replica._down))
+        assert values([ask(first, n) for n in range(20)]) == [[n] for n in range(20)]
+        os.kill(pids(second)[0], signal.SIGKILL)
+        until(lambda: bool(second.replica._down) and not first.replica._away.is_hopeful)
+        with pytest.raises(Unavailable, match="exited with 1"):
+            ask(first, 1).result(1)
+        cause.unlink()
+        until(lambda: first.replica.serves)
+        assert values([ask(first, 2)]) == [[2]]
+
+
+def test_stop_answers_or_refuses_what_is_away(tmp_path: Path) -> None:
+    config = echo_config(tmp_path, replicas=2, **{"module.start_seconds": 1})
+    with served(config, tmp_path, index=1) as second:
+        with served(config, tmp_path) as first:
+            os.kill(pids(first)[0], signal.SIGKILL)
+            until(lambda: not first.replica.serves)
+            away = [ask(first, n, fault=(SLEEP, 0, 500)) for n in range(3)]
+            until(lambda: counted(second, "batches_total")[0] > 0)
+        for future in away:
+            assert isinstance(future.exception(0), Unavailable | None)
+        assert values([ask(second, 4)]) == [[4]]
 
 
 class Stranger:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import json
 import os
 import random
 import socket
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from python_mp.batch import Request, read_request
-from python_mp.channel import Arena
+from python_mp.channel import Arena, Kind
 from python_mp.config import ModelConfig
 from python_mp.errors import RequestFailed, TimedOut, Unavailable
 from python_mp.front import away as away_module
@@ -168,6 +169,22 @@ def test_each_guest_comes_to_its_own_end(make: Make) -> None:
     assert first.settled == asked[1:3]
     assert first.waiting == [asked[0], asked[3]], "in their old order"
     answer(second.guests[3])  # too late: its home computes it
+
+
+def test_what_a_peer_says_is_understood_or_taken_for_its_end(make: Make) -> None:
+    first, second = make(0), make(1)
+    asked = first.ask(0, 1)
+    until(lambda: len(second.guests) == 2)
+    connection = second.guests[0].answer._connection  # type: ignore[attr-defined]
+    connection.send(Kind.DONE, 77, {"Y": np.zeros(1)})  # Nobody waits for that.
+    strange = {"error": "FromTheFuture", "text": "as yet unknown", "suspicion": 0.0}
+    connection.send(Kind.REFUSED, 0, text=json.dumps(strange))
+    with pytest.raises(RequestFailed, match="as yet unknown"):
+        result(asked[0])
+    first.needs_help = False
+    connection.send(Kind.REFUSED, 1, text="{")
+    until(lambda: first.came_back == asked[1:])
+    assert asked[1].strays == 1
 
 
 def test_all_peers_that_serve_share_the_work(make: Make) -> None:

@@ -125,7 +125,9 @@ class Away:
         helpers = {name: each for name, each in self._helpers.items() if not each.is_gone}
         for name in serving - helpers.keys():
             with suppress(OSError):
-                helpers[name] = Helper(line.connect(self._folder, name), self._home, self.wake)
+                helpers[name] = Helper(
+                    line.connect(self._folder, name), self._home, self.wake, self._net
+                )
         for name, helper in helpers.items():
             helper.serves = name in serving
         self._helpers = helpers
@@ -163,12 +165,13 @@ class Helper:
     """A peer that serves, and the requests that it has. It gets none before it has said something:
     somebody may listen there who never reads."""
 
-    def __init__(self, connection: Line, home: Home, changed: Callable[[], None]) -> None:
+    def __init__(self, connection: Line, home: Home, changed: Callable[[], None], net: Net) -> None:
         self.serves = True
         self.is_gone = False
         self._connection = connection
         self._home = home
         self._changed = changed
+        self._net = net
         self._lock = threading.Lock()
         self._requests: dict[int, Request] = {}
         self._numbers = count()
@@ -223,20 +226,19 @@ class Helper:
     # -- its thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            with closing(self._connection), suppress(OSError):
-                self._introduce()
-                while self._listen():
-                    pass
-        finally:
-            self.is_gone = True
-            self._give_back(list(self._requests), was_lost=True)
-            self._changed()
+        with closing(self._connection):
+            self._net.hold("peers", self._converse)
+        self.is_gone = True
+        self._give_back(list(self._requests), was_lost=True)
+        self._changed()
 
-    def _introduce(self) -> None:
-        if text := self._home.condemned():
-            self._connection.send(Kind.CONDEMNED, text=text)
-        self._connection.send(Kind.PULSE)
+    def _converse(self) -> None:
+        with suppress(OSError):
+            if text := self._home.condemned():
+                self._connection.send(Kind.CONDEMNED, text=text)
+            self._connection.send(Kind.PULSE)
+            while self._listen():
+                pass
 
     def _listen(self) -> bool:
         """Whether it is still there."""
@@ -261,28 +263,24 @@ class Helper:
         return time.monotonic() - self._heard < line.SILENCE_SECONDS
 
     def _book(self, message: Message, tensors: dict[str, Array]) -> None:
+        refusal = json.loads(message.text) if message.kind is Kind.REFUSED else {}
         with self._lock:
             request = self._requests.pop(message.batch, None)
         if request is None:  # It was taken back.
             return
-        if message.kind is Kind.DONE:
-            self._window = min(MOST_AWAY, self._window + 1)
-            self._settle(request, request.send, tensors)
-            return
-        refusal = json.loads(message.text)
-        error = _error(refusal)
-        if type(error) is errors.Unavailable:  # Its trouble, not the request's.
-            request.suspicion = max(request.suspicion, refusal["suspicion"])
-            request.alone |= request.suspicion > 0
+        if refusal.get("error") == errors.Unavailable.__name__:  # Its trouble, not the request's.
             self._window = 1
             self._rest()
+            request.suspicion = max(request.suspicion, refusal["suspicion"])
+            request.alone |= request.suspicion > 0
             self._home.take_back([request])
-        else:
-            self._settle(request, request.answer.fail, error)
-
-    def _settle(self, request: Request, send: Callable[[Any], None], what: Any) -> None:
+            return
+        self._window = min(MOST_AWAY, self._window + 1)
         self._home.settle(request)
-        request.deliver(send, what)
+        if refusal:
+            request.deliver(request.answer.fail, _error(**refusal))
+        else:
+            request.deliver(request.send, tensors)
 
     def _give_back(self, numbers: list[int], *, was_lost: bool = False) -> None:
         with self._lock:
@@ -314,5 +312,6 @@ def _passport(request: Request) -> str:
     return json.dumps({"suspicion": request.suspicion, "alone": request.alone, "seconds": left})
 
 
-def _error(refusal: dict[str, Any]) -> errors.PythonMpError:
-    return getattr(errors, refusal["error"])(refusal["text"])  # type: ignore[no-any-return]
+def _error(error: str, text: str, **_: Any) -> errors.PythonMpError:
+    kind = getattr(errors, error, errors.RequestFailed)
+    return kind(text)

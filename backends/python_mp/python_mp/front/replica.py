@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from ..batch import Batch, Request
@@ -107,6 +108,13 @@ class Replica:
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queues the requests. Each is answered later, from another thread."""
+        try:
+            self._submit(requests)
+        except Exception:
+            log.exception("requests could not be queued")
+            self._fail(requests, RequestFailed("the request could not be queued"))
+
+    def _submit(self, requests: Sequence[Request]) -> None:
         requests = self._cut(requests)
         poison = [request for request in requests if request in self._condemned]
         self._refuse(
@@ -125,19 +133,25 @@ class Replica:
         """As `submit`; then, if batches take the ranks only milliseconds, does the work of the
         keeper's thread here until `is_done()` or the time is up. An answer that comes at once is
         spared the way through another thread."""
-        with self._lock:
-            group = self._group
-        if group is None or self._last_forward_seconds > _QUICK_SECONDS:
+        with ExitStack() as stack:
+            group = self._attended(stack)
             self.submit(requests)
-            return
-        deadline = time.perf_counter() + seconds
-        with group.inbox.attended() as attended:
-            self.submit(requests)
-            while attended and not is_done() and (left := deadline - time.perf_counter()) > 0:
+            deadline = time.perf_counter() + seconds
+            while group and not is_done() and (left := deadline - time.perf_counter()) > 0:
                 messages = group.inbox.poll(left)
                 if messages is None:
                     return
                 self.handle(group, messages)
+
+    def _attended(self, stack: ExitStack) -> Group | None:
+        """The group, if this thread gets what it says until the stack is left."""
+        group = self._group
+        if group is None or self._last_forward_seconds > _QUICK_SECONDS:
+            return None
+        try:
+            return group if stack.enter_context(group.inbox.attended()) else None
+        except (OSError, ValueError):  # It has ended, or the kernel cannot; the keeper attends.
+            return None
 
     # -- the keeper's Desk -----------------------------------------------------------------------
 
@@ -314,8 +328,9 @@ class Replica:
             self._refuse([request], error, reason)
 
     def _refuse(self, requests: Sequence[Request], error: PythonMpError, reason: str) -> None:
-        # Parts of one request fail together, and count once.
-        refused = sum(self._fail([request], error) for request in requests)
+        """Parts of one request fail together, and count once; a guest that goes home does not."""
+        goes_home = type(error) is Unavailable
+        refused = sum(self._fail([r], error) * (not (r.guest and goes_home)) for r in requests)
         self._metrics.count("refused_total", refused, reason=reason)
 
     @staticmethod
