@@ -21,11 +21,6 @@ from build_scripts.shard import add_code
 from python_mp import manifest
 
 NEEDS = ("fetch", "shard", "export", "quantise")
-SOURCES = (
-    "build_scripts/tensorrt/*.py",
-    "backends/python_mp/python_mp/rank/engines/tensorrt.py",
-    "backends/python_mp/python_mp/rank/tensorrt_api.py",
-)
 TOOLS = ("torch", "tensorrt")
 
 

@@ -25,13 +25,6 @@ NEEDS = (
     "fetch",
     "shard",
 )
-SOURCES = (
-    "build_scripts/trace.py",
-    *(
-        f"backends/python_mp/python_mp/rank/{name}.py"
-        for name in ("attention", "bins", "encoder", "layers", "onnx_graph", "ops", "packed")
-    ),
-)
 TOOLS = ("torch", "onnx", "onnxscript")
 OPSET = 20
 

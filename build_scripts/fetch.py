@@ -2,7 +2,7 @@
 
     package:NAME               a checkpoint inside an installed package
     FOLDER                     a checkpoint in a folder
-    hub:OWNER/NAME[@REVISION]  one from the Hugging Face hub; no code and no pickle
+    hub:OWNER/NAME@COMMIT      one from the Hugging Face hub; no code and no pickle
     make:PACKAGE.MODULE        made here: its function make(folder, progress) writes the checkpoint
                                and returns facts for the manifest
 
@@ -10,31 +10,31 @@ What lies on this machine already is not copied.
 """
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint, stages, storage
+from build_scripts import checkpoint, code, storage
 from build_scripts.checkpoint import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import PROJECT, Job
 
 NEEDS: tuple[str, ...] = ()
-SOURCES = ("build_scripts/checkpoint.py",)
 TOOLS = ("safetensors",)
 MAKE_TOOLS = ("numpy", "scikit-learn", "torch")
 RECORD, CHECKPOINT = "source.json", "checkpoint"
 TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
+COMMIT = re.compile("[0-9a-f]{40}")
 ALLOWED = ["*.safetensors", *TEXTS]
-KINDS = "package:NAME, a folder, hub:OWNER/NAME[@REVISION] or make:PACKAGE.MODULE"
+KINDS = "package:NAME, a folder, hub:OWNER/NAME@COMMIT or make:PACKAGE.MODULE"
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ def inputs(job: Job) -> dict[str, object]:
         return decides | {"files": _hashes(job, folder)}
     kind, name = job.recipe.source.split(":", 1)
     if kind == "make":
-        code = storage.sha256(_code(name))
         return decides | {
-            "code": code,
+            "code": _made_by(name),
             "module": job.module_sha256,
-            "tools": stages.versions(MAKE_TOOLS),
+            "tools": code.versions(MAKE_TOOLS),
         }
+    _require_commit(name)
     return decides
 
 
@@ -185,14 +185,34 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in Path(name).parts)
 
 
-def _code(module: str) -> Path:
+def _made_by(module: str) -> dict[str, str]:
     try:
-        spec = find_spec(module)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
-        raise BuildError(f"The source make:{module} names no Python module that can be imported.")
-    return Path(spec.origin)
+        return code.hashes(module)
+    except BuildError as error:
+        raise BuildError(f"The source make:{error}") from None
+
+
+def _require_commit(name: str) -> None:
+    """A branch or a tag may be another checkpoint tomorrow, under the same key. Raises BuildError
+    for one, with the commit that it is now."""
+    repository, _, revision = name.partition("@")
+    if COMMIT.fullmatch(revision):
+        return
+    import huggingface_hub
+
+    try:
+        now = huggingface_hub.model_info(repository, revision=revision or None).sha
+        hint = f"write hub:{repository}@{now}, which it is now"
+    except Exception as error:
+        hint = (
+            f"write hub:{repository}@ and its 40 digits (the hub did not say them: {_said(error)})"
+        )
+    raise BuildError(f"The source hub:{name} is not one checkpoint for ever: {hint}.")
+
+
+def _said(error: Exception) -> str:
+    """Of many classes of many libraries, all with a sentence."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _download(name: str, folder: Path) -> str:
@@ -201,12 +221,9 @@ def _download(name: str, folder: Path) -> str:
 
     repository, _, revision = name.partition("@")
     try:
-        cached = Path(
-            snapshot_download(repository, revision=revision or None, allow_patterns=ALLOWED)
-        )
-    except Exception as error:  # many classes of many libraries, all with a sentence
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise BuildError(f"hub:{name} cannot be downloaded: {reason}") from error
+        cached = Path(snapshot_download(repository, revision=revision, allow_patterns=ALLOWED))
+    except Exception as error:
+        raise BuildError(f"hub:{name} cannot be downloaded: {_said(error)}") from error
     shutil.copytree(cached, folder, copy_function=_link)
     return f"hub:{repository}@{cached.name}"
 

@@ -1,7 +1,7 @@
 """A job: one model to be built by one recipe. Every stage is given it, and nothing else."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,18 @@ class Job:
     def config(self) -> ModelConfig:
         """config.pbtxt as it will be published: with the recipe's engine, dtype and layout."""
         return triton_config.model_config(self.folder, self.recipe)
+
+    @cached_property
+    def tensors(self) -> dict[str, Any] | None:
+        """What stages read of config.pbtxt, as JSON values; None for a tokenizer."""
+        if self.recipe.family == "tokenizer":
+            return None
+        return {
+            "inputs": [asdict(spec) for spec in self.config.inputs],
+            "outputs": [asdict(spec) for spec in self.config.outputs],
+            "lengths": self.config.parameters.lengths,
+            "parameters": dict(self.config.module_parameters),
+        }
 
     @property
     def name(self) -> str:
@@ -86,6 +98,16 @@ class Job:
         return path
 
     @property
+    def beside(self) -> dict[str, Path]:
+        """What else lies in the model's folder: samples.py, and all that it may read."""
+        known = {recipe.NAME, triton_config.NAME, self.code.name if self.code else ""}
+        return {
+            name: path
+            for name, path in storage.files(self.folder).items()
+            if name not in known and not name.startswith(".") and not name.split("/")[0].isdecimal()
+        }
+
+    @property
     def module_sha256(self) -> str | None:
         return storage.sha256(self.code) if self.code else None
 
@@ -111,6 +133,11 @@ def load(
     if not folder.is_dir():
         raise BuildError(f"There is no model '{model}' in {repository}; {_models(repository)}")
     return Job(model, folder, recipe.load(folder, overrides), workspace)
+
+
+def artifact_stage(names: Iterable[str]) -> str:
+    """Of a job's stages the one whose output is published: the last that makes something."""
+    return [name for name in names if name != "verify"][-1]
 
 
 def models(repository: Path = REPOSITORY) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from build_scripts import fetch, stages, storage, triton_config
+from build_scripts import code, fetch, storage, triton_config
 from build_scripts.compile import gpu
 from build_scripts.job import Job
 from build_scripts.stages import Step, artifact_stage
@@ -137,7 +137,7 @@ def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
     """The manifest of the files that lie in `folder`."""
     source, facts = fetch.read(job), steps[artifact_stage(steps)].facts()
     tools = {tool: number for step in steps.values() for tool, number in step.versions.items()}
-    mine = stages.versions(("triton-multi-device",))
+    mine = code.versions(("triton-multi-device",))
     hardware: dict[str, Any] = {
         "machine": platform.machine(),
         "cpu": None,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
+from build_scripts import storage
 from build_scripts.job import Job
 from build_scripts.shard import add_code
 
@@ -31,12 +32,6 @@ if TYPE_CHECKING:
     from build_scripts.lockstep import Feed
 
 NEEDS = ("fetch", "export")
-SOURCES = (
-    "build_scripts/lockstep.py",
-    "build_scripts/samples.py",
-    "build_scripts/tensorrt/*.py",
-    "backends/python_mp/python_mp/rank/onnx_graph.py",
-)
 TOOLS = ("onnx", "onnxruntime", "nvidia-modelopt")
 
 
@@ -49,7 +44,12 @@ def applies(job: Job) -> bool:
 
 def inputs(job: Job) -> dict[str, object]:
     calibration = job.recipe.as_json()["calibration"]
-    return {"engine": job.recipe.engine, "dtype": job.recipe.dtype, "calibration": calibration}
+    return {
+        "engine": job.recipe.engine,
+        "dtype": job.recipe.dtype,
+        "calibration": calibration,
+        "beside": storage.hashes(job.beside),
+    }
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.progress import Progress
 
-from build_scripts import fetch
+from build_scripts import fetch, storage
 from build_scripts.checkpoint import Checkpoint
 from build_scripts.job import Job
 
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     Outputs = dict[str, Array]
 
 NEEDS = ("fetch",)
-SOURCES = (
-    "build_scripts/samples.py",
-    "build_scripts/sentences.py",
-    "backends/python_mp/python_mp/rank/layers.py",
-)
 TOOLS = ("torch", "transformers", "tokenizers")
 FILE = "outputs.npz"
 
@@ -39,10 +34,7 @@ def applies(job: Job) -> bool:
 
 
 def inputs(job: Job) -> dict[str, object]:
-    return {
-        "samples": job.recipe.accuracy.samples,
-        "parameters": dict(job.config.module_parameters),
-    }
+    return {"samples": job.recipe.accuracy.samples, "beside": storage.hashes(job.beside)}
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:

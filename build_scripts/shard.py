@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from python_mp.rank.weights import Weights
 
 NEEDS = ("fetch",)
-SOURCES = tuple(
-    f"backends/python_mp/python_mp/rank/{name}.py" for name in ("weights", "layers", "encoder")
-)
 TOOLS = ("torch", "safetensors")
 
 
@@ -35,11 +32,7 @@ def applies(job: Job) -> bool:
 
 
 def inputs(job: Job) -> dict[str, object]:
-    return {
-        "layout": job.layout,
-        "dtype": job.weights_dtype,
-        "parameters": dict(job.config.module_parameters),
-    }
+    return {"layout": job.layout, "dtype": job.weights_dtype}
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:

@@ -7,9 +7,10 @@ A stage is a module of this package (`Stage`). Its output lies in
         facts.json                      if the stage wrote it: `hardware`, `options` and `versions`
                                         for the manifest
 
-The key is a hash of everything that decides the outcome: the stage's inputs, its code, the tools,
-and the keys of the outputs it reads. So it is known before anything is run, and an output that
-lies there under its key is the one that running the stage would give.
+The key is a hash of everything that decides the outcome: the stage's inputs, its code and all that
+it imports, the tools, the model's tensors, and the keys of the outputs it reads. So it is known
+before anything is run, and an output that lies there under its key is the one that running the
+stage would give.
 """
 
 import json
@@ -17,18 +18,17 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from rich.progress import Progress
 
-from build_scripts import storage
-from build_scripts.job import PROJECT, Job
+from build_scripts import code, storage
+from build_scripts.code import versions
+from build_scripts.job import Job
+from build_scripts.job import artifact_stage as artifact_stage
 
 ORDER = ("fetch", "reference", "shard", "export", "quantise", "compile", "verify")
 TOKENIZER_ORDER = ("fetch", "tokenizer")
@@ -42,8 +42,6 @@ class Stage(Protocol):
 
     NEEDS: tuple[str, ...]
     """Stages whose outputs it reads; those that do not apply to a job are passed over."""
-    SOURCES: tuple[str, ...]
-    """Globs, from the project's root, of code that decides the outcome, besides its own."""
     TOOLS: tuple[str, ...]
     """Distributions whose versions decide the outcome."""
 
@@ -116,46 +114,23 @@ def plan(job: Job) -> dict[str, Step]:
     return steps
 
 
-def artifact_stage(names: Iterable[str]) -> str:
-    """Of a job's stages the one whose output is published: the last that makes something."""
-    return [name for name in names if name != "verify"][-1]
-
-
 def _step(job: Job, name: str, stage: Stage, steps: dict[str, Step]) -> Step:
     recipe: dict[str, object] = {
         "stage": name,
         "inputs": stage.inputs(job),
         "needs": {need: steps[need].key for need in stage.NEEDS if need in steps},
-        "code": _code(f"build_scripts/{name}.py", *stage.SOURCES),
+        "code": code.hashes(f"{__package__}.{name}"),
         "tools": versions(stage.TOOLS),
         "python": platform.python_version(),
     }
     if name != "fetch":  # whatever the stage reads, this is part of the model
-        recipe["module"] = job.module_sha256
+        recipe["module"], recipe["config"] = job.module_sha256, job.tensors
     needs = {need: steps[need].identity for need in stage.NEEDS if need in steps}
     identity = storage.digest({**recipe, "needs": needs})
     if machine := getattr(stage, "machine", None):
         recipe["machine"] = machine(job)
     folder = job.workspace / job.model / f"{name}-{storage.digest(recipe)[:12]}"
     return Step(name, stage, folder, recipe, identity)
-
-
-@cache
-def _code(*globs: str) -> dict[str, str]:
-    paths = {path for each in globs for path in PROJECT.glob(each) if path.is_file()}
-    return {str(path.relative_to(PROJECT)): storage.sha256(path) for path in sorted(paths)}
-
-
-@cache
-def versions(tools: Iterable[str]) -> dict[str, str]:
-    """Installed versions of those distributions that are installed."""
-    found = {}
-    for tool in tools:
-        try:
-            found[tool] = version(tool)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def ensure(

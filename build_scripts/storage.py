@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -48,6 +48,11 @@ def files(folder: Path) -> dict[str, Path]:
         path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"
     )
     return {str(path.relative_to(folder)): path for path in paths}
+
+
+def hashes(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Of files by their names."""
+    return {name: sha256(path) for name, path in paths.items()}
 
 
 def read_json(path: Path, kind: type[J] = dict) -> J:  # type: ignore[assignment]

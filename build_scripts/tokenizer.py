@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 NEEDS = ("fetch",)
-SOURCES = ("build_scripts/checkpoint.py",)
 TOOLS = ("tokenizers", "transformers")
 FILE = "tokenizer.json"
 UNSET = 1 << 40

@@ -6,6 +6,7 @@ answers is compared by Polygraphy; beyond the recipe's bounds nothing is publish
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -19,18 +20,12 @@ from rich.progress import Progress
 
 from build_scripts import storage
 from build_scripts.errors import BuildError
-from build_scripts.job import Job
-from build_scripts.stages import artifact_stage
+from build_scripts.job import Job, artifact_stage
 
 if TYPE_CHECKING:
     from python_mp.batch import Array
 
 NEEDS = ("fetch", "reference", "shard", "export", "quantise", "compile")
-SOURCES = (
-    "build_scripts/samples.py",
-    "build_scripts/sentences.py",
-    "backends/python_mp/python_mp/rank/**/*.py",
-)
 TOOLS = ("torch", "transformers", "onnxruntime", "polygraphy", "tensorrt")
 WORST = 5
 LATENCY_ROUNDS = 20
@@ -42,7 +37,13 @@ def applies(job: Job) -> bool:
 
 def inputs(job: Job) -> dict[str, object]:
     recipe = job.recipe.as_json()
-    return {"accuracy": recipe["accuracy"], "dtype": job.recipe.dtype, "layout": job.layout}
+    return {
+        "accuracy": recipe["accuracy"],
+        "dtype": job.recipe.dtype,
+        "layout": job.layout,
+        "served": json.loads(job.config.source[0]),
+        "samples": storage.hashes(job.beside),
+    }
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:

@@ -53,7 +53,6 @@ class FakeStage:
     applicable: bool = True
     ran: int = 0
     log: Path | None = None
-    SOURCES: tuple[str, ...] = ()
     TOOLS: tuple[str, ...] = ()
 
     def applies(self, _job: Job) -> bool:

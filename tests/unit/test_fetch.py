@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -19,6 +20,7 @@ from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from tests.checkpoints import CONFIG, FOLDER, shapes, tiny_bert, write_json
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PBTXT = """
 max_batch_size: 8
 input [ { name: "INPUT_IDS" data_type: TYPE_INT32 dims: [ -1 ] allow_ragged_batch: true } ]
@@ -254,7 +256,7 @@ def test_the_hub_is_asked_for_nothing_that_runs(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, Any] = {}
-    commit = tmp_path / "hub" / "snapshots" / "0123abcd"
+    commit = tmp_path / "hub" / "snapshots" / COMMIT
     commit.mkdir(parents=True)
     for path in checkpoint.iterdir():
         (commit / path.name).symlink_to(path)  # as its cache does
@@ -264,12 +266,12 @@ def test_the_hub_is_asked_for_nothing_that_runs(
         return str(commit)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    made = make_job(tmp_path, "hub:owner/name@v1")
+    made = make_job(tmp_path, f"hub:owner/name@{COMMIT}")
     out = run(made, monkeypatch)
-    assert (asked["repository"], asked["revision"]) == ("owner/name", "v1")
+    assert (asked["repository"], asked["revision"]) == ("owner/name", COMMIT)
     assert not {"*", "*.bin", "*.py", "*.pt"} & set(asked["allow_patterns"])
     source = fetch.read(made)
-    assert source.id == "hub:owner/name@0123abcd"
+    assert source.id == f"hub:owner/name@{COMMIT}"
     assert source.folder == out / "checkpoint"
     Checkpoint(source.folder).model()
 
@@ -281,8 +283,35 @@ def test_a_hub_that_does_not_answer_is_said(
         raise ConnectionError("no route\nmore of it")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(BuildError, match="^hub:owner/name cannot be downloaded: no route$"):
-        run(make_job(tmp_path, "hub:owner/name"), monkeypatch)
+    with pytest.raises(
+        BuildError, match=f"^hub:owner/name@{COMMIT} cannot be downloaded: no route$"
+    ):
+        run(make_job(tmp_path, f"hub:owner/name@{COMMIT}"), monkeypatch)
+
+
+@pytest.mark.parametrize("revision", ["", "@main", "@v1.0", "@0123abc", f"@{'A' * 40}"])
+def test_what_may_change_on_the_hub_is_refused_with_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str
+) -> None:
+    def model_info(repository: str, *, revision: str | None) -> Any:
+        assert (repository, revision) == ("owner/name", asked)
+        return SimpleNamespace(sha=COMMIT)
+
+    asked = revision.removeprefix("@") or None
+    monkeypatch.setattr(huggingface_hub, "model_info", model_info)
+    with pytest.raises(BuildError, match=f"write hub:owner/name@{COMMIT}, which it is now"):
+        stages.plan(make_job(tmp_path, f"hub:owner/name{revision}"))
+
+
+def test_a_hub_that_does_not_say_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def model_info(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "model_info", model_info)
+    with pytest.raises(BuildError, match="its 40 digits .*: no route"):
+        stages.plan(make_job(tmp_path, "hub:owner/name"))
 
 
 def test_what_is_made_comes_with_its_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

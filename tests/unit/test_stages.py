@@ -90,7 +90,7 @@ def test_a_change_reaches_the_stages_that_depend_on_it(tiny: Workshop) -> None:
     tiny.shard.TOOLS = ("rich",)
     assert changed(tiny, before) == {"shard", "verify"}
     tiny.shard.TOOLS = ()
-    tiny.shard.SOURCES = ("build_scripts/errors.py",)
+    tiny.edit("config.pbtxt", "dims: [ 4 ] }", "dims: [ 3 ] }")
     assert changed(tiny, before) == {"shard", "verify"}
 
 

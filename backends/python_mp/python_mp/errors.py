@@ -60,7 +60,7 @@ class GroupAborted(PythonMpError):
     pass
 
 
-def for_clients(error: PythonMpError) -> str:
+def for_clients(error: Exception) -> str:
     """Its text, with file names in the place of paths: where things lie is no client's business."""
     return _PATH.sub(
         lambda path: path["plain"] or "'{quoted}'".format(**path.groupdict()), str(error)

@@ -1,0 +1,189 @@
+"""A stage's key covers all that decides its output: what a real run opens is compared with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from importlib.util import source_from_cache
+from pathlib import Path
+
+import pytest
+
+from build_scripts import code, stages
+from build_scripts import job as jobs
+from build_scripts.job import PROJECT, REPOSITORY, Job
+from tests.checkpoints import tiny_bert
+
+RUNS_THE_STAGES = code.ROOTS["build_scripts"] / "stages.py"
+"""It is on the stack, where warnings look for the line that they show."""
+WATCH = """
+import os, sys
+log = os.open(os.environ["OPENED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+def opened(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        os.write(log, os.path.abspath(os.fsencode(arguments[0])) + b"\\n")
+sys.addaudithook(opened)
+"""
+RUN = """
+import os, sys
+from pathlib import Path
+from rich.progress import Progress
+from build_scripts import job, stages
+repository, workspace, model = map(Path, sys.argv[1:])
+made = job.load(str(model), repository, workspace=workspace)
+(workspace / model).mkdir(parents=True)
+steps = stages.plan(made)
+log = os.open(os.environ["OPENED"], os.O_WRONLY | os.O_APPEND)
+for name in steps:
+    os.write(log, b"stage " + name.encode() + b"\\n")
+    stages.ensure(made, steps, name, Progress(disable=True))
+"""
+SAMPLES = """
+import json
+from pathlib import Path
+import numpy as np
+
+def samples(folder):
+    scale = json.loads((Path(__file__).parent / "scale.json").read_text())
+    rows = np.random.default_rng(0).standard_normal((24, 1, 256)).astype(np.float32)
+    return [{"FEATURES": row * np.float32(scale)} for row in rows], None
+"""
+
+
+def ranker(repository: Path) -> None:
+    """All stages but `compile`, with samples that read another file."""
+    model = repository / "m"
+    model.mkdir(parents=True)
+    for name in ("config.pbtxt", "module.py"):
+        shutil.copy(REPOSITORY / "ranker" / name, model)
+    (model / "samples.py").write_text(SAMPLES)
+    (model / "scale.json").write_text("1")
+    text = (REPOSITORY / "ranker" / "recipe.toml").read_text()
+    text = text.replace('"torch"', '"onnxruntime"').replace('"float32"', '"int8"')
+    text = text.replace("[accuracy.float32]\nmax_error = 1e-4", "[accuracy]\nmax_error = 1e9")
+    (model / "recipe.toml").write_text(f"{text}\n[calibration]\nsamples = 8\n")
+
+
+def encoder(repository: Path) -> None:
+    model = repository / "m"
+    model.mkdir(parents=True)
+    text = (REPOSITORY / "embed_encoder" / "config.pbtxt").read_text().replace("384", "8")
+    (model / "config.pbtxt").write_text(text)
+    source = tiny_bert(repository.parent / "checkpoint")
+    (model / "recipe.toml").write_text(
+        f'family = "encoder"\nsource = "{source}"\n[layout]\ntensor_parallel_size = 2\n'
+        "[shapes]\ntokens = [1, 8, 64]\n[accuracy]\nsamples = 8\ncosine_min = 0.9\n"
+    )
+
+
+def tokenizer(repository: Path) -> None:
+    model = repository / "m"
+    model.mkdir(parents=True)
+    for name in ("config.pbtxt", "model.py"):
+        shutil.copy(REPOSITORY / "embed_tokenizer" / name, model)
+    source = tiny_bert(repository.parent / "checkpoint")
+    (model / "recipe.toml").write_text(f'family = "tokenizer"\nsource = "{source}"\n')
+
+
+@pytest.fixture(params=[ranker, encoder, tokenizer], ids=lambda make: make.__name__)
+def built(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Job, dict[str, set[Path]]]:
+    """A job, and what each of its stages opened in all processes."""
+    repository, opened = tmp_path / "repository", tmp_path / "opened"
+    request.param(repository)
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OPENED": str(opened)}
+    places = [str(repository), str(tmp_path / "workspace"), "m"]
+    subprocess.run([sys.executable, "-c", RUN, *places], env=environment, check=True, cwd=PROJECT)
+    found, stage = defaultdict[str, set[Path]](set), ""
+    for line in opened.read_text().splitlines():
+        if line.startswith("stage "):
+            stage = line.removeprefix("stage ")
+        elif stage:
+            found[stage].add(_source(Path(line)))
+    return jobs.load("m", repository, workspace=tmp_path / "workspace"), found
+
+
+def _source(path: Path) -> Path:
+    return Path(source_from_cache(path)) if path.parent.name == "__pycache__" else path
+
+
+def keys(job: Job) -> dict[str, str]:
+    return {name: step.key for name, step in stages.plan(job).items()}
+
+
+@pytest.mark.timeout(240)
+def test_whatever_a_stage_opens_is_part_of_its_key(
+    built: tuple[Job, dict[str, set[Path]]],
+) -> None:
+    job, opened = built
+    assert opened.keys() == keys(job).keys()
+    ours = (*code.ROOTS.values(), job.folder, job.folder.parent.parent / "checkpoint")
+    edited = 0
+    for stage, paths in opened.items():
+        covered = {code._file(name) for name in _covered(job, stage)}
+        for path in sorted(paths):
+            if not path.is_file() or not any(path.is_relative_to(each) for each in ours):
+                continue
+            if any(path.is_relative_to(each) for each in code.ROOTS.values()):
+                assert path in covered, f"{stage} opened {path}, which is in no key of its own"
+            elif path.name not in ("config.pbtxt", "recipe.toml"):  # of them the meaning counts
+                edited += 1
+                assert _decides(path, job, stage), f"{stage} opened {path}"
+    assert edited > 0
+
+
+def _covered(job: Job, stage: str) -> set[str]:
+    step = stages.plan(job)[stage]
+    covered = set(code.hashes(f"build_scripts.{stage}"))
+    if job.recipe.source.startswith("make:"):
+        covered |= code.hashes(job.recipe.source.removeprefix("make:")).keys()
+    return covered.union(*(_covered(job, need) for need in step.stage.NEEDS if need in job.outputs))
+
+
+def _decides(path: Path, job: Job, stage: str) -> bool:
+    before, kept = keys(job)[stage], path.read_bytes()
+    path.write_bytes(kept + b" ")
+    try:
+        fresh = jobs.load(job.model, job.folder.parent, workspace=job.workspace)
+        return keys(fresh)[stage] != before
+    finally:
+        path.write_bytes(kept)
+
+
+def test_each_file_of_the_code_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every stage: what it imports, also by a process that it starts, changes its key."""
+    for name, root in code.ROOTS.items():
+        shutil.copytree(root, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    monkeypatch.setattr(code, "ROOTS", {name: tmp_path / name for name in code.ROOTS})
+    for stage in stages.ORDER:
+        before = code.hashes(f"build_scripts.{stage}")
+        assert {"build_scripts.samples"} <= before.keys() or stage not in ("reference", "verify")
+        for name in before:
+            path = code._file(name)
+            assert path is not None
+            kept = path.read_bytes()
+            path.write_bytes(kept + b"\n")
+            assert code.hashes(f"build_scripts.{stage}") != before
+            path.write_bytes(kept)
+    assert {"python_mp.rank.nursery", "python_mp.rank.engines.torch", "python_mp.rank._shm"} <= (
+        code.hashes("build_scripts.verify").keys()
+    )
+
+
+def test_somebodys_own_package_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "theirs_for_test"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "make.py").write_text(
+        "import numpy, json\nfrom . import data\nimport beside_for_test"
+    )
+    (package / "data.py").write_text("")
+    (tmp_path / "beside_for_test.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = code.hashes("theirs_for_test.make")
+    assert found.keys() == {
+        "theirs_for_test", "theirs_for_test.make", "theirs_for_test.data", "beside_for_test"
+    }  # fmt: skip
