@@ -12,11 +12,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
-from python_mp import ensembles
-from python_mp.errors import LoadError
+from python_mp import ensembles, steps
+from python_mp.errors import LoadError, for_clients
 from python_mp.manifest import Manifest
 
 MAX_BYTES = 64 * 1024
+Text = tuple[int, str]
+"""A text, and its index in the request."""
 
 
 class TextError(ValueError):
@@ -61,26 +63,25 @@ class TritonPythonModel:
         self.tokenizer = Tokenizer.from_file(str(version / "tokenizer.json"))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        decoded = [self._texts(request) for request in requests]
-        texts = [text for request in decoded if isinstance(request, list) for text in request]
-        rows = iter([encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)])
-        return [
-            _response([next(rows) for _ in request]) if isinstance(request, list) else request
-            for request in decoded
-        ]
+        return steps.together(requests, _texts, self._ids, _tensors, TextError)
 
-    @staticmethod
-    def _texts(request: Any) -> list[str] | Any:
-        """The request's texts, or the response that refuses them."""
+    def _ids(self, texts: list[Text]) -> list[list[int]]:
+        """All in one go; one text alone is named if it cannot be read."""
         try:
-            return decode(request.inputs()[0].as_numpy().ravel())
-        except TextError as error:
-            refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=refusal)
+            encoded = self.tokenizer.encode_batch_fast([text for _, text in texts])
+            return [encoding.ids for encoding in encoded]
+        except Exception as error:
+            if len(texts) > 1:
+                return [ids for text in texts for ids in self._ids([text])]
+            raise TextError(
+                f"TEXT[{texts[0][0]}] cannot be tokenized: {for_clients(error)}."
+            ) from None
 
 
-def _response(rows: list[list[int]]) -> Any:
+def _texts(request: Any) -> list[Text]:
+    return list(enumerate(decode(request.inputs()[0].as_numpy().ravel())))
+
+
+def _tensors(rows: list[list[int]]) -> list[Any]:
     ids, lengths = pack(rows)
-    return pb_utils.InferenceResponse(
-        [pb_utils.Tensor("INPUT_IDS", ids), pb_utils.Tensor("LENGTHS", lengths)]
-    )
+    return [pb_utils.Tensor("INPUT_IDS", ids), pb_utils.Tensor("LENGTHS", lengths)]

@@ -145,10 +145,6 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "scans": (many_scans, "IMAGE[1] has more than 40 scans."),
     "rows missing": (lambda: png(64, 64, bytes(100)), DAMAGED),
     "checksum": (bad_checksum, DAMAGED),
-    "text bomb": (lambda: png(1, 1, b"\0\0", chunk(b"zTXt", b"a\0\0" + zlib.compress(ZEROS, 9))),
-                  DAMAGED),
-    "profile bomb": (lambda: png(1, 1, b"\0\0", chunk(b"iCCP", b"a\0\0" + zlib.compress(ZEROS, 9))),
-                     DAMAGED),
 }  # fmt: skip
 
 

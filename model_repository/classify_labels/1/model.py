@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from python_mp import steps
+
 
 class TopKError(ValueError):
     """A TOP_K that is not served."""
@@ -47,17 +49,11 @@ class TritonPythonModel:
         self.top_k = np.array(int(parameters["top_k"]["string_value"]), np.int32)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
+        return steps.each(requests, self._tensors, TopKError)
 
-    def _answer(self, request: Any) -> Any:
+    def _tensors(self, request: Any) -> list[Any]:
         logits = pb_utils.get_input_tensor_by_name(request, "LOGITS").as_numpy()
         given = pb_utils.get_input_tensor_by_name(request, "TOP_K")
-        try:
-            k = the_k(self.top_k if given is None else given.as_numpy(), len(self.labels))
-        except TopKError as error:
-            refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=refusal)
+        k = the_k(self.top_k if given is None else given.as_numpy(), len(self.labels))
         indices, scores = best(logits, k)
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor("LABEL", self.labels[indices]), pb_utils.Tensor("SCORE", scores)]
-        )
+        return [pb_utils.Tensor("LABEL", self.labels[indices]), pb_utils.Tensor("SCORE", scores)]

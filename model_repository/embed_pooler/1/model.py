@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from python_mp import steps
+
 
 class LengthsError(ValueError):
     """LENGTHS that do not fit HIDDEN_STATES."""
@@ -40,27 +42,14 @@ def pool(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
-        parsed = [self._rows(request) for request in requests]
-        rows = [row for request in parsed if isinstance(request, list) for row in request]
-        vectors = pool(rows) if rows else None
-        responses, start = [], 0
-        for request in parsed:
-            if isinstance(request, list):
-                stop = start + len(request)
-                tensor = pb_utils.Tensor("EMBEDDING", vectors[start:stop])
-                responses.append(pb_utils.InferenceResponse([tensor]))
-                start = stop
-            else:
-                responses.append(request)
-        return responses
+        return steps.together(requests, _rows, pool, _tensors, LengthsError)
 
-    @staticmethod
-    def _rows(request: Any) -> list[np.ndarray] | Any:
-        """The request's real rows, or the response that refuses them."""
-        hidden = pb_utils.get_input_tensor_by_name(request, "HIDDEN_STATES").as_numpy()
-        lengths = pb_utils.get_input_tensor_by_name(request, "LENGTHS").as_numpy()
-        try:
-            return real_rows(hidden, lengths)
-        except LengthsError as error:
-            refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=refusal)
+
+def _rows(request: Any) -> list[np.ndarray]:
+    hidden = pb_utils.get_input_tensor_by_name(request, "HIDDEN_STATES").as_numpy()
+    lengths = pb_utils.get_input_tensor_by_name(request, "LENGTHS").as_numpy()
+    return real_rows(hidden, lengths)
+
+
+def _tensors(vectors: list[np.ndarray]) -> list[Any]:
+    return [pb_utils.Tensor("EMBEDDING", np.stack(vectors))]

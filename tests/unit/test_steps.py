@@ -1,0 +1,162 @@
+"""Requests that share a call share no fault, in any of the Python models that are shipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from python_mp import steps
+from tests.checkpoints import SPECIAL, WORDS, word_piece
+from tests.unit.test_classify_decoder import GOOD
+from tests.unit.triton_stub import REPOSITORY, InferenceRequest, TritonError, load_model
+
+SECRET = "/srv/model_repository/secret"
+FAULTS = (
+    ValueError(SECRET),
+    MemoryError(),
+    KeyError("x"),
+    RecursionError(),
+    StopIteration(),
+    SystemError(),
+)
+MODELS = ("embed_tokenizer", "embed_pooler", "classify_decoder", "classify_labels")
+
+
+class Panic(BaseException):
+    """As Rust's extensions raise."""
+
+
+def test_these_are_all_python_models() -> None:
+    """A model that comes later is to be tested, too."""
+    python = {
+        path.parent.name
+        for path in REPOSITORY.glob("*/config.pbtxt")
+        if 'backend: "python"' in path.read_text()
+    }
+    assert python == set(MODELS)
+
+
+def request(name: str, number: int) -> InferenceRequest:
+    if name == "embed_tokenizer":
+        return InferenceRequest(TEXT=np.array([[b"the " * number], [b"a"]], np.object_))
+    if name == "embed_pooler":
+        hidden = np.random.default_rng(number).standard_normal((2, 4, 8)).astype(np.float32)
+        return InferenceRequest(HIDDEN_STATES=hidden, LENGTHS=np.array([[4], [2]], np.int32))
+    if name == "classify_decoder":
+        images = list(GOOD.values())
+        return InferenceRequest(IMAGE=np.array([[images[number % len(images)]]], np.object_))
+    return InferenceRequest(LOGITS=np.eye(10, dtype=np.float32)[[number % 10]])
+
+
+def served(name: str, module: ModuleType, tmp_path: Path) -> Any:
+    model = module.TritonPythonModel()
+    if name == "embed_tokenizer":
+        (tmp_path / "m" / "1").mkdir(parents=True, exist_ok=True)
+        word_piece().save(str(tmp_path / "m" / "1" / "tokenizer.json"))
+        model.initialize({"model_repository": str(tmp_path / "m"), "model_version": "1"})
+    if name == "classify_labels":
+        parameters = {
+            "labels": {"string_value": "0 1 2 3 4 5 6 7 8 9"},
+            "top_k": {"string_value": "3"},
+        }
+        model.initialize({"model_config": json.dumps({"parameters": parameters})})
+    return model
+
+
+def outputs(response: Any) -> dict[str, list[Any]]:
+    assert response.error is None, response.error
+    return {name: array.tolist() for name, array in response.outputs.items()}
+
+
+def inside(name: str, module: ModuleType, model: Any) -> list[tuple[Any, str]]:
+    """Everything that a call of `execute` goes through: a fault can be put into each."""
+    found = {
+        "embed_tokenizer": [(module, "decode"), (module, "pack"), (model, "tokenizer")],
+        "embed_pooler": [(module, "real_rows"), (module, "pool")],
+        "classify_decoder": [(module, "decode"), (module, "_pixels")],
+        "classify_labels": [(module, "the_k"), (module, "best")],
+    }
+    return [*found[name], (module.pb_utils, "Tensor")]
+
+
+class Failing:
+    """Stands for a function, or an object with functions; some calls raise."""
+
+    def __init__(self, real: Any, raises: Callable[[Any], bool], fault: BaseException) -> None:
+        self._real, self._raises, self._fault = real, raises, fault
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._raises(arguments):
+            raise self._fault
+        return self._real(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return Failing(getattr(self._real, name), self._raises, self._fault)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_fault_anywhere_hits_no_other_request(
+    name: str, data: st.DataObject, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        module = load_model(name, patch)
+        model = served(name, module, tmp_path)
+        requests = [request(name, number) for number in range(1, 8)]
+        alone = [outputs(model.execute([each])[0]) for each in requests]
+        owner, part = data.draw(st.sampled_from(inside(name, module, model)))
+        fault = data.draw(st.sampled_from([*FAULTS, Panic()]))
+        calls, bad = iter(range(10_000)), data.draw(st.sets(st.integers(0, 12), max_size=5))
+        patch.setattr(
+            owner, part, Failing(getattr(owner, part), lambda _: next(calls) in bad, fault)
+        )
+        responses = model.execute(requests)
+    failed = 0
+    for response, expected in zip(responses, alone, strict=True):
+        if response.error is None:
+            assert outputs(response) == expected
+        else:
+            failed += 1
+            assert "/srv" not in str(response.error)
+    assert failed <= len(bad)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_unexpected_error_says_nothing_of_the_server(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load_model(name, monkeypatch)
+    model = served(name, module, tmp_path)
+    owner, part = inside(name, module, model)[0]
+    monkeypatch.setattr(owner, part, Failing(None, lambda _: True, ValueError(SECRET)))
+    (response,) = model.execute([request(name, 1)])
+    assert str(response.error) == steps.UNEXPECTED
+    assert response.error.code == TritonError.INTERNAL
+
+
+def test_a_text_that_the_tokenizer_cannot_read_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vocabulary that lacks its unknown token: 24 good texts, and one with such a character."""
+    words = ["<unknown>" if word == "[UNK]" else word for word in WORDS]
+    module = load_model("embed_tokenizer", monkeypatch)
+    model = served("embed_tokenizer", module, tmp_path)
+    word_piece(words).save(str(tmp_path / "m" / "1" / "tokenizer.json"))
+    model.initialize({"model_repository": str(tmp_path / "m"), "model_version": "1"})
+    good = [InferenceRequest(TEXT=np.array([[b"the cab"]], np.object_)) for _ in range(24)]
+    bad = InferenceRequest(TEXT=np.array([[b"a"], ["\u2603".encode()]], np.object_))
+    *answers, response = model.execute([*good, bad])
+    assert "[UNK]" in SPECIAL
+    assert all(outputs(answer) == outputs(answers[0]) for answer in answers)
+    assert response.error.code == TritonError.INVALID_ARG
+    assert str(response.error).startswith("TEXT[1] cannot be tokenized: ")
+    assert "/" not in str(response.error)
