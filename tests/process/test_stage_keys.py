@@ -124,7 +124,7 @@ def test_whatever_a_stage_opens_is_part_of_its_key(
     edited = 0
     for stage, paths in opened.items():
         covered = {code._file(name) for name in _covered(job, stage)}
-        for path in sorted(paths):
+        for path in sorted(paths - {RUNS_THE_STAGES}):
             if not path.is_file() or not any(path.is_relative_to(each) for each in ours):
                 continue
             if any(path.is_relative_to(each) for each in code.ROOTS.values()):
