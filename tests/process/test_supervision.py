@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -165,11 +166,27 @@ def test_errors_are_shown(two: Served, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_first_start_that_the_front_cannot_make_is_said(
-    config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Faults(monkeypatch, Arena, "create", OSError(errno.ENOMEM, "cannot allocate")).armed = True
+    config = echo_config(tmp_path, start_timeout_seconds=1)
     with pytest.raises(LoadError, match="cannot allocate"), served(config, tmp_path):
         pass
+
+
+def test_a_first_start_outlasts_a_fault_that_passes(tmp_path: Path) -> None:
+    (cause := tmp_path / "cause").write_text(str(errno.ENOSPC))
+    config = echo_config(tmp_path, **{"module.die_if": str(cause)})
+
+    def pass_away() -> None:
+        until(lambda: said(tmp_path).get("generation", 0) >= 2)
+        cause.unlink()
+
+    passing = threading.Thread(target=pass_away)
+    passing.start()
+    with served(config, tmp_path) as replica:
+        passing.join()
+        assert values([ask(replica, 1)]) == [[1]]
 
 
 def test_a_status_folder_that_cannot_be_written_hurts_nobody(two: Served, tmp_path: Path) -> None:

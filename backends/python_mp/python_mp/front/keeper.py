@@ -9,7 +9,6 @@ one generation at most: every step is in the net.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -25,23 +24,13 @@ from .cores import CpuSet
 from .group import Group
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
-from .net import PAUSES, is_fault, pause
 from .nursery import Nursery, NurseryLost
+from .patience import Patience
 from .status import State, Status
 from .watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 3
-"""Failed starts in a row until requests are refused instead of kept waiting. A rank that says why
-it cannot load gets no such patience; a start that was killed from outside does not count."""
-_BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-"""Until the next start, after so many that the ranks have failed. A start takes some tenths of a
-second of a core, so the last one keeps a group that cannot start below a hundredth of one. Where it
-was the front that could not (no descriptor, no memory), the net's pauses are enough."""
-_FAULT_SHARE = 3.0
-"""Where a rank tells of such a fault, so many times as long as the start took: it serves soon after
-a full disk has room, and to try takes a quarter of the time at most."""
 _REFRESH_SECONDS = 1.0
 
 
@@ -92,10 +81,8 @@ class Keeper:
         self._nursery: Nursery | None = None
         self._group: Group | None = None
         self._net = metrics.net
+        self._patience = Patience(config.parameters.start_timeout_seconds)
         self._generation = 0
-        self._served = False
-        self._failed_starts = 0
-        self._own_failures = 0
         self._down = ""
         self._stopping = threading.Event()
         self._first_start = threading.Event()
@@ -110,7 +97,7 @@ class Keeper:
         except RuntimeError as error:
             raise LoadError(f"{self._name}: {error}") from None
         self._first_start.wait()
-        if not self._served:
+        if not self._patience.served:
             self.stop()
             raise LoadError(self._down)
 
@@ -137,14 +124,12 @@ class Keeper:
     def _live(self) -> None:
         """One generation, and the pause until the next one."""
         self._generation += 1
-        began = time.monotonic()
+        self._patience.begin()
         ended = self._try()
-        took = time.monotonic() - began
         self._bury(ended)
-        if not self._served:
+        if self._patience.is_over(ended):
             self._stopping.set()
-        is_passing = ended is not None and is_fault(ended.raised)
-        self._pause(max(PAUSES[-1], _FAULT_SHARE * took) if is_passing else math.inf)
+        self._pause(self._patience.seconds(ended))
 
     def _try(self) -> GroupEnded | None:
         """Why it ended; None if it was to stop."""
@@ -175,7 +160,8 @@ class Keeper:
         self._metrics.gauge("generation", group.generation)
         group.wait_ready(deadline, self._stopping, watchdog.look, watchdog.interval)
         self._desk.open(group)
-        self._down, self._failed_starts, self._own_failures, self._served = "", 0, 0, True
+        self._patience.serves()
+        self._down = ""
         ranks = [rank.pid for rank in group.ranks]
         self._status.write(State.SERVING, generation=group.generation, ranks=ranks)
         self._metrics.gauge("ranks_alive", group.alive)
@@ -222,12 +208,8 @@ class Keeper:
         log.error("%s (generation %d)%s", reason, generation, stacks and f"\n{stacks}")
 
     def _book(self, ended: GroupEnded, served: bool) -> None:
-        if not served:
-            self._own_failures += ended.own
-            self._failed_starts += not (ended.own or ended.killed)
-            failures = self._own_failures + self._failed_starts
-            if ended.raised or failures >= _PATIENCE or not self._served:
-                self._down = self._reason(ended)
+        if not served and self._patience.failed(ended):
+            self._down = self._reason(ended)
         state = State.DOWN if self._down else State.RESTARTING
         self._status.write(state, reason=self._reason(ended), generation=self._generation)
         self._metrics.gauge("ranks_alive", 0)
@@ -239,10 +221,7 @@ class Keeper:
     def _reason(self, ended: GroupEnded) -> str:
         return f"{self._name}: {ended}" + (f": {ended.raised}" if ended.raised else "")
 
-    def _pause(self, most: float) -> None:
-        seconds = min(most, _BACKOFF_SECONDS[min(self._failed_starts, len(_BACKOFF_SECONDS) - 1)])
-        if self._own_failures:
-            seconds = max(seconds, pause(self._own_failures))
+    def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if self._stopping.wait(min(left, _REFRESH_SECONDS)):

@@ -10,9 +10,7 @@ raises, whatever becomes of logs and files.
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -29,13 +27,6 @@ PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds after so many errors in a row. The last one is short, so that all goes on soon after a
 disk that was full has room again."""
 _AGAIN_SECONDS = 600.0
-_FAULTS = tuple(
-    os.strerror(number)
-    for number in (
-        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE),
-        *(errno.ENOMEM, errno.EIO, errno.EAGAIN),
-    )
-)
 
 
 @dataclass
@@ -99,11 +90,6 @@ class Net:
         now = time.monotonic()
         self._logged = {key: at for key, at in self._logged.items() if now - at < _AGAIN_SECONDS}
         return self._logged.setdefault((thread, text), now) == now
-
-
-def is_fault(text: str) -> bool:
-    """Whether an exception's text tells of a fault of the operating system that may pass."""
-    return any(fault in text for fault in _FAULTS)
 
 
 def pause(failures: int) -> float:
