@@ -139,6 +139,16 @@ def test_status_files_count_while_their_stub_lives(tmp_path: Path) -> None:
     assert model.read_replicas(tmp_path / "none", {1}) == []
 
 
+def test_of_two_loads_of_a_replica_the_later_one_counts(tmp_path: Path) -> None:
+    (tmp_path / "status").mkdir()
+    for pid, since in ((1, 20.0), (2, 10.0)):
+        said = {"model": "m", "version": 1, "replica": 0, "pid": pid, "since": since}
+        said |= {"state": "serving", "reason": ""}
+        (tmp_path / "status" / f"m.1.0.{pid}.json").write_text(json.dumps(said))
+    assert [each["pid"] for each in model.read_replicas(tmp_path, {1, 2})] == [1]
+    assert [each["pid"] for each in model.read_replicas(tmp_path, {2})] == [2]
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A repository with the model `m` of two versions, one of them published."""
