@@ -7,7 +7,6 @@ All images have the same number of tokens, so attention runs over a rectangle of
 import torch.nn.functional as F
 from torch import nn
 
-from python_mp.errors import InvalidInput
 from python_mp.rank.layers import ColumnParallelLinear, LayerNorm, RowParallelLinear, linear
 
 SIDE, PATCH, CLASSES = 8, 2, 10
@@ -21,8 +20,7 @@ def build(shard):
 
 
 def check(batch):
-    if not batch["PIXELS"].isfinite().all():
-        raise InvalidInput("PIXELS holds a value that is not finite")
+    batch.refuse(~batch["PIXELS"].isfinite(), "PIXELS holds a value that is not finite")
 
 
 class Classifier(nn.Module):

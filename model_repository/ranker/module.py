@@ -8,7 +8,6 @@ so between the two every rank works on its own slice, and outside of them all ha
 import torch.nn.functional as F
 from torch import nn
 
-from python_mp.errors import InvalidInput
 from python_mp.rank.layers import ColumnParallelLinear, RowParallelLinear
 
 LAYERS = 4
@@ -21,8 +20,7 @@ def build(shard):
 
 def check(batch):
     """Optional: refuse what cannot be computed, before any rank meets another."""
-    if not batch["FEATURES"].isfinite().all():
-        raise InvalidInput("FEATURES holds a value that is not finite")
+    batch.refuse(~batch["FEATURES"].isfinite(), "FEATURES holds a value that is not finite")
 
 
 class Ranker(nn.Module):

@@ -10,7 +10,8 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -169,6 +170,12 @@ class Batch:
     @cached_property
     def tokens(self) -> int:
         return sum(request.tokens for request in self.requests)
+
+    def owners(self, sequences: Iterable[int]) -> list[Request]:
+        """Of these sequences of the batch, in order."""
+        ends = list(accumulate(map(_b, self.requests)))
+        found = {bisect_right(ends, each) for each in sequences}
+        return [request for at, request in enumerate(self.requests) if at in found]
 
     @property
     def tokens_saved(self) -> int:

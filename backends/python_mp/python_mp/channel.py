@@ -17,6 +17,7 @@ End of file on a socket is the death of the other side. Nothing is ever unpickle
 
 from __future__ import annotations
 
+import json
 import math
 import mmap
 import os
@@ -44,6 +45,8 @@ _MAX_MESSAGE = 1 << 16
 MAX_TENSORS = 48 << 10
 """Bytes of a message that describe tensors; sockets hold a few such messages."""
 
+_MOST_TEXT, _MOST_NAMED = 2000, 4000  # A refusal fits into a message; the others are named next.
+
 
 class Kind(IntEnum):
     FORWARD = 1
@@ -51,9 +54,11 @@ class Kind(IntEnum):
     READY = 2
     """Rank to front: loaded. The only thing that it says before it gets a batch."""
     DONE = 3
-    """Rank to front: through with the batch; the answering rank's has the outputs."""
+    """Rank to front: through with the batch; the answering rank's has the outputs, or a text that
+    says why they cannot be sent."""
     REFUSED = 4
-    """Rank to front: the batch is invalid; every rank says so, none has computed."""
+    """Rank to front: the batch cannot be computed, see `Refusal`; every rank says so, and none has
+    met another."""
     FAILED = 5
     """Rank to front: loading or the engine raised; the rank exits."""
     PULSE = 6
@@ -111,6 +116,24 @@ class Message(NamedTuple):
 def described(name: str, dims: int) -> int:
     """Bytes that a tensor takes in a message."""
     return _TENSOR.size + 8 * dims + len(name.encode())
+
+
+class Refusal(NamedTuple):
+    """Why a batch is not computed: the text of a REFUSED."""
+
+    error: str
+    """The name of its class in errors.py."""
+    text: str
+    sequences: tuple[int, ...] = ()
+    """Those of the batch that it is about; none where it may be any."""
+
+    def encode(self) -> str:
+        return json.dumps([self.error, self.text[:_MOST_TEXT], self.sequences[:_MOST_NAMED]])
+
+    @classmethod
+    def decode(cls, text: str) -> Refusal:
+        error, said, sequences = json.loads(text)
+        return cls(error, said, tuple(sequences))
 
 
 class Connection:

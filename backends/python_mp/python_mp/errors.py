@@ -8,12 +8,14 @@ PythonMpError        INTERNAL
 │   └── TimedOut     UNAVAILABLE   it waited longer than it was allowed to; Triton's own status
 ├── Cancelled        CANCELLED     its client has gone, or said so
 ├── RequestFailed    INTERNAL      the engine raised for this request, also when it ran alone
+│   └── EngineFailed  INTERNAL      inside a rank: what computes failed, and may be broken now
 └── GroupAborted     INTERNAL      inside a rank: a peer is gone, the collective was given up
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _MOST_CHARACTERS = 400
 _PATH = re.compile(
@@ -37,7 +39,13 @@ class LoadError(PythonMpError):
 
 
 class InvalidInput(PythonMpError):
+    """`sequences`: which of the batch's the text is true of; none where nobody knows."""
+
     status = "INVALID_ARG"
+
+    def __init__(self, text: str, sequences: Iterable[int] = ()) -> None:
+        super().__init__(text)
+        self.sequences = tuple(map(int, sequences))
 
 
 class Unavailable(PythonMpError):
@@ -53,6 +61,10 @@ class Cancelled(PythonMpError):
 
 
 class RequestFailed(PythonMpError):
+    pass
+
+
+class EngineFailed(RequestFailed):
     pass
 
 

@@ -22,7 +22,7 @@ from threading import Event
 from typing import NamedTuple
 
 from ..batch import Batch, Outputs, Request
-from ..channel import Arena, Connection, Kind, Message
+from ..channel import Arena, Connection, Kind, Message, Refusal
 from ..config import ModelConfig
 from ..layout import RankPlacement, ReplicaLayout, replicas
 from ..rank_spec import RankSpec
@@ -66,7 +66,8 @@ class Flight:
     dispatched: float
     waiting_for: set[int]
     outputs: Outputs | None = None
-    refused: str = ""
+    refusal: Refusal | None = None
+    refused_by: set[int] = field(default_factory=set)
     steps: list[Step] = field(default_factory=list)
     held: bool = True
 
@@ -88,6 +89,7 @@ class Group:
         self._answering = config.world_size - sizes.tensor_parallel_size
         self._slots = slots(config)
         self._flights: list[Flight] = []
+        self._parted = False
         self.ranks: list[RankProcess] = []
         self.phases: dict[str, float] = {}
         """Seconds of the start."""
@@ -194,7 +196,8 @@ class Group:
     def has_room(self) -> bool:
         """The first stage has nothing to do and a slot is free: the moment to cut a batch."""
         busy = any(flight.waiting_for & self._first_stage for flight in self._flights)
-        return self.state is State.SERVING and not busy and len(self._flights) < self._slots
+        serves = self.state is State.SERVING and not self._parted
+        return serves and not busy and len(self._flights) < self._slots
 
     @property
     def holds_suspect(self) -> bool:
@@ -231,10 +234,25 @@ class Group:
         flight.waiting_for.discard(rank)
         flight.steps.append(Step(rank, message.compute_ns / 1e9, message.waited_ns / 1e9))
         if message.kind is Kind.REFUSED:
-            flight.refused = message.text
+            flight.refusal = Refusal.decode(message.text)
+            flight.refused_by.add(rank)
+        elif rank == self._answering and message.text:
+            flight.refusal = Refusal("InvalidInput", message.text)
         elif rank == self._answering:
             flight.outputs = self._arena.read_outputs(flight.slot, message.tensors)
-        return flight if flight.landed else None
+        if self._parted or not flight.landed:
+            return None
+        if flight.refused_by and len(flight.refused_by) < len(self.ranks):
+            self._part(flight)
+            return None
+        return flight
+
+    def _part(self, flight: Flight) -> None:
+        """Ranks that disagree are no group any more: what the others have computed is not to be
+        trusted, and their next collective would not be the same one."""
+        self._parted = True
+        assert flight.refusal
+        self.inbox.lose(min(flight.refused_by), flight.refusal.text)
 
     def release(self, flight: Flight) -> None:
         """The front is through with the flight's outputs."""

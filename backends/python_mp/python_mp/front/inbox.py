@@ -76,6 +76,12 @@ class Inbox:
         with suppress(ValueError):
             self._wake.write(_ONE)
 
+    def lose(self, number: int, text: str) -> None:
+        """Ends the group as if this rank had failed with that text; from any thread."""
+        rank = next(rank for rank in self._ranks.values() if rank.rank == number)
+        self._lost = self._lost or (rank, Message(Kind.FAILED, text=text))
+        self.wake()
+
     def wait(self, timeout: float | None) -> Messages:
         """What came, waiting up to `timeout` seconds for it.
 

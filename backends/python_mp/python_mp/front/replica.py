@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..batch import Batch, Request
+from ..channel import Refusal
 from ..config import ModelConfig
 from ..errors import (
     Cancelled,
@@ -279,8 +280,8 @@ class Replica:
     def _answer(self, flight: Flight) -> None:
         requests = flight.batch.requests
         self._last_forward_seconds = flight.steps[-1].compute
-        if flight.refused or flight.outputs is None:
-            self._invalid(requests, flight.refused)
+        if flight.refusal or flight.outputs is None:
+            self._refused(flight.batch, flight.refusal or Refusal("RequestFailed", "no outputs"))
             return
         try:
             answers = flight.batch.split(flight.outputs, self._config.outputs)
@@ -290,15 +291,21 @@ class Replica:
         for request, outputs in zip(requests, answers, strict=True):
             request.deliver(request.send, outputs)
 
-    def _invalid(self, requests: tuple[Request, ...], text: str) -> None:
-        """In company nobody knows whose input it was, so each is asked again alone."""
-        if len(requests) == 1:
-            self._refuse(requests, InvalidInput(text), "invalid")
-            return
-        for request in requests:
-            request.alone = True
+    def _refused(self, batch: Batch, refusal: Refusal) -> None:
+        """Only of those that the ranks have named, or of one that was alone, is it known that the
+        refusal is theirs. The others are asked again: without those, or else in halves."""
+        named = batch.owners(refusal.sequences) if refusal.sequences else []
+        if len(batch.requests) == 1:
+            named = list(batch.requests)
+        invalid = refusal.error == InvalidInput.__name__
+        error = InvalidInput(refusal.text) if invalid else RequestFailed(refusal.text)
+        self._refuse(named, error, "invalid" if invalid else "condemned")
+        rest = [request for request in batch.requests if not request.answered]
+        if not named:
+            for request in rest:
+                request.company = (len(batch.requests) + 1) // 2
         with self._lock:
-            self._scheduler.put_back(requests)
+            self._scheduler.put_back(rest)
 
     def _judge(self, in_hand: list[Request], ended: GroupEnded) -> None:
         for request in guilty(in_hand, ended):

@@ -26,6 +26,8 @@ _BUSY = 0.02
 """Of one processor, of any rank. Waiting for a peer takes 0.002 (it looks up every 10 ms),
 computing on a machine with 20 times too much to do 0.05."""
 _MOST_SECONDS = 1.0
+_DISAGREE_SECONDS = 2.0
+"""Ranks refuse a batch within milliseconds of each other."""
 _KERNEL = 6
 """Times `hang_seconds` for a rank in the kernel, state D: a slow disk may have much to read, but
 one that has gone away answers never."""
@@ -81,6 +83,8 @@ class Watchdog:
         if batch < 0 or batch != self._batch or worked:
             self._batch, self._since = batch, now
             self._cpu_seconds = {pid: each.cpu_seconds for pid, each in vitals.items()}
+        elif flight and flight.refused_by and now - self._since >= _DISAGREE_SECONDS:
+            raise self._stuck(f"ranks {sorted(flight.refused_by)} refused what others wait for")
         elif now - self._since >= self._hang * (_KERNEL if in_kernel else 1):
             seconds = now - self._since
             raise self._stuck(f"no rank has got on for {seconds:.0f} s")

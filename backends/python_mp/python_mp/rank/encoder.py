@@ -14,7 +14,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InvalidInput, LoadError
+from ..errors import LoadError
 from .layers import ColumnParallelLinear, LayerNorm, RowParallelLinear, VocabParallelEmbedding
 from .packed import Packed
 from .shard import Shard
@@ -68,15 +68,16 @@ def check(config: EncoderConfig, batch: Packed) -> None:
     """Raises InvalidInput for ids or lengths that the checkpoint has no embedding for."""
     ids, longest = batch["INPUT_IDS"], max(batch.lengths)
     if longest > config.max_position_embeddings:
-        raise InvalidInput(
-            f"a sequence has {longest} tokens; the model's limit is "
-            f"{config.max_position_embeddings}"
+        batch.refuse(
+            batch.cu_seqlens.diff() == longest,
+            f"a sequence has {longest} tokens; the model's limit is"
+            f" {config.max_position_embeddings}",
         )
     low, high = (int(bound) for bound in ids.aminmax())
     if low < 0 or high >= config.vocab_size:
-        raise InvalidInput(
-            f"INPUT_IDS holds {low if low < 0 else high}; ids are 0 to {config.vocab_size - 1}"
-        )
+        wrong = low if low < 0 else high
+        said = f"INPUT_IDS holds {wrong}; ids are 0 to {config.vocab_size - 1}"
+        batch.refuse(ids == wrong, said)  # Of others that are wrong it would not be true.
 
 
 class Encoder(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..batch import CU_SEQLENS, Array
+from ..errors import InvalidInput
 from .attention import attention
 from .bins import fill
 
@@ -55,6 +57,24 @@ class Packed:
         q, k, v: [tokens, heads, head size]; returns [tokens, heads x head size].
         """
         return attention(q, k, v, self.lengths)
+
+    def refuse(self, bad: Tensor, text: str) -> None:
+        """For `check`: refuses the sequences with a row that is bad; all others are computed.
+
+        Args:
+            bad: bool [tokens, ...] or [sequences, ...].
+            text: true of each of them, and for their clients' eyes.
+
+        Raises:
+            InvalidInput: there is one.
+        """
+        rows = bad.flatten(1).any(1) if bad.dim() > 1 else bad
+        found: list[int] = rows.nonzero().ravel().tolist()
+        if found and CU_SEQLENS in self and len(rows) != len(self.lengths):
+            ends = self.cu_seqlens.tolist()[1:]
+            found = sorted({bisect_right(ends, row) for row in found})
+        if found:
+            raise InvalidInput(text, found)
 
     def graph_inputs(self, names: Iterable[str], hidden: Tensor | None) -> dict[str, Tensor]:
         """What a compiled graph asks for by these names: inputs of the model, `hidden`, or what

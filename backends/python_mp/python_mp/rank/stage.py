@@ -40,6 +40,7 @@ class Stage:
         self._compute = compute
         self._outputs = outputs if shard.is_last and shard.rank == 0 else ()
         self._check = shard.source.check
+        self._begun_at, self._checked = 0, False
         self.phases: dict[str, float] = {}
 
     @classmethod
@@ -69,10 +70,12 @@ class Stage:
 
     @torch.inference_mode()
     def forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        communicator = self._shard.communicator
+        self._begun_at, self._checked = communicator.operations(), False
         batch = Packed(inputs, self._shard.device)
         if self._check:
             self._check(batch)
-        communicator = self._shard.communicator
+        self._checked = True
         hidden = None if self._shard.is_first else communicator.receive()
         result = self._compute(batch, hidden)
         if self._shard.is_last:
@@ -81,6 +84,12 @@ class Stage:
             raise LoadError("a stage that is not the last must return the tensor to hand on")
         communicator.send(result.contiguous())
         return {}
+
+    def is_apart(self) -> bool:
+        """Later stages wait for the one before from the moment that they have checked the batch."""
+        if self._shard.stages > 1 and self._checked:
+            return False
+        return self._shard.communicator.operations() == self._begun_at
 
     def waited_ns(self) -> int:
         return int(self._shard.communicator.wait_seconds() * 1e9)

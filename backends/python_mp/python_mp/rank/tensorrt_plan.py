@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..errors import LoadError, RequestFailed
+from ..errors import EngineFailed, LoadError, RequestFailed
 from .packed import BINS
 from .tensorrt_api import TORCH_DTYPES, create, error_recorder, library, messages
 
@@ -85,9 +85,9 @@ class Plan:
         return context
 
     def check(self, succeeded: bool) -> None:
-        """Raises RequestFailed with what TensorRT reported, unless a call succeeded."""
+        """Raises EngineFailed with what TensorRT reported, unless a call succeeded."""
         if not succeeded:
-            raise RequestFailed(f"{self._path.name} failed: {messages(self._recorder)}")
+            raise EngineFailed(f"{self._path.name} failed: {messages(self._recorder)}")
 
     def _deserialize(self) -> Any:
         if not self._path.exists():

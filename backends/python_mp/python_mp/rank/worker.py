@@ -16,15 +16,21 @@ import signal
 import socket
 import time
 import traceback
+from collections.abc import Mapping
 from typing import NoReturn
 
-from ..channel import Arena, Connection, Kind, Message
-from ..errors import InvalidInput, PythonMpError, describe
+from ..batch import Array
+from ..channel import Arena, Connection, Kind, Message, Placed, Refusal
+from ..errors import EngineFailed, InvalidInput, PythonMpError, RequestFailed, describe
 from ..rank_spec import RankSpec
 from .engines import Engine, load
 
 log = logging.getLogger(__name__)
 
+_BATCHS_DOING = (
+    *(RequestFailed, ValueError, TypeError, LookupError, ArithmeticError, AssertionError),
+)
+"""What Python raises for values. A device in trouble raises RuntimeError."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
@@ -68,14 +74,14 @@ def serve(spec: RankSpec, connection: Connection, arena: Arena, engine: Engine) 
         began, waited = time.perf_counter_ns(), engine.waited_ns()
         try:
             outputs = engine.forward(inputs)
-            placed = arena.write_outputs(message.slot, outputs) if answers else {}
-        except InvalidInput as error:
-            connection.send(Message(Kind.REFUSED, batch=message.batch, text=str(error)))
-            continue
         except Exception as error:
+            if refusal := _refusal(error, engine):
+                connection.send(Message(Kind.REFUSED, batch=message.batch, text=refusal.encode()))
+                continue
             log.error("batch %d raised\n%s", message.batch, traceback.format_exc())
             connection.send(Message(Kind.FAILED, batch=message.batch, text=describe(error)))
             return 1
+        placed, text = _place(arena, message.slot, outputs) if answers else ({}, "")
         connection.send(
             Message(
                 Kind.DONE,
@@ -83,10 +89,31 @@ def serve(spec: RankSpec, connection: Connection, arena: Arena, engine: Engine) 
                 compute_ns=time.perf_counter_ns() - began,
                 waited_ns=engine.waited_ns() - waited,
                 tensors=placed,
+                text=text,
             )
         )
     engine.close()
     return 0
+
+
+def _refusal(error: Exception, engine: Engine) -> Refusal | None:
+    """Where the error is the batch's doing and no peer waits for us, nothing but it is lost: the
+    peers, with the same inputs, refuse as well. If they do not, the front ends the group."""
+    if isinstance(error, InvalidInput):
+        return Refusal("InvalidInput", str(error), error.sequences)
+    if isinstance(error, _BATCHS_DOING) and not isinstance(error, EngineFailed):
+        return Refusal("RequestFailed", describe(error)) if engine.is_apart() else None
+    return None
+
+
+def _place(
+    arena: Arena, slot: int, outputs: Mapping[str, Array]
+) -> tuple[Mapping[str, Placed], str]:
+    """Where they lie, or why they do not fit."""
+    try:
+        return arena.write_outputs(slot, outputs), ""
+    except InvalidInput as error:
+        return {}, str(error)
 
 
 def leave(exit_code: int) -> NoReturn:

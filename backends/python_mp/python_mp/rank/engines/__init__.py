@@ -1,7 +1,9 @@
 """Engines: how a rank computes its part. Few verbs, one module each.
 
 `forward` must validate before it meets its peers: it raises InvalidInput on every rank or on none,
-and before the first collective. Then the group is still whole and only the request is refused.
+and before the first collective. Then the group is still whole and only the request is refused. So
+it is with RequestFailed and what Python raises for values, as long as the rank `is_apart`. Anything
+else ends the group.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ class Engine(Protocol):
         Raises:
             InvalidInput: the tensors cannot be computed.
         """
+
+    def is_apart(self) -> bool:
+        """Whether the last `forward` has not met another rank, nor may one wait for it."""
 
     def waited_ns(self) -> int:
         """Nanoseconds spent waiting for peers since the start."""

@@ -1,9 +1,9 @@
 """Returns its inputs; made for tests and for measuring what python_mp itself costs.
 
 Each output is the input of the same position. An optional input FAULT INT32 [3] asks for trouble:
-fault, rank, argument. One request with a fault does it to the whole batch, as a real one would.
-A start takes `module.start_seconds` longer, and fails while the file `module.die_if` exists: with
-the errno that it holds, or without a word.
+fault, rank (-1 for each of them), argument. One request with a fault does it to the whole batch, as
+a real one would. A start takes `module.start_seconds` longer, and fails while the file
+`module.die_if` exists: with the errno that it holds, or without a word.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...batch import Array
-from ...errors import InvalidInput
+from ...errors import InvalidInput, RequestFailed
 from ...rank_spec import RankSpec
 
 FAULT = "FAULT"
-RAISE, EXIT, SLEEP, HANG, SEGFAULT, REFUSE, WORK = range(1, 8)
+RAISE, EXIT, SLEEP, HANG, SEGFAULT, REFUSE, WORK, FAIL = range(1, 9)
+EVERYONE = -1
 
 
 def load(spec: RankSpec) -> Echo:
@@ -44,11 +45,14 @@ class Echo:
         for fault, rank, argument in inputs.get(FAULT, ()):
             if fault == REFUSE:
                 raise InvalidInput(f"refused as asked ({argument})")
-            if fault and rank == self._rank:
+            if fault and rank in (self._rank, EVERYONE):
                 _commit(int(fault), int(argument))
         if not self._answers:
             return {}
         return dict(zip(self._outputs, (inputs[name] for name in self._names), strict=True))
+
+    def is_apart(self) -> bool:
+        return True
 
     def waited_ns(self) -> int:
         return 0
@@ -60,6 +64,8 @@ class Echo:
 def _commit(fault: int, argument: int) -> None:
     if fault == RAISE:
         raise RuntimeError(f"raised as asked ({argument})")
+    if fault == FAIL:
+        raise RequestFailed(f"failed as asked ({argument})")
     if fault == EXIT:
         os._exit(argument)
     if fault == SEGFAULT:

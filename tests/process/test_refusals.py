@@ -1,0 +1,172 @@
+"""What a batch is refused for: only the guilty are, and the others are computed once, together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from python_mp.errors import InvalidInput, RequestFailed
+from python_mp.rank.engines.echo import EVERYONE, FAIL, RAISE
+from tests.harness import (
+    FP32,
+    LIMIT,
+    NO_FAULT,
+    Served,
+    ask,
+    counted,
+    echo_config,
+    echo_input,
+    model_config,
+    pids,
+    served,
+    tensor,
+    values,
+)
+
+# Refuses negative numbers, in one of three ways. Y says how often X was computed.
+MODULE = """
+from torch import nn
+from python_mp.errors import InvalidInput, RequestFailed
+
+
+def build(shard):
+    return Twice(shard)
+
+
+def check(batch):
+    bad = batch["X"] < 0
+    if "{way}" == "named":
+        batch.refuse(bad, "X holds a negative number")
+    if bad.any() and "{way}" == "unnamed":
+        raise InvalidInput("X holds a negative number")
+
+
+class Twice(nn.Module):
+    def __init__(self, shard):
+        super().__init__()
+        self.shard = shard
+
+    def forward(self, batch, hidden):
+        x = batch["X"]
+        if (x < 0).any():
+            raise {error}("X holds a negative number")
+        return {{"Y": self.shard.all_reduce(x.clone())}}
+"""
+
+
+def serve(folder: Path, way: str, error: str = "ValueError") -> Any:
+    (folder / "1").mkdir()
+    (folder / "1" / "module.py").write_text(MODULE.format(way=way, error=error))
+    x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
+    return served(model_config(folder, [x], [y], engine="torch", tensor_parallel_size=2), folder)
+
+
+@pytest.fixture(params=["named", "unnamed", "ValueError", "RequestFailed"])
+def doubling(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Served, str]]:
+    way = request.param
+    with serve(tmp_path, way, way if way[0].isupper() else "ValueError") as replica:
+        yield replica, way
+
+
+def test_only_the_guilty_are_refused(doubling: tuple[Served, str]) -> None:
+    replica, way = doubling
+    choice = random.Random(7)
+    wrong = InvalidInput if "named" in way else RequestFailed
+    asked, bad = 0, 0
+    for share in (0.0, 0.02, 0.3, 1.0):
+        sizes = choice.choices(range(1, 5), k=64)
+        arrays = [np.random.default_rng(n).random((b, 4), np.float32) for n, b in enumerate(sizes)]
+        guilty = [choice.random() < share for _ in arrays]
+        for array, is_bad in zip(arrays, guilty, strict=True):
+            if is_bad:
+                array[choice.randrange(len(array)), choice.randrange(4)] = -1
+        futures = replica.ask_all([{"X": array} for array in arrays])
+        for array, is_bad, future in zip(arrays, guilty, futures, strict=True):
+            if is_bad:
+                with pytest.raises(wrong, match="X holds a negative number"):
+                    future.result(LIMIT)
+            else:
+                assert np.array_equal(future.result(LIMIT)["Y"], 2 * array)
+        asked, bad = asked + len(arrays), bad + sum(guilty)
+    reason = "invalid" if wrong is InvalidInput else "condemned"
+    assert counted(replica, f"refused_total{{reason={reason}}}", "restarts_total") == [bad, 0]
+    dispatched, batches = counted(replica, "requests_total", "batches_total")
+    if way == "named":  # Each batch went once more, without the guilty.
+        assert dispatched <= 2 * asked
+        assert batches <= 12
+
+
+def test_one_in_sixty_four_costs_two_batches_not_sixty_four(tmp_path: Path) -> None:
+    with serve(tmp_path, "named") as replica:
+        arrays = [np.full((1, 4), n, np.float32) for n in range(64)]
+        arrays[40][0, 2] = -1
+        before = counted(replica, "batches_total")[0]
+        futures = replica.ask_all([{"X": array} for array in arrays])
+        refused = [n for n, future in enumerate(futures) if future.exception(LIMIT)]
+        assert refused == [40]
+        assert counted(replica, "batches_total")[0] - before <= 4
+
+
+def test_a_request_that_all_ranks_fail_restarts_nothing(tmp_path: Path) -> None:
+    with served(echo_config(tmp_path, tensor_parallel_size=2), tmp_path) as replica:
+        before = pids(replica)
+        faults = [NO_FAULT] * 20
+        faults[7] = FAIL, EVERYONE, 3
+        asked = [echo_input(n, faults=[fault]) for n, fault in enumerate(faults)]
+        futures = replica.ask_all(asked)
+        with pytest.raises(RequestFailed, match=r"failed as asked \(3\)"):
+            futures.pop(7).result(LIMIT)
+        assert values(futures) == [[n] for n in range(20) if n != 7]
+        assert pids(replica) == before
+
+
+@pytest.mark.parametrize("fault", [(FAIL, 0, 1), (FAIL, 1, 1), (RAISE, EVERYONE, 1)])
+def test_ranks_that_disagree_are_ended(tmp_path: Path, fault: tuple[int, int, int]) -> None:
+    with served(echo_config(tmp_path, tensor_parallel_size=2), tmp_path) as replica:
+        before = pids(replica)
+        with pytest.raises(RequestFailed, match=r"as asked \(1\)"):
+            ask(replica, 1, fault=fault).result(LIMIT)
+        assert values([ask(replica, 2)]) == [[2]]
+        assert not set(before) & set(pids(replica))
+
+
+def test_one_that_refuses_what_its_peer_waits_for_is_ended(tmp_path: Path) -> None:
+    """A collective has begun; that nobody is hung for `hang_seconds` does not keep it alive."""
+    (tmp_path / "1").mkdir()
+    text = MODULE.format(way="forward", error="ValueError")
+    text = text.replace("if (x < 0).any()", "if self.shard.rank == 1 and (x < 0).any()")
+    (tmp_path / "1" / "module.py").write_text(text)
+    x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
+    config = model_config(
+        tmp_path, [x], [y], engine="torch", tensor_parallel_size=2, hang_seconds=0
+    )
+    with served(config, tmp_path) as replica:
+        with pytest.raises(RequestFailed):
+            replica.ask(X=np.full((1, 4), -1, np.float32)).result(LIMIT)
+        good = np.ones((1, 4), np.float32)
+        assert np.array_equal(replica.ask(X=good).result(LIMIT)["Y"], 2 * good)
+        assert counted(replica, "restarts_total")[0] >= 1
+
+
+def test_a_stage_that_fails_alone_ends_its_group(tmp_path: Path) -> None:
+    """The next stage waits for it: that is no refusal."""
+    (tmp_path / "1").mkdir()
+    text = MODULE.format(way="forward", error="ValueError")
+    text = text.replace(
+        'return {"Y": self.shard.all_reduce(x.clone())}',
+        'return {"Y": hidden + x} if hidden is not None else x',
+    ).replace("if (x < 0).any()", "if hidden is None and (x < 0).any()")
+    (tmp_path / "1" / "module.py").write_text(text)
+    x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
+    config = model_config(tmp_path, [x], [y], engine="torch", pipeline_parallel_size=2)
+    with served(config, tmp_path) as replica:
+        with pytest.raises(RequestFailed, match="negative"):
+            replica.ask(X=np.full((1, 4), -1, np.float32)).result(LIMIT)
+        good = np.ones((1, 4), np.float32)
+        assert np.array_equal(replica.ask(X=good).result(LIMIT)["Y"], 2 * good)
+        assert counted(replica, "restarts_total") == [1]
