@@ -1,5 +1,5 @@
 """`make bench`: collectives, parallel layers, engines, serving, overload, front, layouts,
-idle. A table on the screen, JSON in results/.
+idle, refusals. A table on the screen, JSON in results/.
 
 python -m benchmarks [SECTION ...]
 """
@@ -18,7 +18,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import collectives, engines, front, idle, layouts, overload, parallel, serving
+from benchmarks import (
+    collectives,
+    engines,
+    front,
+    idle,
+    layouts,
+    overload,
+    parallel,
+    refusals,
+    serving,
+)
 
 SECTIONS = {
     "collectives": collectives.run,
@@ -29,6 +39,7 @@ SECTIONS = {
     "front": front.run,
     "layouts": layouts.run,
     "idle": idle.run,
+    "refusals": refusals.run,
 }
 
 

@@ -33,7 +33,9 @@ class Machine:
         monkeypatch.setattr(module, "time", clocks)
         monkeypatch.setattr(module, "vital", self.vital)
         ranks = [SimpleNamespace(rank=number, pid=number) for number in range(len(use))]
-        flight = SimpleNamespace(batch=SimpleNamespace(id=1), dispatched=self.now)
+        flight = SimpleNamespace(
+            batch=SimpleNamespace(id=1), dispatched=self.now, refused_by=set[int]()
+        )
         self.group: Any = SimpleNamespace(
             ranks=ranks, oldest=flight, state=State.SERVING, ask_for_stacks=lambda: None
         )
@@ -72,6 +74,15 @@ def test_a_hang_is_noticed_however_many_ranks_wait(
 def test_one_rank_that_computes_is_enough(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
     machine = Machine(monkeypatch, [*[WAITING] * (ranks - 1), 0.06], "S" * ranks)
     assert machine.fires_after() is None
+
+
+def test_what_one_rank_refuses_the_others_do_not_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, [WAITING] * 2, "SS")
+    machine.group.oldest.refused_by = {1}
+    assert 2 <= (machine.fires_after() or 0) <= 5
+    computing = Machine(monkeypatch, [0.5, WAITING], "RS")
+    computing.group.oldest.refused_by = {1}
+    assert computing.fires_after() is None
 
 
 def test_to_hang_in_the_kernel_is_progress_for_a_while_only(
