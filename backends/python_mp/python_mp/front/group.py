@@ -31,7 +31,7 @@ from .bounds import half, slots
 from .cores import CpuSet, quota, threads
 from .inbox import GroupEnded, Inbox
 from .nursery import Nursery
-from .process import RankProcess, wait_all
+from .process import DIE_SECONDS, RankProcess, wait_all
 from .vital import vital
 
 _ABORT = b"\1\0\0\0"
@@ -172,9 +172,9 @@ class Group:
                 wait_all(self.ranks, _LEAVE_SECONDS)
             for rank in self.ranks:
                 rank.kill()
-            wait_all(self.ranks, _LEAVE_SECONDS)
+            wait_all(self.ranks, DIE_SECONDS)
             for rank in self.ranks:
-                rank.reap(0.0)
+                rank.reap(0.0, 0.0)
                 rank.hang_up()
 
     @property

@@ -16,7 +16,7 @@ from .nursery import Nursery
 
 log = logging.getLogger(__name__)
 
-_DIE_SECONDS = 5.0
+DIE_SECONDS = 5.0
 """After a SIGKILL. Who needs longer hangs in the kernel: in a device's driver, in a file system."""
 STACK_SIGNAL = signal.SIGUSR1
 """Upon which a rank writes the stacks of its threads; see rank/worker.py."""
@@ -57,15 +57,15 @@ class RankProcess:
         """Closes the connection, upon which the rank exits by itself."""
         self.connection.close()
 
-    def reap(self, timeout: float = 1.0) -> int | None:
+    def reap(self, timeout: float = 1.0, mercy: float = DIE_SECONDS) -> int | None:
         """The exit code, or minus the signal's number; None if it is not known. Killed if it has
-        not ended within `timeout` seconds: its socket is closed, so it is of no use. One that
-        cannot be killed is left alone."""
+        not ended within `timeout` seconds: its socket is closed, so it is of no use. One that has
+        not ended `mercy` seconds later is left alone."""
         if not self.is_reaped:
             wait_all([self], timeout)
             self.kill()  # If it has ended, then what it left in its group.
-            wait_all([self], _DIE_SECONDS)
-            self._exit_code = self._nursery.reap(self.pid)
+            if wait_all([self], mercy):
+                self._exit_code = self._nursery.reap(self.pid)
             if self._exit_code is None:
                 log.error(
                     "rank %d, pid %d, is left behind: it cannot be ended", self.rank, self.pid
