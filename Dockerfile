@@ -8,7 +8,7 @@
 # have a small image, name PyTorch's index of CPU wheels: --build-arg PIP_EXTRA_INDEX_URL=...
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
-ARG NGINX_IMAGE=nginx:stable
+ARG NGINX_IMAGE=nginx:1.28.0
 ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.10-py3
 ARG TENSORRT_IMAGE=nvcr.io/nvidia/tensorrt:26.10-py3
 

@@ -7,7 +7,10 @@ import pytest
 
 from server.installation import PROJECT
 from server.launch import TritonServer
+from tests.required import pytest_make_collect_report, pytest_runtest_makereport
 from tests.serving import Serve, assert_nothing_left, serving
+
+__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="session")

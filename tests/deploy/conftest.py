@@ -1,8 +1,9 @@
 """What tests of deploy/ need of the machine."""
 
-import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import pytest
 
@@ -10,7 +11,7 @@ import pytest
 PACKAGES = {
     "curl": "curl",
     "docker": "docker.io docker-compose",
-    "docker-compose": "docker.io docker-compose",
+    "docker compose": "docker.io docker-compose",
     "kubectl": "kubernetes-client",
     "nginx": "nginx-light libnginx-mod-http-js",
     "openssl": "openssl",
@@ -21,15 +22,23 @@ PACKAGES = {
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], str]:
-    """The path of a program; without it the test is skipped, or with REQUIRE_PROGRAMS fails."""
+    """The path of a program; without it the test is skipped."""
 
     def find(name: str) -> str:
-        path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
-        if path is None:
-            missing = f"{name} is not installed (Debian: apt-get install {PACKAGES[name]})"
-            if os.environ.get("REQUIRE_PROGRAMS"):
-                pytest.fail(missing)
-            pytest.skip(missing)
-        return path
+        return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin") or skip(name)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def composer(program: Callable[[str], str]) -> Sequence[str]:
+    """The command of Compose: Docker's plugin, or the program of old."""
+    plugin = [program("docker"), "compose"]
+    if subprocess.run([*plugin, "version"], capture_output=True).returncode == 0:
+        return plugin
+    old = shutil.which("docker-compose")
+    return [old or skip("docker compose")]
+
+
+def skip(name: str) -> NoReturn:
+    pytest.skip(f"{name} is not installed (Debian: apt-get install {PACKAGES[name]})")

@@ -19,6 +19,14 @@ from server.endpoints import Endpoints
 from server.installation import PROJECT
 
 TOKEN = "a-token-for-tests"
+WEBHOOK = "http://webhook:8080/alerts"
+RUNBOOKS = "https://example.com/runbooks"
+UNPINNED = {
+    "NGINX_IMAGE": "nginx:stable",
+    "PROMETHEUS_TAG": "prom/prometheus:latest",
+    "ALERTMANAGER_TAG": "prom/alertmanager:latest",
+}
+"""Where a machine cannot pull the pinned ones."""
 
 
 class Stack:
@@ -29,17 +37,26 @@ class Stack:
         ports: on 127.0.0.1, by the variables of docker-compose.yml.
     """
 
-    def __init__(self, compose: str, docker: str, repository: Path) -> None:
+    def __init__(self, compose: Sequence[str], docker: str, repository: Path) -> None:
         self._compose, self._docker = compose, docker
         self.repository = repository
         self.name = f"test{secrets.token_hex(4)}"
         free = [Endpoints.free(), Endpoints.free()]
         numbers = [port for each in free for port in (each.http, each.grpc, each.metrics)]
-        names = ("HTTP_PORT", "GRPC_PORT", "TLS_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
+        names = ("HTTP_PORT", "GRPC_PORT", "TLS_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT")
         self.ports = dict(zip(names, numbers, strict=False))
         own = {name: str(port) for name, port in self.ports.items()}
+        own |= self._at_hand() | {"ALERT_WEBHOOK": WEBHOOK, "RUNBOOKS": RUNBOOKS}
         own |= {"HOST": "127.0.0.1", "ADMIN_TOKEN": TOKEN, "MODEL_REPOSITORY": str(repository)}
         self._environment = {**os.environ, **own}
+
+    def _at_hand(self) -> dict[str, str]:
+        """The variables that choose images which are here already, whatever their tags."""
+        return {
+            variable: image.partition(":")[2] if variable.endswith("_TAG") else image
+            for variable, image in UNPINNED.items()
+            if subprocess.run([self._docker, "inspect", image], capture_output=True).returncode == 0
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -54,8 +71,8 @@ class Stack:
         assert self.left() == []
 
     def compose(self, *arguments: str) -> str:
-        """What `docker-compose ARGUMENTS` printed; raises where it failed."""
-        return _run([self._compose, "--project-name", self.name, *arguments], self._environment)
+        """What `docker compose ARGUMENTS` printed; raises where it failed."""
+        return _run([*self._compose, "--project-name", self.name, *arguments], self._environment)
 
     def docker(self, *arguments: str, text: str = "") -> str:
         """What it printed; `text` is its input."""

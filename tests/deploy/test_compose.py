@@ -8,10 +8,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from clients.connection import MODULES, Protocol, connect
 from clients.embed import _infer as embed_once
 from clients.embed import embed
 from tests.deploy.front_triton import CONFIG
-from tests.deploy.stack import TOKEN, Program, Stack, engine_answers, fresh_clone
+from tests.deploy.stack import RUNBOOKS, TOKEN, Program, Stack, engine_answers, fresh_clone
 from tests.harness import until
 from tests.triton.calls import reference
 from tests.triton.test_server import ECHO
@@ -42,13 +43,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(BUILD_SECONDS)]
 
 
 @pytest.fixture(scope="module")
-def stack(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(
+    program: Program, composer: Sequence[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
     """Everything but Grafana, whose image no test needs."""
-    compose, docker = program("docker-compose"), program("docker")
+    docker = program("docker")
     if not engine_answers(docker):
         pytest.skip("no Docker engine answers here")
     clone = fresh_clone(tmp_path_factory.mktemp("clone") / "model_repository", OWNER)
-    with Stack(compose, docker, clone) as made:
+    with Stack(composer, docker, clone) as made:
         made.compose("build", "triton", "front", "build")
         began = time.monotonic()
         made.compose("up", "--detach", "front", "prometheus")
@@ -162,6 +165,51 @@ def test_a_container_that_dies_is_started_again(stack: Stack) -> None:
     print(f"ready again after {time.monotonic() - began:.1f} s")
     url = f"127.0.0.1:{stack.ports['GRPC_PORT']}"
     assert reference().cosine([3], embed([reference().texts[3]], url)) > 0.999999
+
+
+LISTENER = """
+import http.server
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        print(self.rfile.read(int(self.headers["Content-Length"])).decode(), flush=True)
+        self.send_response(200)
+        self.end_headers()
+
+http.server.HTTPServer(("", 8080), Page).serve_forever()
+"""
+
+
+@pytest.fixture
+def told(stack: Stack) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """All alerts that somebody who listens at the webhook was told of."""
+    [triton] = stack.containers("triton")
+    there = ("--network", f"{stack.name}_outside", "--network-alias", "webhook")
+    image = stack.inspect(triton)["Image"]
+    program = ("--entrypoint", "python", image, "-c", LISTENER)
+    listener = stack.docker("run", "--detach", "--rm", *there, *program).strip()
+    stack.compose("up", "--detach", "--no-deps", "alertmanager")
+    try:
+        yield lambda: [
+            alert
+            for line in stack.docker("logs", listener).splitlines()
+            if line.startswith("{")
+            for alert in json.loads(line)["alerts"]
+        ]
+    finally:
+        stack.docker("kill", listener)
+
+
+def test_an_alert_reaches_somebody(stack: Stack, told: Callable[[], list[dict[str, Any]]]) -> None:
+    """A new folder with a mistake: its alert is told, and no server is unready for it."""
+    broken = stack.repository / "broken" / "1"
+    broken.mkdir(parents=True)
+    (broken.parent / "config.pbtxt").write_text("a mistake")
+    until(lambda: "ModelDown" in {alert["labels"]["alertname"] for alert in told()}, 180)
+    [alert] = [each for each in told() if each["labels"]["alertname"] == "ModelDown"]
+    assert (alert["labels"]["model"], alert["status"]) == ("broken", "firing")
+    assert alert["annotations"]["runbook_url"] == f"{RUNBOOKS}#modeldown"
+    assert status_of(stack, "/v2/health/ready") == 200
 
 
 @dataclass

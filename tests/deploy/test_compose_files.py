@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -74,6 +75,62 @@ def test_grafana_is_started_by_its_entrypoint() -> None:
     assert service["entrypoint"] == ["sh", "/entrypoint.sh", "/run.sh"]
     assert f"./{GRAFANA.relative_to(PROJECT)}:/entrypoint.sh:ro" in service["volumes"]
     assert "admin" not in str(service["environment"])
+
+
+ALERTS = PROJECT / "deploy" / "alertmanager" / "entrypoint.sh"
+
+
+def alertmanager(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Its entrypoint, with a command in Alertmanager's place that shows what it is given."""
+    own = {"PATH": os.environ["PATH"], "CONFIG": str(folder / "config.yml"), **environment}
+    shown = ["sh", "-c", 'cat "$CONFIG"']
+    return subprocess.run(["sh", ALERTS, *shown], env=own, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("unset", [{}, {"ALERT_WEBHOOK": ""}])
+def test_alerts_go_nowhere_unless_told(tmp_path: Path, unset: dict[str, str]) -> None:
+    started = alertmanager(tmp_path, **unset)
+    config = yaml.safe_load(started.stdout)
+    assert config["receivers"] == [{"name": config["route"]["receiver"]}]
+    assert "ALERT_WEBHOOK is not set" in started.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a:1/x", "https://hooks.example.com/T/b?c=d&e=%20f#g", "https://u@h/[1]"]
+)
+def test_alerts_go_to_the_webhook(tmp_path: Path, url: str) -> None:
+    started = alertmanager(tmp_path, ALERT_WEBHOOK=url)
+    config = yaml.safe_load(started.stdout)
+    [receiver] = config["receivers"]
+    assert receiver["name"] == config["route"]["receiver"]
+    assert receiver["webhook_configs"] == [{"url": url, "send_resolved": True}]
+    assert (tmp_path / "config.yml").stat().st_mode & 0o077 == 0, "such addresses are secret"
+
+
+@pytest.mark.parametrize("url", ["a:1", "ftp://a", "https://", "https://a'b", "http://a\nb", "x y"])
+def test_a_webhook_that_cannot_be(tmp_path: Path, url: str) -> None:
+    refused = alertmanager(tmp_path, ALERT_WEBHOOK=url)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "must be an address such as https://" in refused.stderr
+
+
+def test_prometheus_tells_alertmanager() -> None:
+    """By name: where there is none, nothing is sent and nothing is wrong."""
+    config = yaml.safe_load((PROJECT / "deploy/prometheus/prometheus.yml").read_text())
+    [manager] = config["alerting"]["alertmanagers"]
+    assert manager["dns_sd_configs"][0]["names"] == ["alertmanager"]
+    assert "alertmanager" in dict(services())
+
+
+def test_images_are_pinned() -> None:
+    """To one that will be the same tomorrow."""
+    for name, service in services():
+        tag = service.get("image", "x:1.0").rpartition(":")[2].removesuffix("}").lstrip("-v")
+        ours = service["image"].startswith("${REGISTRY") if "image" in service else True
+        assert ours or re.fullmatch(r"\d+\.\d+\.\d+.*", tag), name
+    pinned = re.findall(r"^ARG \w+_IMAGE=(\S+)", (PROJECT / "Dockerfile").read_text(), re.M)
+    assert pinned
+    assert all(re.search(r":\d+\.\d+", image) for image in pinned), pinned
 
 
 def test_the_repository_of_the_clone_is_built_and_served() -> None:
