@@ -21,9 +21,9 @@ from python_mp.batch import Request, read_request
 from python_mp.channel import Arena, Kind
 from python_mp.config import ModelConfig
 from python_mp.errors import RequestFailed, TimedOut, Unavailable
-from python_mp.front import away as away_module
-from python_mp.front import line
-from python_mp.front.away import MOST_AWAY, Away
+from python_mp.front import away, helper, line
+from python_mp.front.away import Away
+from python_mp.front.helper import MOST_AWAY
 from python_mp.front.net import Net
 from python_mp.front.peers import PeerAnswer, Peers
 from python_mp.front.scheduler import Scheduler
@@ -103,7 +103,8 @@ Make = Callable[[int], House]
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """`make(n)`: replica n. Afterwards no thread and no descriptor is left."""
-    monkeypatch.setattr(away_module, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(away, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(helper, "REST_SECONDS", 0.02)
     config, houses = echo_config(tmp_path, replicas=3), []
     threads, descriptors = threading.active_count(), open_descriptors()
 
@@ -221,7 +222,7 @@ def test_a_full_peer_is_left_in_peace(make: Make) -> None:
             second.guests.pop(0).answer.fail(Unavailable("full"))
             refused += 1
         time.sleep(0.001)
-    assert refused < MOST_AWAY + 1.5 / away_module.LOOK_SECONDS, "one at a time, now and then"
+    assert refused < MOST_AWAY + 1.5 / helper.REST_SECONDS, "one at a time, now and then"
     until(lambda: len(first.waiting) >= 299)
     assert first.waiting == asked[300 - len(first.waiting) :]
 
@@ -248,6 +249,39 @@ def test_what_is_condemned_travels_before_anything_else(make: Make) -> None:
     second.status.write(State.RESTARTING)
     first.away.spread()
     until(lambda: second.warned == ["poison", "poison"])
+
+
+def test_who_cannot_be_told_is_told_later(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = make(0), make(1)
+    first.needs_help = False
+    tried = []
+
+    def fail(*_: Any) -> None:
+        tried.append(1)
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(line, "connect", fail)
+        first.poison = "poison"
+        first.away.spread()
+        until(lambda: len(tried) > 2)
+        assert second.warned == []
+    until(lambda: second.warned == ["poison"])
+    until(lambda: not first.away._has_news)
+
+
+def test_nobody_looks_for_peers_at_every_request(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, looks = make(0), []
+    monkeypatch.setattr(away, "LOOK_SECONDS", 0.25)
+    monkeypatch.setattr(first.status, "peers", lambda: looks.append(1) or [])
+    threads, began = threading.active_count(), time.monotonic()
+    for number in range(500):
+        first.ask(number)
+        time.sleep(0.001)
+    assert 1 <= len(looks) <= 2 + (time.monotonic() - began) / 0.25
+    assert threading.active_count() == threads
 
 
 class Mute:

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ..batch import Array
 from ..channel import ALIGN, Arena, Kind, Message
@@ -27,6 +28,11 @@ _BUFFER = 1 << 18
 _MAX_MESSAGE = 1 << 16
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: see unix(7), SO_PEERCRED
 _TIME = struct.Struct("@ll")  # struct timeval
+
+
+def name_of(*, pid: int, replica: int, **_: Any) -> str:
+    """Of a replica's socket, by what its status says."""
+    return f"{pid}.{replica}"
 
 
 def listen(folder: Path, name: str) -> socket.socket:

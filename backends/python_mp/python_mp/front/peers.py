@@ -26,7 +26,6 @@ from ..channel import Kind, Message
 from ..config import ModelConfig
 from ..errors import PythonMpError
 from . import line
-from .away import name_of
 from .line import Line
 from .net import Net
 
@@ -56,7 +55,7 @@ class Peers:
         self._warn = warn
         self._net = net
         self._folder = runtime / line.FOLDER
-        self._name = name_of(os.getpid(), replica)
+        self._name = line.name_of(pid=os.getpid(), replica=replica)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
