@@ -170,3 +170,22 @@ def test_a_stage_that_fails_alone_ends_its_group(tmp_path: Path) -> None:
         good = np.ones((1, 4), np.float32)
         assert np.array_equal(replica.ask(X=good).result(LIMIT)["Y"], 2 * good)
         assert counted(replica, "restarts_total") == [1]
+
+
+def test_outputs_of_a_free_size_that_are_too_large_are_asked_for_in_halves(tmp_path: Path) -> None:
+    """Nobody knows their size before they are computed; then the slot must not overflow."""
+    (tmp_path / "1").mkdir()
+    text = MODULE.format(way="none", error="ValueError")
+    text = text.replace("self.shard.all_reduce(x.clone())", "x[:, :1].repeat(1, int(x[0, 1]))")
+    (tmp_path / "1" / "module.py").write_text(text)
+    x, y = tensor("X", FP32, 4), tensor("Y", FP32, -1)
+    config = model_config(tmp_path, [x], [y], engine="torch", max_batch_bytes=1 << 16)
+    with served(config, tmp_path) as replica:
+        rows = [np.array([[n, 2000, 0, 0]], np.float32) for n in range(30)]
+        futures = replica.ask_all([{"X": row} for row in rows])
+        for n, future in enumerate(futures):
+            assert np.array_equal(future.result(LIMIT)["Y"], np.full((1, 2000), n, np.float32))
+        with pytest.raises(InvalidInput, match="take more than max_batch_bytes"):
+            replica.ask(X=np.array([[1, 1 << 20, 0, 0]], np.float32)).result(LIMIT)
+        assert counted(replica, "restarts_total") == [0]
+        assert counted(replica, "requests_total")[0] < 3 * len(rows)

@@ -13,12 +13,12 @@ import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
-from python_mp.rank.engines.echo import EXIT, RAISE, SLEEP
+from python_mp.rank.engines.echo import EXIT, RAISE, REFUSE, SLEEP
 from server.launch import TritonServer
 from tests.harness import NO_FAULT, Fault, until
 from tests.serving import Serve
 from tests.triton import repository
-from tests.triton.calls import in_parallel, settled
+from tests.triton.calls import PROTOCOLS, Client, in_parallel, settled
 
 ECHO = """
 backend: "python_mp"
@@ -52,6 +52,7 @@ def echo(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tri
     folder = tmp_path_factory.mktemp("echo") / "repository"
     repository.add(folder, "echo", ECHO)
     repository.add(folder, "around", AROUND)
+    repository.add(folder, "wide", ECHO.replace("max_batch_size: 4", "max_batch_size: 64"))
     with serve(folder) as server:
         yield server
 
@@ -181,3 +182,30 @@ def test_a_full_queue_refuses_at_once(echo: TritonServer) -> None:
     assert {answers.status(number) for number in refused} == {"UNAVAILABLE"}
     assert all(answers.came[number][0] < 0.8 * BUSY_SECONDS for number in refused)
     assert all(answers.value(n) == n for n in range(1, 61) if n not in refused)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_requests_larger_than_a_batch_get_their_own_answers(
+    echo: TritonServer, protocol: str
+) -> None:
+    """Of 1 to 64 rows, four rows a batch; one in nine is refused for one row of it."""
+
+    def ask(number: int) -> None:
+        number += 1
+        count = number * 7 % 64 + 1
+        x = np.arange(number * 1000, number * 1000 + count, dtype=np.int32)[:, None]
+        fault = np.zeros((count, 3), np.int32)
+        fault[count // 2, 0] = REFUSE * (number % 9 == 0)
+        with Client(echo.endpoints, protocol) as client:
+            if number % 9:
+                assert np.array_equal(client.ask("wide", "Y", X=x, FAULT=fault), x)
+            else:
+                with pytest.raises(InferenceServerException, match="refused as asked"):
+                    client.ask("wide", "Y", X=x, FAULT=fault)
+
+    in_parallel(24, ask)
+    metrics = settled(echo.endpoints)
+    assert metrics.total("restarts_total", model="wide") == 0
+    assert metrics.total("tokens_total", model="wide") <= 4 * metrics.total(
+        "batches_total", model="wide"
+    )

@@ -34,6 +34,8 @@ def test_usual_sizes_are_admitted() -> None:
         (config(*[tensor(f"F{n:060}", FP32, 1) for n in range(900)]), "900 outputs take"),
         (config(max_batch_bytes=1 << 36), "max_batch_bytes 68719476736.*has 1073741824: lower"),
         (config(pipeline_parallel_size=9), "10 batches in flight"),
+        (config(max_queue_bytes=1 << 40), "max_queue_bytes is 1099511627776; this machine"),
+        (config(**{"module.table": "x" * 200_000}), "200[0-9]* bytes of JSON, of which .* 180000:"),
     ],
 )
 def test_what_could_never_be_carried_is_refused(made: ModelConfig, said: str) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from ..channel import ALIGN, MAX_TENSORS, described
 from ..config import ModelConfig, TensorSpec
 from ..errors import ConfigError
 from . import cgroup
+
+
+_MOST_CONFIG = 180_000
+"""Bytes: what Linux lets a socket hold, by default, less the rest of a rank's order."""
 
 
 def slots(config: ModelConfig) -> int:
@@ -34,6 +39,7 @@ def admit(config: ModelConfig, memory: int | None = None) -> None:
     _check_rows("inputs", config.inputs, config)
     _check_rows("outputs", config.outputs, config)
     _check_descriptions(config)
+    _check_source(config)
     _check_memory(config, memory or _memory())
 
 
@@ -59,6 +65,17 @@ def _check_descriptions(config: ModelConfig) -> None:
             )
 
 
+def _check_source(config: ModelConfig) -> None:
+    """Every rank is told the config in one message."""
+    nbytes = len(json.dumps(config.source))
+    if nbytes > _MOST_CONFIG:
+        raise ConfigError(
+            f"config.pbtxt makes {nbytes} bytes of JSON, of which ranks can be told {_MOST_CONFIG}:"
+            " put what is large into a file of the version directory, which a module finds by"
+            " shard.folder"
+        )
+
+
 def _check_memory(config: ModelConfig, memory: int) -> None:
     needed = 2 * slots(config) * half(config)
     if needed > memory:
@@ -66,6 +83,11 @@ def _check_memory(config: ModelConfig, memory: int) -> None:
             f"{slots(config)} batches in flight of up to max_batch_bytes"
             f" {config.parameters.max_batch_bytes}, with as much for their outputs, would take"
             f" {needed} bytes; this machine, or its container, has {memory}: lower max_batch_bytes"
+        )
+    if config.parameters.max_queue_bytes > memory:
+        raise ConfigError(
+            f"max_queue_bytes is {config.parameters.max_queue_bytes}; this machine, or its"
+            f" container, has {memory}: lower it, or the queue would never be full"
         )
 
 
