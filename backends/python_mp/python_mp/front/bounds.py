@@ -10,7 +10,6 @@ from ..config import ModelConfig, TensorSpec
 from ..errors import ConfigError
 from . import cgroup
 
-
 _MOST_CONFIG = 180_000
 """Bytes: what Linux lets a socket hold, by default, less the rest of a rank's order."""
 

@@ -279,10 +279,10 @@ class Replica:
 
     def _answer(self, flight: Flight) -> None:
         requests = flight.batch.requests
-        self._last_forward_seconds = flight.steps[-1].compute
         if flight.refusal or flight.outputs is None:
             self._refused(flight.batch, flight.refusal or Refusal("RequestFailed", "no outputs"))
             return
+        self._last_forward_seconds = flight.steps[-1].compute
         try:
             answers = flight.batch.split(flight.outputs, self._config.outputs)
         except RequestFailed as error:
