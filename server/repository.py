@@ -132,15 +132,16 @@ class Changes:
         """Models that differ and have looked the same at two polls, except `busy` ones.
 
         Yields:
-            A model's name and whether it is still there. It counts as tried from then on.
+            A model's name and whether it is still there. It counts as tried once the next one is
+            asked for: where the caller raises, it comes again.
         """
         now = states(self._repository)
         before, self._seen = self._seen, now
         for name in sorted((now.keys() | self._tried.keys()) - busy):
             state = now.get(name)
             if state == before.get(name) and state != self._tried.get(name):
-                self._note(name, state)
                 yield name, state is not None
+                self._note(name, state)
 
     def _note(self, name: str, state: State | None) -> None:
         self._tried.pop(name, None)

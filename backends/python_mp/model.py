@@ -14,7 +14,7 @@ import triton_python_backend_utils as pb_utils
 from python_mp import config as configuration
 from python_mp import ensembles, layout, manifest
 from python_mp.batch import read_request
-from python_mp.errors import PythonMpError, RequestFailed, for_clients
+from python_mp.errors import PythonMpError, RequestFailed, describe, for_clients
 from python_mp.front import cores
 from python_mp.front.metrics import Metrics
 from python_mp.front.presence import Presence, runtime_folder
@@ -35,6 +35,9 @@ class TritonPythonModel:
             self._initialize(args)
         except PythonMpError as error:
             raise pb_utils.TritonModelException(str(error)) from None
+        except Exception as error:  # No descriptor, no memory, no thread: the text is what is seen.
+            log.exception("a load failed")
+            raise pb_utils.TritonModelException(f"it cannot be loaded: {describe(error)}") from None
 
     def _initialize(self, args):
         self._replica = None

@@ -17,6 +17,7 @@ PACKAGES = {
     "openssl": "openssl",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "strace": "strace",
 }
 
 

@@ -264,3 +264,11 @@ def test_control_is_ours_unless_given_away() -> None:
     restricted = Settings(Path("m"), options=["--http-restricted-api=trace:k=v"])
     assert sum("triton-admin" in argument for argument in restricted.arguments("run_")) == 1
     assert restricted.own_control == "--http-restricted-api was given"
+
+
+def test_a_change_that_could_not_be_followed_comes_again(models: Path) -> None:
+    changes = repository.Changes(models)
+    (models / "m" / "3").mkdir()
+    assert polled(changes) == []
+    assert next(changes.poll(set())) == ("m", True)  # Whoever asked had no thread for it.
+    assert [polled(changes) for _ in range(2)] == [[("m", True)], []]

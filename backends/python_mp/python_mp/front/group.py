@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import NamedTuple
 from ..batch import Batch, Outputs, Request
 from ..channel import Arena, Connection, Kind, Message, Refusal
 from ..config import ModelConfig
+from ..errors import describe
 from ..layout import RankPlacement, ReplicaLayout, replicas
 from ..rank_spec import RankSpec
 from . import scratch
@@ -165,7 +166,8 @@ class Group:
         """No rank outlives this, but one that hangs in the kernel."""
         self.close_door()
         with self._held:
-            os.pwrite(self._region, _ABORT, 0)
+            with suppress(OSError):  # Then they are killed in the middle of a collective.
+                os.pwrite(self._region, _ABORT, 0)
             if graceful:
                 for rank in self.ranks:
                     rank.hang_up()
@@ -220,7 +222,11 @@ class Group:
         for rank in self.ranks:
             try:
                 rank.connection.send(message)
-            except OSError:  # It died; the inbox sees the end of file and the batch is replayed.
+            except (BrokenPipeError, ConnectionResetError):  # It died: the inbox sees that, too.
+                break
+            except OSError as error:  # It lives, without the batch for which the others would wait.
+                why = f"rank {rank.rank} cannot be told of a batch: {describe(error)}"
+                self.inbox.give_up(GroupEnded(why, killed=True, own=True))
                 break
         return flight
 
@@ -293,6 +299,7 @@ class Group:
         with closing(theirs):
             descriptors = [theirs.fileno(), self._arena.fd, self._region, self._stacks]
             process = RankProcess(nursery, spec, ours, descriptors)
+        self._held.callback(process.close)
         self.ranks.append(process)
         self.inbox.add(process)
 

@@ -63,6 +63,7 @@ class Inbox:
         self._all.register(self._replies, select.EPOLLIN)
         self._reading = Lock()
         self._lost: tuple[RankProcess, Message | None] | None = None
+        self._given_up: GroupEnded | None = None
         self._closed = False
 
     def add(self, rank: RankProcess) -> None:
@@ -73,13 +74,16 @@ class Inbox:
 
     def wake(self) -> None:
         """Lets `wait` return now; from any thread, also too late."""
-        with suppress(ValueError):
+        with suppress(ValueError, OSError):  # `wait` has a time-out, too.
             self._wake.write(_ONE)
 
     def lose(self, number: int, text: str) -> None:
         """Ends the group as if this rank had failed with that text; from any thread."""
-        rank = next(rank for rank in self._ranks.values() if rank.rank == number)
-        self._lost = self._lost or (rank, Message(Kind.FAILED, text=text))
+        self.give_up(GroupEnded(f"rank {number} raised", raised=text))
+
+    def give_up(self, why: GroupEnded) -> None:
+        """Lets `wait` raise it; from any thread."""
+        self._given_up = self._given_up or why
         self.wake()
 
     def wait(self, timeout: float | None) -> Messages:
@@ -95,6 +99,8 @@ class Inbox:
             messages = self._read(0)
         if self._lost and not messages:
             raise _why(*self._lost)
+        if self._given_up and not messages:
+            raise self._given_up
         return messages
 
     @contextmanager
@@ -102,7 +108,7 @@ class Inbox:
         """Within it the calling thread uses `poll` and `wait` hears nothing of the ranks; False if
         the group has ended."""
         with self._reading:
-            if self._lost or self._closed:
+            if self._lost or self._given_up or self._closed:
                 yield False
                 return
             self._all.modify(self._replies, 0)  # Unlike to register again, it needs no memory.
@@ -114,7 +120,7 @@ class Inbox:
     def poll(self, timeout: float) -> Messages | None:
         """As `wait`, but None where the group has ended: that is for `wait` to raise."""
         messages = self._read(timeout)
-        if messages or not self._lost:
+        if messages or not (self._lost or self._given_up):
             return messages
         self.wake()
         return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
+from ..errors import describe
 from ..rank_spec import RankSpec
 from .vital import vital
 
@@ -119,18 +120,23 @@ class Nursery:
         log.error("the process that starts ranks, pid %d, cannot be ended", self.pid)
 
     def _ask(self, order: str, descriptors: list[int]) -> dict[str, Any] | None:
-        """None if it is dead; it is, once it has not answered."""
+        """None if it is dead; it is, once its answer was not heard.
+
+        Raises:
+            OSError: the order could not be sent.
+        """
         if self._socket.fileno() < 0:
             return None
         try:
             socket.send_fds(self._socket, [order.encode()], descriptors)
+        except (BrokenPipeError, ConnectionResetError):
+            return None
+        try:
             answer = self._socket.recv(256)
-        except TimeoutError:
-            log.error("the process that starts ranks has not answered for %.0f s", _ANSWER_SECONDS)
+        except OSError as error:
+            log.error("no answer of the process that starts ranks: %s", describe(error))
             self._process.kill()
             self._socket.close()  # A late answer would be taken for another's.
-            return None
-        except (BrokenPipeError, ConnectionResetError):
             return None
         return dict(json.loads(answer)) if answer else None
 

@@ -39,6 +39,8 @@ class RankProcess:
             os.kill(self.pid, signal.SIGKILL)  # Nobody would know of it.
             nursery.reap(self.pid)
             raise
+        self._held = contextlib.ExitStack()
+        self._held.callback(os.close, self.pidfd)
         self.is_reaped = False
         self._exit_code: int | None = None
 
@@ -71,8 +73,14 @@ class RankProcess:
                     "rank %d, pid %d, is left behind: it cannot be ended", self.rank, self.pid
                 )
             self.is_reaped = True
-            os.close(self.pidfd)
+            self._held.close()
         return self._exit_code
+
+    def close(self) -> None:
+        """Lets go of it, whatever became of it."""
+        self.is_reaped = True
+        self._held.close()
+        self.hang_up()
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):

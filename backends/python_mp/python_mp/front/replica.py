@@ -94,11 +94,11 @@ class Replica:
         """Returns when the ranks serve. Raises LoadError with the first rank's reason."""
         try:
             self._keeper.start()
-        except PythonMpError:
-            self._peers.close()
+            self._sweeper.start()
+            self._away.start()
+        except Exception:  # Also of the kernel, which may have no thread to give.
+            self.stop()
             raise
-        self._sweeper.start()
-        self._away.start()
 
     def stop(self) -> None:
         """Ends the ranks. Triton calls this when no request is left; one that is, is refused."""

@@ -1,0 +1,177 @@
+"""The front under faults: a process with the stubs of a model, its load, the death of a rank, and
+its unload, which together with a load is a reload."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.harness import INT32, alive, rank_processes, tensor
+from tests.osfaults.board import Board
+from tests.osfaults.cases import Case
+from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
+
+PROJECT = Path(__file__).parents[2]
+SETTLE_SECONDS = 20.0
+SPARE_FILES = 3
+"""Connections come and go; a group that is left open has more."""
+LEAST_TEXT = 15
+"""Letters of a reason that may be of use to somebody."""
+
+
+def _config() -> dict[str, Any]:
+    groups = [
+        {"name": "lead", "kind": "KIND_CPU", "count": 2, "passive": False},
+        {"name": "shard", "kind": "KIND_CPU", "count": 2, "passive": True},
+    ]
+    parameters = {"engine": "echo", "tensor_parallel_size": "2"}
+    return {
+        "name": "echo",
+        "max_batch_size": 8,
+        "input": [tensor("X", INT32, 2)],
+        "output": [tensor("Y", INT32, 2)],
+        "instance_group": groups,
+        "parameters": {key: {"string_value": value} for key, value in parameters.items()},
+    }
+
+
+class Front(Subject):
+    """Two replicas of two ranks, which clients ask all the time."""
+
+    PHASES = ("load", "death", "unload")
+    HOLD_SECONDS = 1.0
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._repository = folder / "models" / "echo"
+        (self._repository / "1").mkdir(parents=True, exist_ok=True)
+        self._runtime = folder / "run"
+        self._runtime.mkdir(mode=0o700, exist_ok=True)
+        self._stubs = 0
+        self._refused = 0
+        self._start_process()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def prepare(self, phase: str) -> None:
+        if phase == "load":
+            if self._loaded:
+                self.renew()
+            return
+        if not self._loaded:
+            self._load()
+        wait(self._serves, SLACK_SECONDS, "serve without a fault")
+        self._refused = self._board.counts[2]
+        self._files = self._files or self._descriptors + SPARE_FILES
+
+    def act(self, phase: str) -> None:
+        if phase == "load":
+            self._order_load()
+        elif phase == "unload":
+            self._loaded = False
+            self._board.ask(do="unload")
+        else:
+            os.kill(rank_processes(self.pid)[0, 0], signal.SIGKILL)
+
+    def is_through(self, phase: str) -> bool:
+        return self._serves() if phase == "death" else self._board.reply(0) is not None
+
+    def recover(self, phase: str) -> str:
+        error = "" if phase == "death" else self._said(phase)
+        if phase == "unload":
+            self._leave()
+        if phase == "unload" or error:
+            self.renew()
+            self._load()
+        limit = RETURN_SECONDS + SLACK_SECONDS
+        wait(self._serves, limit, f"serve again; were {self._board.counts}")
+        return f"{phase} fails: {error}" if error else ""
+
+    def settle(self, case: Case) -> int:
+        self._board.ask(do="settle")
+        if self._board.reply(SETTLE_SECONDS) is None:
+            raise Trouble(f"requests without an answer: {self._board.counts}")
+        _, _, refused, wrong, *_ = self._board.counts
+        if wrong:
+            raise Trouble(f"{wrong} wrong answers")
+        if case.phase == "death" and case.call != "close":
+            more = f"as many descriptors as before, {self._files}"
+            wait(lambda: self._descriptors <= self._files, RETURN_SECONDS, more)
+        return int(refused) - self._refused if case.phase == "death" else 0
+
+    def log(self) -> str:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGUSR2)  # Its stacks.
+        self._board.ask(do="nothing")
+        said = self._board.reply(1.0) or {}
+        return "\n".join([*said.get("log", []), self._stderr.read_text()[-3000:]])
+
+    def renew(self) -> None:
+        """As Triton ends the stubs of a model that was unloaded or could not be loaded."""
+        self.close()
+        self._start_process()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    # -- its process --------------------------------------------------------------------------
+
+    def _start_process(self) -> None:
+        self._stubs += 1
+        self._loaded = False
+        self._files = 0
+        self._board = Board(self.folder / f"board-{self._stubs}")
+        self._stderr = self.folder / f"stderr-{self._stubs}"
+        path = os.pathsep.join((str(PROJECT), str(PROJECT / "backends" / "python_mp")))
+        with self._stderr.open("w") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.osfaults.stub", self.folder / f"board-{self._stubs}"],
+                env=os.environ | {"PYTHONPATH": path, "PYTHON_MP_RUNTIME_DIR": str(self._runtime)},
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
+        self._board.ask(do="nothing")
+        assert self._board.reply(SETTLE_SECONDS) is not None, "the stub does not start"
+
+    def _order_load(self) -> None:
+        self._loaded = True
+        self._board.ask(do="load", config=_config(), repository=str(self._repository))
+
+    def _load(self) -> None:
+        self._order_load()
+        if error := self._said("load"):
+            raise Trouble(f"does not load without a fault: {error}")
+
+    def _said(self, phase: str) -> str:
+        """The end of a load or an unload: its error."""
+        said = self._board.reply(RETURN_SECONDS + SLACK_SECONDS)
+        if said is None:
+            raise Trouble(f"the {phase} does not end, or did: {self._process.poll()}")
+        error = str(said["error"])
+        if error and len(error) < LEAST_TEXT:
+            raise Trouble(f"a reason of no use: {error!r}")
+        return error
+
+    def _leave(self) -> None:
+        """As Triton ends a stub that was unloaded: nothing of it may stay."""
+        ranks = list(rank_processes(self.pid).values())
+        self.renew()
+        wait(lambda: not any(map(alive, ranks)), RETURN_SECONDS, "ranks end with their stub")
+
+    def _serves(self) -> bool:
+        """Both replicas do, and have answered something that was asked after the cause's end."""
+        if self._process.poll() is not None:
+            raise Trouble(f"its process ended with {self._process.returncode}")
+        *_, first, second, one, other = self._board.counts
+        return bool(one and other) and min(first, second) > self.cause_ended
+
+    @property
+    def _descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))

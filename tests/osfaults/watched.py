@@ -1,0 +1,274 @@
+"""`python -m server` under faults: its own calls, not those of tritonserver below it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from server import stubs
+from server.endpoints import Endpoints
+from tests.osfaults.cases import Case
+from tests.osfaults.front import PROJECT, SETTLE_SECONDS
+from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
+from tests.serving import processes_of
+from tests.triton.conftest import IDENTITY
+from tests.triton.test_server import ECHO, variables
+
+# It waits for a signal, blocked from its birth on, so that strace is there before the first call.
+GATED = """
+import pathlib, signal, sys
+pathlib.Path(sys.argv.pop()).touch()
+signal.sigwait([signal.SIGUSR1])
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+from server import __main__, caretaker
+caretaker.POLL_SECONDS = 0.1
+sys.exit(__main__.main())
+"""
+ASK_SECONDS = 10.0
+MODEL, LATE = "one", "late"
+
+
+class Client(threading.Thread):
+    """Asks for one model all the time."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        super().__init__(daemon=True)
+        self.answered = self.refused = 0
+        self.last = 0.0
+        """When the last request that was answered had been sent."""
+        self.trouble = ""
+        self._endpoints = endpoints
+        self.stopped = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        number = 0
+        while not self.stopped.is_set():
+            number, asked = number + 1, time.monotonic()
+            try:
+                answer = infer(self._endpoints, number, MODEL)
+            except OSError as error:
+                self.refused += 1
+                if time.monotonic() - asked > ASK_SECONDS * 0.9:
+                    self.trouble = f"no answer within {ASK_SECONDS} s: {error}"
+            else:
+                self.answered, self.last = self.answered + 1, asked
+                if answer != number:
+                    self.trouble = f"{answer} for {number}"
+            time.sleep(0.02)
+
+
+class Watched(Subject):
+    PHASES = ("start", "load", "stub", "server", "reload")
+    HOLD_SECONDS = 1.5
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._repository = folder / "models"
+        self._version = 1
+        add(self._repository, MODEL)
+        self._client: Client | None = None
+        self._output = folder / "output"
+        self._start_process()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def prepare(self, phase: str) -> None:
+        if phase == "start":
+            if self._began:
+                self.renew()
+            return
+        if not self._began:
+            self._begin()
+        self._wait_served(3 * SLACK_SECONDS, "serve without a fault")
+        if (self._repository / LATE).exists():
+            shutil.rmtree(self._repository / LATE)
+            wait(lambda: not self._has(LATE, 1), SLACK_SECONDS, "unload without a fault")
+        self._client = Client(self._endpoints)
+        wait(lambda: bool(self._client and self._client.answered), SLACK_SECONDS, "answer")
+
+    def act(self, phase: str) -> None:
+        if phase == "start":
+            self._open_gate()
+        elif phase == "load":
+            add(self._repository, LATE)
+        elif phase == "reload":
+            publish(self._repository / MODEL, self._version + 1)
+            self._version += 1
+        else:
+            triton, stub = self._below()
+            os.kill(triton if phase == "server" else stub, signal.SIGKILL)
+
+    def is_through(self, phase: str) -> bool:
+        return self._is_served(phase)
+
+    def recover(self, phase: str) -> str:
+        limit = RETURN_SECONDS + SLACK_SECONDS
+        error = ""
+
+        def through() -> bool:
+            return self._process.poll() is not None or self._is_served(phase)
+
+        wait(through, limit, "serve again")
+        if self._process.poll() is not None:
+            if phase != "start":
+                raise Trouble(f"it ended with {self._process.returncode}")
+            error = self._last_words()
+            self._start_process()
+            self._begin()
+            self._wait_served(limit, "start without a fault")
+        return f"{phase} fails: {error}" if error else ""
+
+    def settle(self, case: Case) -> int:
+        client, self._client = self._client, None
+        if client is None:
+            return 0
+        client.stopped.set()
+        client.join(SETTLE_SECONDS)
+        if client.trouble:
+            raise Trouble(client.trouble)
+        return client.refused
+
+    def log(self) -> str:
+        return self._output.read_text(errors="replace")[-3000:]
+
+    def renew(self) -> None:
+        self.close()
+        shutil.rmtree(self._repository / LATE, ignore_errors=True)
+        self._start_process()
+
+    def close(self) -> None:
+        if self._client:
+            self._client.stopped.set()
+            self._client = None
+        if self._began and self._process.poll() is None:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(SETTLE_SECONDS)
+        self._process.kill()
+        self._process.wait()
+
+    # -- its process --------------------------------------------------------------------------
+
+    def _start_process(self) -> None:
+        self._began = False
+        self._endpoints = Endpoints.free()
+        gate = self.folder / "gate"
+        gate.unlink(missing_ok=True)
+        with self._output.open("w") as output, blocked(signal.SIGUSR1):
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", GATED, f"--model-repository={self._repository}", gate],
+                cwd=PROJECT,
+                env=os.environ | variables(self._endpoints) | {"ADMIN_TOKEN": "known-to-the-tests"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+        wait(gate.exists, SLACK_SECONDS, "come to its gate")
+
+    def _open_gate(self) -> None:
+        self._began = True
+        self._process.send_signal(signal.SIGUSR1)
+
+    def _begin(self) -> None:
+        self._open_gate()
+
+    def _wait_served(self, seconds: float, what: str) -> None:
+        wait(lambda: self._is_served(""), seconds, what)
+
+    def _is_served(self, phase: str) -> bool:
+        """/ready says so, and so does an answer of each model."""
+        if self._client and self._client.last <= self.cause_ended:
+            return False
+        is_late = phase == "load" and not self._has(LATE, 1)
+        return not is_late and self._is_ready() and self._has(MODEL, self._version)
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self._endpoints.health_url}/ready", timeout=2):
+                return True
+        except OSError:
+            return False
+
+    def _has(self, model: str, version: int) -> bool:
+        try:
+            return infer(self._endpoints, 7, f"{model}/versions/{version}") == 7
+        except OSError:
+            return False
+
+    def _last_words(self) -> str:
+        """What it said at its end: a sentence, or where a module could not be read Python's own."""
+        said, status = self.log().strip(), self._process.returncode
+        if status <= 0 or ("Traceback" in said and "in <module>" not in said):
+            raise Trouble(f"it ends with {status} and without a sentence")
+        return said.rpartition("\n")[2] or f"nothing can be written; status {status}"
+
+    def _below(self) -> tuple[int, int]:
+        """tritonserver's process id, and its stub's of the model."""
+        folder = next(
+            Path(entry.partition("=")[2])
+            for child in children(self.pid)
+            for entry in environment(child)
+            if entry.startswith("PYTHON_MP_RUNTIME_DIR=")
+        )
+        processes = processes_of(folder)
+        triton = next(pid for pid, line in processes.items() if "--model-repository" in line)
+        stub = max(stub.pid for stub in stubs.living(triton) if stub.model == MODEL)
+        return triton, stub
+
+
+@contextmanager
+def blocked(number: signal.Signals) -> Iterator[None]:
+    """A process that is started within it has the signal blocked from its beginning."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def children(pid: int) -> list[int]:
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for each in lists for child in each.read_text().split()]
+
+
+def environment(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+
+
+def infer(endpoints: Endpoints, value: float, model: str) -> float:
+    tensor = {"name": "IN", "shape": [1, 1], "datatype": "FP32", "data": [value]}
+    url = f"http://{endpoints.http_url}/v2/models/{model}/infer"
+    body = json.dumps({"inputs": [tensor]}).encode()
+    with urllib.request.urlopen(url, body, timeout=ASK_SECONDS) as reply:
+        said: dict[str, Any] = json.load(reply)
+        return float(said["outputs"][0]["data"][0])
+
+
+def add(repository: Path, model: str) -> None:
+    """By one rename, as the build scripts do it."""
+    draft = repository / ".building-test"
+    (draft / "1").mkdir(parents=True)
+    (draft / "config.pbtxt").write_text(IDENTITY)
+    (draft / "1" / "model.py").write_text(ECHO)
+    draft.rename(repository / model)
+
+
+def publish(model: Path, number: int) -> None:
+    draft = model / ".building-test"
+    shutil.copytree(model / "1", draft, ignore=shutil.ignore_patterns("__pycache__"))
+    draft.rename(model / str(number))
