@@ -13,7 +13,7 @@ import pytest
 from python_mp.batch import read_request
 from python_mp.errors import Cancelled, RequestFailed, TimedOut, Unavailable
 from python_mp.front.sweeper import PERIOD_SECONDS
-from python_mp.rank.engines.echo import EXIT, SLEEP
+from python_mp.rank.engines.echo import EXIT, RAISE, SLEEP
 from tests.harness import (
     FutureAnswer,
     ask,
@@ -86,6 +86,20 @@ def test_poison_is_remembered(tmp_path: Path) -> None:
         assert values([ask(replica, 1)]) == [[1]]
         assert counted(replica, "restarts_total") == [2]
         assert refused(replica, "condemned") == 3
+
+
+@pytest.mark.parametrize("fault", [EXIT, RAISE])
+def test_what_waits_and_is_the_same_is_refused_with_it(tmp_path: Path, fault: int) -> None:
+    with served(echo_config(tmp_path, max_batch_tokens=1), tmp_path) as replica:
+        busy = ask(replica, 0, fault=(SLEEP, 0, 200))
+        same = [ask(replica, 1, fault=(fault, 0, 7)) for _ in range(10)]
+        other = ask(replica, 2)
+        assert values([busy, other]) == [[0], [2]]
+        for each in same:
+            with pytest.raises(RequestFailed):
+                each.result(10)
+        assert counted(replica, "restarts_total") == [2]
+        assert refused(replica, "condemned") == 10
 
 
 def test_a_group_that_cannot_start_refuses_at_once_and_comes_back(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ class Helper:
         self._connection.hang_up()
 
     def join(self) -> None:
-        self._thread.join()
+        self._thread.join(line.SILENCE_SECONDS)  # It may be answering.
 
     # -- its thread ------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ a pure function of its inputs, and no byte of an answer has left.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -48,6 +49,12 @@ log = logging.getLogger(__name__)
 _QUICK_SECONDS = 5e-3
 _MOST_STRAYS = 2
 """Peers that may be lost with a request until it waits at home."""
+_CONDEMNED = "this request has ended two groups of ranks"
+_REASONS: dict[type[PythonMpError], str] = {
+    TimedOut: "timeout",
+    Cancelled: "cancelled",
+    RequestFailed: "condemned",
+}
 
 
 class Replica:
@@ -81,9 +88,7 @@ class Replica:
         status = Status(runtime, config, layout.index, metrics.net)
         self._keeper = Keeper(config, layout, cpus, runtime, status, metrics, server, self)
         self._away = Away(self, status, runtime, metrics.net)
-        self._peers = Peers(
-            config, layout.index, runtime, self.submit, self._condemned.hear, metrics.net
-        )
+        self._peers = Peers(config, layout.index, runtime, self.submit, self._hear, metrics.net)
         self._sweeper = Sweeper(self._waiting_since, self._give_up, metrics.net)
 
     @property
@@ -118,9 +123,7 @@ class Replica:
     def _submit(self, requests: Sequence[Request]) -> None:
         requests = self._cut(requests)
         poison = [request for request in requests if request in self._condemned]
-        self._refuse(
-            poison, RequestFailed("this request has ended two groups of ranks"), "condemned"
-        )
+        self._refuse(poison, RequestFailed(_CONDEMNED), "condemned")
         with self._lock:
             refused = [(r, why) for r in requests if not r.answered and (why := self._admit(r))]
             self._dispatch()
@@ -308,11 +311,26 @@ class Replica:
             self._scheduler.put_back(rest)
 
     def _judge(self, in_hand: list[Request], ended: GroupEnded) -> None:
-        for request in guilty(in_hand, ended):
+        condemned = guilty(in_hand, ended)
+        for request in condemned:
             self._condemned.add(request)
             self._away.spread()
             self._refuse([request], RequestFailed(ended.raised or str(ended)), "condemned")
+        if condemned:
+            self._refuse_its_likes()
         self._refuse([r for r in in_hand if r.is_cancelled()], Cancelled(GONE), "cancelled")
+
+    def _refuse_its_likes(self) -> None:
+        """What waits and is known by now to end groups."""
+        with self._lock:
+            waiting = self._scheduler.waiting_since(math.inf)
+        for request in waiting:
+            if request in self._condemned:
+                self._give_up(request, RequestFailed(_CONDEMNED))
+
+    def _hear(self, told: str) -> None:
+        self._condemned.hear(told)
+        self._refuse_its_likes()
 
     def _see_to_the_rest(self) -> None:
         """What waits may go to a peer, or wait too long."""
@@ -327,12 +345,11 @@ class Replica:
             self._metrics.gauge("queue_bytes", self._scheduler.nbytes)
             return self._scheduler.waiting_since(moment)
 
-    def _give_up(self, request: Request, error: TimedOut | Cancelled) -> None:
+    def _give_up(self, request: Request, error: TimedOut | Cancelled | RequestFailed) -> None:
         with self._lock:
             waited = self._scheduler.remove(request)
         if waited:
-            reason = "cancelled" if isinstance(error, Cancelled) else "timeout"
-            self._refuse([request], error, reason)
+            self._refuse([request], error, _REASONS[type(error)])
 
     def _refuse(self, requests: Sequence[Request], error: PythonMpError, reason: str) -> None:
         """Parts of one request fail together, and count once; a guest that goes home does not."""
