@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from python_mp.errors import ConfigError, InvalidInput, RequestFailed, Unavailable
+from python_mp.front import group as group_module
 from python_mp.front.group import Group
 from python_mp.rank.engines.echo import EXIT, REFUSE, SLEEP
 from tests.harness import (
@@ -153,3 +154,15 @@ def test_an_output_without_rows_frees_its_slot(tmp_path: Path) -> None:
             with pytest.raises(RequestFailed, match=r"rows of shape \[3\]; in .*\[3, 1\]"):
                 replica.ask(X=np.ones((1, 3), np.int32)).result(LIMIT)
         assert counted(replica, "restarts_total") == [0]
+
+
+def test_a_quota_is_shared_by_the_ranks_of_all_replicas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared_by = []
+    monkeypatch.setattr(group_module, "quota", lambda: 8.0)
+    monkeypatch.setattr(group_module, "threads", lambda *a: shared_by.append(a[1:]) or 1)
+    config = echo_config(tmp_path, replicas=4, tensor_parallel_size=2)
+    with served(config, tmp_path, index=1) as replica:
+        assert values([ask(replica, 1)]) == [[1]]
+    assert shared_by == [(8, 8.0)] * 2
