@@ -284,6 +284,16 @@ def test_nobody_looks_for_peers_at_every_request(
     assert threading.active_count() == threads
 
 
+def test_only_replicas_of_the_same_config_help_each_other(tmp_path: Path) -> None:
+    """A reload may change what a version computes, while the old replicas still serve."""
+    old = Status(tmp_path, echo_config(tmp_path, replicas=2), 1)
+    old.write(State.SERVING)
+    same = Status(tmp_path, echo_config(tmp_path, replicas=3), 0)
+    new = Status(tmp_path, echo_config(tmp_path, replicas=2, max_batch_tokens=7), 0)
+    assert [said["replica"] for said in same.serving_peers()] == [1]
+    assert new.peers() == []
+
+
 class Mute:
     """A peer that takes `pulses` messages and says something to each, and then never reads."""
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from ..config import ModelConfig
 from .net import Net
@@ -39,7 +40,9 @@ class Status:
     ) -> None:
         self._runtime = runtime
         self._folder = runtime / FOLDER
-        self._model = {"model": config.name, "version": config.version}
+        computes = (config.inputs, config.outputs, config.parameters, config.module_parameters)
+        kind = crc32(repr(computes).encode())  # A reload may have changed it.
+        self._model = {"model": config.name, "version": config.version, "kind": kind}
         self._replica = replica
         name = f"{config.name}.{config.version}.{replica}.{os.getpid()}.json"
         self._path = self._folder / name
