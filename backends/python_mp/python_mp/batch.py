@@ -17,14 +17,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .config import CU_SEQLENS as CU_SEQLENS
-from .config import ModelConfig, Parameters, TensorSpec
+from .config import ModelConfig, TensorSpec
 from .errors import InvalidInput, PythonMpError, RequestFailed
+from .size import Size
 
 log = logging.getLogger(__name__)
 
@@ -34,37 +35,6 @@ Array = npt.NDArray[Any]
 Outputs = dict[str, Array]
 Signature = tuple[tuple[str, tuple[int, ...]], ...]
 """Inputs present and the shapes of their rows; only requests with equal ones share a batch."""
-
-
-class Size(NamedTuple):
-    """What the bounds of a batch count."""
-
-    tokens: int
-    nbytes: int
-    """Of its inputs."""
-    output_nbytes: int
-
-    def plus(self, more: Size) -> Size:
-        return Size(
-            self.tokens + more.tokens,
-            self.nbytes + more.nbytes,
-            self.output_nbytes + more.output_nbytes,
-        )
-
-    def fits(self, bounds: Parameters) -> bool:
-        return (
-            self.tokens <= bounds.max_batch_tokens
-            and max(self.nbytes, self.output_nbytes) <= bounds.max_batch_bytes
-        )
-
-    def excess(self, bounds: Parameters) -> str:
-        """What of it is too much, in half a sentence."""
-        if self.tokens > bounds.max_batch_tokens:
-            return f"has {self.tokens} rows; max_batch_tokens is {bounds.max_batch_tokens}"
-        most = bounds.max_batch_bytes
-        if self.nbytes > most:
-            return f"has {self.nbytes} bytes; max_batch_bytes is {most}"
-        return f"would be answered with {self.output_nbytes} bytes; max_batch_bytes is {most}"
 
 
 class Answer(Protocol):

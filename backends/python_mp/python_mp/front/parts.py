@@ -15,9 +15,10 @@ from threading import Lock
 
 import numpy as np
 
-from ..batch import Array, Outputs, Request, Size, output_nbytes
+from ..batch import Array, Outputs, Request, output_nbytes
 from ..config import ModelConfig, Parameters
 from ..errors import InvalidInput, PythonMpError, RequestFailed
+from ..size import Size
 
 
 def cut(request: Request, config: ModelConfig) -> list[Request]:

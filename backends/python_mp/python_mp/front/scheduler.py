@@ -7,9 +7,10 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from ..batch import Request, Size
+from ..batch import Request
 from ..config import Parameters
 from ..errors import InvalidInput, Unavailable
+from ..size import Size
 
 
 class Scheduler:
