@@ -6,7 +6,9 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -16,8 +18,9 @@ from safetensors.numpy import save_file
 from python_mp.batch import CU_SEQLENS
 from python_mp.config import ModelConfig
 from python_mp.errors import InvalidInput
+from python_mp.front import scratch
 from python_mp.rank import engines
-from python_mp.rank.engines import Engine
+from python_mp.rank.engines import Engine, aot_inductor
 from python_mp.rank.engines.echo import REFUSE
 from tests.engines import building
 from tests.harness import (
@@ -193,3 +196,27 @@ def test_ranks_leave_no_file_however_they_end(config: ModelConfig, tmp_path: Pat
     assert unpacked(config) == before
     assert [path for path in run.rglob("*") if not path.is_dir()] == []
     assert not list(run.glob("ranks-*"))
+
+
+def test_what_an_older_torch_puts_into_tmp_goes_too(
+    tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 2.13 its loader takes no folder, and takes the package apart in /tmp."""
+    loader = aot_inductor._loader
+
+    def older(package: Path, gpu: int) -> Any:
+        if package.is_dir():
+            raise RuntimeError("Failed to initialize zip archive")
+        return loader(package, gpu)
+
+    monkeypatch.setattr(aot_inductor, "_loader", older)
+    config = built("aot_inductor", tmp_path, workspace)
+    before = unpacked(config)
+    folder = scratch.make(tmp_path, 0, 1)
+    engine = engines.load(replace(lone_rank(config), scratch=str(folder)))
+    inputs = packed([2, 1])
+    np.testing.assert_array_equal(engine.forward(inputs)["Y"], inputs["X"])
+    assert len([file for file in unpacked(config) - before if "/ranks-" not in str(file)]) > 1
+    scratch.remove(folder)
+    assert unpacked(config) == before
+    np.testing.assert_array_equal(engine.forward(inputs)["Y"], inputs["X"])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
@@ -116,7 +115,7 @@ class Group:
         """
         began = time.monotonic()
         folder = scratch.make(runtime, layout.index, self.generation)
-        self._held.callback(shutil.rmtree, folder, ignore_errors=True)
+        self._held.callback(scratch.remove, folder)
         for placement, cores in zip(layout.ranks, cpus, strict=True):
             self._spawn(nursery, layout, placement, cores, folder)
         self.phases["spawn"] = time.monotonic() - began

@@ -26,6 +26,14 @@ def make(runtime: Path, replica: int, generation: int) -> Path:
     return folder
 
 
+def remove(folder: Path) -> None:
+    """The folder, and where torch has put what a link in it names."""
+    for link in folder.glob("*/*"):
+        if link.is_symlink() and (unpacked := link.resolve()).parent == Path("/tmp"):
+            shutil.rmtree(unpacked, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove_leftovers(runtime: Path) -> None:
     """Everything of fronts that were killed."""
     for path in (*runtime.iterdir(), *runtime.glob("*/*")):
@@ -36,7 +44,7 @@ def remove_leftovers(runtime: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path)
     else:
         with suppress(OSError):
             path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import weakref
 from functools import partial
@@ -22,6 +23,7 @@ from ..stage import Compute, Stage
 
 INPUTS, OUTPUTS = "inputs", "outputs"
 """Keys of the package's metadata: the graph's input and output names, in order, by commas."""
+_LIBRARY = re.compile(r"/tmp/[^/\n]+(?=/.*\.so$)", re.MULTILINE)
 
 
 def load(spec: RankSpec) -> Stage:
@@ -36,11 +38,7 @@ def _graph(scratch: str | None, shard: Shard) -> Compute:
 
 
 class AotGraph:
-    """One rank's compiled stage.
-
-    torch takes a package apart in /tmp, where it stays when the process is killed. It takes a
-    folder as well, so it is done here, inside `scratch`: the front removes that.
-    """
+    """One rank's compiled stage."""
 
     def __init__(
         self, path: Path, is_last: bool, gpu: int | None = None, scratch: str | None = None
@@ -50,13 +48,7 @@ class AotGraph:
         folder = mkdtemp(prefix=f"{path.stem}-", dir=scratch)
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         try:
-            with ZipFile(path) as package:
-                package.extractall(folder)
-            self._package = AOTICompiledModel(
-                torch._C._aoti.AOTIModelPackageLoader(
-                    folder, "model", True, 1, -1 if gpu is None else gpu
-                )
-            )
+            self._package = _load(path, Path(folder), -1 if gpu is None else gpu)
         except Exception as error:
             raise LoadError(f"{path} cannot be loaded: {error}") from error
         metadata = self._package.get_metadata()
@@ -70,3 +62,29 @@ class AotGraph:
             only: Tensor = results[0]
             return only
         return dict(zip(self._outputs, results, strict=True))
+
+
+def _load(path: Path, folder: Path, gpu: int) -> AOTICompiledModel:
+    """torch takes a package apart in /tmp, where it stays when the process is killed. Since 2.13 at
+    the latest it takes a folder as well, so that is done here. For older ones a link in `folder`
+    says where it is. The front removes both."""
+    with ZipFile(path) as package:
+        package.extractall(folder)
+    try:
+        return AOTICompiledModel(_loader(folder, gpu))
+    except RuntimeError:  # A package that is damaged fails once more.
+        before = _mapped_folders()
+        model = AOTICompiledModel(_loader(path, gpu))
+        for unpacked in _mapped_folders() - before:
+            (folder / unpacked.name).symlink_to(unpacked)
+        return model
+
+
+def _loader(package: Path, gpu: int) -> torch._C._aoti.AOTIModelPackageLoader:
+    return torch._C._aoti.AOTIModelPackageLoader(str(package), "model", True, 1, gpu)
+
+
+def _mapped_folders() -> set[Path]:
+    """Folders directly in /tmp from which this process has mapped a library."""
+    mapped = _LIBRARY.finditer(Path("/proc/self/maps").read_text())
+    return {Path(match[0]) for match in mapped}
