@@ -83,8 +83,8 @@ FAST = [
     graph(
         "Latency",
         "s",
-        "From Triton's taking a request to its answer, of the last minute. For a sharded model "
-        "asked directly it is an upper bound.",
+        "From Triton's taking a request to its answer, of the last minute. For an ensemble with a "
+        "response cache p99 is a lower bound.",
         ("{{model}} p50", asked("model:latency_seconds:p50")),
         ("{{model}} p99", asked("model:latency_seconds:p99")),
     ),

@@ -44,7 +44,9 @@ def test_sums_are_what_was_sent(server: TritonServer) -> None:
     assert grown("tokens_total") == sum(map(sum, lengths))
     assert grown("tokens_saved_total") == sum(max(n) * len(n) - sum(n) for n in lengths) > 100
     assert grown("batches_total") == len(batches)
-    assert grown("queue_seconds_count") == len(batches)
+    assert grown("queue_seconds_count") == grown("request_seconds_count") == len(batches)
+    parts = grown("queue_seconds_sum") + grown("batch_seconds_sum")  # a batch of one request each
+    assert grown("request_seconds_sum") == pytest.approx(parts, rel=1e-6)
     assert grown("restarts_total") == grown("replays_total") == 0
 
 

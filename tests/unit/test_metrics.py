@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -130,3 +132,23 @@ def test_stop_passes_the_last_differences_on(metrics: Metrics, sink: Calls) -> N
 
 def test_names_do_not_collide() -> None:
     assert len({*COUNTERS, *GAUGES, *HISTOGRAMS}) == len(COUNTERS) + len(GAUGES) + len(HISTOGRAMS)
+
+
+def test_a_request_s_time_is_from_its_arrival(
+    metrics: Metrics, sink: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting and computing: two that arrived at 1 s and 4 s, sent on at 5 s, through at 7 s."""
+    clock = SimpleNamespace(perf_counter=lambda: 7.0)
+    monkeypatch.setattr("python_mp.front.metrics.time", clock)
+    requests = [SimpleNamespace(arrived=1.0), SimpleNamespace(arrived=4.0)]
+    flight: Any = SimpleNamespace(
+        dispatched=5.0, steps=(), batch=SimpleNamespace(requests=requests)
+    )
+    metrics.landed(flight)
+    metrics.flush()
+    sent = {name: value for _, name, _, value in sink.take() if not name.endswith("_bucket")}
+    assert (sent["python_mp_request_seconds_sum"], sent["python_mp_request_seconds_count"]) == (
+        9,
+        2,
+    )
+    assert (sent["python_mp_batch_seconds_sum"], sent["python_mp_batch_seconds_count"]) == (2, 1)

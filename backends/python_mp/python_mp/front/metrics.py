@@ -46,6 +46,7 @@ GAUGES = {
 HISTOGRAMS = {
     "queue_seconds": "Time from execute to dispatch, per request",
     "batch_seconds": "Time from dispatch until all ranks are through, per batch",
+    "request_seconds": "Time from execute until all ranks are through, per request",
     "forward_seconds": "Time a rank took for a batch, waiting for peers included",
     "collective_wait_seconds": "Time a rank waited for its peers during a batch",
 }
@@ -131,7 +132,10 @@ class Metrics:
 
     def landed(self, flight: Flight) -> None:
         """Books a batch that every rank is through with."""
-        self.observe("batch_seconds", time.perf_counter() - flight.dispatched)
+        now = time.perf_counter()
+        self.observe("batch_seconds", now - flight.dispatched)
+        for request in flight.batch.requests:
+            self.observe("request_seconds", now - request.arrived)
         for step in flight.steps:
             self.observe("forward_seconds", step.compute, rank=step.rank)
             self.observe("collective_wait_seconds", step.waited, rank=step.rank)
