@@ -14,6 +14,7 @@ MANUAL = {call: tuple(errors) for call, *errors in map(str.split, _LINES)}
 NOT_INJECTED = {
     "futex": "strace cannot tell waits, which may fail so, from wake-ups, which cannot",
     "brk": "the kernel answers with the old end of the heap then, not with an error",
+    "munmap": "it fails where it cuts a mapping in two; glibc ends a process whose stacks stay",
     "execve": "it is no longer the front's or the watcher's process that makes it",
 }
 

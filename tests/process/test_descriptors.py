@@ -15,6 +15,7 @@ import pytest
 
 from python_mp.channel import Connection
 from python_mp.front import group as group_module
+from python_mp.front.line import Line
 from tests.harness import Served, ask, echo_config, pids, served, until, values
 
 DEATHS = 5
@@ -92,3 +93,19 @@ def pidfds() -> int:
     """Of them alone: pytest keeps what was logged, and with its frames the memory of groups."""
     links = (Path(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd"))
     return sum("pidfd" in str(link.readlink()) for link in links if link.is_symlink())
+
+
+def test_a_connection_counts_as_closed_though_close_fails() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        connection = Line(ours, 1.0)
+        connection._socket = Unclosable(ours)  # type: ignore[assignment]
+        connection.close()
+
+
+class Unclosable:
+    def __init__(self, kept: socket.socket) -> None:
+        self._kept = kept
+
+    def close(self) -> None:
+        raise OSError(errno.EIO, "input/output error")

@@ -139,7 +139,8 @@ class Line:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        with self._lock:
+        """It is closed, whatever the kernel says of it; see close(2)."""
+        with self._lock, suppress(OSError):
             self._socket.close()
 
     def _send(self, message: Message, descriptors: list[int]) -> None:

@@ -73,14 +73,18 @@ class RankProcess:
                     "rank %d, pid %d, is left behind: it cannot be ended", self.rank, self.pid
                 )
             self.is_reaped = True
-            self._held.close()
+            self._close_pidfd()
         return self._exit_code
 
     def close(self) -> None:
         """Lets go of it, whatever became of it."""
         self.is_reaped = True
-        self._held.close()
+        self._close_pidfd()
         self.hang_up()
+
+    def _close_pidfd(self) -> None:
+        with contextlib.suppress(OSError):  # It is closed even then; see close(2).
+            self._held.close()
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
