@@ -37,15 +37,25 @@ def hashes(module: str) -> dict[str, str]:
     """
     if _file(module) is None:
         raise BuildError(f"{module} names no Python module that can be imported.")
+    return _closure([module])
+
+
+def of_file(path: Path) -> dict[str, str]:
+    """The same of a file that is no module of a package."""
+    imported = _closure(_imports(path, path.stem, "", path.stat().st_mtime_ns))
+    return {path.name: storage.sha256(path), **imported}
+
+
+def _closure(names: Iterable[str]) -> dict[str, str]:
     found: dict[str, Path] = {}
-    waiting = [module]
+    waiting = list(names)
     while waiting:
         name = waiting.pop()
         if name not in found and (path := _file(name)):
             found[name] = path
             package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            state = path.stat()
-            waiting += [*_parents(name), *_imports(path, name, package, state.st_mtime_ns)]
+            state = path.stat().st_mtime_ns
+            waiting += [*_parents(name), *_imports(path, name, package, state)]
     return {name: storage.sha256(path) for name, path in sorted(found.items())}
 
 
@@ -70,6 +80,8 @@ def _parents(name: str) -> Iterator[str]:
 def _file(name: str) -> Path | None:
     """The source of a module that counts."""
     top, *rest = name.split(".")
+    if not all(part.isidentifier() for part in (top, *rest)):
+        return None
     root = ROOTS.get(top) or _elsewhere(top)
     if root is None:
         return None
@@ -103,7 +115,11 @@ def _imports(path: Path, name: str, package: str, _state: int) -> tuple[str, ...
     if path.suffix != ".py":
         return ()
     found: list[str] = []
-    for node in _run(ast.parse(path.read_bytes())):
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:  # whoever runs it says so
+        return ()
+    for node in _run(tree):
         if isinstance(node, ast.Import):
             found += [each.name for each in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -75,6 +75,12 @@ def samples(_folder: Path) -> tuple[list[dict[str, Array]], list[int]]:
     return [{"PIXELS": image[None]} for image in images.numpy()], labels.tolist()
 
 
+def calibration(_folder: Path) -> list[dict[str, Array]]:
+    """Digits that it was trained with, in the same form."""
+    images, *_ = digits()
+    return [{"PIXELS": image[None]} for image in images.numpy()]
+
+
 @cache
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Images float32 [n, 8, 8] from 0 to 1 and labels int64 [n]; to train with, then held out."""

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from build_scripts import recipe, storage, triton_config
+from build_scripts import code, recipe, storage, triton_config
 from build_scripts.errors import BuildError
 from build_scripts.recipe import Recipe
 from python_mp import layout
@@ -15,6 +15,7 @@ from python_mp.config import ModelConfig, parse
 PROJECT = Path(__file__).resolve().parent.parent
 REPOSITORY = PROJECT / "model_repository"
 WORKSPACE = PROJECT / "build" / "engines"
+SAMPLES = "samples.py"
 CODE = {"module": "module.py", "tokenizer": "model.py"}
 
 
@@ -108,8 +109,20 @@ class Job:
         }
 
     @property
+    def samples(self) -> dict[str, object]:
+        """What decides the samples, as JSON values: for the keys of stages that read them."""
+        beside = self.beside
+        return {
+            "files": storage.hashes(beside),
+            "code": code.of_file(beside[SAMPLES]) if SAMPLES in beside else {},
+            "judged": self.recipe.accuracy.samples,
+            "calibrated": self.recipe.calibration.samples,
+        }
+
+    @property
     def module_sha256(self) -> str | None:
-        return storage.sha256(self.code) if self.code else None
+        """Of the code and all that it imports of ours or of somebody's own."""
+        return storage.digest(code.of_file(self.code)) if self.code else None
 
     def served_from(self, artifact: Path, folder: Path) -> ModelConfig:
         """The model as if `artifact` were version 1 of it in the folder."""

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from build_scripts import storage
 from build_scripts.job import Job
 from build_scripts.shard import add_code
 
@@ -48,7 +47,7 @@ def inputs(job: Job) -> dict[str, object]:
         "engine": job.recipe.engine,
         "dtype": job.recipe.dtype,
         "calibration": calibration,
-        "beside": storage.hashes(job.beside),
+        "samples": job.samples,
     }
 
 

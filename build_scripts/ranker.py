@@ -22,8 +22,17 @@ def make(folder: Path, progress: Progress) -> dict[str, object]:
 
 def samples(_folder: Path) -> tuple[list[dict[str, NDArray[Any]]], None]:
     """Requests to judge engines by, FEATURES float32 [1, DIM]; nobody knows their right scores."""
-    rows = np.random.default_rng(SEED + 1).standard_normal((SAMPLES, 1, DIM), np.float32)
-    return [{"FEATURES": row} for row in rows], None
+    return _rows(SEED + 1), None
+
+
+def calibration(_folder: Path) -> list[dict[str, NDArray[Any]]]:
+    """Other ones, to calibrate with."""
+    return _rows(SEED + 2)
+
+
+def _rows(seed: int) -> list[dict[str, NDArray[Any]]]:
+    rows = np.random.default_rng(seed).standard_normal((SAMPLES, 1, DIM), np.float32)
+    return [{"FEATURES": row} for row in rows]
 
 
 def tensors() -> Iterator[tuple[str, NDArray[np.float32]]]:

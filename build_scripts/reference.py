@@ -1,19 +1,21 @@
 """Stage `reference`: what the outputs should be, by the model in one piece, in float32, in PyTorch.
 
-Encoders are judged by Hugging Face's own implementation, a user's module by itself on one rank.
+Encoders are judged by Hugging Face's own implementation, a user's module by the `reference` that it
+brings (see samples.py), and where it brings none by itself on one rank: then a module that computes
+something else than its checkpoint was trained for passes.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.progress import Progress
 
-from build_scripts import fetch, storage
+from build_scripts import fetch
 from build_scripts.checkpoint import Checkpoint
 from build_scripts.job import Job
 
@@ -34,7 +36,7 @@ def applies(job: Job) -> bool:
 
 
 def inputs(job: Job) -> dict[str, object]:
-    return {"samples": job.recipe.accuracy.samples, "beside": storage.hashes(job.beside)}
+    return {"samples": job.samples}
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:
@@ -43,10 +45,13 @@ def run(job: Job, out: Path, progress: Progress) -> None:
 
     from build_scripts import samples
 
-    requests = samples.load(job, job.recipe.accuracy.samples).requests
+    requests = samples.judged(job).requests
     folder = fetch.read(job).folder
     with torch.inference_mode():
-        if job.recipe.family == "encoder":
+        outputs: Iterable[Outputs]
+        if (given := samples.reference(job, requests)) is not None:
+            outputs = given
+        elif job.recipe.family == "encoder":
             outputs = _encoder(folder, requests)
         else:
             outputs = _module(job, folder, requests)

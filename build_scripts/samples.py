@@ -1,8 +1,16 @@
-"""Requests to calibrate with and to judge engines by, as clients would send them.
+"""Requests to judge engines by, and others to calibrate them with, as clients would send them.
 
-Encoders get real sentences. A user's module gets what `samples(folder)` returns, a function of the
-`samples.py` beside its recipe or of the Python module that makes its weights; without one, numbers
-from a normal distribution.
+What lies beside the recipe comes first, then what the Python module has that makes the weights:
+
+    samples.py     samples(folder) -> requests, labels or None
+                   texts(folder) -> texts, for an encoder
+                   calibration(folder) -> requests (for an encoder that has texts: texts)
+                   reference(folder, requests) -> the outputs that are right
+    texts.txt      for an encoder: one text a line
+
+`folder` is the checkpoint's. Without any of it encoders get English sentences, a module numbers
+from a normal distribution. No request of the gate is calibrated with: where there is no
+`calibration`, some of the samples are kept for it.
 """
 
 from __future__ import annotations
@@ -11,24 +19,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from build_scripts import fetch
+from build_scripts import fetch, sentences
 from build_scripts.checkpoint import Checkpoint
 from build_scripts.errors import BuildError
-from build_scripts.job import Job
-from build_scripts.sentences import sentences
+from build_scripts.job import SAMPLES, Job
 from python_mp.batch import Array, Batch, read_request
 from python_mp.config import ModelConfig
+
+Request = dict[str, Array]
+TEXTS = "texts.txt"
+FOR_CALIBRATION = 4
+"""Of samples that must do for both, at most one in so many is calibrated with."""
 
 
 @dataclass(frozen=True)
 class Samples:
     """`requests[i]` has every input [1, ...]; `labels[i]` is the right class, if that is known."""
 
-    requests: list[dict[str, Array]]
+    requests: list[Request]
     labels: list[int] | None = None
 
     def __post_init__(self) -> None:
@@ -36,46 +50,126 @@ class Samples:
             raise BuildError("there are no samples: a build needs some to judge an engine by")
 
 
-def load(job: Job, count: int) -> Samples:
-    """At most `count` of the job's samples, always the same ones."""
-    source = fetch.read(job)
-    if job.recipe.family == "encoder":
-        return Samples(_texts(Checkpoint(source.folder), count))
-    maker = _maker(job)
-    if maker is None:
-        return Samples(_noise(job.config, count))
-    made, labels = maker.samples(source.folder)
-    return Samples(made[:count], labels[:count] if labels is not None else None)
+def judged(job: Job) -> Samples:
+    """Those of the gate, always the same ones."""
+    return _both(job)[0]
 
 
-def packed(config: ModelConfig, requests: Sequence[dict[str, Array]]) -> dict[str, Array]:
+def calibration(job: Job) -> list[Request]:
+    """Those to calibrate with, always the same ones; none of the gate's.
+
+    Raises:
+        BuildError: there are none besides.
+    """
+    samples, found = _both(job)
+    known = {_bytes(request) for request in samples.requests}
+    rest = [request for request in found if _bytes(request) not in known]
+    if not rest:
+        raise BuildError(
+            f"{job.model} has no samples to calibrate with that it is not judged by: add some to"
+            f" {job.folder / SAMPLES} (samples, or calibration), or lower accuracy.samples"
+        )
+    return rest[: job.recipe.calibration.samples]
+
+
+def reference(job: Job, requests: Sequence[Request]) -> list[Request] | None:
+    """The right outputs by the model's own `reference`; None where it has none."""
+    hook = _hook(job, "reference")
+    if hook is None:
+        return None
+    outputs = [dict(each) for each in hook(fetch.read(job).folder, requests)]
+    names = {spec.name for spec in job.config.outputs}
+    if len(outputs) != len(requests) or any(each.keys() != names for each in outputs):
+        raise BuildError(
+            f"{job.model}: reference(folder, requests) must return, for each of the"
+            f" {len(requests)} requests, {', '.join(sorted(names))}"
+        )
+    return [{name: np.asarray(a, np.float32) for name, a in each.items()} for each in outputs]
+
+
+def packed(config: ModelConfig, requests: Sequence[Request]) -> Request:
     """The requests as one batch, as an engine is given it."""
     read = [read_request(request, config, _NoAnswer()) for request in requests]
     parts = Batch(0, tuple(read)).pack(config)
     return {name: np.concatenate(rows) for name, rows in parts.items()}
 
 
-def _texts(checkpoint: Checkpoint, count: int) -> list[dict[str, Array]]:
-    encoded = checkpoint.tokenizer().encode_batch(sentences(count))
+def _both(job: Job) -> tuple[Samples, list[Request]]:
+    """Of the gate, and candidates to calibrate with."""
+    if job.recipe.family == "encoder" and not _hook(job, "samples"):
+        return _of_texts(job)
+    many, more = job.recipe.accuracy.samples, job.recipe.calibration.samples
+    hook, folder = _hook(job, "samples"), fetch.read(job).folder
+    if hook is None:
+        return Samples(_noise(job.config, many, 0)), _noise(job.config, more, 1)
+    made, labels = hook(folder)
+    count, rest = _divided(job, len(made))
+    samples = Samples(made[:count], labels[:count] if labels is not None else None)
+    own = _hook(job, "calibration")
+    return samples, list(own(folder)) if own else made[count : count + rest]
+
+
+def _of_texts(job: Job) -> tuple[Samples, list[Request]]:
+    folder = fetch.read(job).folder
+    many, more = job.recipe.accuracy.samples, job.recipe.calibration.samples
+    texts = _own_texts(job, folder)
+    if texts is None:
+        ours = sentences.sentences(many)
+        theirs = sentences.others(ours, more)
+    else:
+        count, rest = _divided(job, len(texts))
+        ours, theirs = texts[:count], texts[count : count + rest]
+        if own := _hook(job, "calibration"):
+            theirs = list(own(folder))
+    checkpoint = Checkpoint(folder)
+    return Samples(_encoded(checkpoint, ours)), _encoded(checkpoint, theirs)
+
+
+def _own_texts(job: Job, folder: Path) -> list[str] | None:
+    """Each once; None where the model brings none."""
+    if hook := _hook(job, "texts"):
+        return list(dict.fromkeys(hook(folder)))
+    if TEXTS not in job.beside:
+        return None
+    lines = job.beside[TEXTS].read_text().splitlines()
+    return list(dict.fromkeys(line for line in lines if line.strip()))
+
+
+def _divided(job: Job, there: int) -> tuple[int, int]:
+    """How many of the samples are judged by, and how many are left to calibrate with."""
+    if _hook(job, "calibration"):
+        return min(job.recipe.accuracy.samples, there), 0
+    kept = min(job.recipe.calibration.samples, there // FOR_CALIBRATION)
+    return min(job.recipe.accuracy.samples, there - kept), kept
+
+
+def _encoded(checkpoint: Checkpoint, texts: Sequence[str]) -> list[Request]:
+    encoded = checkpoint.tokenizer().encode_batch(list(texts))
     ids = [np.array([each.ids], np.int32) for each in encoded]
     return [{"INPUT_IDS": row, "LENGTHS": np.full((1, 1), row.size, np.int32)} for row in ids]
 
 
-def _maker(job: Job) -> ModuleType | None:
-    path = job.folder / "samples.py"
-    if path.exists():
-        spec = spec_from_file_location("samples", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+def _hook(job: Job, name: str) -> Any:
+    """A function of the model's samples.py, or of the module that makes its weights."""
+    return next((found for each in _makers(job) if (found := getattr(each, name, None))), None)
+
+
+def _makers(job: Job) -> list[ModuleType]:
     kind, _, name = job.recipe.source.partition(":")
-    return import_module(name) if kind == "make" else None
+    theirs = [import_module(name)] if kind == "make" else []
+    path = job.folder / SAMPLES
+    if not path.exists():
+        return theirs
+    spec = spec_from_file_location("samples", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return [module] if hasattr(module, "samples") else [module, *theirs]
 
 
-def _noise(config: ModelConfig, count: int) -> list[dict[str, Array]]:
-    random = np.random.default_rng(0)
+def _noise(config: ModelConfig, count: int, seed: int) -> list[Request]:
+    random = np.random.default_rng(seed)
     shapes = {s.name: (s.dtype, [1, *(8 if d < 0 else d for d in s.dims)]) for s in config.inputs}
     return [
         {
@@ -84,6 +178,10 @@ def _noise(config: ModelConfig, count: int) -> list[dict[str, Array]]:
         }
         for _ in range(count)
     ]
+
+
+def _bytes(request: Request) -> tuple[tuple[str, bytes], ...]:
+    return tuple(sorted((name, array.tobytes()) for name, array in request.items()))
 
 
 class _NoAnswer:

@@ -42,7 +42,7 @@ def inputs(job: Job) -> dict[str, object]:
         "dtype": job.recipe.dtype,
         "layout": job.layout,
         "served": json.loads(job.config.source[0]),
-        "samples": storage.hashes(job.beside),
+        "samples": job.samples,
     }
 
 
@@ -50,7 +50,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
     """Writes `verify.json`: accuracy, latency, the worst samples, and whether it passed."""
     from build_scripts import reference, samples
 
-    wanted = samples.load(job, job.recipe.accuracy.samples)
+    wanted = samples.judged(job)
     expected = reference.read(job)
     answers, latency = _served(job, wanted.requests, progress)
     scores = [compare(a, e) for a, e in zip(answers, expected, strict=True)]

@@ -1,0 +1,174 @@
+"""Samples: nothing is judged by what it was calibrated with, and models bring their own."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from build_scripts import fetch, job, reference, samples, sentences
+from build_scripts.errors import BuildError
+from build_scripts.job import Job
+from build_scripts.recipe import Accuracy, Calibration, Recipe, Shapes
+from tests.builds import CONFIG
+from tests.checkpoints import tiny_bert
+
+OWN = """
+import numpy as np
+def samples(folder):
+    return [{"X": np.full((1, 4), n, np.float32)} for n in range(%d)], list(range(%d))
+"""
+CALIBRATION = """
+def calibration(folder):
+    return [{"X": np.full((1, 4), n, np.float32)} for n in range(-3, 3)]
+"""
+REFERENCE = """
+def reference(folder, requests):
+    return [{"Y": request["X"] * 2} for request in requests]
+"""
+ENCODER = (job.REPOSITORY / "embed_encoder" / "config.pbtxt").read_text().replace("384", "8")
+
+
+def made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, *, encoder: bool = False
+) -> Job:
+    """A job whose checkpoint is at hand."""
+    (tmp_path / "config.pbtxt").write_text(ENCODER if encoder else CONFIG)
+    (tmp_path / "module.py").write_text("def build(shard): ...\n")
+    found = fetch.Source(tmp_path / "checkpoint", source, "", {}, {}, None)
+    monkeypatch.setattr(fetch, "read", lambda _job: found)
+    recipe = Recipe(
+        "encoder" if encoder else "module",
+        source,
+        shapes=Shapes(rows=(1, 2, 8)),
+        accuracy=Accuracy(cosine_min=0.9, samples=200),
+        calibration=Calibration(samples=64),
+    )
+    return Job("m", tmp_path, recipe)
+
+
+def of(requests: list[dict[str, Any]]) -> set[bytes]:
+    return {b"".join(array.tobytes() for array in each.values()) for each in requests}
+
+
+def sides(job: Job) -> tuple[set[bytes], set[bytes]]:
+    ours, theirs = of(samples.judged(job).requests), of(samples.calibration(job))
+    assert ours
+    assert theirs
+    return ours, theirs
+
+
+def text_file(tmp_path: Path) -> None:
+    lines = ["the cab. " * (n % 7) + "abc"[n % 3] * (n // 3 + 1) for n in range(60)]
+    (tmp_path / "texts.txt").write_text("\n".join([*lines, "", *lines]))
+
+
+def text_hook(tmp_path: Path) -> None:
+    (tmp_path / "samples.py").write_text(
+        "def texts(folder): return ['a ' * n for n in range(1, 14)]"
+    )
+
+
+def text_hooks(tmp_path: Path) -> None:
+    text_hook(tmp_path)
+    with (tmp_path / "samples.py").open("a") as file:
+        file.write("\ndef calibration(folder): return ['b', 'a ', 'the b']\n")
+
+
+@pytest.mark.parametrize("bring", [lambda _: None, text_file, text_hook, text_hooks])
+def test_an_encoders_gate_has_other_texts_than_its_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bring: Any
+) -> None:
+    tiny_bert(tmp_path / "checkpoint")
+    bring(tmp_path)
+    ours, theirs = sides(made(tmp_path, monkeypatch, "checkpoint", encoder=True))
+    assert ours.isdisjoint(theirs)
+
+
+def test_sentences_of_the_gate_are_in_no_text_to_calibrate_with() -> None:
+    judged = sentences.sentences(200)
+    others = sentences.others(judged, 64)
+    assert len(others) == 64
+    split = sentences._split
+    assert {s for text in judged for s in split(text)}.isdisjoint(
+        s for t in others for s in split(t)
+    )
+    assert max(len(text.split()) for text in others) > 150  # long ones, too
+
+
+@pytest.mark.parametrize("source", ["make:build_scripts.ranker", "make:build_scripts.digits"])
+def test_weights_that_are_made_come_with_disjoint_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    job = made(tmp_path, monkeypatch, source)
+    ours, theirs = sides(job)
+    assert ours.isdisjoint(theirs)
+    assert (len(samples.judged(job).requests), len(samples.calibration(job))) == (200, 64)
+
+
+@pytest.mark.parametrize("code", ["", OWN % (40, 40), OWN % (4, 4), OWN % (300, 300) + CALIBRATION])
+def test_a_modules_gate_has_other_samples_than_its_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    (tmp_path / "samples.py").write_text(code)
+    ours, theirs = sides(made(tmp_path, monkeypatch, "checkpoint"))
+    assert ours.isdisjoint(theirs)
+
+
+def test_labels_stay_with_their_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "samples.py").write_text(OWN % (40, 40))
+    judged = samples.judged(made(tmp_path, monkeypatch, "checkpoint"))
+    assert [int(request["X"][0, 0]) for request in judged.requests] == judged.labels == [*range(30)]
+
+
+@pytest.mark.parametrize(
+    "code", [OWN % (3, 3), OWN % (40, 40) + "def calibration(f): return samples(f)[0]"]
+)
+def test_without_others_nothing_is_calibrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    (tmp_path / "samples.py").write_text(code)
+    with pytest.raises(BuildError, match="no samples to calibrate with that it is not judged by"):
+        samples.calibration(made(tmp_path, monkeypatch, "checkpoint"))
+
+
+def test_a_module_is_judged_by_the_reference_that_it_brings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "samples.py").write_text(OWN % (40, 40) + REFERENCE)
+    job = made(tmp_path, monkeypatch, "checkpoint")
+    job.outputs["reference"] = tmp_path
+    reference.run(job, tmp_path, _Silent())
+    outputs = reference.read(job)
+    assert len(outputs) == 30
+    np.testing.assert_array_equal(outputs[7]["Y"], np.full((1, 4), 14, np.float32))
+
+
+@pytest.mark.parametrize("returned", ["[]", "[{'Z': r['X']} for r in requests]"])
+def test_a_reference_that_does_not_fit_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, returned: str
+) -> None:
+    text = f"{OWN % (40, 40)}def reference(folder, requests): return {returned}\n"
+    (tmp_path / "samples.py").write_text(text)
+    job = made(tmp_path, monkeypatch, "checkpoint")
+    with pytest.raises(BuildError, match="must return, for each of the 30 requests, Y"):
+        samples.reference(job, samples.judged(job).requests)
+
+
+def test_what_lies_beside_the_recipe_is_part_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = made(tmp_path, monkeypatch, "checkpoint")
+    keys = [job.samples]
+    for name, text in (("samples.py", OWN), ("samples.py", REFERENCE), ("labels.json", "[]")):
+        (tmp_path / name).write_text(text)
+        keys.append(job.samples)
+    assert all(one != other for one, other in pairwise(keys))
+
+
+class _Silent:
+    def track(self, sequence: Any, *_: object, **__: object) -> Any:
+        return sequence
