@@ -111,12 +111,13 @@ class Job:
     @property
     def samples(self) -> dict[str, object]:
         """What decides the samples, as JSON values: for the keys of stages that read them."""
-        beside = self.beside
+        beside, limits = self.beside, self.config.parameters
         return {
             "files": storage.hashes(beside),
             "code": code.of_file(beside[SAMPLES]) if SAMPLES in beside else {},
             "judged": self.recipe.accuracy.samples,
             "calibrated": self.recipe.calibration.samples,
+            "limits": [limits.max_batch_tokens, limits.max_batch_bytes],
         }
 
     @property

@@ -29,7 +29,8 @@ from build_scripts import fetch, sentences
 from build_scripts.checkpoint import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import SAMPLES, Job
-from python_mp.batch import Array, Batch, read_request
+from python_mp import batch
+from python_mp.batch import Array, Batch
 from python_mp.config import ModelConfig
 
 Request = dict[str, Array]
@@ -51,8 +52,18 @@ class Samples:
 
 
 def judged(job: Job) -> Samples:
-    """Those of the gate, always the same ones."""
-    return _both(job)[0]
+    """Those of the gate, always the same ones: of what the model serves, since config.pbtxt may
+    allow less than a sample has."""
+    samples, _ = _both(job)
+    sizes = [_read(job.config, request).size for request in samples.requests]
+    fitting = [n for n, size in enumerate(sizes) if size.fits(job.config.parameters)]
+    if not fitting:
+        raise BuildError(
+            f"{job.model} serves none of its samples: each {sizes[0].excess(job.config.parameters)}"
+            f" in {job.folder / 'config.pbtxt'}"
+        )
+    labels = [samples.labels[n] for n in fitting] if samples.labels is not None else None
+    return Samples([samples.requests[n] for n in fitting], labels)
 
 
 def calibration(job: Job) -> list[Request]:
@@ -89,9 +100,13 @@ def reference(job: Job, requests: Sequence[Request]) -> list[Request] | None:
 
 def packed(config: ModelConfig, requests: Sequence[Request]) -> Request:
     """The requests as one batch, as an engine is given it."""
-    read = [read_request(request, config, _NoAnswer()) for request in requests]
+    read = [_read(config, request) for request in requests]
     parts = Batch(0, tuple(read)).pack(config)
     return {name: np.concatenate(rows) for name, rows in parts.items()}
+
+
+def _read(config: ModelConfig, request: Request) -> batch.Request:
+    return batch.read_request(request, config, _NoAnswer())
 
 
 def _both(job: Job) -> tuple[Samples, list[Request]]:

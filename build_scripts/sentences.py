@@ -7,8 +7,8 @@ from pydoc_data.topics import topics
 
 
 def sentences(n: int = 200) -> list[str]:
-    """n different texts, always the same on one version of Python: there are about 480, and `others`
-    needs some that share no sentence with them.
+    """n different texts of about 480, always the same on one version of Python. `others` needs some
+    that share no sentence with them.
 
     Of ten, six are sentences, three paragraphs, and one is a run of paragraphs that mostly
     exceeds 256 tokens.

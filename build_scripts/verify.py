@@ -7,11 +7,12 @@ answers is compared by Polygraphy; beyond the recipe's bounds nothing is publish
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from build_scripts.job import Job, artifact_stage
 
 if TYPE_CHECKING:
     from python_mp.batch import Array
+    from python_mp.config import ModelConfig
 
 NEEDS = ("fetch", "reference", "shard", "export", "quantise", "compile")
 TOOLS = ("torch", "transformers", "onnxruntime", "polygraphy", "tensorrt")
@@ -162,6 +164,7 @@ def _served(
 
     with tempfile.TemporaryDirectory() as folder:
         config = job.served_from(job.output(artifact_stage(job.outputs)), Path(folder))
+        config = without_queue_limits(config)
         try:
             with served(config, Path(folder)) as replica:
                 futures = [replica.ask(**request) for request in requests]
@@ -170,6 +173,12 @@ def _served(
                 return answers, _latency(replica, requests)
         except PythonMpError as error:
             raise BuildError(f"{job.name}: {error}") from error
+
+
+def without_queue_limits(config: ModelConfig) -> ModelConfig:
+    """Nobody else waits, and every sample is to be answered, however long the queue is."""
+    parameters = replace(config.parameters, max_queue_requests=1 << 24, max_queue_bytes=1 << 40)
+    return replace(config, parameters=parameters, queue_seconds=math.inf)
 
 
 def _latency(replica: Any, requests: Sequence[dict[str, Array]]) -> dict[str, float]:

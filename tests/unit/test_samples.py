@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from build_scripts import fetch, job, reference, samples, sentences
+from build_scripts import fetch, reference, samples, sentences
 from build_scripts.errors import BuildError
-from build_scripts.job import Job
+from build_scripts.job import REPOSITORY, Job
 from build_scripts.recipe import Accuracy, Calibration, Recipe, Shapes
 from tests.builds import CONFIG
 from tests.checkpoints import tiny_bert
@@ -29,7 +30,7 @@ REFERENCE = """
 def reference(folder, requests):
     return [{"Y": request["X"] * 2} for request in requests]
 """
-ENCODER = (job.REPOSITORY / "embed_encoder" / "config.pbtxt").read_text().replace("384", "8")
+ENCODER = (REPOSITORY / "embed_encoder" / "config.pbtxt").read_text().replace("384", "8")
 
 
 def made(
@@ -104,6 +105,8 @@ def test_weights_that_are_made_come_with_disjoint_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     job = made(tmp_path, monkeypatch, source)
+    model = {"ranker": "ranker", "digits": "classifier"}[source.rpartition(".")[2]]
+    shutil.copy(REPOSITORY / model / "config.pbtxt", tmp_path)
     ours, theirs = sides(job)
     assert ours.isdisjoint(theirs)
     assert (len(samples.judged(job).requests), len(samples.calibration(job))) == (200, 64)
@@ -167,6 +170,31 @@ def test_what_lies_beside_the_recipe_is_part_of_the_key(
         (tmp_path / name).write_text(text)
         keys.append(job.samples)
     assert all(one != other for one, other in pairwise(keys))
+
+
+def test_samples_that_the_config_does_not_allow_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_bert(tmp_path / "checkpoint")
+    text_hook(tmp_path)  # of 3 to 15 tokens
+    job = made(tmp_path, monkeypatch, "checkpoint", encoder=True)
+    every = samples.judged(job).requests
+    limited(tmp_path, "max_batch_tokens", 6)
+    job = Job("m", tmp_path, job.recipe)
+    few = samples.judged(job).requests
+    assert [each["INPUT_IDS"].size for each in few] == [3, 4, 5, 6]
+    assert len(every) > len(few)
+    limited(tmp_path, "max_batch_bytes", 1024)
+    limited(tmp_path, "max_batch_tokens", 2)
+    with pytest.raises(BuildError, match="each has 3 rows; max_batch_tokens is 2 in "):
+        samples.judged(Job("m", tmp_path, job.recipe))
+
+
+def limited(folder: Path, name: str, most: int) -> None:
+    config = folder / "config.pbtxt"
+    lines = [line for line in config.read_text().splitlines() if name not in line]
+    limit = f'parameters {{ key: "{name}" value {{ string_value: "{most}" }} }}'
+    config.write_text("\n".join([*lines, limit]))
 
 
 class _Silent:
