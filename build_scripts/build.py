@@ -1,7 +1,8 @@
 """Build models by their recipes: fetch, shard, export, quantise, compile, verify, publish.
 
 Stages whose inputs did not change are not run again. Models that fail leave the others, and the
-repository, as they are.
+repository, as they are. What the command says instead of the recipe is built and verified; it is
+published with --save only, which writes it into the recipe: else the next build would undo it.
 """
 
 import argparse
@@ -20,6 +21,10 @@ from build_scripts.job import Job
 from build_scripts.publish import Steps
 from build_scripts.report import Result
 
+NOT_SAVED = (
+    "Not published, as the recipe says otherwise: with --save it is, and the recipe follows."
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
@@ -30,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     made = command.parser("build", __doc__)
     made.add_argument("models", nargs="*", metavar="MODEL", help="default: all with a recipe")
     made.add_argument("--variants", action="store_true", help="make the recipes' variants, too")
+    made.add_argument("--save", action="store_true", help="write overrides into the recipe")
     made.add_argument("--no-publish", action="store_true", help="build and verify only")
     made.add_argument("--check", action="store_true", help="build nothing; say what does not fit")
     made.add_argument("--report", type=Path, metavar="FILE.json")
@@ -46,9 +52,15 @@ def _build(options: argparse.Namespace) -> int:
         for model in _models(options):
             results += list(_results(model, options, beside, progress))
     report.show(results, command.CONSOLE)
+    if command.overrides(options) and not (options.save or options.no_publish):
+        command.CONSOLE.print(NOT_SAVED, soft_wrap=True)
     if options.report:
         report.write(results, options.report)
     return int(any(result.status == "failed" for result in results))
+
+
+def _is_publishing(options: argparse.Namespace) -> bool:
+    return not options.no_publish and (options.save or not command.overrides(options))
 
 
 def _results(
@@ -60,7 +72,7 @@ def _results(
     except BuildError as error:
         yield Result(model, "", "", "", "failed", error=str(error))
         return
-    yield _result(job, progress, beside, publishing=not options.no_publish)
+    yield _result(job, progress, beside, publishing=_is_publishing(options))
     for variant in job.recipe.variants if options.variants else ():
         other = replace(job, recipe=job.recipe.variant(variant), outputs={})
         yield _result(other, progress, beside, publishing=False)

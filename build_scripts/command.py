@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from build_scripts import job as jobs
-from build_scripts import stages, storage
+from build_scripts import recipe, saving, stages, storage
 from build_scripts.errors import BuildError
 from build_scripts.job import REPOSITORY, WORKSPACE, Job
 from build_scripts.recipe import Dtype, Engine
@@ -39,16 +40,29 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
 
 def load(model: str, options: argparse.Namespace) -> Job:
     """The job for `model` with the command's overrides."""
-    overrides: dict[str, Any] = {
+    places = options.repository.resolve(), options.workspace.resolve()
+    given = overrides(options)
+    job = jobs.load(model, places[0], given, places[1])
+    if not given or not getattr(options, "save", False):
+        return job
+    path = job.folder / recipe.NAME
+    text = path.read_text()
+    saved = saving.edited(text, given, str(path))
+    return replace(job, saved=saved if saved != text else None)
+
+
+def overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command says instead of the recipe, as the recipe has it."""
+    said: dict[str, Any] = {
         key: value for key in ("engine", "dtype") if (value := getattr(options, key))
     }
     if options.source:
         here = Path(options.source).expanduser()
-        overrides["source"] = str(here.resolve()) if here.is_dir() else options.source
+        said["source"] = str(here.resolve()) if here.is_dir() else options.source
     layout = {size: value for size in SIZES if (value := getattr(options, size)) is not None}
     if layout:
-        overrides["layout"] = layout
-    return jobs.load(model, options.repository.resolve(), overrides, options.workspace.resolve())
+        said["layout"] = layout
+    return said
 
 
 def progress() -> Progress:

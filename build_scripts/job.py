@@ -27,6 +27,7 @@ class Job:
         folder: the model's folder in the repository, with config.pbtxt and recipe.toml.
         recipe: as it is built, overrides applied.
         workspace: where stages leave their outputs.
+        saved: what becomes of recipe.toml when the job is published; None where it stays.
         outputs: the folder of every stage's output, by the stage's name; filled by `stages.plan`.
     """
 
@@ -34,6 +35,7 @@ class Job:
     folder: Path
     recipe: Recipe
     workspace: Path = WORKSPACE
+    saved: str | None = None
     outputs: dict[str, Path] = field(default_factory=dict, compare=False)
 
     @cached_property

@@ -5,6 +5,7 @@ model_repository/MODEL/
     3/              it appears by one rename, whole, and is never changed
     config.pbtxt    replaced by one rename, right after, where engine, dtype or layout are new: a
                     kill between the two is finished by the next build
+    recipe.toml     the same, where the command said otherwise and is to be saved
     1/              removed last, when there are more than the recipe's `keep`
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from build_scripts import code, fetch, storage, triton_config
+from build_scripts import code, fetch, recipe, storage, triton_config
 from build_scripts.compile import gpu
 from build_scripts.job import Job
 from build_scripts.stages import Step, artifact_stage
@@ -62,7 +63,7 @@ def newest(job: Job, steps: Steps) -> Manifest | None:
 
 def current(job: Job, steps: Steps) -> Manifest | None:
     """The newest version's manifest, if nothing is to be published and nothing to be edited."""
-    return newest(job, steps) if config_edit(job) is None else None
+    return newest(job, steps) if job.saved is None and config_edit(job) is None else None
 
 
 def machine_misfits(found: Manifest) -> list[str]:
@@ -77,8 +78,8 @@ def config_edit(job: Job) -> str | None:
     if job.recipe.family == "tokenizer":
         return None
     text = triton_config.read(job.folder)
-    recipe = job.recipe
-    edited = triton_config.edited(text, recipe.layout, recipe.engine, recipe.dtype)
+    wanted = job.recipe
+    edited = triton_config.edited(text, wanted.layout, wanted.engine, wanted.dtype)
     return edited if edited != text else None
 
 
@@ -91,7 +92,10 @@ def run(job: Job, steps: Steps, progress: Progress) -> Manifest:
     waiting = f"{job.model}: waits for another build to publish"
     with storage.locked(job.folder, lambda: progress.log(waiting)):
         storage.sweep(job.folder)
-        with storage.replacing(job.folder / triton_config.NAME, config_edit(job)):
+        with (
+            storage.replacing(job.folder / recipe.NAME, job.saved),
+            storage.replacing(job.folder / triton_config.NAME, config_edit(job)),
+        ):
             published = newest(job, steps) or _publish(job, steps)
         _retire(job)
     return published

@@ -335,10 +335,48 @@ def test_variants_are_verified_and_not_published(tiny: Workshop, tmp_path: Path)
 
 def test_overrides_of_the_command(tiny: Workshop) -> None:
     arguments = ["--engine", "onnxruntime", "--tensor-parallel-size", "1", "--replicas", "2"]
-    assert main(tiny, "tiny", *arguments) == 0
+    assert main(tiny, "tiny", *arguments, "--save") == 0
     assert (tiny.model / "1" / "rank0.onnx").exists()
     assert not (tiny.model / "1" / "rank1.onnx").exists()
     assert "passive: true" not in (tiny.model / "config.pbtxt").read_text()
+
+
+ONNX = ("--engine", "onnxruntime")
+
+
+def test_what_is_not_saved_is_not_published(
+    tiny: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever comes next (`make serve` builds by the recipe, too), it is as the recipe says."""
+    assert main(tiny) == 0
+    before = tiny.state()
+    assert main(tiny, "tiny", *ONNX) == 0
+    assert "Not published, as the recipe says otherwise: with --save" in capsys.readouterr().err
+    assert main(tiny, "tiny", "--check") == 0
+    assert main(tiny) == 0
+    assert tiny.state() == before
+
+
+def test_what_is_saved_stays(tiny: Workshop) -> None:
+    assert main(tiny) == 0
+    recipe = (tiny.model / "recipe.toml").read_text()
+    assert main(tiny, "tiny", *ONNX, "--save") == 0
+    assert (tiny.model / "recipe.toml").read_text() == recipe.replace(
+        "keep = 2\n", 'keep = 2\nengine = "onnxruntime"\n'
+    )
+    assert main(tiny, "--check") == 0
+    before = tiny.state()
+    assert main(tiny) == 0
+    assert main(tiny, "tiny", *ONNX, "--save") == 0
+    assert tiny.state() == before
+    assert tiny.versions() == [1, 2]
+
+
+def test_what_fails_is_not_saved(tiny: Workshop) -> None:
+    tiny.verify.files = lambda _job: verdict(passed=False)
+    before = tiny.state()
+    assert main(tiny, "tiny", *ONNX, "--save") == 1
+    assert tiny.state() == before
 
 
 @pytest.mark.parametrize(
