@@ -164,7 +164,7 @@ def _served(
 
     with tempfile.TemporaryDirectory() as folder:
         config = job.served_from(job.output(artifact_stage(job.outputs)), Path(folder))
-        config = without_queue_limits(config)
+        config = with_room(config, requests)
         try:
             with served(config, Path(folder)) as replica:
                 futures = [replica.ask(**request) for request in requests]
@@ -175,9 +175,14 @@ def _served(
             raise BuildError(f"{job.name}: {error}") from error
 
 
-def without_queue_limits(config: ModelConfig) -> ModelConfig:
+def with_room(config: ModelConfig, requests: Sequence[dict[str, Array]]) -> ModelConfig:
     """Nobody else waits, and every sample is to be answered, however long the queue is."""
-    parameters = replace(config.parameters, max_queue_requests=1 << 24, max_queue_bytes=1 << 40)
+    said, nbytes = config.parameters, sum(a.nbytes for each in requests for a in each.values())
+    parameters = replace(
+        said,
+        max_queue_requests=max(said.max_queue_requests, len(requests)),
+        max_queue_bytes=max(said.max_queue_bytes, 2 * nbytes),
+    )
     return replace(config, parameters=parameters, queue_seconds=math.inf)
 
 
