@@ -170,6 +170,8 @@ def ending(resources: Resources) -> Iterator[str]:
     ours, theirs = parse(arguments(triton))
     if theirs:
         yield f"Deployment triton has options that the server does not know: {theirs}"
+    if not ours.keep_going:
+        yield "Deployment triton does not start where one of its models is broken"
     if ours.drain_window_secs < 5:
         yield "Deployment triton stops serving before anybody knows"
     needed = ours.drain_window_secs + ours.exit_timeout_secs + 3  # to clean up

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 import urllib.error
@@ -21,6 +22,7 @@ from clients.classify import classify
 from clients.connection import MODULES, Protocol, connect
 from clients.embed import _infer as embed_once
 from clients.embed import embed
+from server.installation import PROJECT
 from tests.deploy.front_triton import CONFIG
 from tests.deploy.stack import RUNBOOKS, TOKEN, Program, Stack, engine_answers, fresh_clone
 from tests.harness import until
@@ -297,19 +299,18 @@ def test_the_repository_of_the_clone_is_built_and_served(stack: Stack) -> None:
         assert {path.stat().st_uid, path.parent.stat().st_uid} == {OWNER}
 
 
-def test_a_changed_recipe_is_built_and_served(stack: Stack, tmp_path: Path) -> None:
-    """As docs/operations.md has it: change the recipe, build, check."""
-    recipe = stack.repository / "classifier" / "recipe.toml"
-    text = recipe.read_text()
-    recipe.write_text(text.replace('engine = "torch"', 'engine = "onnxruntime"', 1))
-    run = ("run", "--rm", "build")
-    stack.compose(*run, "classifier")
-    assert "classifier" in stack.compose(*run, "--check")
-    until(lambda: served_versions(stack, "classifier") == ["2"], 120)
-    digits.main(["--images", str(tmp_path)])
-    images = sorted(tmp_path.glob("*.png"))[:4]
-    answers = list(classify(images, 1, f"127.0.0.1:{stack.ports['GRPC_PORT']}"))
-    assert [answer.error for answer in answers] == [""] * 4
+def test_the_documented_commands_build_and_serve_another_engine(stack: Stack) -> None:
+    """In their order; and the next `up` does not undo it."""
+    section = (PROJECT / "docs" / "operations.md").read_text().split("\n## Engines\n")[1]
+    commands = re.findall(r"^docker compose (run --rm build [^#\n]*)", section, re.M)
+    assert len(commands) == 2
+    for command in [*commands, "run --rm build"]:
+        stack.compose(*command.split())
+    until(lambda: served_versions(stack, "embed_encoder") == ["2"], 120)
+    manifest = stack.repository / "embed_encoder" / "2" / "manifest.json"
+    assert json.loads(manifest.read_text())["engine"] == "onnxruntime"
+    url = f"127.0.0.1:{stack.ports['GRPC_PORT']}"
+    assert reference().cosine([3], embed([reference().texts[3]], url)) > 0.9999
 
 
 def test_a_model_that_is_added_is_served(stack: Stack) -> None:

@@ -77,6 +77,15 @@ def test_grafana_is_started_by_its_entrypoint() -> None:
     assert "admin" not in str(service["environment"])
 
 
+def test_one_broken_model_keeps_no_server_from_starting() -> None:
+    """Else a container that is started again would be the end of all models."""
+    commands = [
+        each["command"] for name, each in services() if name == "triton" and "command" in each
+    ]
+    assert len(commands) == 2
+    assert all("--keep-going" in command for command in commands)
+
+
 ALERTS = PROJECT / "deploy" / "alertmanager" / "entrypoint.sh"
 
 
