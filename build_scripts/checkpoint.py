@@ -153,7 +153,7 @@ def weight_files(folder: Path) -> list[str]:
     try:
         names = checkpoint.weight_files(folder)
     except LoadError as error:
-        raise BuildError(f"The checkpoint {error}.") from None
+        raise BuildError(f"The checkpoint cannot be used: {error}.") from None
     return names if names == [WEIGHTS] or not (folder / INDEX).is_file() else [*names, INDEX]
 
 

@@ -36,7 +36,7 @@ def weight_files(folder: Path) -> list[str]:
         raise LoadError(
             f"{folder} holds {pickles[0]}: pickle can run code; convert it to safetensors"
         )
-    raise LoadError(f"{folder} has no {WEIGHTS}")
+    raise LoadError(f"no *.safetensors in {folder}: it has no {WEIGHTS}")
 
 
 def tensor_map(folder: Path) -> dict[str, str]:
