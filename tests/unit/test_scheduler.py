@@ -156,6 +156,8 @@ def test_what_has_been_answered_is_passed_over() -> None:
     requests = [request(suspicion=1.0), request(), request(), request()]
     waiting = scheduler(*requests)
     requests[0].answered = requests[2].answered = True
+    assert waiting.lend(lambda _: True) is requests[1]
+    waiting.put_back([requests[1]])
     assert not waiting.next_is_suspect
     assert waiting.next_batch() == [requests[1], requests[3]]
     assert (len(waiting), waiting.nbytes, waiting.next_batch()) == (0, 0, [])

@@ -72,7 +72,7 @@ class Scheduler:
     def lend(self, may_go: Callable[[Request], bool]) -> Request | None:
         """Takes the first one that may be computed elsewhere. Until it is put back or settled it
         counts as if it waited, so that there is room for it if it comes back."""
-        request = next(filter(may_go, self._waiting), None)
+        request = next((r for r in self._waiting if not r.answered and may_go(r)), None)
         if request is not None:
             self.remove(request)
             self._lent.add(request)
