@@ -21,7 +21,7 @@ from build_scripts.shard import add_code
 from python_mp import manifest
 
 NEEDS = ("fetch", "shard", "export", "quantise")
-TOOLS = ("torch", "tensorrt")
+TOOLS = ("tensorrt", "torch")
 
 
 def applies(job: Job) -> bool:

@@ -25,7 +25,7 @@ NEEDS = (
     "fetch",
     "shard",
 )
-TOOLS = ("torch", "onnx", "onnxscript")
+TOOLS = ("onnx", "onnxscript", "safetensors", "torch")
 OPSET = 20
 
 

@@ -28,7 +28,7 @@ from build_scripts.errors import BuildError
 from build_scripts.job import PROJECT, Job
 
 NEEDS: tuple[str, ...] = ()
-TOOLS = ("safetensors",)
+TOOLS = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
 MAKE_TOOLS = ("numpy", "scikit-learn", "torch")
 RECORD, CHECKPOINT = "source.json", "checkpoint"
 TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from build_scripts.lockstep import Feed
 
 NEEDS = ("fetch", "export")
-TOOLS = ("onnx", "onnxruntime", "nvidia-modelopt")
+TOOLS = ("numpy", "nvidia-modelopt", "onnx", "onnxruntime", "tokenizers", "torch")
 
 
 def applies(job: Job) -> bool:

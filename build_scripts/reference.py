@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Outputs = dict[str, Array]
 
 NEEDS = ("fetch",)
-TOOLS = ("torch", "transformers", "tokenizers")
+TOOLS = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
 FILE = "outputs.npz"
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from python_mp.rank.weights import Weights
 
 NEEDS = ("fetch",)
-TOOLS = ("torch", "safetensors")
+TOOLS = ("safetensors", "torch", "transformers")
 
 
 def applies(job: Job) -> bool:

@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from python_mp.config import ModelConfig
 
 NEEDS = ("fetch", "reference", "shard", "export", "quantise", "compile")
-TOOLS = ("torch", "transformers", "onnxruntime", "polygraphy", "tensorrt")
+TOOLS = (
+    "numpy",
+    "onnxruntime",
+    "polygraphy",
+    "safetensors",
+    "tensorrt",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 WORST = 5
 LATENCY_ROUNDS = 20
 

@@ -7,6 +7,9 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from functools import cache
+from importlib import import_module
+from importlib.metadata import packages_distributions
 from importlib.util import source_from_cache
 from pathlib import Path
 
@@ -187,3 +190,32 @@ def test_somebodys_own_package_counts_too(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.keys() == {
         "theirs_for_test", "theirs_for_test.make", "theirs_for_test.data", "beside_for_test"
     }  # fmt: skip
+
+
+DISTRIBUTIONS = cache(packages_distributions)
+PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "torchao"}
+"""They show progress, and read what is in the key by its meaning or by its commit. torchao makes
+the engine torch's int8 alone, at each load."""
+NOT_RUN = {
+    "tokenizer": {"numpy", "safetensors", "torch"},
+    "shard": {"numpy", "onnx", "onnxruntime", "tokenizers"},
+    "export": {"numpy", "onnxruntime", "tokenizers", "transformers"},
+    "quantise": {"safetensors", "transformers"},
+    "compile": {"numpy", "onnx", "onnxruntime", "safetensors", "tokenizers", "transformers"},
+    "verify": {"onnx"},
+}
+"""Of the libraries that a stage imports: those of engines and stages that it only mentions."""
+
+
+@pytest.mark.parametrize("name", [*stages.ORDER, "tokenizer"])
+def test_the_libraries_that_a_stage_uses_are_in_its_key(name: str) -> None:
+    distributions = DISTRIBUTIONS()
+    imported = {
+        imported.partition(".")[0]
+        for module in code.hashes(f"build_scripts.{name}")
+        if (path := code._file(module))
+        for imported in code._imports(path, module, "", path.stat().st_mtime_ns)
+    } - {*sys.stdlib_module_names, *code.ROOTS}
+    used = {distributions[each][0] for each in imported if each in distributions}
+    said = set(import_module(f"build_scripts.{name}").TOOLS)
+    assert used - PASSED_OVER - NOT_RUN.get(name, set()) <= said
