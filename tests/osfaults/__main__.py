@@ -1,6 +1,6 @@
 """Tries faults of the operating system, and says what became of each.
 
-python -m tests.osfaults front|watcher [PATTERN] [--single] [--keep RESULTS]
+python -m tests.osfaults front|nursery|watcher [PATTERN] [--single] [--keep RESULTS]
 python -m tests.osfaults table RESULTS... > docs/faults.md
 """
 
@@ -11,10 +11,11 @@ from pathlib import Path
 
 from tests.osfaults import table
 from tests.osfaults.cases import lasting, single
-from tests.osfaults.front import Front
+from tests.osfaults.front import Front, Nursery
+from tests.osfaults.subject import Subject
 from tests.osfaults.watched import Watched
 
-SUBJECTS = {"front": Front, "watcher": Watched}
+SUBJECTS: dict[str, type[Subject]] = {"front": Front, "nursery": Nursery, "watcher": Watched}
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("subject", choices=[*SUBJECTS, "table"])
     parser.add_argument("rest", nargs="*", default=[], metavar="PATTERN | RESULTS")
     parser.add_argument("--single", action="store_true", help="one call fails, not all for a while")
+    parser.add_argument("--first", action="store_true", help="only the first error of each call")
     parser.add_argument("--list", action="store_true", help="only say what would be tried")
     parser.add_argument("--hold", type=float, default=0.0, metavar="S", help="so long it lasts")
     parser.add_argument("--keep", type=Path, metavar="RESULTS")
@@ -41,6 +43,10 @@ def run(ours: argparse.Namespace, folder: Path) -> None:
     try:
         cases = [case for phase in phases for case in make(phase, subject.trace(phase))]
         cases = [case for case in cases if re.search(pattern, str(case))]
+        if ours.first:
+            cases = list(
+                {(case.phase, case.call, case.when): case for case in cases[::-1]}.values()
+            )
         for number, case in enumerate(cases, 1):
             if ours.list:
                 print(case)

@@ -11,7 +11,7 @@ from tests.osfaults.manual import ONCE_ONLY, errors_of
 
 _TARGET = re.compile(r'"([^"]+)"|<([^>]+)>')
 _PLAIN = (
-    (r"/\S*/(site-packages|lib/python3|python_mp/python_mp|server)/.*|\S*\.pyc?", "a module"),
+    (r"/\S*/(site-packages|lib/python3|python_mp/python_mp|server)/.*|\S*\.pyc?$", "a module"),
     (r"^/tmp/[^/]*/", "temp/"),
     (r"\d+", "N"),
 )

@@ -44,16 +44,16 @@ def _config() -> dict[str, Any]:
 class Front(Subject):
     """Two replicas of two ranks, which clients ask all the time."""
 
-    PHASES = ("load", "death", "unload")
+    PHASES: tuple[str, ...] = ("load", "death", "unload")
     HOLD_SECONDS = 1.0
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self._repository = folder / "models" / "echo"
         (self._repository / "1").mkdir(parents=True, exist_ok=True)
         self._runtime = folder / "run"
         self._runtime.mkdir(mode=0o700, exist_ok=True)
-        self._stubs = 0
+        self._stubs = self._files = 0
         self._refused = 0
         self._start_process()
 
@@ -79,7 +79,7 @@ class Front(Subject):
             self._loaded = False
             self._board.ask(do="unload")
         else:
-            os.kill(rank_processes(self.pid)[0, 0], signal.SIGKILL)
+            os.kill(rank_processes(self._process.pid)[0, 0], signal.SIGKILL)
 
     def is_through(self, phase: str) -> bool:
         return self._serves() if phase == "death" else self._board.reply(0) is not None
@@ -165,7 +165,7 @@ class Front(Subject):
 
     def _leave(self) -> None:
         """As Triton ends a stub that was unloaded: nothing of it may stay."""
-        ranks = list(rank_processes(self.pid).values())
+        ranks = list(rank_processes(self._process.pid).values())
         self.renew()
         wait(lambda: not any(map(alive, ranks)), RETURN_SECONDS, "ranks end with their stub")
 
@@ -178,4 +178,16 @@ class Front(Subject):
 
     @property
     def _descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+
+
+class Nursery(Front):
+    """The process that forks the ranks: its own calls, when one of them dies."""
+
+    PHASES = ("death",)
+    FOLLOW = ()  # Ranks are forks of it.
+
+    @property
+    def pid(self) -> int:
+        rank = rank_processes(self._process.pid)[0, 0]
+        return int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])

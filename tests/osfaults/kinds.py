@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tests.osfaults.cases import Case
 
@@ -25,10 +25,11 @@ KINDS = {
 }
 
 
-def one_of_each(cases: Iterable[Case]) -> Iterator[Case]:
-    """The first call of each kind that is among the cases, with its first error."""
+def one_of_each(cases: Iterable[Case], phases: Sequence[str]) -> Iterator[Case]:
+    """A call of each kind that is among the cases, in one phase after the other."""
     known = list(cases)
-    for calls in KINDS.values():
+    for number, calls in enumerate(KINDS.values()):
+        turn = {phase: (phases.index(phase) - number) % len(phases) for phase in phases}
         of_kind = [case for case in known if case.call in calls]
         if of_kind:
-            yield min(of_kind, key=lambda case: calls.index(case.call))
+            yield min(of_kind, key=lambda case: (turn[case.phase], calls.index(case.call)))

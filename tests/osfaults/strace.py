@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _ATTACH_SECONDS = 20.0
-# Threads too, but what it starts is left alone from its execve on.
-_FOLLOW = ("-f", "-b", "execve")
-_LINE = re.compile(r"(\d+) +(\w+)\((.*)")
+FOLLOW = ("-f", "-b", "execve")
+"""Threads too, but what it starts is left alone from its execve on."""
+_LINE = re.compile(r"(?:(\d+) +)?(\w+)\((.*)")  # No thread without -f.
 
 # Python makes these calls again at once. If strace let go in the middle of one, which is likely
 # then, it would fail with ENOSYS; so the cause ends by itself before.
@@ -21,7 +21,7 @@ _TRIED_AGAIN = {"EINTR": 200, "EAGAIN": 200}
 @contextmanager
 def attached(pid: int, *options: str, program: str = "strace") -> Iterator[None]:
     """Within it strace holds the process."""
-    command = [program, *_FOLLOW, *options, "-p", str(pid)]
+    command = [program, *options, "-p", str(pid)]
     strace = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert strace.stderr is not None
     try:
@@ -61,4 +61,4 @@ def calls(file: Path) -> Iterator[tuple[int, str, str]]:
     """(thread, call, arguments) of what `record` wrote, in order."""
     for line in file.read_text(errors="replace").splitlines():
         if found := _LINE.match(line):
-            yield int(found[1]), found[2], found[3]
+            yield int(found[1] or 0), found[2], found[3]

@@ -37,15 +37,17 @@ class Subject(ABC):
     PHASES: tuple[str, ...]
     HOLD_SECONDS: float
     """For which a cause lasts, from what happens on."""
+    FOLLOW: tuple[str, ...] = strace.FOLLOW
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def trace(self, phase: str) -> list[tuple[int, str, str]]:
         """The calls of a phase: thread, call, arguments."""
         self.prepare(phase)
         self.cause_ended = 0.0
         file = self.folder / "trace"
-        with strace.attached(self.pid, *strace.record(file)):
+        with strace.attached(self.pid, *self.FOLLOW, *strace.record(file)):
             self.act(phase)
             wait(lambda: self.is_through(phase), RETURN_SECONDS + SLACK_SECONDS, phase)
             time.sleep(self.HOLD_SECONDS)
@@ -57,7 +59,7 @@ class Subject(ABC):
         try:
             self.prepare(case.phase)
             faults = strace.inject(case.call, case.error, case.when)
-            with strace.attached(self.pid, *faults):
+            with strace.attached(self.pid, *self.FOLLOW, *faults):
                 self.act(case.phase)
                 time.sleep(hold or self.HOLD_SECONDS)
             self.cause_ended = time.monotonic()

@@ -13,6 +13,7 @@ from tests.osfaults.manual import NOT_INJECTED, ONCE_ONLY
 from tests.osfaults.subject import Outcome
 
 Row = dict[str, Any]
+_HEAD = Path(__file__).with_name("head.md").read_text()
 _TEXT = 90
 
 
@@ -31,13 +32,14 @@ def read(files: Iterable[Path]) -> list[Row]:
 
 
 def render(rows: list[Row]) -> Iterator[str]:
+    yield _HEAD
     lasting = [row for row in rows if not row["when"]]
     single = [row for row in rows if row["when"]]
-    yield f"{len(lasting)} cases in which every call of a kind fails for a while:\n"
+    yield f"## Every call of a kind fails for a while: {len(lasting)} cases\n"
     yield from _table(lasting)
-    yield f"\n{len(single)} cases in which a single call fails, by its target:\n"
+    yield f"\n## A single call fails: {len(single)} cases\n"
     yield from _table(single)
-    yield "\nNot tried, since strace would let happen what no kernel does:\n"
+    yield "\n## Not tried\n\nstrace would let happen what no kernel does:\n"
     yield from (f"- `{call}`: {why}." for call, why in NOT_INJECTED.items())
     yield from (f"- `{call}` that fails for a while: {why}." for call, why in ONCE_ONLY.items())
 

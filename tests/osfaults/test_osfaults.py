@@ -13,12 +13,12 @@ import pytest
 
 from tests.osfaults import strace
 from tests.osfaults.cases import Case, lasting, single
-from tests.osfaults.front import Front
+from tests.osfaults.front import Front, Nursery
 from tests.osfaults.kinds import one_of_each
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject
 from tests.osfaults.watched import Watched
 
-PHASES = [(each, phase) for each in (Front, Watched) for phase in each.PHASES]
+PHASES = [(each, phase) for each in (Front, Nursery, Watched) for phase in each.PHASES]
 
 
 @pytest.fixture
@@ -45,14 +45,13 @@ def failures(subject: Subject, cases: Iterator[Case]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [Front])
+@pytest.mark.parametrize("make", [Front, Nursery])
 @pytest.mark.usefixtures("_may_trace")
 def test_a_call_of_each_kind(make: type[Subject], tmp_path: Path) -> None:
     subject = make(tmp_path)
     try:
-        # A start and a load first: what they call is tried there, the rest where it comes next.
         cases = [case for phase in make.PHASES for case in lasting(phase, subject.trace(phase))]
-        assert not failures(subject, one_of_each(cases))
+        assert not failures(subject, one_of_each(cases, make.PHASES))
     finally:
         subject.close()
 

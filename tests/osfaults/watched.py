@@ -75,7 +75,7 @@ class Watched(Subject):
     HOLD_SECONDS = 1.5
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self._repository = folder / "models"
         self._version = 1
         add(self._repository, MODEL)
