@@ -370,4 +370,4 @@ class Replica:
 def _may_go(request: Request) -> bool:
     """To a peer. What may have ended a group stays at home: it would end the peer's as well."""
     known_harmless = request.suspicion < CRASH and request.strays < _MOST_STRAYS
-    return known_harmless and not (request.guest or request.answered)
+    return known_harmless and not request.guest
