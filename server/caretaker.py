@@ -10,8 +10,9 @@ from contextlib import suppress
 from functools import partial
 
 from server import model, repository, stubs
+from server.backoff import DELAYS
 from server.control import Version
-from server.errors import ControlError
+from server.errors import ControlError, ModelError
 from server.launch import TritonServer
 from server.model import Model
 from server.probe import Probe
@@ -21,6 +22,7 @@ from server.stubs import Stub
 
 POLL_SECONDS = 1.0
 LOADS = 4  # at once
+UNHEARD_PAUSE = 2.0  # seconds at most between two tries to reach tritonserver
 LOST_SECONDS = 3.0  # to drain in the usual way, where some requests will never be answered
 
 
@@ -191,7 +193,8 @@ class Caretaker:
                 end = now + self._server.settings.exit_timeout
                 self._doomed |= dict.fromkeys(old, end)
                 return
-            hurt.due, hurt.reason = hurt.deaths.failed(now), self._why(name, error)
+            longest = UNHEARD_PAUSE if is_unheard(error) else DELAYS[-1]
+            hurt.due, hurt.reason = hurt.deaths.failed(now, longest=longest), self._why(name, error)
             self._say(f"{name} did not load: {hurt.reason}; next try{_after(hurt.due - now)}")
 
         self._start(name, done, lambda: self._load_beside(name, served))
@@ -206,15 +209,17 @@ class Caretaker:
     def _reload(self, name: str) -> None:
         def load() -> None:
             if harm := repository.objection(self._folder, name):
-                raise ControlError(harm)
+                raise ModelError(harm)
             repository.compile_sources(self._folder / name)
             self._server.control.load(name)
 
         def done(error: BaseException | None) -> None:
             known = self._model(name)
-            known.reason = "" if error is None else self._why(name, error)
+            before, known.reason = known.reason, "" if error is None else self._why(name, error)
             known.reloads["succeeded" if error is None else "failed"] += 1
-            if error is not None:
+            if is_unheard(error) and self._changes is not None:
+                self._changes.again(name)
+            if error is not None and known.reason != before:
                 rest = "what was loaded before serves on" if known.versions else "it is not served"
                 self._say(f"warning: {name} did not load: {known.reason}; {rest}")
 
@@ -222,6 +227,9 @@ class Caretaker:
 
     def _unload(self, name: str) -> None:
         def done(error: BaseException | None) -> None:
+            if is_unheard(error) and self._changes is not None:
+                self._changes.again(name)
+                return
             self.models.pop(name, None)
             self._say(f"{name} was removed" if error is None else f"{name}: {error}")
 
@@ -245,6 +253,13 @@ class Caretaker:
 
     def _model(self, name: str) -> Model:
         return self.models.setdefault(name, Model(name))
+
+
+def is_unheard(error: BaseException | None) -> bool:
+    """Whether it is no word on the model: tritonserver was not reached, or there was no thread."""
+    if isinstance(error, ControlError):
+        return error.status is None
+    return error is not None and not isinstance(error, ModelError)
 
 
 def _after(seconds: float) -> str:

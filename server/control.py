@@ -4,6 +4,7 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
 
@@ -16,6 +17,7 @@ from server.log import reason
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 LOAD_SECONDS = 600.0
+UNHEARD = ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED")  # of gRPC: it was not asked
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class Control:
             try:
                 getattr(client, verb)(model, headers, client_timeout=LOAD_SECONDS, **more)
             except InferenceServerException as error:
-                raise ControlError(_reason(str(error.message()))) from error
+                status = None if error.status() in UNHEARD else HTTPStatus.INTERNAL_SERVER_ERROR
+                raise ControlError(_reason(str(error.message())), status) from error
 
     def _ask(self, path: str, data: bytes | None, timeout: float) -> bytes:
         request = urllib.request.Request(

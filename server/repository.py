@@ -10,6 +10,7 @@ from pathlib import Path
 from python_mp import ensembles
 
 State = tuple[tuple[str, int, int], ...]
+NEVER: State = ()  # like no model's
 """Path, time of change and size of each file of a model that Triton would load."""
 IGNORED = "__pycache__"
 
@@ -142,6 +143,10 @@ class Changes:
             if state == before.get(name) and state != self._tried.get(name):
                 yield name, state is not None
                 self._note(name, state)
+
+    def again(self, name: str) -> None:
+        """What was tried of this model has not reached tritonserver: it is yielded once more."""
+        self._tried[name] = NEVER
 
     def _note(self, name: str, state: State | None) -> None:
         self._tried.pop(name, None)

@@ -41,7 +41,7 @@ def run(ours: argparse.Namespace, folder: Path) -> None:
     pattern = ours.rest[0] if ours.rest else "."
     phases = [phase for phase in subject.PHASES if re.search(pattern.partition(":")[0], phase)]
     try:
-        cases = [case for phase in phases for case in make(phase, subject.trace(phase))]
+        cases = [case for phase in phases for case in subject.cases(make, phase)]
         cases = [case for case in cases if re.search(pattern, str(case))]
         if ours.first:
             cases = list(

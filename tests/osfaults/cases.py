@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tests.osfaults.manual import ONCE_ONLY, errors_of
+from tests.osfaults.strace import Call
 
 _TARGET = re.compile(r'"([^"]+)"|<([^>]+)>')
 _PLAIN = (
@@ -32,14 +33,14 @@ class Case:
         return f"{self.phase}: {self.call} {self.error}{once}"
 
 
-def lasting(phase: str, calls: Iterable[tuple[int, str, str]]) -> Iterator[Case]:
+def lasting(phase: str, calls: Iterable[Call]) -> Iterator[Case]:
     """Every call of the kind fails until the cause ends."""
     for call in sorted({call for _, call, _ in calls} - ONCE_ONLY.keys()):
         for error in errors_of(call):
             yield Case(phase, call, error)
 
 
-def single(phase: str, calls: Iterable[tuple[int, str, str]]) -> Iterator[Case]:
+def single(phase: str, calls: Iterable[Call]) -> Iterator[Case]:
     """One call fails: of each kind the first one of each target."""
     numbers: Counter[tuple[int, str]] = Counter()
     seen: set[tuple[str, object]] = set()

@@ -11,6 +11,8 @@ from pathlib import Path
 _ATTACH_SECONDS = 20.0
 FOLLOW = ("-f", "-b", "execve")
 """Threads too, but what it starts is left alone from its execve on."""
+Call = tuple[int, str, str]
+"""Thread, call, arguments."""
 _LINE = re.compile(r"(?:(\d+) +)?(\w+)\((.*)")  # No thread without -f.
 
 # Python makes these calls again at once. If strace let go in the middle of one, which is likely
@@ -57,8 +59,8 @@ def record(file: Path) -> list[str]:
     return ["-o", str(file), "-y", "-s", "0"]
 
 
-def calls(file: Path) -> Iterator[tuple[int, str, str]]:
-    """(thread, call, arguments) of what `record` wrote, in order."""
+def calls(file: Path) -> Iterator[Call]:
+    """Of what `record` wrote, in order."""
     for line in file.read_text(errors="replace").splitlines():
         if found := _LINE.match(line):
             yield int(found[1] or 0), found[2], found[3]

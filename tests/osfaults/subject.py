@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ RETURN_SECONDS = 5.0
 SLACK_SECONDS = 10.0
 """On top, for a machine with too much to do; how long it took is told."""
 NAP = 0.005
+Make = Callable[[str, Iterable[strace.Call]], Iterator[Case]]
 
 
 class Trouble(Exception):
@@ -38,12 +39,14 @@ class Subject(ABC):
     HOLD_SECONDS: float
     """For which a cause lasts, from what happens on."""
     FOLLOW: tuple[str, ...] = strace.FOLLOW
+    EXCEPT: Mapping[tuple[str, str], str] = {}
+    """Errors of calls that are not tried here, and why."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def trace(self, phase: str) -> list[tuple[int, str, str]]:
-        """The calls of a phase: thread, call, arguments."""
+    def trace(self, phase: str) -> list[strace.Call]:
+        """The calls of a phase."""
         self.prepare(phase)
         self.cause_ended = 0.0
         file = self.folder / "trace"
@@ -53,6 +56,10 @@ class Subject(ABC):
             time.sleep(self.HOLD_SECONDS)
         self.recover(phase)
         return list(strace.calls(file))
+
+    def cases(self, make: Make, phase: str) -> list[Case]:
+        made = make(phase, self.trace(phase))
+        return [case for case in made if (case.call, case.error) not in self.EXCEPT]
 
     def try_out(self, case: Case, hold: float = 0.0) -> Outcome:
         self.cause_ended = 0.0

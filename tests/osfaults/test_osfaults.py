@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from tests.osfaults import strace
 from tests.osfaults.cases import Case, lasting, single
 from tests.osfaults.front import Front, Nursery
 from tests.osfaults.kinds import one_of_each
-from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject
+from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Make, Subject
 from tests.osfaults.watched import Watched
 
 PHASES = [(each, phase) for each in (Front, Nursery, Watched) for phase in each.PHASES]
@@ -34,7 +34,7 @@ def _may_trace(program: Callable[[str], str]) -> None:
         pytest.skip(why_not)
 
 
-def failures(subject: Subject, cases: Iterator[Case]) -> str:
+def failures(subject: Subject, cases: Iterable[Case]) -> str:
     tried = [subject.try_out(case) for case in cases]
     assert tried, "nothing was tried"
     return "\n".join(
@@ -50,7 +50,7 @@ def failures(subject: Subject, cases: Iterator[Case]) -> str:
 def test_a_call_of_each_kind(make: type[Subject], tmp_path: Path) -> None:
     subject = make(tmp_path)
     try:
-        cases = [case for phase in make.PHASES for case in lasting(phase, subject.trace(phase))]
+        cases = [case for phase in make.PHASES for case in subject.cases(lasting, phase)]
         assert not failures(subject, one_of_each(cases, make.PHASES))
     finally:
         subject.close()
@@ -61,11 +61,9 @@ def test_a_call_of_each_kind(make: type[Subject], tmp_path: Path) -> None:
 @pytest.mark.parametrize("cases", [lasting, single])
 @pytest.mark.parametrize(("make", "phase"), PHASES)
 @pytest.mark.usefixtures("_may_trace")
-def test_every_call(
-    make: type[Subject], phase: str, cases: Callable[..., Iterator[Case]], tmp_path: Path
-) -> None:
+def test_every_call(make: type[Subject], phase: str, cases: Make, tmp_path: Path) -> None:
     subject = make(tmp_path)
     try:
-        assert not failures(subject, cases(phase, subject.trace(phase)))
+        assert not failures(subject, subject.cases(cases, phase))
     finally:
         subject.close()

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from server import model, repository, stubs, token
-from server.control import Version
-from server.errors import ServerError
+from server import caretaker, model, repository, stubs, token
+from server.control import Control, Version
+from server.endpoints import Endpoints
+from server.errors import ControlError, ModelError, ServerError
 from server.installation import STUB
 from server.model import CONFIRMED, Model, Trouble
 from server.settings import Settings
@@ -272,3 +273,22 @@ def test_a_change_that_could_not_be_followed_comes_again(models: Path) -> None:
     assert polled(changes) == []
     assert next(changes.poll(set())) == ("m", True)  # Whoever asked had no thread for it.
     assert [polled(changes) for _ in range(2)] == [[("m", True)], []]
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_what_did_not_reach_tritonserver_comes_again(models: Path, is_gone: bool) -> None:
+    changes = repository.Changes(models)
+    (models / "m").rename(models / ".m") if is_gone else (models / "m" / "3").mkdir()
+    assert [polled(changes) for _ in range(3)] == [[], [("m", not is_gone)], []]
+    changes.again("m")
+    assert [polled(changes) for _ in range(2)] == [[("m", not is_gone)], []]
+
+
+def test_an_order_that_nobody_hears_is_told_from_a_model_that_does_not_load() -> None:
+    with pytest.raises(ControlError) as caught:
+        Control(Endpoints.free(), "", grpc=True).load("m")
+    assert caretaker.is_unheard(caught.value)
+    assert caretaker.is_unheard(RuntimeError("can't start new thread"))
+    assert not caretaker.is_unheard(ControlError("the weights are missing", 500))
+    assert not caretaker.is_unheard(ModelError("a link leads out of the repository"))
+    assert not caretaker.is_unheard(None)
