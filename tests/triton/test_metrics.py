@@ -46,7 +46,7 @@ def test_sums_are_what_was_sent(server: TritonServer) -> None:
     assert grown("batches_total") == len(batches)
     assert grown("queue_seconds_count") == grown("request_seconds_count") == len(batches)
     parts = grown("queue_seconds_sum") + grown("batch_seconds_sum")  # a batch of one request each
-    assert grown("request_seconds_sum") == pytest.approx(parts, rel=1e-6)
+    assert grown("request_seconds_sum") == pytest.approx(parts, rel=0.01)
     assert grown("restarts_total") == grown("replays_total") == 0
 
 
