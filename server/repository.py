@@ -1,6 +1,7 @@
 """The model repository: what of it Triton must not touch, and what has changed in it."""
 
 import compileall
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from python_mp import ensembles
 
 State = tuple[tuple[str, int, int], ...]
 NEVER: State = ()  # like no model's
+# No word on the file: the machine is short of something.
+PASSING = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EAGAIN, errno.EINTR}
 """Path, time of change and size of each file of a model that Triton would load."""
 IGNORED = "__pycache__"
 
@@ -33,11 +36,15 @@ def harmful(repository: Path) -> dict[str, str]:
 
 
 def objection(repository: Path, model: str) -> str:
-    """Why a model must not be loaded; empty if it may. A FIFO would hold Triton for ever."""
+    """Why a model must not be loaded; empty if it may. A FIFO would hold Triton for ever.
+
+    Raises:
+        OSError: the machine is short of something, and nobody knows.
+    """
     try:
         paths = [repository / model, *_walk(repository / model)]
     except OSError as error:
-        return f"{model} cannot be read: {error.strerror}"
+        return _unreadable(model, error)
     inside = repository.resolve()
     for path in paths:
         shown = path.relative_to(repository)
@@ -45,13 +52,18 @@ def objection(repository: Path, model: str) -> str:
             if path.is_symlink() and not path.resolve(strict=True).is_relative_to(inside):
                 return f"{shown} is a link that leads out of the repository; put a copy there"
             mode = path.stat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                return f"{shown} is neither a file nor a folder"
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
-            return f"{shown} cannot be read: {error.strerror}"
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            return f"{shown} is neither a file nor a folder"
-        if not os.access(path, os.R_OK):
-            return f"{shown} cannot be read: permission denied"
+            return _unreadable(shown, error)
     return ""
+
+
+def _unreadable(shown: object, error: OSError) -> str:
+    if error.errno in PASSING:
+        raise error
+    return f"{shown} cannot be read: {error.strerror}"
 
 
 def states(repository: Path) -> dict[str, State]:

@@ -74,10 +74,9 @@ class Watched(Subject):
     PHASES = ("start", "load", "stub", "server", "reload")
     HOLD_SECONDS = 1.5
     EXCEPT = {  # noqa: RUF012
-        (
-            "read",
-            "EIO",
-        ): "gRPC's core aborts where its eventfd cannot be read; no kernel says EIO there"
+        (call, error): "gRPC's core (C++), by which loads are ordered, aborts the process it is in"
+        for call in ("read", "write", "epoll_ctl")
+        for error in ("EIO", "ENOSPC", "ENOMEM")
     }
 
     def __init__(self, folder: Path) -> None:
@@ -94,9 +93,9 @@ class Watched(Subject):
         return self._process.pid
 
     def prepare(self, phase: str) -> None:
+        if self._began and (phase == "start" or self._has_died):
+            self.renew()  # After deaths in a row it waits longer and longer, as it should.
         if phase == "start":
-            if self._began:
-                self.renew()
             return
         if not self._began:
             self._begin()
@@ -116,6 +115,7 @@ class Watched(Subject):
             publish(self._repository / MODEL, self._version + 1)
             self._version += 1
         else:
+            self._has_died = True
             triton, stub = self._below()
             os.kill(triton if phase == "server" else stub, signal.SIGKILL)
 
@@ -171,7 +171,7 @@ class Watched(Subject):
     # -- its process --------------------------------------------------------------------------
 
     def _start_process(self) -> None:
-        self._began = False
+        self._began = self._has_died = False
         self._endpoints = Endpoints.free()
         gate = self.folder / "gate"
         gate.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -292,3 +293,18 @@ def test_an_order_that_nobody_hears_is_told_from_a_model_that_does_not_load() ->
     assert not caretaker.is_unheard(ControlError("the weights are missing", 500))
     assert not caretaker.is_unheard(ModelError("a link leads out of the repository"))
     assert not caretaker.is_unheard(None)
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.EIO, errno.EACCES])
+def test_a_short_machine_is_no_fault_of_the_model(
+    models: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fails(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", fails)
+    if number == errno.EACCES:
+        assert repository.objection(models, "m").endswith("cannot be read: Permission denied")
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            repository.objection(models, "m")
