@@ -1,0 +1,158 @@
+"""What hypothesis does to the simulated world: the rules of the state machine."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from .product import load
+from .world import KINDS, POISON, REPLICAS, World
+
+replicas = st.integers(0, REPLICAS - 1)
+ranks = st.integers(0, 1)
+kinds = st.sampled_from(["good"] * 6 + ["slow"] * 2 + ["refused"] * 2 + sorted(KINDS))
+lengths = st.integers(1, 4).map(lambda n: [n]) | st.lists(st.integers(1, 4), min_size=2, max_size=2)
+shapes = st.tuples(st.sampled_from([1, 1, 1, 2]), lengths)
+timeouts = st.sampled_from([0, 0, 0, 100_000, 1_000_000])
+requests = st.lists(st.tuples(kinds, shapes, ranks, timeouts), min_size=1, max_size=8)
+_MOST_SEEN = 8
+product = cache(load)
+
+
+class Front(RuleBasedStateMachine):
+    """Clients, ranks that fail, stubs that are stopped or die: anything, in any order."""
+
+    steps: ClassVar[int] = 0
+
+    world: World
+
+    @initialize(
+        seed=st.integers(0, 2**16),
+        sizes=st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 2)]),
+        start_seconds=st.sampled_from([0.3, 3.0]),
+        wobbles=st.sampled_from([0.0, 0.1, 0.5]),
+    )
+    def start(
+        self, seed: int, sizes: tuple[int, int], start_seconds: float, wobbles: float
+    ) -> None:
+        self.world = World(product(), seed, *sizes, start_seconds)
+        self.world.machine.wobbles = wobbles
+        self.seen: list[tuple[int, str, Any]] = []
+
+    # -- clients ---------------------------------------------------------------------------------
+
+    @rule(replica=replicas, wanted=requests)
+    def call(self, replica: int, wanted: list[Any]) -> None:
+        contents = []
+        for kind, (width, lengths), rank, microseconds in wanted:
+            number, inputs = self.world.new(kind, width, lengths, rank)
+            contents.append((number, kind, inputs, microseconds))
+            if kind in POISON:
+                self.seen = [*self.seen[-_MOST_SEEN:], (number, kind, inputs)]
+        self._send(replica, contents)
+
+    @rule(replica=replicas, size=st.integers(4, 8), refused=st.integers(0, 12))
+    def crowd(self, replica: int, size: int, refused: int) -> None:
+        """All alike, as Triton's batcher brings them; one may be refused."""
+        kinds = ["refused" if at == refused else "good" for at in range(size)]
+        new = [(kind, *self.world.new(kind, 1, [1], 0)) for kind in kinds]
+        self._send(replica, [(number, kind, inputs, 0) for kind, number, inputs in new])
+
+    @precondition(lambda self: self.seen)
+    @rule(replica=replicas, data=st.data())
+    def try_again(self, replica: int, data: Any) -> None:
+        """A client that believes in it."""
+        number, kind, inputs = data.draw(st.sampled_from(self.seen))
+        self._send(replica, [(number, kind, inputs, 0)])
+
+    def _send(self, replica: int, contents: list[Any]) -> None:
+        stub = self.world.stubs.get(replica)
+        if stub is None or stub.model is None:
+            return
+        call = self.world.call(replica, contents)
+        if not stub.process.stopped:
+            self.world.machine.run(lambda: call.done or not stub.process.alive, 3.0)
+
+    @precondition(lambda self: any(asked.open for asked in self.world.asked))
+    @rule(data=st.data())
+    def cancel(self, data: Any) -> None:
+        unanswered = [asked for asked in self.world.asked if asked.open]
+        data.draw(st.sampled_from(unanswered)).request.cancelled = True
+
+    @rule(seconds=st.sampled_from([0.001, 0.02, 0.2, 1.0, 5.0, 20.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+
+    # -- faults ----------------------------------------------------------------------------------
+
+    @rule(replica=replicas, rank=ranks, after=st.sampled_from([0, 0, 1, 3, 10, 30, 100]))
+    def kill_rank(self, replica: int, rank: int, after: int) -> None:
+        def kill() -> None:
+            if living := self.world.living(replica):
+                self.world.attack(replica)
+                living[rank % len(living)].end()
+
+        self.world.machine.plan(after, kill)
+
+    @rule(replica=replicas, rank=ranks)
+    def stop_rank(self, replica: int, rank: int) -> None:
+        if living := self.world.living(replica):
+            self.world.attack(replica)
+            living[rank % len(living)].stopped = True
+
+    @rule(replica=replicas, times=st.integers(1, 3), descriptors=st.booleans())
+    def lack(self, replica: int, times: int, descriptors: bool) -> None:
+        """The next ranks cannot start, or the stub runs out of descriptors."""
+        self.world.trouble[replica] = self.world.machine.clock()
+        self.world.refuses.add(replica)
+        if not descriptors:
+            self.world.ranks.failing_starts[replica] = times
+        elif stub := self.world.stubs.get(replica):
+            stub.process.missing_descriptors = times
+
+    @rule(replica=replicas, stopped=st.booleans())
+    def freeze(self, replica: int, stopped: bool) -> None:
+        """A peer that does not read."""
+        if stub := self.world.stubs.get(replica):
+            self.world.trouble[replica] = self.world.machine.now
+            stub.process.stopped = stopped
+
+    @precondition(lambda self: self.world.complete)
+    @rule(replica=replicas, after=st.sampled_from([None, 0, 5, 50]))
+    def leave(self, replica: int, after: int | None) -> None:
+        """By being unloaded, or by SIGKILL some changes of thread later."""
+        stub = self.world.stubs[replica]
+        if after is not None:
+            self.world.machine.plan(after, lambda: self.world.die(replica))
+        elif not stub.process.stopped and not stub.calls:
+            self.world.stop(replica)
+
+    @precondition(lambda self: len(self.world.stubs) < REPLICAS)
+    @rule()
+    def load_again(self) -> None:
+        for replica in set(range(REPLICAS)) - set(self.world.stubs):
+            self.world.load(replica)
+
+    @rule()
+    def calm(self) -> None:
+        self.world.calm()
+
+    # -- what must hold --------------------------------------------------------------------------
+
+    @invariant()
+    def holds(self) -> None:
+        Front.steps += 1
+        self.world.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            self.world.calm()
+            for replica in list(self.world.stubs):
+                self.world.stop(replica)
+        finally:
+            self.world.close()

@@ -1,0 +1,116 @@
+"""Simulated ranks: the product's own loop and its echo engine, in a simulated process each."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from .machine import Process
+from .modules import Popen, Socket, here
+
+RAISE, EXIT, SLEEP, HANG, SEGFAULT, REFUSE = range(1, 7)
+_MAX_ORDER = 1 << 20
+
+
+class Ranks:
+    """Where ranks come from, in place of rank/nursery.py, whose orders it takes."""
+
+    def __init__(
+        self,
+        product: SimpleNamespace,
+        start_seconds: float,
+        computed: Callable[[Process, Any], None],
+    ) -> None:
+        self._start_seconds = start_seconds
+        self._product = product
+        self._computed = computed
+        self.failing_starts: dict[int, int] = {}
+        """Replica -> starts that fail from now on."""
+        Popen.start = self._popen
+
+    def _popen(self, _: Popen, arguments: list[str], descriptors: Iterable[int]) -> Process:
+        (descriptor,) = descriptors
+        nursery = here.machine.spawn("nursery", here.machine.process)
+        ours = os.dup(descriptor)
+        nursery.run(lambda: self._serve(nursery, Socket(fileno=ours)), "nursery")
+        return nursery
+
+    def _serve(self, nursery: Process, orders: Socket) -> None:
+        here.machine.park(timeout=self._start_seconds)
+        orders.send(b"ready")
+        while True:
+            order, descriptors, _, _ = socket.recv_fds(orders, _MAX_ORDER, 4)
+            if not order:
+                nursery.end(0)
+            raw = json.loads(order)
+            if isinstance(raw, int):
+                answer = {"code": here.machine.processes[raw].exit_code}
+            else:
+                answer = {"pid": self._fork(raw, descriptors)}
+            orders.send(json.dumps(answer).encode())
+
+    def _fork(self, order: Mapping[str, Any], descriptors: list[int]) -> int:
+        control, arena, region, stacks = descriptors
+        os.close(region)
+        os.close(stacks)
+        spec = self._product.rank_spec.RankSpec.from_json(json.dumps(order))
+        rank = here.machine.spawn(f"rank {spec.replica}.{spec.rank}", here.machine.process)
+        connection = Socket(fileno=control, process=rank)
+        memory = self._product.channel.Arena(arena, spec.slots, spec.half)
+        os.close(arena)  # The mapping stays.
+        spec = replace(spec, parent=rank.pid, control_fd=control, arena_fd=arena)
+        rank.run(lambda: self._run(rank, spec, connection, memory), rank.name)
+        return rank.pid
+
+    def _run(self, rank: Process, spec: Any, control: Socket, arena: Any) -> None:
+        channel = self._product.channel
+        connection = channel.Connection(control)
+        here.machine.park(timeout=self._start_seconds)
+        if self.failing_starts.get(spec.replica, 0) > 0:
+            self.failing_starts[spec.replica] -= 1
+            rank.end(1)
+        engine = _Engine(self._product.echo, spec, rank, self._computed)
+        code = 0
+        with suppress(OSError):  # The front has hung up.
+            connection.send(channel.Message(channel.Kind.READY, text="{}"))
+            code = self._product.worker.serve(spec, connection, arena, engine)
+        rank.end(code)
+
+
+class _Engine:
+    """Engine echo, of which one hears what it is given; to sleep is to work here."""
+
+    def __init__(
+        self,
+        echo: Any,
+        spec: Any,
+        rank: Process,
+        computed: Callable[[Process, Mapping[str, Any]], None],
+    ) -> None:
+        self._echo = echo.Echo(spec)
+        self._rank = rank
+        self._computed = computed
+        self.phases: dict[str, float] = {}
+
+    def forward(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._computed(self._rank, inputs)
+        here.machine.wobble()
+        faults = inputs["FAULT"]
+        self._rank.works = bool(np.any(faults[:, 0] == SLEEP)) and not np.any(faults[:, 0] == HANG)
+        try:
+            outputs = self._echo.forward(inputs)
+        finally:
+            self._rank.works = False
+        here.machine.wobble()
+        return outputs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._echo, name)
