@@ -193,7 +193,7 @@ class World:
     def call(self, replica: int, contents: Sequence[tuple[int, str, Outputs, int]]) -> Call:
         """One `execute` with these (number, kind, inputs, time-out in microseconds)."""
         stub = self.stubs[replica]
-        crowd = sum(asked.open for asked in self.asked) + len(contents)
+        crowd = sum(not asked.request.answers for asked in self.asked) + len(contents)
         new = [
             Asked(
                 *(number, kind, stub, replica, InferenceRequest(inputs, microseconds)),
@@ -366,7 +366,7 @@ class World:
         in_hand = MOST_TOKENS * (self._slots + 1)
         if len(waiting) > MOST_WAITING + in_hand:
             self._fail(f"{where}: {len(waiting)} requests in a queue of {MOST_WAITING}")
-        times = [request.arrived for request in waiting]
+        times = [request.arrived for request in waiting if not request.guest]
         if times != sorted(times):
             self._fail(f"{where}: the queue is out of order")
         late = [r for r in waiting if r.deadline < now - LATE_SECONDS]
