@@ -49,7 +49,7 @@ _NUMBERS = 1000
 """Of each content: its rows hold number * 1000 + position."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Asked:
     """One request, its content's number, and whom it was sent to."""
 
@@ -64,6 +64,9 @@ class Asked:
     judged: bool = False
     lost: bool = False
     """Its stub has died."""
+
+    def __repr__(self) -> str:
+        return f"{self.number} ({self.kind}, to {self.replica})"
 
     @property
     def open(self) -> bool:
@@ -209,7 +212,7 @@ class World:
 
     def wait(self, done: Any, seconds: float, what: str) -> None:
         if not self.machine.run(done, seconds):
-            open_ = [f"{a.number} ({a.kind}, to {a.replica})" for a in self.asked if a.open]
+            open_ = [asked for asked in self.asked if asked.open]
             where = self.machine.where()
             self._fail(f"{what} took more than {seconds} s; open: {open_}; threads:\n{where}")
 
@@ -243,7 +246,7 @@ class World:
         self.check()
         for asked in self.asked:
             if asked.stub is stub and asked.open:
-                self._fail(f"request {asked.number} ({asked.kind}) was left behind by a stop")
+                self._fail(f"request {asked} was left behind by a stop")
         self.pass_time(1.0)
         self._end(stub)
 
@@ -287,7 +290,8 @@ class World:
         if not stub.model:
             return stub.loading.error is not None
         front = stub.model._replica
-        return bool(front._group and front._group.idle and not len(front._scheduler))
+        waits = len(front._scheduler) + len(front._scheduler._lent)
+        return bool(front._group and front._group.idle and not waits)
 
     def close(self) -> None:
         self.machine.close()
@@ -310,7 +314,7 @@ class World:
                 self._check_replica(replica, stub)
 
     def _check_asked(self, asked: Asked) -> None:
-        answers, what = asked.request.answers, f"request {asked.number} ({asked.kind})"
+        answers, what = asked.request.answers, f"request {asked}"
         for fault in asked.request.faults:
             self._fail(f"{what}: {fault}")
         if len(answers) > 1:
@@ -337,11 +341,13 @@ class World:
             same = np.array_equal(answer.outputs["Y"], wanted)
             return "" if same else f"got {answer.outputs['Y'].tolist()}, not {wanted.tolist()}"
         code, text = answer.error.code, str(answer.error)
+        if code == "INTERNAL" and self._commits[asked.number] >= 2:
+            self.condemned.setdefault((asked.replica, asked.number), answer.at)
         allowed = {
             "INVALID_ARG": asked.kind in ("refused", "malformed"),
             "CANCELLED": asked.request.cancelled,
             "UNAVAILABLE": self._may_be_unavailable(asked, text, answer.at),
-            "INTERNAL": self._may_fail(asked, answer.at),
+            "INTERNAL": self._may_fail(asked),
         }
         return "" if allowed[code] else f"{code} {text}"
 
@@ -352,10 +358,8 @@ class World:
             return asked.crowd > MOST_WAITING
         return asked.replica in self.refuses
 
-    def _may_fail(self, asked: Asked, at: float) -> bool:
+    def _may_fail(self, asked: Asked) -> bool:
         if asked.kind in POISON:
-            if self._commits[asked.number] >= 2:
-                self.condemned.setdefault((asked.replica, asked.number), at)
             return bool(self._commits[asked.number])
         return sum(asked.arrived <= attack for attack in self.attacks) >= 2
 
