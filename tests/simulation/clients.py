@@ -9,12 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from .product import load
-from .world import KINDS, POISON, REPLICAS, World
+from .world import KINDS, MOST_TOKENS, POISON, REPLICAS, World
 
 replicas = st.integers(0, REPLICAS - 1)
 ranks = st.integers(0, 1)
 kinds = st.sampled_from(["good"] * 6 + ["slow"] * 2 + ["refused"] * 2 + sorted(KINDS))
-lengths = st.integers(1, 4).map(lambda n: [n]) | st.lists(st.integers(1, 4), min_size=2, max_size=2)
+one = st.integers(1, 4)
+lengths = st.one_of(  # Mostly alike; also several sequences, more than fit into a batch, too long.
+    one.map(lambda n: [n]),
+    st.lists(one, min_size=2, max_size=2),
+    st.lists(one, min_size=2, max_size=5) | st.just([MOST_TOKENS + 1]),
+)
 shapes = st.tuples(st.sampled_from([1, 1, 1, 2]), lengths)
 timeouts = st.sampled_from([0, 0, 0, 100_000, 1_000_000])
 requests = st.lists(st.tuples(kinds, shapes, ranks, timeouts), min_size=1, max_size=8)

@@ -60,7 +60,7 @@ class Asked:
     request: InferenceRequest
     arrived: float
     crowd: int
-    """Unanswered when it came, itself and its company among them."""
+    """Sequences that were unanswered when it came, its own and its company's among them."""
     judged: bool = False
     lost: bool = False
     """Its stub has died."""
@@ -71,6 +71,10 @@ class Asked:
     @property
     def open(self) -> bool:
         return not self.request.answers and not self.lost
+
+    @property
+    def fits(self) -> bool:
+        return bool(self.request.inputs["X"].shape[1] <= MOST_TOKENS)
 
     @property
     def deadline(self) -> float:
@@ -160,6 +164,7 @@ class World:
         self.refuses: set[int] = set()
         """Replicas that may say that they do not serve."""
         self._commits: Counter[int] = Counter()
+        self._last_commit: dict[int, float] = defaultdict(float)
         self._wrong: list[str] = []
         self._numbers = 0
         self.stubs: dict[int, Stub] = {}
@@ -196,7 +201,8 @@ class World:
     def call(self, replica: int, contents: Sequence[tuple[int, str, Outputs, int]]) -> Call:
         """One `execute` with these (number, kind, inputs, time-out in microseconds)."""
         stub = self.stubs[replica]
-        crowd = sum(not asked.request.answers for asked in self.asked) + len(contents)
+        waiting = [asked.request.inputs for asked in self.asked if not asked.request.answers]
+        crowd = sum(len(inputs["X"]) for inputs in [*waiting, *(each[2] for each in contents)])
         new = [
             Asked(
                 *(number, kind, stub, replica, InferenceRequest(inputs, microseconds)),
@@ -335,7 +341,7 @@ class World:
     def _judge(self, asked: Asked, answer: Arrived) -> str:
         if answer.error is None:
             assert answer.outputs is not None
-            if asked.kind not in ("good", "slow"):
+            if asked.kind not in ("good", "slow") or not asked.fits:
                 return "it was answered"
             wanted = expected(asked.request.inputs)
             same = np.array_equal(answer.outputs["Y"], wanted)
@@ -344,7 +350,7 @@ class World:
         if code == "INTERNAL" and self._commits[asked.number] >= 2:
             self.condemned.setdefault((asked.replica, asked.number), answer.at)
         allowed = {
-            "INVALID_ARG": asked.kind in ("refused", "malformed"),
+            "INVALID_ARG": asked.kind in ("refused", "malformed") or not asked.fits,
             "CANCELLED": asked.request.cancelled,
             "UNAVAILABLE": self._may_be_unavailable(asked, text, answer.at),
             "INTERNAL": self._may_fail(asked),
@@ -367,7 +373,7 @@ class World:
         front, now = stub.model._replica, self.machine.now
         waiting = list(front._scheduler._waiting)
         where = f"replica {replica}"
-        in_hand = MOST_TOKENS * (self._slots + 1)
+        in_hand = MOST_TOKENS * (self._slots + 1)  # What a death brings back, and parts of one.
         if len(waiting) > MOST_WAITING + in_hand:
             self._fail(f"{where}: {len(waiting)} requests in a queue of {MOST_WAITING}")
         times = [request.arrived for request in waiting if not request.guest]
@@ -412,18 +418,18 @@ class World:
         for number, fault in zip((firsts // _NUMBERS).tolist(), inputs["FAULT"], strict=True):
             kind = int(fault[0])
             if kind in (RAISE, EXIT, SEGFAULT, HANG) and fault[1] == int(rank.name[-1]):
-                self._commits[number] += 1
                 self._check_condemned(rank, number)
+                self._commits[number] += 1
+                self._last_commit[number] = self.machine.now
                 return
 
     def _check_condemned(self, rank: Process, number: int) -> None:
-        asks = [a for a in self.asked if a.number == number and a.open]
-        since = [self.condemned.get((a.replica, number), self.machine.now) for a in asks]
         now = self.machine.now
-        if asks and all(
-            before < asked.arrived and now < before + REMEMBERED_SECONDS
-            for asked, before in zip(asks, since, strict=True)
-        ):
+        if now > self._last_commit[number] + REMEMBERED_SECONDS:
+            return
+        asks = [a for a in self.asked if a.number == number and a.open]
+        since = [self.condemned.get((a.replica, number), now) for a in asks]
+        if asks and all(at < asked.arrived for asked, at in zip(asks, since, strict=True)):
             self._wrong.append(f"{rank.name} was given request {number}, which was condemned")
 
     def _ended(self, process: Process) -> None:
