@@ -45,6 +45,7 @@ KINDS = {
 POISON = ("raises", "exits", "crashes", "hangs")
 _CONNECTIONS = 4
 """More of anything than in the beginning: what a connection to a peer, kept open, may take."""
+_MEMORY = "/dev/shm"
 _NUMBERS = 1000
 """Of each content: its rows hold number * 1000 + position."""
 
@@ -148,7 +149,11 @@ class World:
     ) -> None:
         self.machine = here.machine = Machine(seed)
         self.machine.on_end = self._ended
-        self.folder = Path(tempfile.mkdtemp(prefix="simulated-"))
+        self.folder = Path(
+            tempfile.mkdtemp(
+                prefix="simulated-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None
+            )
+        )
         os.environ["PYTHON_MP_RUNTIME_DIR"] = str(self.folder)
         Logger.errors = []
         self._product = product
@@ -302,7 +307,7 @@ class World:
     def close(self) -> None:
         self.machine.close()
         rmtree(self.folder)
-        gc.collect()
+        gc.collect(0)
 
     # -- what must hold --------------------------------------------------------------------------
 
