@@ -19,6 +19,7 @@ from . import line
 from .helper import Helper, Home
 from .net import Net
 from .status import Status
+from .thread import Thread
 
 LOOK_SECONDS = 0.25
 """Between two looks for peers."""
@@ -38,7 +39,7 @@ class Away:
         self._pause: float | None = None
         self._awake = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="away", daemon=True)
+        self._thread = Thread(target=self._run, name="away", daemon=True)
 
     @property
     def is_hopeful(self) -> bool:

@@ -16,6 +16,7 @@ from ..channel import Kind, Message
 from . import line
 from .line import Line
 from .net import Net
+from .thread import Thread
 
 MOST_AWAY = 128
 """Requests at one helper; so few that their messages fit into the sockets' buffers."""
@@ -63,7 +64,7 @@ class Helper:
         self._made = self._heard = time.monotonic()
         self._has_spoken = False
         self._rests_until = 0.0
-        self._thread = threading.Thread(target=self._run, name="helper", daemon=True)
+        self._thread = Thread(target=self._run, name="helper", daemon=True)
         try:
             self._thread.start()
         except RuntimeError:  # There are too many.

@@ -27,6 +27,7 @@ from .metrics import Metrics
 from .nursery import Nursery, NurseryLost
 from .patience import Patience
 from .status import State, Status
+from .thread import Thread
 from .watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Keeper:
         self._stopping = threading.Event()
         self._first_start = threading.Event()
         # It makes the nursery, so the kernel kills that and all ranks when this thread ends.
-        self._thread = threading.Thread(target=self._run, name=f"replica-{layout.index}")
+        self._thread = Thread(target=self._run, name=f"replica-{layout.index}")
 
     def start(self) -> None:
         """Returns when the ranks serve. Raises LoadError with the first rank's reason."""

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .net import THREADS, Net
+from .thread import Thread
 
 if TYPE_CHECKING:
     from .group import Flight
@@ -88,7 +89,7 @@ class Metrics:
         self._histograms: dict[tuple[str, Labels], _Histogram] = defaultdict(_Histogram)
         self._sent: dict[tuple[str, Labels], float] = {}
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        self._thread = Thread(target=self._run, name="metrics", daemon=True)
         for name in (*COUNTERS, *GAUGES):
             label, values = LABELLED.get(name, ("", ("",)))
             for value in values:

@@ -28,6 +28,7 @@ from ..errors import PythonMpError
 from . import line
 from .line import Line
 from .net import Net
+from .thread import Thread
 
 _MOST_CHARACTERS = 1000
 """Of an error's text, so that many of them fit into a socket's buffer."""
@@ -60,7 +61,7 @@ class Peers:
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
         self._lines: set[Line] = set()
-        self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
+        self._thread = Thread(target=self._run, name="peers", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -96,7 +97,7 @@ class Peers:
         with self._lock:
             self._lines.add(connection)
         try:
-            threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+            Thread(target=self._serve, args=[connection], daemon=True).start()
         except RuntimeError:  # There are too many.
             self._drop(connection)
 

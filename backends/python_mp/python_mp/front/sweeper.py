@@ -14,6 +14,7 @@ from collections.abc import Callable
 from ..batch import Request
 from ..errors import Cancelled, TimedOut
 from .net import Net
+from .thread import Thread
 
 PERIOD_SECONDS = 0.05
 _ASKED_NEXT, _ASKED_IN_TURN = 16, 16
@@ -41,7 +42,7 @@ class Sweeper:
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._turn = 0
-        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+        self._thread = Thread(target=self._run, name="sweeper", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
