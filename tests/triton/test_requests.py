@@ -52,7 +52,8 @@ def echo(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tri
     folder = tmp_path_factory.mktemp("echo") / "repository"
     repository.add(folder, "echo", ECHO)
     repository.add(folder, "around", AROUND)
-    repository.add(folder, "wide", ECHO.replace("max_batch_size: 4", "max_batch_size: 64"))
+    wide = ECHO.replace("max_batch_size: 4", "max_batch_size: 64").replace('"20"', '"1000"')
+    repository.add(folder, "wide", wide)
     with serve(folder) as server:
         yield server
 
