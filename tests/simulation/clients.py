@@ -126,6 +126,14 @@ class Front(RuleBasedStateMachine):
             stub.process.stopped = stopped
 
     @precondition(lambda self: self.world.complete)
+    @rule(replica=replicas)
+    def strand(self, replica: int) -> None:
+        """It loses its ranks, having spoken with a peer that soon reads no more."""
+        self.kill_rank(replica, 0, 0)
+        self.world.pass_time(0.1)
+        self.freeze(1 - replica, stopped=True)
+
+    @precondition(lambda self: self.world.complete)
     @rule(replica=replicas, after=st.sampled_from([None, 0, 5, 50]))
     def leave(self, replica: int, after: int | None) -> None:
         """By being unloaded, or by SIGKILL some changes of thread later."""

@@ -50,7 +50,8 @@ def _load() -> SimpleNamespace:
     importlib.import_module("python_mp.front.vital").vital = _vital
     names = ("front.replica", "rank.worker", "rank.engines.echo", "channel", "rank_spec")
     modules = {n.rpartition(".")[2]: importlib.import_module(f"python_mp.{n}") for n in names}
-    modules["worker"].log = logging.getLogger("simulated_ranks")  # They have no stub to log to.
+    log = modules["worker"].log = logging.Logger("simulated_ranks")  # They have no stub to log to.
+    log.addHandler(logging.NullHandler())
     spec = spec_from_file_location("simulated_entry", _MODEL)
     assert spec is not None
     assert spec.loader is not None

@@ -30,8 +30,9 @@ MOST_TOKENS, MOST_WAITING = 8, 6
 HANG_SECONDS = 5
 SLOW_MILLISECONDS = 20
 CALL_SECONDS, LATE_SECONDS = 2.0, 0.5
-RESTART_SECONDS, ANSWER_SECONDS = 15.0, 25.0
+RESTART_SECONDS, ANSWER_SECONDS = 15.0, 17.0
 REMEMBERED_SECONDS = 59.0
+SETTLED_SECONDS = 10.0
 KINDS = {
     "good": 0,
     "slow": SLEEP,
@@ -62,6 +63,8 @@ class Asked:
     arrived: float
     crowd: int
     """Sequences that were unanswered when it came, its own and its company's among them."""
+    was_troubled: bool
+    """Something had happened to a replica just before."""
     judged: bool = False
     lost: bool = False
     """Its stub has died."""
@@ -208,10 +211,11 @@ class World:
         stub = self.stubs[replica]
         waiting = [asked.request.inputs for asked in self.asked if not asked.request.answers]
         crowd = sum(len(inputs["X"]) for inputs in [*waiting, *(each[2] for each in contents)])
+        troubled = self.machine.now - max(self.trouble.values()) < SETTLED_SECONDS
         new = [
             Asked(
                 *(number, kind, stub, replica, InferenceRequest(inputs, microseconds)),
-                *(self.machine.now, crowd),
+                *(self.machine.now, crowd, troubled),
             )
             for number, kind, inputs, microseconds in contents
         ]
@@ -367,7 +371,8 @@ class World:
         if "time-out" in text:
             return bool(asked.request.microseconds) and at >= asked.deadline
         if "queue is full" in text:
-            return asked.crowd > MOST_WAITING
+            # Guests whose home has given up on this replica wait until that is noticed.
+            return asked.crowd > MOST_WAITING or asked.was_troubled
         return asked.replica in self.refuses
 
     def _may_fail(self, asked: Asked) -> bool:

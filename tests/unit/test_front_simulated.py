@@ -2,12 +2,14 @@
 and the operating system do, every request is answered or refused once, with its own answer, in
 time; and nothing grows.
 
-Seeds are by chance and printed; SIMULATION_SEED=N in the environment repeats a run. Sequences that
-were found stand below, each with what it showed.
+Seeds are by chance and printed; SIMULATION_SEED=N in the environment repeats a run, and
+SIMULATION_STEPS=N makes it longer or shorter. Sequences that were found stand below, each with what
+it showed.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -18,7 +20,21 @@ from tests.simulation.campaign import campaign
 from tests.simulation.clients import product
 from tests.simulation.world import World
 
+# What a stub that was killed had open is closed by nobody but the simulated kernel.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 SEED = int(os.environ.get("SIMULATION_SEED") or random.SystemRandom().randrange(1 << 32))
+
+
+@pytest.fixture(autouse=True)
+def everything_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A stub has a process of its own, and so its environment and its log."""
+    monkeypatch.setenv("PYTHON_MP_RUNTIME_DIR", "")
+    log = logging.getLogger("python_mp")
+    monkeypatch.setattr(log, "propagate", False)
+    before = log.handlers, log.level
+    yield
+    log.handlers, level = before
+    log.setLevel(level)
 
 
 @pytest.mark.timeout(600)
@@ -28,7 +44,7 @@ SEED = int(os.environ.get("SIMULATION_SEED") or random.SystemRandom().randrange(
     ids=["short", "long"],
 )
 def test_every_request_is_answered_once_with_its_own_answer(steps: int) -> None:
-    campaign(steps, SEED)
+    campaign(int(os.environ.get("SIMULATION_STEPS", steps)), SEED)
 
 
 @pytest.fixture
