@@ -99,10 +99,11 @@ def test_the_queue_counts_requests_not_parts(tmp_path: Path) -> None:
     with served(config, tmp_path) as replica:
         busy = ask(replica, 0, fault=(SLEEP, 0, 300))
         until(lambda: counted(replica, "requests_total") == [1])
-        large, late = replica.ask(**rows(30)), replica.ask(**rows(2))
-        with pytest.raises(Unavailable, match="queue is full"):
+        large, small, late = (replica.ask(**rows(count)) for count in (30, 20, 2))
+        with pytest.raises(Unavailable, match=r"queue is full \(2 requests\)"):
             late.result(LIMIT)
         assert np.array_equal(large.result(LIMIT)["Y"], rows(30)["X"])
+        assert np.array_equal(small.result(LIMIT)["Y"], rows(20)["X"])
         assert values([busy]) == [[0]]
 
 

@@ -167,6 +167,10 @@ def test_what_continues_a_request_is_taken_with_it() -> None:
     waiting = scheduler(request(), max_queue_requests=1)
     waiting.add(request(continues=True))
     assert len(waiting) == 2
+    with pytest.raises(Unavailable, match="1 requests"):
+        waiting.add(request())
+    roomy = scheduler(request(), request(continues=True), max_queue_requests=2)
+    roomy.add(request())
 
 
 def test_what_is_lent_counts_until_it_is_settled_or_back() -> None:

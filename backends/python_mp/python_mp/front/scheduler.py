@@ -50,8 +50,7 @@ class Scheduler:
         bounds = self._bounds
         if not request.size.fits(bounds):
             raise InvalidInput(f"the request {request.size.excess(bounds)}")
-        waiting = len(self._waiting) + len(self._lent)
-        if waiting >= bounds.max_queue_requests and not request.continues:
+        if not request.continues and self._is_full:
             raise Unavailable(
                 f"the queue is full ({bounds.max_queue_requests} requests); try again"
             )
@@ -60,6 +59,14 @@ class Scheduler:
             raise Unavailable(f"the queue is full ({held} bytes); try again")
         self._waiting.append(request)
         self.nbytes += request.nbytes
+
+    @property
+    def _is_full(self) -> bool:
+        """Of requests; the parts of one take one place."""
+        most = self._bounds.max_queue_requests - len(self._lent)
+        if len(self._waiting) < most:  # Mostly, so that nobody counts.
+            return False
+        return sum(not each.continues for each in self._waiting) >= most
 
     def put_back(self, requests: Iterable[Request]) -> None:
         """To their old places in the queue: who came first goes first."""
