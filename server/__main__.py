@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +12,11 @@ from server.errors import ModelError, ServerError
 from server.installation import PROJECT
 from server.launch import TritonServer
 from server.settings import Settings, Tls
-from server.terminal import foreground
+from server.terminal import Lines, foreground
 from server.token import choose
 from server.watcher import Watcher
+
+say = Lines(1)
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -34,6 +35,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--keep-going", action="store_true", help="serve the models that load, if others do not")
     add("--complete-config", action="store_true", help="let models complete their configs (slower)")
     add("--exit-timeout-secs", type=int, default=30, metavar="S", help="for requests in flight")
+    add("--load-timeout-secs", type=float, metavar="S", help="for a start and each load (no limit)")
     add("--drain-window-secs", type=float, default=0.0, metavar="S", help="not ready, yet serving")
     add("--no-watch-repository", action="store_true", help="load nothing that changes later")
     add("--admin-token-file", type=Path, metavar="FILE", help="holds the token, one line")
@@ -79,12 +81,6 @@ def warn(settings: Settings) -> None:
         )
 
 
-def say(text: str) -> None:
-    """Show a line. Unbuffered, because a signal handler may come in the middle of another one."""
-    with suppress(OSError):  # nobody reads any more, or the disk is full; the server goes on
-        os.write(sys.stdout.fileno(), f"{text}\n".encode())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; the exit status."""
     ours, theirs = parse(sys.argv[1:] if arguments is None else arguments)
@@ -98,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             keep_going=ours.keep_going,
             complete_config=ours.complete_config,
             exit_timeout=ours.exit_timeout_secs,
+            load_timeout=ours.load_timeout_secs,
             token=choose(ours.admin_token_file, os.environ),
             tls=tls(ours),
         )
@@ -115,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModelError as error:
         print(f"these models did not load:\n{error}", file=sys.stderr)
         return 1
-    except ServerError as error:
+    except (ServerError, OSError) as error:
         print(f"server: {error}", file=sys.stderr)
         return 1
     return 0

@@ -7,23 +7,37 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 
-from server import model, repository, stubs
+from server import repository, stubs
 from server.backoff import DELAYS
 from server.control import Version
 from server.errors import ControlError, ModelError
+from server.events import Events
 from server.launch import TritonServer
-from server.model import Model
+from server.model import Model, Said
 from server.probe import Probe
 from server.repository import Changes
 from server.run import SEGMENTS
-from server.stubs import Stub
+from server.stubs import Roster, Stub
 
 POLL_SECONDS = 1.0
+WORD_SECONDS = 60.0  # between two lines about a load that takes long
+SEARCH_LOADING, SEARCH_CALM = 1.0, 30.0  # seconds; for stubs that nothing told us of
 LOADS = 4  # at once
 UNHEARD_PAUSE = 2.0  # seconds at most between two tries to reach tritonserver
 LOST_SECONDS = 3.0  # to drain in the usual way, where some requests will never be answered
+
+
+@dataclass
+class Job:
+    """An order to Triton that is under way."""
+
+    done: Callable[[BaseException | None], None]
+    future: Future[None]
+    since: float = field(default_factory=time.monotonic)
+    next_word: float = field(default_factory=lambda: time.monotonic() + WORD_SECONDS)
 
 
 class Caretaker:
@@ -36,28 +50,38 @@ class Caretaker:
 
     Attributes:
         models: those that are to be served.
+        has_news: whether the last look saw something new.
 
     Args:
         server: the one to look after.
+        events: tell of stubs that end.
         say: takes the lines meant for the user.
         watch: whether to load what changes in the repository.
     """
 
-    def __init__(self, server: TritonServer, say: Callable[[str], None], *, watch: bool) -> None:
+    def __init__(
+        self, server: TritonServer, events: Events, say: Callable[[str], None], *, watch: bool
+    ) -> None:
         self.models: dict[str, Model] = {}
+        self.has_news = True
         self._server = server
         self._net = server.net
         self._say = say
         self._folder = server.settings.model_repository
         self._changes = Changes(self._folder) if watch else None
         self._next_poll = 0.0
-        self._living: list[Stub] = []
+        self._events = events
+        self._roster: Roster | None = None
+        self._said = Said()
+        self._heard: list[Version] | None = None
+        self._segments = 0
+        self._is_stale = True  # /proc may hold stubs that the roster lacks
         self._doomed: dict[int, float] = {}
         self._drained: set[str] = set()
         self._draining_since = 0.0
         self._has_lost = False  # a stub, and maybe what it had in hand
         self._idle = False
-        self._jobs: dict[str, tuple[Callable[[BaseException | None], None], Future[None]]] = {}
+        self._jobs: dict[str, Job] = {}
         self._pool = ThreadPoolExecutor(LOADS, thread_name_prefix="load")
         self._probe: Probe | None = None
 
@@ -66,11 +90,22 @@ class Caretaker:
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._probe is not None:
             self._probe.close()
+        if self._roster is not None:
+            self._roster.close()
 
     @property
     def is_heard(self) -> bool:
         """Whether tritonserver answers."""
         return self._probe is not None and self._probe.versions is not None
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing is to be done but to wait for the next event."""
+        return not self._jobs and not self._doomed and not self._has_suspects
+
+    @property
+    def _has_suspects(self) -> bool:
+        return any(model.has_suspects for model in self.models.values())
 
     def tick(self, *, reload: bool = True) -> None:
         """One look at everything, and what follows from it. Loads run in threads of their own."""
@@ -81,11 +116,21 @@ class Caretaker:
             self._net["the repository's watch"].run(partial(self._follow, self._changes))
 
     def _watch(self, now: float) -> None:
+        self._hide_segments()
         if self._probe is None:
             self._begin()
         self._finish_jobs()
         self._look(now)
         self._revive(now)
+        if self._probe is not None:
+            self._probe.hurry(not self.is_calm or not self.is_heard)
+
+    def _hide_segments(self) -> None:
+        """Before the stub that made one has anything to say."""
+        changed = self._server.run.segments_changed()
+        if changed != self._segments or not self.is_calm:
+            self._server.run.hide_segments()
+        self._segments = changed
 
     def _follow(self, changes: Changes) -> None:
         for name, present in changes.poll(set(self._jobs)):
@@ -94,7 +139,9 @@ class Caretaker:
     def _begin(self) -> None:
         for name, why in self._server.log.failures.items():
             self._model(name).reason = why
-        self._probe = Probe(self._server.control, self._net["the probe of tritonserver"])
+        self._roster = Roster(self._server.pid, self._events)
+        loop = self._net["the probe of tritonserver"]
+        self._probe = Probe(self._server.control, loop, self._events.wake)
 
     def drain(self) -> bool:
         """Unload everything, ensembles before their steps; True once nothing is in flight.
@@ -116,32 +163,57 @@ class Caretaker:
         for name in active - needed - self._jobs.keys() - self._drained:
             self._drained.add(name)
             self._start(name, lambda _: None, partial(self._server.control.unload, name))
+        self._probe.hurry(True)
         self._idle = not active and not self._jobs
+        if self._idle:
+            self._probe.close()  # tritonserver would wait for its connection
         return self._idle
 
     def _look(self, now: float) -> None:
-        before, self._living = self._living, stubs.living(self._server.pid)
-        self._bury([stub for stub in before if stub not in self._living])
-        self._end_doomed(now)
-        if self._probe is None or self._probe.versions is None:
+        if self._probe is None or self._roster is None:
             return
-        answer, versions = self._probe.answers, defaultdict[str, list[Version]](list)
-        for version in self._probe.versions:
+        answer, heard = self._probe.answers, self._probe.versions
+        self._is_stale |= self._said.read(self._server.run.folder) or heard != self._heard
+        self._heard = heard
+        dead = self._roster.look(now, interval=self._search_interval())
+        self.has_news = bool(dead) or self._is_stale or not self.is_calm
+        self._bury(dead)
+        self._end_doomed(now)
+        self._is_stale = self.has_news and heard is not None and self._see(heard, answer)
+
+    def _see(self, heard: list[Version], answer: int) -> bool:
+        """Whether one should look once more."""
+        versions = defaultdict[str, list[Version]](list)
+        for version in heard:
             versions[version.model].append(version)
         living = [stub for stub in self._living if stub.pid not in self._doomed]
-        said = model.read_replicas(self._server.run.folder, {stub.pid for stub in living})
+        said = self._said.of({stub.pid for stub in living})
         for name in versions.keys() | self.models.keys():
             if name in self.models or any(version.is_ready for version in versions[name]):
-                self._read_config(name)
                 known = self._model(name)
                 known.see(versions[name], living, said, answer, loading=name in self._jobs)
+        return self._read_configs()
 
-    def _read_config(self, name: str) -> None:
-        """While a model is being loaded, its config says nothing of the stubs that there are."""
-        known = self._model(name)
-        if known.config is None and name not in self._jobs:
-            with suppress(ControlError):  # it is not loaded
-                known.config = self._server.control.config(name)
+    def _search_interval(self) -> float:
+        if self._is_stale:
+            return 0.0
+        if self._has_suspects:
+            return 0.2
+        return SEARCH_LOADING if self._jobs else SEARCH_CALM
+
+    @property
+    def _living(self) -> list[Stub]:
+        return self._roster.living if self._roster is not None else []
+
+    def _read_configs(self) -> bool:
+        """Whether there were any to read. While a model is being loaded, its config says nothing of
+        the stubs that there are."""
+        known = [each for each in self.models.values() if each.needs_config]
+        unread = [each for each in known if each.name not in self._jobs]
+        for each in unread:
+            with suppress(ControlError):  # it is not loaded any more
+                each.config = self._server.control.config(each.name)
+        return bool(unread)
 
     def _bury(self, dead: list[Stub]) -> None:
         """Triton keeps the segment of a stub that died with a request in hand."""
@@ -239,14 +311,21 @@ class Caretaker:
         self, name: str, done: Callable[[BaseException | None], None], work: Callable[[], None]
     ) -> None:
         self._server.log.failures.pop(name, None)
-        self._jobs[name] = done, self._pool.submit(work)
+        job = self._pool.submit(work)
+        job.add_done_callback(lambda _: self._events.wake())
+        self._jobs[name] = Job(done, job)
 
     def _finish_jobs(self) -> None:
-        for name, (done, job) in list(self._jobs.items()):
-            if job.done():
+        now = time.monotonic()
+        for name, job in list(self._jobs.items()):
+            if job.future.done():
                 self._model(name).config = None
+                self._is_stale = True
                 del self._jobs[name]
-                done(job.exception())
+                job.done(job.future.exception())
+            elif now >= job.next_word:
+                job.next_word = now + WORD_SECONDS
+                self._say(f"{name}: tritonserver has been at it for {now - job.since:.0f} s")
 
     def _why(self, name: str, error: BaseException) -> str:
         return self._server.log.failures.get(name) or str(error)

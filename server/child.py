@@ -1,7 +1,9 @@
 """Becomes tritonserver. A program of its own, between the watcher's fork and tritonserver's exec:
 what must be set in the child cannot safely be set by a thread of the parent.
 
-usage: child.py PARENT_PID COMMAND [ARGUMENT...]
+usage: child.py PARENT_PID DESCRIPTOR
+
+The descriptor's file holds tritonserver's command, since the list of processes shows arguments.
 """
 
 import ctypes
@@ -15,6 +17,20 @@ PR_SET_PDEATHSIG = 1
 # Deeply nested JSON and bodies in very many chunks overflow the usual 8 MiB; 1 GiB costs only
 # address space, unless the machine counts that too.
 STACK_BYTES = 1 << 30
+
+
+def hand_over(command: list[str]) -> int:
+    """A descriptor to start this program with."""
+    file = os.memfd_create("command")
+    os.write(file, "\0".join(command).encode(errors="surrogateescape"))
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
+
+
+def take_over(file: int) -> list[str]:
+    """The command behind a descriptor, which is closed."""
+    with open(file, "rb") as content:
+        return content.read().decode(errors="surrogateescape").split("\0")
 
 
 def raise_stack_limit() -> None:
@@ -38,4 +54,4 @@ def main(parent: int, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    main(int(sys.argv[1]), take_over(int(sys.argv[2])))

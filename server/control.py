@@ -5,7 +5,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from tritonclient.utils import InferenceServerException
@@ -16,7 +16,6 @@ from server.errors import ControlError
 from server.log import reason
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-LOAD_SECONDS = 600.0
 UNHEARD = ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED")  # of gRPC: it was not asked
 
 
@@ -46,19 +45,17 @@ class Control:
     Attributes:
         grpc: load and unload over gRPC. An order over HTTP holds one of Triton's threads until it
             is done, and with it the requests of all connections that this thread has.
+        patience: seconds for a load or an unload; None for as long as it takes.
     """
 
     endpoints: Endpoints
     token: str
     grpc: bool = False
+    patience: float | None = None
 
     def index(self, timeout: float = 5.0) -> list[Version]:
         """All versions that Triton knows of; a model never loaded has one without state."""
-        models = json.loads(self._ask("v2/repository/index", b"", timeout))
-        return [
-            Version(model["name"], int(model.get("version") or 0), model.get("state") or "")
-            for model in models
-        ]
+        return _versions(self._ask("v2/repository/index", b"", timeout))
 
     def version(self) -> str:
         """Of Triton."""
@@ -76,19 +73,24 @@ class Control:
             self._order("load_model", model, config=config and json.dumps(config))
             return
         body = {} if config is None else {"parameters": {"config": json.dumps(config)}}
-        self._ask(f"v2/repository/models/{model}/load", json.dumps(body).encode(), LOAD_SECONDS)
+        self._ask(f"v2/repository/models/{model}/load", json.dumps(body).encode(), self.patience)
 
     def unload(self, model: str) -> None:
         """Take no further requests, finish those in flight, free the model."""
         if self.grpc:
             self._order("unload_model", model)
         else:
-            self._ask(f"v2/repository/models/{model}/unload", b"", LOAD_SECONDS)
+            self._ask(f"v2/repository/models/{model}/unload", b"", self.patience)
 
     def is_healthy(self) -> bool:
         """Triton's own readiness: it answers, and at the start has loaded every model."""
         self._ask("v2/health/ready", None, 5.0)
         return True
+
+    def index_line(self, timeout: float) -> "IndexLine":
+        """To ask for the index again and again."""
+        address = self.endpoints.contact.strip("[]"), self.endpoints.http
+        return IndexLine(HTTPConnection(*address, timeout=timeout), {token.HEADER: self.token})
 
     def _order(self, verb: str, model: str, **more: Any) -> None:
         import tritonclient.grpc  # takes half a second, and mostly nobody needs it
@@ -99,12 +101,12 @@ class Control:
         ) as client:
             headers = {token.METADATA: self.token}
             try:
-                getattr(client, verb)(model, headers, client_timeout=LOAD_SECONDS, **more)
+                getattr(client, verb)(model, headers, client_timeout=self.patience, **more)
             except InferenceServerException as error:
                 status = None if error.status() in UNHEARD else HTTPStatus.INTERNAL_SERVER_ERROR
                 raise ControlError(_reason(str(error.message())), status) from error
 
-    def _ask(self, path: str, data: bytes | None, timeout: float) -> bytes:
+    def _ask(self, path: str, data: bytes | None, timeout: float | None) -> bytes:
         request = urllib.request.Request(
             f"http://{self.endpoints.http_url}/{path}", data, {token.HEADER: self.token}
         )
@@ -114,7 +116,45 @@ class Control:
         except urllib.error.HTTPError as error:
             raise ControlError(_sentence(error), error.code) from error
         except (OSError, HTTPException) as error:
+            late = isinstance(getattr(error, "reason", error), TimeoutError)
+            status = HTTPStatus.GATEWAY_TIMEOUT if late else None
+            raise ControlError(f"tritonserver does not answer: {error}", status) from error
+
+
+class IndexLine:
+    """A connection that is kept, and an answer that is read only where it is a new one."""
+
+    def __init__(self, connection: HTTPConnection, headers: dict[str, str]) -> None:
+        self._connection = connection
+        self._headers = headers
+        self._answer = b""
+        self._versions: list[Version] = []
+
+    def ask(self) -> list[Version]:
+        """As `Control.index`; the same object as long as nothing changes."""
+        try:
+            self._connection.request("POST", "/v2/repository/index", b"", self._headers)
+            with self._connection.getresponse() as response:
+                answer = response.read()
+            if response.status != 200:
+                raise ControlError(f"tritonserver answered {response.status}", response.status)
+        except (OSError, HTTPException) as error:
+            self.close()  # the next one goes to another of tritonserver's threads
             raise ControlError(f"tritonserver does not answer: {error}") from error
+        if answer != self._answer:
+            self._versions, self._answer = _versions(answer), answer
+        return self._versions
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+
+def _versions(index: bytes) -> list[Version]:
+    return [
+        Version(model["name"], int(model.get("version") or 0), model.get("state") or "")
+        for model in json.loads(index)
+    ]
 
 
 def _sentence(error: urllib.error.HTTPError) -> str:

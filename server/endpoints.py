@@ -4,7 +4,7 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from server.errors import PortError
@@ -45,7 +45,7 @@ class Endpoints:
             name: _port(variable, environment.get(variable, str(getattr(default, name))))
             for name, variable in VARIABLES.items()
         }
-        return cls(host=environment.get("HOST", default.host), **ports)
+        return cls(host=environment.get("HOST") or default.host, **ports)
 
     @classmethod
     def free(cls, host: str = "127.0.0.1") -> "Endpoints":
@@ -55,6 +55,23 @@ class Endpoints:
         for listener in listeners:
             listener.close()
         return cls(host, *ports)
+
+    def resolved(self) -> "Endpoints":
+        """With the number of a host that is given by its name, which Triton does not look up: its
+        HTTP would listen on 255.255.255.255, and say nothing.
+
+        Raises:
+            PortError: there is no such host, or Triton cannot listen on it.
+        """
+        host = self.host.removeprefix("[").removesuffix("]")
+        try:
+            number = str(_resolve(host, 0)[-1][0])
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise PortError(f"HOST={self.host} is no address of this machine: {why}") from error
+        if ":" in number and ipaddress.ip_address(number).is_link_local:
+            raise PortError(f"HOST={self.host} holds for one network only, which Triton cannot say")
+        return replace(self, host=number)
 
     @property
     def contact(self) -> str:
@@ -89,10 +106,16 @@ class Endpoints:
 
     def options(self) -> list[str]:
         """Those that are Triton's, as options of tritonserver."""
+        is_old = ":" not in self.host
+        hosts = dict.fromkeys(TRITONS, self.host if is_old else f"ipv6:{self.host}")
+        hosts["grpc"] = self.host if is_old else f"[{self.host}]"
         return [
             option
             for name in TRITONS
-            for option in (f"--{name}-address={self.host}", f"--{name}-port={getattr(self, name)}")
+            for option in (
+                f"--{name}-address={hosts[name]}",
+                f"--{name}-port={getattr(self, name)}",
+            )
         ]
 
     def check(self) -> None:
@@ -122,7 +145,9 @@ def _port(variable: str, value: str) -> int:
 
 
 def _resolve(host: str, port: int) -> tuple[Any, ...]:
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    """IPv4 first, which is what clients try who only know the name."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return min(found, key=lambda each: each[0] != socket.AF_INET)
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -1,6 +1,7 @@
 """One tritonserver: started, waited for, stopped, cleaned up after."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from server.control import Control
 from server.errors import ModelError, ServerError
 from server.log import Log, parse
 from server.net import Net
+from server.paths import plain
 from server.run import Run, begin
 from server.settings import Settings
 
@@ -50,9 +52,15 @@ class TritonServer:
         colour: bool = False,
         **settings: Any,
     ) -> None:
-        self.settings = Settings(model_repository, **settings)
+        given = Settings(model_repository, **settings)
+        self.settings = replace(given, endpoints=given.endpoints.resolved())
         self.endpoints = self.settings.endpoints
-        self.control = Control(self.endpoints, self.settings.token, self.settings.plain_grpc)
+        self.control = Control(
+            self.endpoints,
+            self.settings.token,
+            self.settings.plain_grpc,
+            self.settings.load_timeout,
+        )
         self._show = show
         self._colour = colour
         self.net = Net(show)
@@ -99,8 +107,8 @@ class TritonServer:
             with suppress(OSError):
                 os.close(self._run.lock)  # from here on it is tritonserver's and its children's
 
-    def wait_ready(self, timeout: float = 600.0) -> float:
-        """Wait until the server and every model are ready.
+    def wait_ready(self, timeout: float | None = None) -> float:
+        """Wait until the server and every model are ready, however long that takes.
 
         Returns:
             The seconds it took.
@@ -113,7 +121,7 @@ class TritonServer:
         while not self.is_ready():
             if self.returncode is not None:
                 raise self.log.why_it_ended(self.wait())
-            if time.monotonic() - begun > timeout:
+            if timeout is not None and time.monotonic() - begun > timeout:
                 self.stop()
                 raise ServerError(f"the server was not ready within {timeout:.0f} s")
             time.sleep(0.05)
@@ -220,21 +228,27 @@ class TritonServer:
     ) -> subprocess.Popen[str]:
         backends = run.folder / "backends"
         found.assemble_backends(backends)
-        launcher = [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), str(found.binary)]
         places = [f"--backend-directory={backends}", f"--cache-directory={found.caches}"]
+        shown = plain(self.settings.model_repository, run.folder / "models")
+        options = replace(self.settings, model_repository=shown).arguments(run.prefix, models)
         environment = found.environment({**MEMORY, **os.environ, **self.settings.environment})
         environment.pop(token.VARIABLE, None)  # models must not know it
-        return subprocess.Popen(
-            [*launcher, *places, *self.settings.arguments(run.prefix, models)],
-            env={**environment, "PYTHON_MP_RUNTIME_DIR": str(run.folder), "BASH_ENV": str(STUB)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            pass_fds=[run.lock],
-        )
+        start_up = shutil.copy2(STUB, run.folder)
+        command = child.hand_over([str(found.binary), *places, *options])
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), str(command)],
+                env={**environment, "PYTHON_MP_RUNTIME_DIR": str(run.folder), "BASH_ENV": start_up},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+                pass_fds=[run.lock, command],
+            )
+        finally:
+            os.close(command)
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         self._reader = threading.Thread(

@@ -1,6 +1,7 @@
 """What is known of one model: what of it serves, and what is wrong with it."""
 
 import json
+import time
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from server.stubs import Stub
 Group = tuple[int, str]
 """Version and instance group."""
 SAID = {"model", "version", "replica", "pid", "state", "reason"}
+SETTLED_NS = 100_000_000
 CONFIRMED = 2  # answers of Triton; between the first ones it may have switched versions
 
 
@@ -103,6 +105,16 @@ class Model:
         }
 
     @property
+    def needs_config(self) -> bool:
+        """Whether Triton has a config of it that was not read yet."""
+        return self.config is None and bool(self.versions)
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether some group seems to be hurt, and Triton's next answers will tell."""
+        return not self._suspects.keys() <= self.lost.keys()
+
+    @property
     def is_hurt(self) -> bool:
         """Whether an active instance is dead: all that Triton gives it fails."""
         return not all(self.lost.values())
@@ -147,20 +159,42 @@ def _is_whole(said: object) -> bool:
     return isinstance(said, dict) and said.keys() >= SAID
 
 
-def read_replicas(folder: Path, alive: Container[int]) -> list[dict[str, Any]]:
-    """The status files of python_mp's fronts, if their stubs are `alive`.
+class Said:
+    """What python_mp's fronts say of themselves: the status files in the folder of a run.
 
     They are written by python_mp/front/status.py, each whole, and removed at an orderly end only.
     """
+
+    def __init__(self) -> None:
+        self._all: list[dict[str, Any]] = []
+        self._changed: int | None = None
+
+    def read(self, run: Path) -> bool:
+        """Read them if some were written or removed; False if not."""
+        folder = run / "status"
+        changed = folder.stat().st_mtime_ns if folder.exists() else 0
+        if changed == self._changed:
+            return False
+        # Of two changes within a tick of the file system's clock the second one does not show.
+        settled = time.time_ns() - changed > SETTLED_NS
+        self._all = read_replicas(run)
+        self._changed = changed if settled else None
+        return True
+
+    def of(self, alive: Container[int]) -> list[dict[str, Any]]:
+        """Those whose stubs are `alive`; a reload has two of each replica for a moment."""
+        latest = {_place(each): each for each in self._all if each["pid"] in alive}
+        return [latest[place] for place in sorted(latest)]
+
+
+def read_replicas(run: Path) -> list[dict[str, Any]]:
+    """What all status files say, the latest last; files that are not whole say nothing."""
     said = []
-    for file in sorted((folder / "status").glob("*.json")):
+    for file in (run / "status").glob("*.json"):
         with suppress(OSError, ValueError):  # its writer just ended, or could not write
             said.append(json.loads(file.read_text()))
-    said = [each for each in said if _is_whole(each) and each["pid"] in alive]
-    latest = {
-        _place(each): each for each in sorted(said, key=lambda each: float(each.get("since", 0)))
-    }
-    return [latest[place] for place in sorted(latest)]  # a reload has two of each for a moment
+    whole = [each for each in said if _is_whole(each)]
+    return sorted(whole, key=lambda each: float(each.get("since", 0)))
 
 
 def _place(said: Mapping[str, Any]) -> tuple[str, int, int]:

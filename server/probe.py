@@ -3,12 +3,13 @@
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 from server.control import Control, Version
 from server.errors import ControlError
 from server.net import Loop
 
-INTERVAL, PATIENCE = 0.15, 1.0  # seconds
+HURRY, CALM, PATIENCE = 0.15, 0.4, 1.0  # seconds
 JOIN_SECONDS = 5.0
 
 
@@ -41,29 +42,40 @@ class Probe:
         answers: how many there were.
     """
 
-    def __init__(self, control: Control, loop: Loop) -> None:
+    def __init__(self, control: Control, loop: Loop, wake: Callable[[], None]) -> None:
         self.versions: list[Version] | None = None
         self.answers = 0
-        self._control = control
+        self._line = control.index_line(PATIENCE)
         self._loop = loop
+        self._wake = wake
         self._heard = time.monotonic()
         self._loop.run(self._ask)
         self._closed = threading.Event()
+        self._hurried = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def hurry(self, hurried: bool) -> None:
+        """Ask more often for now, or no more."""
+        if hurried != self._hurried.is_set():
+            self._hurried.set() if hurried else self._hurried.clear()
 
     def close(self) -> None:
         """Ask no more."""
         self._closed.set()
+        self._hurried.set()
         self._thread.join(JOIN_SECONDS)
+        self._line.close()
 
     def _run(self) -> None:
-        while not self._closed.wait(INTERVAL):
-            self._loop.run(self._ask)
+        while not self._closed.wait(HURRY):
+            if self._loop.run(self._ask):
+                self._hurried.wait(CALM - HURRY)
 
     def _ask(self) -> None:
+        before = self.versions
         try:
-            self.versions = self._control.index(timeout=PATIENCE)
+            self.versions = self._line.ask()
             self.answers += 1
             self._heard = time.monotonic()
         except ControlError:
@@ -71,3 +83,5 @@ class Probe:
         finally:
             if time.monotonic() - self._heard > PATIENCE:
                 self.versions = None
+            if self.versions != before:
+                self._wake()

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from python_mp import ensembles
+from server.paths import is_odd
 
 State = tuple[tuple[str, int, int], ...]
 NEVER: State = ()  # like no model's
@@ -41,6 +42,10 @@ def objection(repository: Path, model: str) -> str:
     Raises:
         OSError: the machine is short of something, and nobody knows.
     """
+    if is_odd(model):
+        return (
+            "its name holds characters that a shell reads, as which Triton hands it on; rename it"
+        )
     try:
         paths = [repository / model, *_walk(repository / model)]
     except OSError as error:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.errors import ServerError
+from server.paths import plain_folder
 
 SEGMENTS = Path("/dev/shm")
 NAME = "python_mp_"
@@ -47,11 +48,17 @@ class Run:
         """Where the lock lies."""
         return SEGMENTS / f"{self.prefix}lock"
 
+    def segments_changed(self) -> int:
+        """When the last segment, of whomever, was made or removed."""
+        return SEGMENTS.stat().st_mtime_ns
+
     def hide_segments(self) -> None:
-        """Keep other users from reading what clients send: Triton makes its segments 0644."""
+        """Keep other users from reading what clients send: Triton makes its segments 0644, whatever
+        the umask is."""
         for segment in SEGMENTS.glob(f"{self.prefix}*"):
             with suppress(FileNotFoundError):  # its stub died
-                segment.chmod(0o600)
+                if segment.stat().st_mode & 0o077:
+                    segment.chmod(0o600)
 
     def guard(self) -> subprocess.Popen[bytes]:
         """Start a process that outlives kill -9 of this one, and then ends and removes everything.
@@ -87,7 +94,7 @@ def begin() -> Run:
     prefix = f"{NAME}{secrets.token_hex(4)}_"
     lock_file = SEGMENTS / f"{prefix}lock"
     try:
-        folder = Path(tempfile.gettempdir()) / prefix.rstrip("_")
+        folder = plain_folder(Path(tempfile.gettempdir())) / prefix.rstrip("_")
         lock = _take_new(lock_file)
         try:
             os.write(lock, os.fsencode(folder))

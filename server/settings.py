@@ -55,6 +55,7 @@ class Settings:
         keep_going: serve the models that did load, where others did not.
         complete_config: let models complete their configs; starts one stub more for each of them.
         exit_timeout: seconds that requests in flight are given at the end.
+        load_timeout: seconds that a start, or the load of a model, may take; None for no limit.
         token: opens everything but inference, health and metadata.
         tls: for gRPC.
     """
@@ -66,6 +67,7 @@ class Settings:
     keep_going: bool = False
     complete_config: bool = False
     exit_timeout: int = 30
+    load_timeout: float | None = None
     token: str = field(default_factory=lambda: token.choose(None, os.environ), repr=False)
     tls: Tls | None = None
 

@@ -1,6 +1,7 @@
 """The stubs of a tritonserver: Triton starts one for each instance of a Python-based model, and
 never again if it dies."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server.events import Events
 from server.installation import STUB
 
 
@@ -25,6 +27,54 @@ class Stub:
     def group(self) -> str:
         """The instance group GROUP of the instances GROUP_0, GROUP_1, ..."""
         return self.instance.rpartition("_")[0]
+
+
+class Roster:
+    """The living stubs of one tritonserver. Their ends come as events; new ones are looked for in
+    /proc, where tritonserver's many threads make that dear.
+
+    Attributes:
+        living: as of the last `look`.
+    """
+
+    def __init__(self, tritonserver: int, events: Events) -> None:
+        self.living: list[Stub] = []
+        self._dead: list[Stub] = []  # and not yet told
+        self._tritonserver = tritonserver
+        self._events = events
+        self._searched = -math.inf
+
+    def look(self, now: float, *, interval: float) -> list[Stub]:
+        """The stubs that died since the last look.
+
+        Args:
+            now: in seconds.
+            interval: search for new ones if the last search was that long ago.
+        """
+        before, self.living = self.living, [s for s in self.living if not self._has_ended(s)]
+        for stub in set(before) - set(self.living):
+            self._dead.append(stub)
+            self._events.forget(stub.pid)
+        if self._dead or now - self._searched >= interval:
+            self._search()
+            self._searched = now
+        dead, self._dead = self._dead, []
+        return dead
+
+    def close(self) -> None:
+        """Watch them no more."""
+        for stub in self.living:
+            self._events.forget(stub.pid)
+
+    def _has_ended(self, stub: Stub) -> bool:
+        return self._events.has_ended(stub.pid)
+
+    def _search(self) -> None:
+        known = set(self.living)
+        for stub in living(self._tritonserver):
+            if stub not in known:
+                self._events.watch(stub.pid)
+                self.living.append(stub)
 
 
 def living(tritonserver: int) -> list[Stub]:

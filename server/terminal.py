@@ -1,10 +1,37 @@
 """The terminal the server was started in."""
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+PATIENCE = 1.0  # seconds for a reader that is slow
+
+
+class Lines:
+    """Shows lines. Whoever stops reading them, or has no room for them, loses them, and holds up
+    nothing.
+
+    Unbuffered, because a signal handler may come in the middle of another line.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._patience = PATIENCE
+
+    def __call__(self, text: str) -> None:
+        line = f"{text}\n".encode(errors="replace")
+        room = select.poll()  # each thread needs one of its own
+        room.register(self._descriptor, select.POLLOUT)
+        with suppress(OSError):
+            for start in range(0, len(line), select.PIPE_BUF):
+                if not room.poll(1000 * self._patience):
+                    self._patience = 0.0  # until it reads again
+                    return
+                os.write(self._descriptor, line[start : start + select.PIPE_BUF])
+            self._patience = PATIENCE
 
 
 @contextmanager

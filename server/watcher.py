@@ -12,13 +12,16 @@ from server.backoff import Backoff
 from server.caretaker import Caretaker
 from server.endpoints import Endpoints
 from server.errors import ControlError, ServerError
+from server.events import Events
 from server.health import Health
 from server.launch import TritonServer
+from server.progress import Progress
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_SIGNAL = 1.0  # seconds; one wish may arrive twice: by the process group and by make
 TICK = 0.1
-START_SECONDS = 600.0
+REPORT = 1.0  # seconds between two reports while nothing is new
+CALM = 0.25  # seconds between two looks while nothing is to be done; events come at once
 START_PAUSE = 2.0  # seconds between two tries at most, while it cannot even be started
 
 
@@ -56,6 +59,7 @@ class Watcher:
     ) -> None:
         self.server = server
         self.net = server.net
+        self.events = Events()
         self.caretaker: Caretaker | None = None
         self.state = State.WAITING
         self.since = self.served = time.monotonic()
@@ -66,7 +70,7 @@ class Watcher:
         self._window = drain_window
         self._watch = watch_repository
         self._backoff = Backoff()
-        self._due = 0.0
+        self._due = self._next_report = 0.0
         self._serves = False  # this tritonserver does, or did
         self._begun = False  # some tritonserver did
         self._asked: float | None = None
@@ -74,6 +78,7 @@ class Watcher:
         self._error: ServerError | None = None
         self._demo: Callable[[Endpoints], str] | None = None
         self._health: Health
+        self._progress: Progress
 
     def run(self, demo: Callable[[Endpoints], str] | None = None) -> None:
         """Serve until a signal has drained the server.
@@ -93,12 +98,15 @@ class Watcher:
             listener = self.server.endpoints.listen("health")
             with Health(listener, self.server.settings.token, self.net) as self._health:
                 while self.state is not State.ENDED:
-                    self._publish()
-                    time.sleep(TICK)
+                    if not self._is_calm or time.monotonic() >= self._next_report:
+                        self._publish()
+                    self.net["the events"].run(self._wait)
+                    time.sleep(self.net["the events"].pause)
                     self.tick()
         finally:
             self._leave_models()
             self.server.stop()
+            self.events.close()
         if self._error is not None:
             raise self._error
 
@@ -124,6 +132,15 @@ class Watcher:
         """Whether it was told to stop."""
         return self._asked is not None
 
+    @property
+    def _is_calm(self) -> bool:
+        if self._asked is not None or self.state is not State.SERVING:
+            return False
+        return self.caretaker is None or (self.caretaker.is_calm and not self.caretaker.has_news)
+
+    def _wait(self) -> None:
+        self.events.wait(CALM if self._is_calm else TICK)
+
     def _end(self, error: ServerError | None = None) -> None:
         self._turn(State.ENDED)
         self._error = error
@@ -133,14 +150,17 @@ class Watcher:
         self._serves = False
         try:
             if not self.server.settings.own_control:
-                self.caretaker = Caretaker(self.server, self._say, watch=self._watch)
+                self.caretaker = Caretaker(self.server, self.events, self._say, watch=self._watch)
             self.server.start()
+            self.events.watch(self.server.pid)
+            self._progress = Progress(self.server, self._say)
         except (OSError, RuntimeError) as error:  # the latter of threads: there are too many
             raise ServerError(f"tritonserver cannot be started: {error}") from error
         self._turn(State.STARTING)
 
     def _turn(self, state: State) -> None:
         self.state, self.since = state, time.monotonic()
+        self._next_report = 0.0
 
     def _start_up(self) -> None:
         if self.server.returncode is not None:
@@ -154,9 +174,18 @@ class Watcher:
                 with suppress(ControlError):  # metadata may be restricted
                     self.version = self.server.control.version()
                 self._look_after_models()
+            self._publish()
             self._announce(seconds, again=again)
-        elif time.monotonic() - self.since > START_SECONDS:
-            self._end(ServerError(f"the server was not ready within {START_SECONDS:.0f} s"))
+        elif why := self._progress.look(time.monotonic()):
+            self._give_up(why)
+
+    def _give_up(self, why: str) -> None:
+        """It will never be ready."""
+        self.server.request_stop(at_once=True)
+        if self._begun:
+            self._say(why)  # and once it has ended, it is started again
+        else:
+            self._end(ServerError(why))
 
     def _serve(self) -> None:
         self.served = time.monotonic()
@@ -251,7 +280,8 @@ class Watcher:
             self.caretaker = None
 
     def _publish(self) -> None:
-        self.net["the report"].run(lambda: self._health.tell(**report.of(self)))
+        if self.net["the report"].run(lambda: self._health.tell(**report.of(self))):
+            self._next_report = time.monotonic() + REPORT
 
     def _announce(self, seconds: float, *, again: bool) -> None:
         log = self.server.log
@@ -282,6 +312,7 @@ class Watcher:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
+        self.events.wake()
         if self._asked is None:
             self._asked = now
             self._say("draining; once more ends it at once")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +118,33 @@ def test_the_token_is_nowhere_to_be_read(served: Command) -> None:
         for file in ("cmdline", "environ"):
             assert TOKEN.encode() not in (process / file).read_bytes()
     assert b"triton-admin=****" in (triton / "cmdline").read_bytes()
+
+
+def test_the_token_on_its_way(add_model: Add, tmp_path: Path) -> None:
+    """Only tritonserver's own arguments ever hold it, for a moment; all others never do."""
+    secret = secrets.token_hex(16)
+    (tmp_path / "token").write_text(secret)
+    seen: dict[str, list[float]] = {}
+    started = threading.Event()
+
+    def look() -> None:
+        while not started.is_set():
+            for process in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):
+                    if secret.encode() in (process / "cmdline").read_bytes():
+                        name = (process / "comm").read_text().strip()
+                        seen.setdefault(name, []).append(time.monotonic())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    file = f"--admin-token-file={tmp_path / 'token'}"
+    with command(add_model("identity", ECHO), file) as server:
+        server.wait_ready()
+        started.set()
+        looking.join()
+    for times in seen.values():
+        print(f"seen for {max(times) - min(times):.3f} s")
+    assert seen.keys() <= {"tritonserver"}
 
 
 def test_the_watchers_pages(served: Command) -> None:

@@ -19,7 +19,7 @@ from tests.serving import processes_of
 from tests.triton import repository
 from tests.triton.calls import Client, in_parallel
 from tests.triton.test_server import BROKEN, ECHO, Add, Command, command, infer, wait_until
-from tests.triton.test_watcher import answers, stub_pids
+from tests.triton.test_watcher import answers, assert_private, stub_pids
 
 CLIENTS = 8
 RELOADS = 20
@@ -125,7 +125,7 @@ def test_a_broken_version_leaves_the_old_one(add_model: Add) -> None:
         assert served.model("identity")["versions"] == [1]
         (model / "2" / "model.py").write_text(ECHO)
         wait_until(lambda: served.model("identity")["versions"] == [2])
-        assert served.model("identity")["reason"] == ""
+        wait_until(lambda: served.model("identity")["reason"] == "")
         served.process.terminate()
         assert served.end()[1].count("did not load") == 1
 
@@ -184,6 +184,7 @@ def test_models_come_and_go(add_model: Add) -> None:
         shutil.copytree(folder / "identity", folder / ".draft")
         (folder / ".draft").rename(folder / "second")
         wait_until(lambda: served.model("second").get("ready"))
+        assert_private(served)
         assert infer(served.endpoints, 1.5, "second") == 1.5
         shutil.rmtree(folder / "second")
         served.wait_for("second was removed")

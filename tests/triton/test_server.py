@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from server.errors import ModelError, ServerError
 from server.installation import PROJECT
 from server.run import SEGMENTS, remove_leftovers
 from server.watcher import SAME_SIGNAL
+from tests.triton import repository
 
 Add = Callable[[str, str], Path]
 TOKEN = "known-to-the-tests"
@@ -80,12 +83,18 @@ def wait_until(happened: Callable[[], Any], seconds: float = 15.0) -> None:
 class Command:
     """`python -m server` as a child process."""
 
-    def __init__(self, repository: Path, *options: str, program: Sequence[str] = SERVER) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        *options: str,
+        program: Sequence[str] = SERVER,
+        where: Path = PROJECT,
+    ) -> None:
         self.endpoints = Endpoints.free()
         self.control = Control(self.endpoints, TOKEN)
         self.process = subprocess.Popen(
             [sys.executable, *program, f"--model-repository={repository}", *options],
-            cwd=PROJECT,
+            cwd=where,
             env={**os.environ, **variables(self.endpoints), "ADMIN_TOKEN": TOKEN},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -162,8 +171,10 @@ def variables(endpoints: Endpoints) -> dict[str, str]:
 
 
 @contextmanager
-def command(repository: Path, *options: str, program: Sequence[str] = SERVER) -> Iterator[Command]:
-    started = Command(repository, *options, program=program)
+def command(
+    repository: Path, *options: str, program: Sequence[str] = SERVER, where: Path = PROJECT
+) -> Iterator[Command]:
+    started = Command(repository, *options, program=program, where=where)
     try:
         yield started
     finally:
@@ -282,6 +293,74 @@ def test_everything_killed(add_model: Add, check_left: Callable[..., None]) -> N
         os.kill(triton, signal.SIGKILL)
         wait_until(lambda: not (SEGMENTS / f"{prefix}lock").exists())
     check_left((prefix, folder))
+
+
+@pytest.mark.parametrize("host", ["localhost", "::1"])
+def test_hosts_other_than_a_number_of_ipv4(host: str, add_model: Add) -> None:
+    with command(add_model("identity", ECHO), f"--host={host}") as served:
+        served.wait_ready()
+        endpoints = replace(served.endpoints, host=host).resolved()
+        assert infer(endpoints, 1.5) == 1.5
+        with urllib.request.urlopen(f"{endpoints.health_url}/ready") as page:
+            assert page.status == 200
+        with urllib.request.urlopen(endpoints.metrics_url) as page:
+            assert page.status == 200
+
+
+ODD = 'it\'s my "$(models)"; a & b * [c] \\ ü'
+
+
+@pytest.mark.parametrize("kind", ["models", "project", "temporary"])
+def test_paths_with_characters_that_a_shell_reads(
+    kind: str, add_model: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / ODD
+    odd.mkdir()
+    folder = add_model("identity", ECHO)
+    repository.add(folder, "echo", repository.ECHO)
+    where = PROJECT
+    if kind == "models":
+        folder = folder.rename(odd / "models")
+    elif kind == "temporary":
+        monkeypatch.setenv("TMPDIR", str(odd))
+    else:
+        where = odd
+        for part in ("server", "backends", "clients"):
+            shutil.copytree(PROJECT / part, odd / part)
+    with command(folder, where=where) as served:
+        served.wait_ready()
+        assert infer(served.endpoints, 1.5) == 1.5
+        assert served.is_ready
+        assert served.model("echo")["ready"]
+
+
+STUCK = """
+import sys
+from server import __main__, paths, progress
+progress.STUCK_SECONDS = 2.0
+paths.is_odd = lambda _: False
+sys.exit(__main__.main())
+"""
+
+
+def test_stubs_that_abort_end_the_start(add_model: Add) -> None:
+    """As they would for such a path, were it not for the link. Triton waits for them for ever."""
+    folder = add_model("identity", ECHO)
+    folder = folder.rename(folder.with_name("my models"))
+    with command(folder, program=("-c", STUCK)) as served:
+        wait_until(lambda: served.process.poll() is not None, 60)
+        status, output = served.end()
+    assert status == 1
+    assert "server: stubs of identity aborted while they started" in output
+
+
+def test_a_start_has_the_limit_that_it_is_given(add_model: Add) -> None:
+    sleeps = add_model("identity", "import time; time.sleep(60)")
+    with command(sleeps, "--load-timeout-secs=3") as served:
+        wait_until(lambda: served.process.poll() is not None, 30)
+        status, output = served.end()
+    assert status == 1
+    assert "server: the server was not ready within 3 s (--load-timeout-secs)" in output
 
 
 def test_port_in_use(serve: Any, add_model: Add) -> None:

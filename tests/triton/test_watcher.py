@@ -53,7 +53,7 @@ class TritonPythonModel:
 # The same server, in which a call raises while there is a file of its name.
 FAULTY = """
 import os, pathlib, sys
-from server import __main__, caretaker, launch, model, probe, report, repository
+from server import __main__, caretaker, control, launch, model, report, repository
 
 def breaks(place, name):
     call = getattr(place, name)
@@ -69,9 +69,9 @@ sys.exit(__main__.main())
 """
 FAULTS = {
     "living": ("caretaker.stubs", "the models' watch"),
-    "read_replicas": ("model", "the models' watch"),
+    "read": ("model.Said", "the models' watch"),
     "states": ("repository", "the repository's watch"),
-    "index": ("probe.Control", "the probe of tritonserver"),
+    "ask": ("control.IndexLine", "the probe of tritonserver"),
     "of": ("report", "the report"),
     "feed": ("launch.Log", "the log's reader"),
 }
@@ -99,6 +99,13 @@ def segments(served: Command) -> set[str]:
     return {path.name for path in SEGMENTS.glob(f"{served.run[0]}*")}
 
 
+def assert_private(served: Command) -> None:
+    """Nobody else may read what clients send."""
+    modes = {path.name: path.stat().st_mode & 0o077 for path in SEGMENTS.glob(f"{served.run[0]}*")}
+    assert len(modes) > 1
+    assert set(modes.values()) == {0}, modes
+
+
 @pytest.fixture
 def mortal(add_model: Add, tmp_path: Path) -> Path:
     return add_model("identity", MORTAL.format(broken=str(tmp_path / "broken")))
@@ -120,6 +127,7 @@ def test_a_dead_stub_is_replaced(mortal: Path, how: str, check_left: Callable[..
         assert time.monotonic() - died < BACK_SECONDS
         wait_until(lambda: len(segments(served)) == len(before), EXIT_TIMEOUT + 15.0)
         assert segments(served) & before == {f"{run[0]}lock"}
+        assert_private(served)
         began = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
         assert served.end()[0] == 0, served.output

@@ -2,12 +2,13 @@
 
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from server import __main__, installation
+from server import __main__, installation, paths
 from server.endpoints import Endpoints
 from server.errors import PortError, ServerError
 from server.launch import TritonServer
@@ -39,6 +40,72 @@ def test_all_of_tritons_listen_on_the_host() -> None:
         "--metrics-address=10.0.0.1",
     ]
     assert {"--http-port=1", "--grpc-port=2", "--metrics-port=3"} <= set(options)
+
+
+def test_an_address_of_ipv6_is_written_as_each_of_them_wants_it() -> None:
+    assert [option for option in Endpoints("::1", 1, 2, 3).options() if "address" in option] == [
+        "--http-address=ipv6:::1",
+        "--grpc-address=[::1]",
+        "--metrics-address=ipv6:::1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "number"),
+    [
+        ("localhost", "127.0.0.1"),
+        ("LOCALHOST", "127.0.0.1"),
+        ("127.1", "127.0.0.1"),
+        ("0", "0.0.0.0"),
+        ("::1", "::1"),
+        ("[::1]", "::1"),
+        ("0:0::1", "::1"),
+        ("::", "::"),
+        ("0.0.0.0", "0.0.0.0"),
+    ],
+)
+def test_a_host_is_looked_up_once(host: str, number: str) -> None:
+    assert Endpoints(host).resolved() == Endpoints(number)
+    assert TritonServer(Path(), endpoints=Endpoints(host)).endpoints.host == number
+
+
+@pytest.mark.parametrize(
+    "host", ["no.such.host.invalid", "127.0.0.1:8000", "http://localhost", "a b", "x" * 70, "ä..b"]
+)
+def test_a_host_that_is_none(host: str) -> None:
+    with pytest.raises(PortError, match=f"^HOST={host} is no address of this machine: .+"):
+        TritonServer(Path(), endpoints=Endpoints(host))
+
+
+def test_an_address_of_one_network_only() -> None:
+    with pytest.raises(PortError, match=r"^HOST=fe80::1%lo holds for one network only"):
+        Endpoints("fe80::1%lo").resolved()
+
+
+def test_an_empty_host_is_none() -> None:
+    assert Endpoints.from_environment({"HOST": ""}).host == "127.0.0.1"
+
+
+def test_names_that_a_shell_leaves_as_they_are() -> None:
+    """bash itself says which: in front, within, and at the end of a word."""
+    plain = [chr(code) for code in range(1, 256) if not paths.is_odd(chr(code))]
+    assert {"a", "Z", "5", "-", "_", ".", ":", ",", "+", "@", "%", "ä"} <= {*plain}
+    words = [f"/tmp/{word}" for char in plain for word in (char + "a", f"a{char}a", f"a{char}")]
+    said = subprocess.run(
+        ["bash", "-c", "printf '%s\\n' " + " ".join(words)], capture_output=True, check=True
+    )
+    assert said.stdout.decode().split("\n")[:-1] == words
+
+
+@pytest.mark.parametrize("name", ["my models", "a$(b)", "`b`", "it's", 'a"b', "a;b", "a*", "a\nb"])
+def test_other_names_get_a_link(tmp_path: Path, name: str) -> None:
+    link = tmp_path / "link"
+    assert paths.plain(tmp_path / name, link) == link
+    (tmp_path / name).mkdir()
+    assert link.resolve() == tmp_path / name
+    assert paths.plain(tmp_path, link) == tmp_path
+    assert paths.plain_folder(tmp_path / name) == Path("/tmp")
+    assert paths.plain_folder(tmp_path) == tmp_path
 
 
 def test_everywhere_is_reached_on_loopback() -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from server import caretaker, model, repository, stubs, token
+from server import caretaker, repository, stubs, token
 from server.control import Control, Version
 from server.endpoints import Endpoints
 from server.errors import ControlError, ModelError, ServerError
 from server.installation import STUB
-from server.model import CONFIRMED, Model, Trouble
+from server.model import CONFIRMED, Model, Said, Trouble
 from server.settings import Settings
 from server.stubs import Stub
 
@@ -136,9 +136,27 @@ def test_status_files_count_while_their_stub_lives(tmp_path: Path) -> None:
             "reason": "",
         }
         (tmp_path / "status" / f"m.1.{pid}.json").write_text(json.dumps(said))
-    assert [each["pid"] for each in model.read_replicas(tmp_path, {1, 2})] == [2, 1]
-    assert [each["pid"] for each in model.read_replicas(tmp_path, {1})] == [1]
-    assert model.read_replicas(tmp_path / "none", {1}) == []
+    known = Said()
+    assert known.read(tmp_path)
+    assert [each["pid"] for each in known.of({1, 2})] == [2, 1]
+    assert [each["pid"] for each in known.of({1})] == [1]
+
+
+def test_status_files_are_read_when_they_change(tmp_path: Path) -> None:
+    """However quickly: two writes may bear the same time."""
+    known, folder = Said(), tmp_path / "status"
+    assert known.read(tmp_path)
+    assert not known.read(tmp_path), "there is no folder yet"
+    folder.mkdir()
+    for number in range(200):
+        said = {"model": "m", "version": 1, "replica": 0, "pid": 1, "state": str(number)}
+        (folder / "draft").write_text(json.dumps(said | {"reason": ""}))
+        (folder / "draft").rename(folder / "m.json")
+        assert known.read(tmp_path)
+        assert [each["state"] for each in known.of({1})] == [str(number)]
+    time.sleep(0.2)
+    known.read(tmp_path)
+    assert not known.read(tmp_path)
 
 
 def test_of_two_loads_of_a_replica_the_later_one_counts(tmp_path: Path) -> None:
@@ -147,8 +165,10 @@ def test_of_two_loads_of_a_replica_the_later_one_counts(tmp_path: Path) -> None:
         said = {"model": "m", "version": 1, "replica": 0, "pid": pid, "since": since}
         said |= {"state": "serving", "reason": ""}
         (tmp_path / "status" / f"m.1.0.{pid}.json").write_text(json.dumps(said))
-    assert [each["pid"] for each in model.read_replicas(tmp_path, {1, 2})] == [1]
-    assert [each["pid"] for each in model.read_replicas(tmp_path, {2})] == [2]
+    known = Said()
+    known.read(tmp_path)
+    assert [each["pid"] for each in known.of({1, 2})] == [1]
+    assert [each["pid"] for each in known.of({2})] == [2]
 
 
 @pytest.fixture
@@ -226,6 +246,13 @@ def test_harmless(models: Path) -> None:
 def test_a_socket_is_harmful(models: Path) -> None:
     os.mkfifo(models / "m" / "1" / "pipe")
     assert repository.harmful(models) == {"m": "m/1/pipe is neither a file nor a folder"}
+
+
+@pytest.mark.parametrize("name", ["my model", "m$x", "m;x"])
+def test_a_model_whose_name_a_shell_reads(models: Path, name: str) -> None:
+    (models / "m").rename(models / name)
+    (reason,) = repository.harmful(models).values()
+    assert reason.endswith("rename it")
 
 
 def test_a_model_that_is_a_link_elsewhere(models: Path, tmp_path_factory: Any) -> None:
@@ -308,3 +335,16 @@ def test_a_short_machine_is_no_fault_of_the_model(
     else:
         with pytest.raises(OSError, match=os.strerror(number)):
             repository.objection(models, "m")
+
+
+@pytest.mark.timeout(20)
+def test_a_fifo_is_not_read(models: Path) -> None:
+    """Whoever opens one waits for ever; the watcher looks at every config, for ensembles."""
+    for path in (models / "stuck" / "config.pbtxt", models / "m" / "3" / "manifest.json"):
+        path.parent.mkdir(parents=True)
+        os.mkfifo(path)
+    (models / "e").mkdir()
+    step = 'step {{ model_name: "{}" model_version: -1 {} {{ key: "X" value: "x" }} }}'
+    steps = step.format("m", "output_map") + step.format("n", "input_map")
+    (models / "e" / "config.pbtxt").write_text(f"ensemble_scheduling {{ {steps} }}")
+    assert {"m", "e", "stuck"} <= repository.states(models).keys()

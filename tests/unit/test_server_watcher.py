@@ -84,6 +84,7 @@ class FakeServer:
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Short pauses; and signal handlers are put back."""
     monkeypatch.setattr(watcher, "TICK", 0.001)
+    monkeypatch.setattr(watcher, "CALM", 0.001)
     monkeypatch.setattr(watcher, "SAME_SIGNAL", 0.05)
     before = {number: signal.getsignal(number) for number in watcher.STOP_SIGNALS}
     yield
@@ -121,11 +122,12 @@ def test_the_same_wish_twice_is_one() -> None:
 
 
 def test_second_signal_kills() -> None:
-    def later(_: FakeServer) -> None:
-        time.sleep(0.1)
-        signal.raise_signal(signal.SIGINT)
+    def later(server: FakeServer) -> None:
+        if server.stops:
+            time.sleep(0.1)
+            signal.raise_signal(signal.SIGINT)
 
-    server = FakeServer(told(signal.SIGINT), later, code=-9)
+    server = FakeServer(told(signal.SIGINT), *[later] * 5, code=-9)
     with pytest.raises(ServerError, match="ended with requests in flight"):
         watch(server)
     assert server.stops[:2] == [False, True]
@@ -144,9 +146,9 @@ def test_within_the_window_it_serves_and_is_not_ready() -> None:
         seen.append((time.monotonic() - began, get(server.endpoints, "/ready")[0]))
         time.sleep(0.01)
 
-    server = FakeServer(look, told(signal.SIGTERM), *[look] * 100)
+    server = FakeServer(look, look, told(signal.SIGTERM), *[look] * 100)
     watch(server, drain_window=0.3)
-    assert {code for _, code in seen[2:]} == {503}
+    assert {code for _, code in seen[3:]} == {503}
     assert seen[-1][0] >= 0.25
     assert server.stops == [False]
 

@@ -3,6 +3,7 @@ and what reads its ids are of one checkpoint. Standard library only."""
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -60,6 +61,8 @@ def newest_tokenizer(model: Path) -> str | None:
     version = model / str(max(numbers, default=0))
     try:
         state = (version / NAME).stat()
+        if not stat.S_ISREG(state.st_mode):
+            return None
         return _tokenizer(str(version), state.st_mtime_ns, state.st_size)
     except (OSError, LoadError):
         return None
@@ -76,6 +79,8 @@ def edges(config: Path) -> tuple[Edge, ...]:
     """Which models of the ensemble hand tensors to which; none where it is no ensemble."""
     try:
         state = config.stat()
+        if not stat.S_ISREG(state.st_mode):  # to read a FIFO would take for ever
+            return ()
         return _edges(str(config), state.st_mtime_ns, state.st_size)
     except (OSError, ValueError, RecursionError):  # whoever loads it says what is wrong
         return ()

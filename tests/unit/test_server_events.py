@@ -1,0 +1,122 @@
+"""The watcher hears of processes that end, whomever they are the children of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server import stubs
+from server.events import Events
+from server.installation import STUB
+from server.stubs import Roster
+
+SOON, LONG = 20.0, 60.0
+
+
+@pytest.fixture
+def events() -> Iterator[Events]:
+    before = len(os.listdir("/proc/self/fd"))
+    made = Events()
+    yield made
+    made.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def waits(events: Events, seconds: float = LONG) -> float:
+    began = time.monotonic()
+    events.wait(seconds)
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def grandchild() -> Iterator[int]:
+    """A process that somebody else's wait will never reap, as tritonserver's stubs."""
+    source = (
+        "import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); input()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    yield pid
+    os.kill(pid, signal.SIGKILL)  # a zombie at most
+    parent.communicate(b"\n")
+
+
+@pytest.mark.parametrize("has_pidfds", [True, False])
+def test_an_end_is_heard_of(
+    events: Events, grandchild: int, has_pidfds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, where the kernel has pidfds and there are descriptors left, else when asked."""
+
+    def fault(_: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    if not has_pidfds:
+        monkeypatch.setattr(os, "pidfd_open", fault)
+    events.watch(grandchild)
+    assert waits(events, 0.1) >= 0.1
+    assert not events.has_ended(grandchild)
+    os.kill(grandchild, signal.SIGKILL)
+    if has_pidfds:
+        assert waits(events) < SOON
+    deadline = time.monotonic() + SOON
+    while not events.has_ended(grandchild):
+        assert time.monotonic() < deadline
+    assert waits(events, 0.1) >= 0.1, "it is told once"
+
+
+def test_threads_and_signals_wake_it(events: Events) -> None:
+    threading.Timer(0.1, events.wake).start()
+    assert waits(events) < SOON
+    before = signal.signal(signal.SIGALRM, lambda *_: events.wake())
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    assert waits(events) < SOON
+    signal.signal(signal.SIGALRM, before)
+    assert waits(events, 0.1) >= 0.1
+
+
+def test_a_process_that_is_gone_has_ended(events: Events) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    events.watch(process.pid)
+    assert events.has_ended(process.pid)
+
+
+def test_the_roster(events: Events, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A death is told once, also where the search that follows it fails at first."""
+    stub = tmp_path / STUB
+    stub.symlink_to("/bin/sleep")
+    command = ["1000"] * 8
+    made = [subprocess.Popen([stub, *command]) for _ in range(2)]
+    found = [
+        stubs.Stub(each.pid, "m", 1, f"m_0_{number}", "segment") for number, each in enumerate(made)
+    ]
+    monkeypatch.setattr(stubs, "living", lambda _: found)
+    roster = Roster(0, events)
+    assert roster.look(0.0, interval=30.0) == []
+    assert roster.living == found
+    made[0].kill()
+    assert waits(events) < SOON
+    with monkeypatch.context() as faulty:
+        faulty.setattr(stubs, "living", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            roster.look(1.0, interval=30.0)
+    found = found[1:]
+    assert [stub.pid for stub in roster.look(2.0, interval=30.0)] == [made[0].pid]
+    assert roster.living == found
+    monkeypatch.setattr(stubs, "living", lambda _: 1 / 0)
+    assert roster.look(3.0, interval=30.0) == [], "in calm nothing is searched"
+    roster.close()
+    made[1].kill()
+    for each in made:
+        each.wait()
