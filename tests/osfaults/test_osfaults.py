@@ -45,7 +45,7 @@ def failures(subject: Subject, cases: Iterable[Case]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [Front, Nursery])
+@pytest.mark.parametrize("make", [Front, Nursery, Watched])
 @pytest.mark.usefixtures("_may_trace")
 def test_a_call_of_each_kind(make: type[Subject], tmp_path: Path) -> None:
     subject = make(tmp_path)

@@ -74,9 +74,9 @@ class Watched(Subject):
     PHASES = ("start", "load", "stub", "server", "reload")
     HOLD_SECONDS = 1.5
     EXCEPT = {  # noqa: RUF012
-        (call, error): "gRPC's core (C++), by which loads are ordered, aborts the process it is in"
-        for call in ("read", "write", "epoll_ctl")
-        for error in ("EIO", "ENOSPC", "ENOMEM")
+        (call, error): "gRPC's core (C++), which orders loads, ends the process that it is in"
+        for call in ("read", "write", "epoll_ctl", "epoll_create1", "eventfd2")
+        for error in ("EAGAIN", "EIO", "EMFILE", "ENOMEM", "ENOSPC")
     }
 
     def __init__(self, folder: Path) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-START_SECONDS = 10.0
-"""A thread starts in less than a millisecond; on a machine with far too much to do in a second."""
+START_SECONDS = 3.0
+"""It takes less than a millisecond; with far too much to do some tenths of a second."""
 
 
 class Thread(threading.Thread):
