@@ -188,4 +188,4 @@ def test_outputs_of_a_free_size_that_are_too_large_are_asked_for_in_halves(tmp_p
         with pytest.raises(InvalidInput, match="take more than max_batch_bytes"):
             replica.ask(X=np.array([[1, 1 << 20, 0, 0]], np.float32)).result(LIMIT)
         assert counted(replica, "restarts_total") == [0]
-        assert counted(replica, "requests_total")[0] < 3 * len(rows)
+        assert counted(replica, "requests_total")[0] <= 4 * len(rows)  # Halves, not one by one.

@@ -304,9 +304,11 @@ class Replica:
         error = InvalidInput(refusal.text) if invalid else RequestFailed(refusal.text)
         self._refuse(named, error, "invalid" if invalid else "condemned")
         rest = [request for request in batch.requests if not request.answered]
-        if not named:
-            for request in rest:
-                request.company = (len(batch.requests) + 1) // 2
+        # Not with those that came meanwhile: batches of all that there is leave the ranks idle
+        # while the clients ask again.
+        company = len(rest) if named else (len(batch.requests) + 1) // 2
+        for request in rest:
+            request.company = company
         with self._lock:
             self._scheduler.put_back(rest)
 
