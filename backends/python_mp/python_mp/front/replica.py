@@ -168,7 +168,8 @@ class Replica:
         """Books what the ranks say, gives them the next batch, then answers."""
         with self._lock:
             flights = [flight for m in messages if (flight := group.note(*m))]
-            self._dispatch()
+            if not any(flight.refusal for flight in flights):  # What is left of those goes first.
+                self._dispatch()
         try:
             for flight in flights:
                 try:
