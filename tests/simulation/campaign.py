@@ -12,23 +12,25 @@ from .clients import Front
 
 _ROUND = 60
 """Runs from one seed, of up to 50 steps."""
-SETTINGS = settings(
+_SETTINGS = settings(
     max_examples=_ROUND,
     stateful_step_count=50,
     deadline=None,
     database=None,
-    phases=[Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
     report_multiple_bugs=False,
 )
 
 
-def campaign(steps: int, first: int) -> None:
+def campaign(steps: int, first: int, *, shrink: bool = False) -> None:
     """Takes that many steps, in rounds with the seeds `first`, `first + 1`, ...
 
     Raises:
-        AssertionError: something did not hold; its notes tell the shortest way there.
+        AssertionError: something did not hold; its notes tell the way there, and with `shrink` the
+            shortest way, which takes minutes.
     """
+    phases = [Phase.generate, *([Phase.shrink] if shrink else [])]
+    chosen = settings(_SETTINGS, phases=phases)
     began, before, number = time.monotonic(), Front.steps, first
     gc.collect()
     gc.freeze()  # Of what there is nothing becomes garbage, so that a run's own is found quickly.
@@ -37,7 +39,7 @@ def campaign(steps: int, first: int) -> None:
         while (taken := Front.steps - before) < steps:
             spent = time.monotonic() - began
             print(f"{taken} steps after {spent:.0f} s; SIMULATION_SEED={number}", flush=True)
-            run_state_machine_as_test(seed(number)(Front), settings=SETTINGS)
+            run_state_machine_as_test(seed(number)(Front), settings=chosen)
             number += 1
     finally:
         gc.enable()

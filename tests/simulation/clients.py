@@ -126,12 +126,23 @@ class Front(RuleBasedStateMachine):
             stub.process.stopped = stopped
 
     @precondition(lambda self: self.world.complete)
-    @rule(replica=replicas)
-    def strand(self, replica: int) -> None:
-        """It loses its ranks, having spoken with a peer that soon reads no more."""
+    @rule(replica=replicas, then=st.sampled_from(["peer", "home", "descriptors"]))
+    def strand(self, replica: int, then: str) -> None:
+        """It loses its ranks, and asks a peer for more than the buffers between them hold; then the
+        peer reads no more, or for a second it does not itself, or it has no descriptors to send."""
         self.kill_rank(replica, 0, 0)
         self.world.pass_time(0.1)
-        self.freeze(1 - replica, stopped=True)
+        if then == "peer":
+            self.freeze(1 - replica, stopped=True)
+        if then == "descriptors":
+            self.lack(replica, 3, descriptors=True)
+        for _ in range(2):
+            new = [("slow", *self.world.new("slow", 1, [1], 0)) for _ in range(6)]
+            self._send(replica, [(number, kind, inputs, 0) for kind, number, inputs in new])
+        if then == "home":
+            self.freeze(replica, stopped=True)
+            self.world.pass_time(1.0)
+            self.freeze(replica, stopped=False)
 
     @precondition(lambda self: self.world.complete)
     @rule(replica=replicas, after=st.sampled_from([None, 0, 5, 50]))

@@ -26,7 +26,7 @@ from .ranks import EXIT, HANG, RAISE, REFUSE, SEGFAULT, SLEEP, Ranks
 from .triton import Arrived, Call, InferenceRequest, Logger, Outputs, Stub
 
 REPLICAS = 2
-MOST_TOKENS, MOST_WAITING = 8, 6
+MOST_TOKENS, MOST_WAITING = 8, 12
 HANG_SECONDS = 5
 SLOW_MILLISECONDS = 20
 CALL_SECONDS, LATE_SECONDS = 2.0, 0.5
@@ -61,10 +61,6 @@ class Asked:
     replica: int
     request: InferenceRequest
     arrived: float
-    crowd: int
-    """Sequences that were unanswered when it came, its own and its company's among them."""
-    was_troubled: bool
-    """Something had happened to a replica just before."""
     judged: bool = False
     lost: bool = False
     """Its stub has died."""
@@ -209,13 +205,10 @@ class World:
     def call(self, replica: int, contents: Sequence[tuple[int, str, Outputs, int]]) -> Call:
         """One `execute` with these (number, kind, inputs, time-out in microseconds)."""
         stub = self.stubs[replica]
-        waiting = [asked.request.inputs for asked in self.asked if not asked.request.answers]
-        crowd = sum(len(inputs["X"]) for inputs in [*waiting, *(each[2] for each in contents)])
-        troubled = self.machine.now - max(self.trouble.values()) < SETTLED_SECONDS
         new = [
             Asked(
-                *(number, kind, stub, replica, InferenceRequest(inputs, microseconds)),
-                *(self.machine.now, crowd, troubled),
+                *(number, kind, stub, replica),
+                *(InferenceRequest(inputs, microseconds), self.machine.now),
             )
             for number, kind, inputs, microseconds in contents
         ]
@@ -374,8 +367,18 @@ class World:
             return bool(asked.request.microseconds) and at >= asked.deadline
         if "queue is full" in text:
             # Guests whose home has given up on this replica wait until that is noticed.
-            return asked.crowd > MOST_WAITING or asked.was_troubled
+            unsettled = at - max(self.trouble.values()) < SETTLED_SECONDS
+            return unsettled or self._crowd(asked, at) > MOST_WAITING
         return asked.replica in self.refuses
+
+    def _crowd(self, asked: Asked, at: float) -> int:
+        """Sequences in hand at some time from its coming to its answer."""
+        return sum(
+            len(each.request.inputs["X"])
+            for each in self.asked
+            if each.arrived <= at
+            and (not each.request.answers or each.request.answers[0].at >= asked.arrived)
+        )
 
     def _may_fail(self, asked: Asked) -> bool:
         if asked.kind in POISON:
