@@ -68,9 +68,9 @@ class Probe:
         self._line.close()
 
     def _run(self) -> None:
-        while not self._closed.wait(HURRY):
-            if self._loop.run(self._ask):
-                self._hurried.wait(CALM - HURRY)
+        while not self._closed.is_set():
+            if not self._loop.run(self._ask) or self._hurried.wait(CALM):
+                self._closed.wait(HURRY)
 
     def _ask(self) -> None:
         before = self.versions

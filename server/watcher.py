@@ -21,7 +21,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_SIGNAL = 1.0  # seconds; one wish may arrive twice: by the process group and by make
 TICK = 0.1
 REPORT = 1.0  # seconds between two reports while nothing is new
-CALM = 0.25  # seconds between two looks while nothing is to be done; events come at once
+CALM = 0.4  # seconds between two looks while nothing is to be done; events come at once
 START_PAUSE = 2.0  # seconds between two tries at most, while it cannot even be started
 
 
