@@ -60,7 +60,9 @@ def prometheus(binary: str, folder: Path, targets: Mapping[str, str]) -> Iterato
     """
     address = f"127.0.0.1:{free_port()}"
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-    config["global"] = dict.fromkeys(config["global"], "1s")
+    config["global"] |= dict.fromkeys(
+        (n for n in config["global"] if n.endswith(("interval", "timeout"))), "1s"
+    )
     config["rule_files"] = [str(file) for file in RULES]
     jobs = [job for job in config["scrape_configs"] if job["job_name"] in targets]
     for job in jobs:
