@@ -100,7 +100,7 @@ CONFIGS: dict[str, Any] = {
     **{
         f"{key} missing": {k: v for k, v in BERT.items() if k != key}
         for key in BERT
-        if key != "model_type"
+        if key not in ("model_type", "layer_norm_eps")  # Whose defaults fit these weights.
     },
     **{
         f"{key} {value}": BERT | {key: value}

@@ -72,10 +72,7 @@ class Shared(Nursery):
     """For all loads: to import torch is most of a start. What a rank leaves behind becomes its
     child, however detached."""
 
-    def wait_ready(self) -> float:
-        return 0.0
-
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         pass
 
     def end(self) -> None:
@@ -96,9 +93,9 @@ def runtime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nurseries: list[Shared]
 ) -> Iterator[Path]:
     """A run's folder; at the end nothing lives that was started for the model."""
-    if not nurseries or not nurseries[-1].is_alive:
+    if not nurseries or not nurseries[-1].is_sound:
         nurseries.append(Shared("torch", 0))
-        Nursery.wait_ready(nurseries[-1])
+        assert nurseries[-1].wait_ready(LIMIT)
     monkeypatch.setattr(keeper, "Nursery", lambda *_: nurseries[-1])
     folder = tmp_path / "runtime"
     folder.mkdir()

@@ -109,6 +109,11 @@ class Embeddings(nn.Module):
 
     def __init__(self, shard: Shard, config: EncoderConfig, name: str) -> None:
         super().__init__()
+        for table, rows in (
+            ("word", config.vocab_size),
+            ("position", config.max_position_embeddings),
+        ):
+            _check_table(shard, f"{name}.{table}_embeddings.weight", rows, config.hidden_size)
         self.words = VocabParallelEmbedding(shard, f"{name}.word_embeddings")
         segment_0 = shard.weights.full(f"{name}.token_type_embeddings.weight")[0]
         positions = shard.weights.full(f"{name}.position_embeddings.weight") + segment_0
@@ -119,6 +124,13 @@ class Embeddings(nn.Module):
         words = self.words(batch["INPUT_IDS"])
         embedded: Tensor = self.norm(words.add_(F.embedding(batch.positions, self.positions)))
         return embedded
+
+
+def _check_table(shard: Shard, name: str, rows: int, width: int) -> None:
+    """Raises LoadError where config.json says, or leaves out, another size than the weights'."""
+    present = list(shard.weights.shape(name)) if name in shard.weights else []
+    if present and present != [rows, width]:
+        raise LoadError(f"{name} is {present}; by config.json it would be {[rows, width]}")
 
 
 class Block(nn.Module):
