@@ -48,6 +48,7 @@ def load(model: str, options: argparse.Namespace) -> Job:
     path = job.folder / recipe.NAME
     text = path.read_text()
     saved = saving.edited(text, given, str(path))
+    recipe.check(saved, f"{path}, once this is saved")
     return replace(job, saved=saved if saved != text else None)
 
 

@@ -185,6 +185,17 @@ class Recipe:
         return values
 
 
+def check(text: str, where: str) -> None:
+    """Raises BuildError where a recipe of this text, valid TOML, would not make sense, its variants
+    included: they take from the recipe what they do not say themselves."""
+    try:
+        tables.read(Recipe, tomllib.loads(text), where)
+    except BuildError as error:
+        raise BuildError(
+            f"{error}. Is it a variant? Those without engine or dtype take the recipe's: name both"
+        ) from None
+
+
 def load(folder: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe in a model's folder, with `overrides` in place of what it says.
 

@@ -372,6 +372,18 @@ def test_what_is_saved_stays(tiny: Workshop) -> None:
     assert tiny.versions() == [1, 2]
 
 
+def test_what_would_spoil_the_recipe_is_not_saved(
+    tiny: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A variant takes the engine from the recipe: with another one `--check` would fail."""
+    with (tiny.model / "recipe.toml").open("a") as file:
+        file.write('[accuracy.bfloat16]\ncosine_min = 0.9\n[[variants]]\ndtype = "bfloat16"\n')
+    before = tiny.state()
+    assert main(tiny, "tiny", *ONNX, "--save") == 1
+    assert "engine onnxruntime has no dtype bfloat16" in capsys.readouterr().err
+    assert tiny.state() == before
+
+
 def test_what_fails_is_not_saved(tiny: Workshop) -> None:
     tiny.verify.files = lambda _job: verdict(passed=False)
     before = tiny.state()

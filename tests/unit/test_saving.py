@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from build_scripts import saving
+from build_scripts import recipe, saving
 from build_scripts.errors import BuildError
 from build_scripts.job import REPOSITORY
 
@@ -64,3 +64,16 @@ def test_what_cannot_be_edited_is_said_with_its_lines(text: str, tmp_path: Path)
     values = {"engine": "onnxruntime", "layout": {"tensor_parallel_size": 1}}
     with pytest.raises(BuildError, match="cannot be edited safely; write into it:\nengine = "):
         saving.edited(text, values, str(tmp_path))
+
+
+ENGINES = [(engine, dtype) for engine, dtypes in recipe.DTYPES.items() for dtype in dtypes]
+
+
+@pytest.mark.parametrize("text", [each for each in RECIPES if "variants" in each])
+@pytest.mark.parametrize(("engine", "dtype"), ENGINES)
+def test_any_engine_that_has_a_gate_may_be_saved(text: str, engine: str, dtype: str) -> None:
+    """The project's recipes make sense with it, their variants included."""
+    if f"[accuracy.{dtype}]" in text:
+        edited = saving.edited(text, {"engine": engine, "dtype": dtype}, "recipe.toml")
+        recipe.check(edited, "recipe.toml")
+        recipe.check(saving.edited(text, {"engine": engine, "dtype": "float32"}, ""), "recipe.toml")
