@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from errno import EMFILE
-from math import inf
 from pathlib import Path
 from shutil import rmtree
 from types import SimpleNamespace
@@ -170,6 +169,8 @@ class World:
         """Replicas that may say that they do not serve."""
         self._commits: Counter[int] = Counter()
         self._last_commit: dict[int, float] = defaultdict(float)
+        self._given: set[int] = set()
+        """What any rank has seen."""
         self._wrong: list[str] = []
         self._numbers = 0
         self.stubs: dict[int, Stub] = {}
@@ -391,7 +392,9 @@ class World:
         waiting = list(front._scheduler._waiting)
         where = f"replica {replica}"
         # Bounds hold when a request comes; what was with the ranks may come back beyond them.
-        fresh = [r for r in waiting if r.company == inf and not (r.suspicion or r.continues)]
+        fresh = [
+            r for r in waiting if not (r.suspicion or r.continues or _number(r) in self._given)
+        ]
         held = len(fresh) + len(front._scheduler._lent)
         if held > MOST_WAITING:
             self._fail(f"{where}: {held} requests in a queue of {MOST_WAITING}")
@@ -434,7 +437,9 @@ class World:
         if tokens > MOST_TOKENS:
             self._wrong.append(f"{rank.name} was given a batch of {tokens} tokens")
         firsts = inputs["X"][inputs["cu_seqlens"][:-1], 0]
-        for number, fault in zip((firsts // _NUMBERS).tolist(), inputs["FAULT"], strict=True):
+        numbers = (firsts // _NUMBERS).tolist()
+        self._given.update(numbers)
+        for number, fault in zip(numbers, inputs["FAULT"], strict=True):
             kind = int(fault[0])
             if kind in (RAISE, EXIT, SEGFAULT, HANG) and fault[1] == int(rank.name[-1]):
                 self._check_condemned(rank, number)
@@ -463,3 +468,7 @@ class World:
 def _is_bug(logged: str) -> bool:
     """An error that nobody expected, other than the one that is injected."""
     return "Traceback" in logged and os.strerror(EMFILE) not in logged
+
+
+def _number(request: Any) -> int:
+    return int(request.inputs["X"].flat[0]) // _NUMBERS
