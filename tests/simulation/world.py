@@ -392,10 +392,10 @@ class World:
         waiting = list(front._scheduler._waiting)
         where = f"replica {replica}"
         # Bounds hold when a request comes; what was with the ranks may come back beyond them.
-        fresh = [
-            r for r in waiting if not (r.suspicion or r.continues or _number(r) in self._given)
-        ]
-        held = len(fresh) + len(front._scheduler._lent)
+        held = sum(
+            not (r.suspicion or r.continues or _number(r) in self._given)
+            for r in (*waiting, *front._scheduler._lent)
+        )
         if held > MOST_WAITING:
             self._fail(f"{where}: {held} requests in a queue of {MOST_WAITING}")
         times = [request.arrived for request in waiting if not request.guest]
