@@ -73,6 +73,7 @@ def test_chaos_finds_what_nobody_announced(tmp_path: Path, check_left: CheckLeft
         with chaos(served, *options) as program:
             assert program.stdout is not None
             assert "without faults" in program.stdout.readline()
+            assert "answers again" in program.stdout.readline()  # What warms up does not count.
             os.kill(served.model("ranker")["replicas"][0]["pid"], signal.SIGKILL)
             said, _ = program.communicate()
         end(served, check_left)
