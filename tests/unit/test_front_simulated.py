@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 import pytest
 
@@ -59,8 +60,10 @@ def world() -> Iterator[World]:
         made.close()
 
 
-def ask(world: World, replica: int, *kinds: str) -> None:
-    new = [(kind, *world.new(kind, 1, [1], 0)) for kind in kinds]
+def ask(world: World, replica: int, *kinds: str, widths: Sequence[int] = (1,)) -> None:
+    """In one call. Requests of unequal width share no batch."""
+    pairs = zip(kinds, cycle(widths), strict=False)
+    new = [(kind, *world.new(kind, width, [1], 0)) for kind, width in pairs]
     call = world.call(replica, [(number, kind, inputs, 0) for kind, number, inputs in new])
     world.machine.run(lambda: call.done, 3)
     world.check()
@@ -68,7 +71,7 @@ def ask(world: World, replica: int, *kinds: str) -> None:
 
 def test_one_refused_request_leaves_the_others_their_own_answers(world: World) -> None:
     """They were overwritten by those of later batches before Triton had read them."""
-    ask(world, 0, "refused", "good", "good", "good")
+    ask(world, 0, "refused", *["good"] * 5, widths=(1, 2))
 
 
 def test_a_peer_that_does_not_read_keeps_nobody_waiting(world: World) -> None:
