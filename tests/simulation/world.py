@@ -398,7 +398,7 @@ class World:
         )
         if held > MOST_WAITING:
             self._fail(f"{where}: {held} requests in a queue of {MOST_WAITING}")
-        times = [request.arrived for request in waiting if not request.guest]
+        times = [request.arrived for request in waiting]
         if times != sorted(times):
             self._fail(f"{where}: the queue is out of order")
         late = [r for r in waiting if r.deadline < now - LATE_SECONDS]

@@ -203,3 +203,16 @@ def test_lent_and_put_back_in_any_order_the_queue_keeps_its_own(data: st.DataObj
         assert queue == sorted(queue, key=lambda r: r.arrived)
         assert len(queue) + len(lent) + len(served) == 10
         assert waiting.nbytes == sum(r.nbytes for r in queue)
+
+
+def test_who_is_queued_later_than_he_came_spoils_nobodys_place() -> None:
+    """A guest, read by a peer's thread, was queued behind what came after it; what was put back
+    then found its place on the wrong side of that."""
+    own = [request(arrived=float(n), alone=True) for n in range(6)]
+    waiting = scheduler(*own)
+    taken = [waiting.next_batch()[0] for _ in range(5)]
+    guest = request(arrived=0.5, alone=True)
+    waiting.add(guest)
+    waiting.put_back(taken)
+    left = [waiting.next_batch()[0] for _ in range(7)]
+    assert left == sorted([*own, guest], key=lambda each: each.arrived)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -41,7 +41,7 @@ class Scheduler:
         return self._waiting[0] if self._waiting else None
 
     def add(self, request: Request) -> None:
-        """Queues the request at the end.
+        """Queues the request behind all that came before it.
 
         Raises:
             InvalidInput: no batch can hold it.
@@ -57,7 +57,11 @@ class Scheduler:
         held = self.nbytes + sum(lent.nbytes for lent in self._lent)
         if held and held + request.nbytes > bounds.max_queue_bytes:
             raise Unavailable(f"the queue is full ({held} bytes); try again")
-        self._waiting.append(request)
+        place = len(self._waiting)
+        if self._waiting and request.arrived < self._waiting[-1].arrived:
+            # Two threads, a peer's and Triton's, may come here in another order than they read.
+            place = bisect_right(self._waiting, request.arrived, key=_arrived)
+        self._waiting.insert(place, request)
         self.nbytes += request.nbytes
 
     @property
@@ -71,7 +75,7 @@ class Scheduler:
     def put_back(self, requests: Iterable[Request]) -> None:
         """To their old places in the queue: who came first goes first."""
         for request in reversed(list(requests)):
-            place = bisect_left(self._waiting, request.arrived, key=lambda each: each.arrived)
+            place = bisect_left(self._waiting, request.arrived, key=_arrived)
             self._waiting.insert(place, request)
             self._lent.discard(request)
             self.nbytes += request.nbytes
@@ -128,3 +132,7 @@ class Scheduler:
         request = self._waiting.popleft()
         self.nbytes -= request.nbytes
         return request
+
+
+def _arrived(request: Request) -> float:
+    return request.arrived
