@@ -224,3 +224,44 @@ def test_a_load_that_fails_leaves_no_process(
     ):
         pass
     assert rank_processes(os.getpid()) == {}
+
+
+IN_PLACE = """
+import torch
+from torch import nn
+
+
+def build(shard):
+    return Halved(shard)
+
+
+def check(batch):
+    batch["X"].sub_(8)
+
+
+class Halved(nn.Module):
+    def __init__(self, shard):
+        super().__init__()
+        self.shard = shard
+
+    def forward(self, batch, hidden):
+        x = batch["X"].div_(2)
+        batch.cu_seqlens.add_(1)
+        return self.shard.all_reduce(x.clone()) if hidden is None else {"Y": hidden + x}
+"""
+
+
+@pytest.mark.parametrize("tp", [1, 2, 3])
+def test_ranks_that_work_in_place_do_not_spoil_each_others_inputs(tmp_path: Path, tp: int) -> None:
+    """They read the same memory."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "module.py").write_text(IN_PLACE)
+    x, y = tensor("X", FP32, -1, allow_ragged_batch=True), tensor("Y", FP32, -1)
+    sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": 2}
+    with served(model_config(tmp_path, [x], [y], engine="torch", **sizes), tmp_path) as replica:
+        for first in range(0, 40, 8):
+            asked = [np.arange(first, first + n, dtype=np.float32)[None] for n in range(1, 9)]
+            futures = replica.ask_all([{"X": each} for each in asked])
+            for each, future in zip(asked, futures, strict=True):
+                expected = (each - 8) / 2 * (tp + 1)
+                np.testing.assert_array_equal(future.result(LIMIT)["Y"], expected)

@@ -21,14 +21,23 @@ BINS = ("gather", "segments", "scatter")
 
 class Packed:
     """A batch's tensors by name, on the rank's device, rows end to end: [tokens, ...] for ragged
-    inputs, [sequences, ...] for others."""
+    inputs, [sequences, ...] for others. Whoever gets one may work in it in place.
 
-    def __init__(self, inputs: Mapping[str, Array], device: torch.device) -> None:
+    Args:
+        shared: other ranks read the same memory.
+    """
+
+    def __init__(
+        self, inputs: Mapping[str, Array], device: torch.device, *, shared: bool = False
+    ) -> None:
         self._device = device
         self._tensors = {name: torch.from_numpy(a).to(device) for name, a in inputs.items()}
+        self._own = {} if shared and device.type == "cpu" else self._tensors
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
+        if name not in self._own:
+            self._own[name] = self._tensors[name].clone()
+        return self._own[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -37,7 +46,7 @@ class Packed:
     def cu_seqlens(self) -> Tensor:
         """int32 [sequences + 1]: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1]. Only
         models with a ragged input have it, `lengths`, `positions` and `attend`."""
-        return self._tensors[CU_SEQLENS]
+        return self[CU_SEQLENS]
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -87,7 +96,7 @@ class Packed:
             return hidden
         if name == "positions":
             return self.positions
-        return self._bins[name] if name in BINS else self._tensors[name]
+        return self._bins[name] if name in BINS else self[name]
 
     @cached_property
     def _bins(self) -> dict[str, Tensor]:

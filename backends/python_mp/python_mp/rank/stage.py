@@ -72,7 +72,8 @@ class Stage:
     def forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         communicator = self._shard.communicator
         self._begun_at, self._checked = communicator.operations(), False
-        batch = Packed(inputs, self._shard.device)
+        alone = self._shard.size * self._shard.stages == 1
+        batch = Packed(inputs, self._shard.device, shared=not alone)
         if self._check:
             self._check(batch)
         self._checked = True
