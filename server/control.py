@@ -8,15 +8,12 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
-from tritonclient.utils import InferenceServerException
-
-from server import token
+from server import orders, token
 from server.endpoints import Endpoints
 from server.errors import ControlError
 from server.log import reason
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-UNHEARD = ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED")  # of gRPC: it was not asked
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class Control:
         """Load what the files say, or the same with another config. What serves goes on serving
         until the new one is ready; then it is drained."""
         if self.grpc:
-            self._order("load_model", model, config=config and json.dumps(config))
+            self._order(orders.load(model, None if config is None else json.dumps(config)))
             return
         body = {} if config is None else {"parameters": {"config": json.dumps(config)}}
         self._ask(f"v2/repository/models/{model}/load", json.dumps(body).encode(), self.patience)
@@ -78,7 +75,7 @@ class Control:
     def unload(self, model: str) -> None:
         """Take no further requests, finish those in flight, free the model."""
         if self.grpc:
-            self._order("unload_model", model)
+            self._order(orders.unload(model))
         else:
             self._ask(f"v2/repository/models/{model}/unload", b"", self.patience)
 
@@ -92,19 +89,16 @@ class Control:
         address = self.endpoints.contact.strip("[]"), self.endpoints.http
         return IndexLine(HTTPConnection(*address, timeout=timeout), {token.HEADER: self.token})
 
-    def _order(self, verb: str, model: str, **more: Any) -> None:
-        import tritonclient.grpc  # takes half a second, and mostly nobody needs it
-
-        direct = [("grpc.enable_http_proxy", 0)]
-        with tritonclient.grpc.InferenceServerClient(
-            self.endpoints.grpc_url, channel_args=direct
-        ) as client:
-            headers = {token.METADATA: self.token}
-            try:
-                getattr(client, verb)(model, headers, client_timeout=self.patience, **more)
-            except InferenceServerException as error:
-                status = None if error.status() in UNHEARD else HTTPStatus.INTERNAL_SERVER_ERROR
-                raise ControlError(_reason(str(error.message())), status) from error
+    def _order(self, order: orders.Order) -> None:
+        address = self.endpoints.contact.strip("[]"), self.endpoints.grpc
+        try:
+            status, text = orders.send(order, address, {token.METADATA: self.token}, self.patience)
+        except OSError as error:
+            raise _silence(error) from error
+        if status in (orders.UNAVAILABLE, orders.CANCELLED):  # it was not asked
+            raise ControlError(_reason(text))
+        if status != orders.OK:
+            raise ControlError(_reason(text), HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _ask(self, path: str, data: bytes | None, timeout: float | None) -> bytes:
         request = urllib.request.Request(
@@ -116,9 +110,7 @@ class Control:
         except urllib.error.HTTPError as error:
             raise ControlError(_sentence(error), error.code) from error
         except (OSError, HTTPException) as error:
-            late = isinstance(getattr(error, "reason", error), TimeoutError)
-            status = HTTPStatus.GATEWAY_TIMEOUT if late else None
-            raise ControlError(f"tritonserver does not answer: {error}", status) from error
+            raise _silence(error) from error
 
 
 class IndexLine:
@@ -155,6 +147,12 @@ def _versions(index: bytes) -> list[Version]:
         Version(model["name"], int(model.get("version") or 0), model.get("state") or "")
         for model in json.loads(index)
     ]
+
+
+def _silence(error: OSError | HTTPException) -> ControlError:
+    late = isinstance(getattr(error, "reason", error), TimeoutError)
+    status = HTTPStatus.GATEWAY_TIMEOUT if late else None
+    return ControlError(f"tritonserver does not answer: {error}", status)
 
 
 def _sentence(error: urllib.error.HTTPError) -> str:

@@ -17,6 +17,7 @@ from tests.osfaults.cases import Case
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
 
 PROJECT = Path(__file__).parents[2]
+PYTHONPATH = os.pathsep.join((str(PROJECT), str(PROJECT / "backends" / "python_mp")))
 SETTLE_SECONDS = 20.0
 TELL_SECONDS = 1.0
 SPARE_FILES = 3
@@ -133,11 +134,12 @@ class Front(Subject):
         self._files = 0
         self._board = Board(self.folder / f"board-{self._stubs}")
         self._stderr = self.folder / f"stderr-{self._stubs}"
-        path = os.pathsep.join((str(PROJECT), str(PROJECT / "backends" / "python_mp")))
         with self._stderr.open("w") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.osfaults.stub", self.folder / f"board-{self._stubs}"],
-                env=os.environ | {"PYTHONPATH": path, "PYTHON_MP_RUNTIME_DIR": str(self._runtime)},
+                cwd=self.folder,
+                env=os.environ
+                | {"PYTHONPATH": PYTHONPATH, "PYTHON_MP_RUNTIME_DIR": str(self._runtime)},
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
             )

@@ -11,7 +11,6 @@ from typing import Any
 
 from tests.osfaults.manual import NOT_INJECTED, ONCE_ONLY
 from tests.osfaults.subject import Outcome
-from tests.osfaults.watched import Watched
 
 Row = dict[str, Any]
 _HEAD = Path(__file__).with_name("head.md").read_text()
@@ -43,17 +42,6 @@ def render(rows: list[Row]) -> Iterator[str]:
     yield "\n## Not tried\n\nstrace would let happen what no kernel does:\n"
     yield from (f"- `{call}`: {why}." for call, why in NOT_INJECTED.items())
     yield from (f"- `{call}` that fails for a while: {why}." for call, why in ONCE_ONLY.items())
-    yield "\nOf the watcher's calls, in its phases after the start:\n"
-    for call, errors in _by_call(Watched.EXCEPT):
-        yield f"- `{call}` with {errors}: {Watched.EXCEPT[call, errors.split()[0]]}."
-    yield "\nThe watcher is started again then by what started it: compose, Kubernetes, a person."
-
-
-def _by_call(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    errors: dict[str, list[str]] = defaultdict(list)
-    for call, error in pairs:
-        errors[call].append(error)
-    return ((call, " ".join(names)) for call, names in errors.items())
 
 
 def _table(rows: list[Row]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from typing import Any
 from server import stubs
 from server.endpoints import Endpoints
 from tests.osfaults.cases import Case
-from tests.osfaults.front import PROJECT, SETTLE_SECONDS
+from tests.osfaults.front import PYTHONPATH, SETTLE_SECONDS
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
 from tests.serving import processes_of
 from tests.triton.conftest import IDENTITY
@@ -73,11 +73,6 @@ class Client(threading.Thread):
 class Watched(Subject):
     PHASES = ("start", "load", "stub", "server", "reload")
     HOLD_SECONDS = 1.5
-    EXCEPT = {  # noqa: RUF012
-        (call, error): "gRPC's core (C++), which orders loads, ends the process that it is in"
-        for call in ("read", "write", "epoll_ctl", "epoll_create1", "eventfd2")
-        for error in ("EAGAIN", "EIO", "EMFILE", "ENOMEM", "ENOSPC")
-    }
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -178,8 +173,10 @@ class Watched(Subject):
         with self._output.open("w") as output, blocked(signal.SIGUSR1):
             self._process = subprocess.Popen(
                 [sys.executable, "-c", GATED, f"--model-repository={self._repository}", gate],
-                cwd=PROJECT,
-                env=os.environ | variables(self._endpoints) | {"ADMIN_TOKEN": "known-to-the-tests"},
+                cwd=self.folder,
+                env=os.environ
+                | variables(self._endpoints)
+                | {"ADMIN_TOKEN": "known-to-the-tests", "PYTHONPATH": PYTHONPATH},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

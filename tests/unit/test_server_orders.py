@@ -1,0 +1,213 @@
+"""Orders to Triton over gRPC: against gRPC's own server, and against what is none."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from server.caretaker import is_unheard
+from server.control import Control
+from server.endpoints import Endpoints
+from server.errors import ControlError
+from server.token import METADATA
+
+LATE_SECONDS = 0.3
+TOKEN = "a-token"
+Answer = Callable[[Any, grpc.ServicerContext], None]
+
+
+class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Answers each order as it is told, with an empty message."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.heard: list[Any] = []
+
+    def _hear(self, request: Any, context: grpc.ServicerContext) -> None:
+        assert dict(context.invocation_metadata())[METADATA] == TOKEN
+        self.heard.append(request)
+        self._answer(request, context)
+
+    def RepositoryModelLoad(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._hear(request, context)
+        return service_pb2.RepositoryModelLoadResponse()
+
+    def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._hear(request, context)
+        return service_pb2.RepositoryModelUnloadResponse()
+
+
+@contextmanager
+def serving(
+    answer: Answer = lambda *_: None, **options: Any
+) -> Iterator[tuple[Control, Service, grpc.Server]]:
+    service = Service(answer)
+    server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", -1)])
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
+    endpoints = Endpoints(grpc=server.add_insecure_port("127.0.0.1:0"))
+    server.start()
+    try:
+        yield Control(endpoints, TOKEN, grpc=True, **options), service, server
+    finally:
+        server.stop(None).wait()
+
+
+@contextmanager
+def speaking(content: bytes, *, hangs_up: bool = True) -> Iterator[Control]:
+    """Something that says this to whoever calls, whatever is said to it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def run() -> None:
+            line, _ = listener.accept()
+            with line:
+                line.sendall(content)
+                if hangs_up:
+                    line.shutdown(socket.SHUT_WR)
+                while line.recv(1 << 16):
+                    pass
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        endpoints = Endpoints(grpc=listener.getsockname()[1])
+        yield Control(endpoints, TOKEN, grpc=True, patience=None if hangs_up else LATE_SECONDS)
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def refused(control: Control) -> ControlError:
+    with pytest.raises(ControlError) as caught:
+        control.load("m")
+    return caught.value
+
+
+@pytest.mark.parametrize("size", [0, 1, 120, 1 << 14, 1 << 16, 3 << 20])
+def test_an_order_arrives_as_it_is(size: int) -> None:
+    config = {"name": "Größe", "filler": "é" * (size // 2)}
+    with serving() as (control, service, _):
+        control.load("Modell-ß", config if size else None)
+        control.load("m", {})
+        control.unload("m" * max(1, min(size, 1000)))
+    first, second, last = service.heard
+    assert first.model_name == "Modell-ß"
+    assert first.repository_name == ""
+    assert dict(first.parameters).keys() == ({"config"} if size else set())
+    assert not size or json.loads(first.parameters["config"].string_param) == config
+    assert second.parameters["config"].string_param == "{}"
+    assert last.model_name == "m" * max(1, min(size, 1000))
+
+
+@pytest.mark.parametrize(
+    ("code", "unheard"),
+    [
+        (grpc.StatusCode.INTERNAL, False),
+        (grpc.StatusCode.INVALID_ARGUMENT, False),
+        (grpc.StatusCode.UNAVAILABLE, True),
+        (grpc.StatusCode.CANCELLED, True),
+    ],
+)
+@pytest.mark.parametrize("text", ["Gewichte fehlen: 50 % – sehr\tschade", "x" * 20_000])
+def test_its_refusal_is_told(code: grpc.StatusCode, unheard: bool, text: str) -> None:
+    with serving(lambda _, context: context.abort(code, text)) as (control, *_):
+        error = refused(control)
+    assert str(error) == text.replace("\t", " ")
+    assert is_unheard(error) is unheard
+
+
+def test_a_refusal_without_a_text() -> None:
+    with serving(lambda _, context: context.abort(grpc.StatusCode.INTERNAL, "")) as (control, *_):
+        assert refused(control).status == 500
+
+
+def test_what_takes_longer_than_its_limit() -> None:
+    go_on = threading.Event()
+    with serving(lambda *_: go_on.wait(10) and None, patience=LATE_SECONDS) as (control, *_):
+        error = refused(control)
+        go_on.set()
+    assert error.status == 504
+    assert not is_unheard(error)
+
+
+def test_an_order_under_way_is_finished_by_a_server_that_takes_no_more() -> None:
+    """So does one with --grpc-max-connection-age."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(*_: object) -> None:
+        begun.set()
+        assert go_on.wait(10)
+
+    with serving(work) as (control, _, server), ThreadPoolExecutor(1) as pool:
+        order = pool.submit(control.load, "m")
+        assert begun.wait(10)
+        stopped = server.stop(20)  # it says so on the connection
+        time.sleep(LATE_SECONDS)
+        assert not order.done()
+        go_on.set()
+        order.result(10)
+        assert stopped.wait(10)
+
+
+def test_no_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with serving() as (control, service, _):
+        control.load("m")
+    assert len(service.heard) == 1
+
+
+@cache
+def whole_answer() -> bytes:
+    """What gRPC's server says to an order, up to its end."""
+    spoken: list[bytes] = []
+
+    class Spy(socket.socket):
+        def recv(self, *size: Any) -> bytes:
+            spoken.append(super().recv(*size))
+            return spoken[-1]
+
+    with pytest.MonkeyPatch.context() as patch, serving() as (control, *_):
+        patch.setattr("server.orders.socket.socket", Spy)
+        control.load("m")
+    return b"".join(spoken)
+
+
+def test_an_answer_that_is_cut_off_anywhere() -> None:
+    whole = whole_answer()
+    assert len(whole) > 50
+    for size in range(0, len(whole), 3):
+        with speaking(whole[:size]) as control:
+            assert is_unheard(refused(control)), size
+    with speaking(whole) as control:
+        control.load("m")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 200))
+def test_what_is_not_grpc_is_no_word_on_the_model(junk: bytes, at: int) -> None:
+    with speaking(whole_answer()[:at] + junk) as control, suppress(ControlError):
+        control.load("m")  # nothing else comes out of it
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_who_says_nothing_of_use_is_not_waited_for(said: bytes) -> None:
+    with speaking(said, hangs_up=False) as control:
+        error = refused(control)
+    assert error.status == 504 or is_unheard(error)
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert is_unheard(refused(Control(Endpoints(grpc=port), TOKEN, grpc=True)))
