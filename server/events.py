@@ -43,7 +43,11 @@ class Events:
             descriptor = os.pidfd_open(pid)
         except OSError:  # it ended, there are too many files, or the kernel does not let us
             return
-        self._epoll.register(descriptor, select.EPOLLIN)
+        try:
+            self._epoll.register(descriptor, select.EPOLLIN)
+        except OSError:
+            os.close(descriptor)
+            return
         self._pidfds[pid] = descriptor
 
     def has_ended(self, pid: int) -> bool:
