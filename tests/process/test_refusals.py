@@ -28,7 +28,7 @@ from tests.harness import (
     values,
 )
 
-# Refuses negative numbers, in one of three ways. Y says how often X was computed.
+# Refuses negative numbers, or has no answer to them, in one of many ways.
 MODULE = """
 from torch import nn
 from python_mp.errors import InvalidInput, RequestFailed
@@ -53,7 +53,12 @@ class Twice(nn.Module):
 
     def forward(self, batch, hidden):
         x = batch["X"]
-        if (x < 0).any():
+        bad = (x < 0).any(1)
+        if "{way}" == "rows":
+            x = x[~bad]
+        elif "{way}" == "scalar" and bad.any():
+            x = x.sum()
+        elif bad.any():
             raise {error}("X holds a negative number")
         return {{"Y": self.shard.all_reduce(x.clone())}}
 """
@@ -66,7 +71,7 @@ def serve(folder: Path, way: str, error: str = "ValueError") -> Any:
     return served(model_config(folder, [x], [y], engine="torch", tensor_parallel_size=2), folder)
 
 
-@pytest.fixture(params=["named", "unnamed", "ValueError", "RequestFailed"])
+@pytest.fixture(params=["named", "unnamed", "ValueError", "RequestFailed", "rows", "scalar"])
 def doubling(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Served, str]]:
     way = request.param
     with serve(tmp_path, way, way if way[0].isupper() else "ValueError") as replica:
@@ -88,7 +93,9 @@ def test_only_the_guilty_are_refused(doubling: tuple[Served, str]) -> None:
         futures = replica.ask_all([{"X": array} for array in arrays])
         for array, is_bad, future in zip(arrays, guilty, futures, strict=True):
             if is_bad:
-                with pytest.raises(wrong, match="X holds a negative number"):
+                with pytest.raises(
+                    wrong, match=r"X holds a negative|has not [0-9]+ rows|rows of shape"
+                ):
                     future.result(LIMIT)
             else:
                 assert np.array_equal(future.result(LIMIT)["Y"], 2 * array)
@@ -139,7 +146,7 @@ def test_one_that_refuses_what_its_peer_waits_for_is_ended(tmp_path: Path) -> No
     """A collective has begun; that nobody is hung for `hang_seconds` does not keep it alive."""
     (tmp_path / "1").mkdir()
     text = MODULE.format(way="forward", error="ValueError")
-    text = text.replace("if (x < 0).any()", "if self.shard.rank == 1 and (x < 0).any()")
+    text = text.replace("elif bad.any()", "elif self.shard.rank == 1 and bad.any()")
     (tmp_path / "1" / "module.py").write_text(text)
     x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
     config = model_config(
@@ -160,7 +167,7 @@ def test_a_stage_that_fails_alone_ends_its_group(tmp_path: Path) -> None:
     text = text.replace(
         'return {"Y": self.shard.all_reduce(x.clone())}',
         'return {"Y": hidden + x} if hidden is not None else x',
-    ).replace("if (x < 0).any()", "if hidden is None and (x < 0).any()")
+    ).replace("elif bad.any()", "elif hidden is None and bad.any()")
     (tmp_path / "1" / "module.py").write_text(text)
     x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
     config = model_config(tmp_path, [x], [y], engine="torch", pipeline_parallel_size=2)
@@ -170,6 +177,53 @@ def test_a_stage_that_fails_alone_ends_its_group(tmp_path: Path) -> None:
         good = np.ones((1, 4), np.float32)
         assert np.array_equal(replica.ask(X=good).result(LIMIT)["Y"], 2 * good)
         assert counted(replica, "restarts_total") == [1]
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("SystemExit('bye')", "SystemExit: bye"),
+        ("KeyboardInterrupt", "KeyboardInterrupt"),
+        ("GeneratorExit", "GeneratorExit"),
+        ("RuntimeError('\\ud800')", r"RuntimeError: \\ud800"),
+        ("type('Mute', (InvalidInput,), dict(__init__=lambda s, t: None, __str__=None))", "Mute"),
+    ],
+)
+def test_whatever_a_module_raises_the_client_hears_of_it(
+    tmp_path: Path, raised: str, said: str
+) -> None:
+    """And nobody else does."""
+    (tmp_path / "1").mkdir()
+    raising = f'raise (lambda error: error("") if isinstance(error, type) else error)({raised})'
+    text = MODULE.format(way="forward", error="ValueError")
+    text = text.replace('raise ValueError("X holds a negative number")', raising)
+    (tmp_path / "1" / "module.py").write_text(text)
+    x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
+    with served(model_config(tmp_path, [x], [y], engine="torch"), tmp_path) as replica:
+        rows = [np.full((1, 4), n, np.float32) for n in (1, 2, -1, 3)]
+        good, better, bad, best = replica.ask_all([{"X": row} for row in rows])
+        with pytest.raises((RequestFailed, InvalidInput), match=f"^{said}$"):
+            bad.result(LIMIT)
+        for row, future in zip((1, 2, 3), (good, better, best), strict=True):
+            assert np.array_equal(future.result(LIMIT)["Y"], np.full((1, 4), row, np.float32))
+
+
+def test_only_sequences_of_the_batch_can_be_blamed(tmp_path: Path) -> None:
+    """Whatever numbers a check names: before the first one, behind the last, or absurd ones."""
+    for named in ("[-1]", "[4]", "[1 << 80] * 5000"):
+        folder = tmp_path / str(len(named))
+        (folder / "1").mkdir(parents=True)
+        text = MODULE.format(way="unnamed", error="ValueError")
+        text = text.replace(
+            'InvalidInput("X holds', f'InvalidInput(sequences={named}, text="X holds'
+        )
+        (folder / "1" / "module.py").write_text(text)
+        x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
+        with served(model_config(folder, [x], [y], engine="torch"), folder) as replica:
+            rows = [np.full((1, 4), n, np.float32) for n in (0, 1, -1, 2)]
+            futures = replica.ask_all([{"X": row} for row in rows])
+            assert [n for n, each in enumerate(futures) if each.exception(LIMIT)] == [2]
+            assert counted(replica, "restarts_total") == [0]
 
 
 def test_outputs_of_a_free_size_that_are_too_large_are_asked_for_in_halves(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from python_mp.errors import InvalidInput, RequestFailed, describe, for_clients
+from python_mp.errors import InvalidInput, PythonMpError, RequestFailed, describe, for_clients
 
 
 @pytest.mark.parametrize(
@@ -34,9 +36,21 @@ def test_a_description_is_one_line_and_short() -> None:
     assert describe(KeyboardInterrupt()) == "KeyboardInterrupt"
 
 
-def test_an_error_that_cannot_be_shown_still_has_a_name() -> None:
-    class Mute(Exception):
+@pytest.mark.parametrize("base", [Exception, PythonMpError])
+def test_an_error_that_cannot_be_shown_still_has_a_name(base: type[Exception]) -> None:
+    class Mute(base):  # type: ignore[misc, valid-type]
         def __str__(self) -> str:
             raise self
 
     assert describe(Mute()) == "Mute"
+
+
+@pytest.mark.parametrize("text", ["'/" + "a" * 100_000, "'//\"" * 30_000, "\ud800" * 10_000])
+@pytest.mark.parametrize("kind", [InvalidInput, RequestFailed, ValueError])
+def test_whatever_a_module_says_is_short_and_can_be_sent_at_once(
+    text: str, kind: type[Exception]
+) -> None:
+    began = time.monotonic()
+    for said in (describe(kind(text)), for_clients(kind(text))):
+        assert len(said.encode()) < 20_000
+    assert time.monotonic() - began < 2

@@ -45,7 +45,8 @@ _MAX_MESSAGE = 1 << 16
 MAX_TENSORS = 48 << 10
 """Bytes of a message that describe tensors; sockets hold a few such messages."""
 
-_MOST_TEXT, _MOST_NAMED = 2000, 4000  # A refusal fits into a message; the others are named next.
+_MOST_TEXT, _MOST_NAMED, _MOST_NUMBER = 2000, 4000, 1 << 26
+# A refusal fits into a message; the others are named next. No batch has so many sequences.
 
 
 class Kind(IntEnum):
@@ -95,7 +96,8 @@ class Message(NamedTuple):
             parts.append(_TENSOR.pack(_CODES[place.dtype], dims, len(encoded), place.offset))
             parts.append(struct.pack(f"<{dims}q", *place.shape))
             parts.append(encoded)
-        return b"".join((*parts, self.text.encode()))[:_MAX_MESSAGE]
+        text = self.text.encode(errors="backslashreplace")  # Half a surrogate pair is no UTF-8.
+        return b"".join((*parts, text))[:_MAX_MESSAGE]
 
     @classmethod
     def decode(cls, data: bytes) -> Message:
@@ -128,7 +130,8 @@ class Refusal(NamedTuple):
     """Those of the batch that it is about; none where it may be any."""
 
     def encode(self) -> str:
-        return json.dumps([self.error, self.text[:_MOST_TEXT], self.sequences[:_MOST_NAMED]])
+        named = [each for each in self.sequences if 0 <= each < _MOST_NUMBER][:_MOST_NAMED]
+        return json.dumps([self.error, self.text[:_MOST_TEXT], named])
 
     @classmethod
     def decode(cls, text: str) -> Refusal:
@@ -202,7 +205,9 @@ class Arena:
         return self._write(2 * slot, tensors.items())
 
     def write_outputs(self, slot: int, tensors: Mapping[str, Array]) -> dict[str, Placed]:
-        return self._write(2 * slot + 1, ((name, [array]) for name, array in tensors.items()))
+        """A scalar counts as one row."""
+        rows = ((name, [np.atleast_1d(array)]) for name, array in tensors.items())
+        return self._write(2 * slot + 1, rows)
 
     def read_inputs(self, slot: int, tensors: Mapping[str, Placed]) -> dict[str, Array]:
         """Views, not copies."""

@@ -17,9 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_MOST_CHARACTERS = 400
+_MOST_CHARACTERS, _MOST_OF_OURS = 400, 2000  # Of others' texts, and of our sentences.
 _PATH = re.compile(
-    r"(?P<quote>['\"])(?:~|\.{0,2})/(?:(?!(?P=quote)).)*?(?P<quoted>[^/'\"]*)(?P=quote)"
+    r"(?P<quote>['\"])(?:~|\.{0,2})/(?:(?!(?P=quote)).)*(?P=quote)"
     r"|(?<![\w.:/])(?:~|\.{0,2})/(?:[^\s/'\":,;()\[\]]+/)*(?P<plain>[^\s/'\":,;()\[\]]+)"
 )
 
@@ -42,6 +42,7 @@ class InvalidInput(PythonMpError):
     """`sequences`: which of the batch's the text is true of; none where nobody knows."""
 
     status = "INVALID_ARG"
+    sequences: tuple[int, ...] = ()
 
     def __init__(self, text: str, sequences: Iterable[int] = ()) -> None:
         super().__init__(text)
@@ -74,17 +75,25 @@ class GroupAborted(PythonMpError):
 
 def for_clients(error: Exception) -> str:
     """Its text, with file names in the place of paths: where things lie is no client's business."""
-    return _PATH.sub(
-        lambda path: path["plain"] or "'{quoted}'".format(**path.groupdict()), str(error)
-    )
+    return _PATH.sub(lambda path: path["plain"] or f"'{_last(path[0])}'", _text(error))
 
 
 def describe(error: BaseException) -> str:
     """In a line of at most some hundred characters; our own errors are sentences already."""
+    name = type(error).__name__
     if isinstance(error, PythonMpError):
-        return str(error)
+        return _text(error) or name
+    text = " ".join(_text(error).split())[:_MOST_CHARACTERS]
+    return f"{name}: {text}" if text else name
+
+
+def _text(error: BaseException) -> str:
+    """What a user's module says may be of any length, no UTF-8, or an exception itself."""
     try:
-        text = " ".join(str(error).split())[:_MOST_CHARACTERS]
+        return str(error)[:_MOST_OF_OURS].encode(errors="backslashreplace").decode()
     except Exception:
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return ""
+
+
+def _last(quoted_path: str) -> str:
+    return re.split(r"[/'\"]", quoted_path)[-2]

@@ -282,17 +282,16 @@ class Replica:
             self._metrics.dispatched(flight, len(self._scheduler))
 
     def _answer(self, flight: Flight) -> None:
-        requests = flight.batch.requests
         if flight.refusal or flight.outputs is None:
             self._refused(flight.batch, flight.refusal or Refusal("RequestFailed", "no outputs"))
             return
         self._last_forward_seconds = flight.steps[-1].compute
         try:
             answers = flight.batch.split(flight.outputs, self._config.outputs)
-        except RequestFailed as error:
-            self._fail(requests, error)
+        except RequestFailed as error:  # One of them may have done it to all.
+            self._refused(flight.batch, Refusal("RequestFailed", str(error)))
             return
-        for request, outputs in zip(requests, answers, strict=True):
+        for request, outputs in zip(flight.batch.requests, answers, strict=True):
             request.deliver(request.send, outputs)
 
     def _refused(self, batch: Batch, refusal: Refusal) -> None:

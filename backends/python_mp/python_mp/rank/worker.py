@@ -31,6 +31,7 @@ _BATCHS_DOING = (
     *(RequestFailed, ValueError, TypeError, LookupError, ArithmeticError, AssertionError),
 )
 """What Python raises for values. A device in trouble raises RuntimeError."""
+_MOST_TRACEBACK = 16 << 10
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
@@ -55,7 +56,7 @@ def run(spec: RankSpec) -> int:
         engine = load(spec)
     except BaseException as error:  # The user's module may raise anything.
         if not isinstance(error, PythonMpError):
-            log.error("loading raised\n%s", traceback.format_exc())
+            log.error("loading raised\n%s", _traceback())
         with contextlib.suppress(OSError):  # A peer failed too, and the front has hung up.
             connection.send(Message(Kind.FAILED, text=describe(error)))
         return 1
@@ -74,11 +75,11 @@ def serve(spec: RankSpec, connection: Connection, arena: Arena, engine: Engine) 
         began, waited = time.perf_counter_ns(), engine.waited_ns()
         try:
             outputs = engine.forward(inputs)
-        except Exception as error:
+        except BaseException as error:  # The user's module may raise anything.
             if refusal := _refusal(error, engine):
                 connection.send(Message(Kind.REFUSED, batch=message.batch, text=refusal.encode()))
                 continue
-            log.error("batch %d raised\n%s", message.batch, traceback.format_exc())
+            log.error("batch %d raised\n%s", message.batch, _traceback())
             connection.send(Message(Kind.FAILED, batch=message.batch, text=describe(error)))
             return 1
         placed, text = _place(arena, message.slot, outputs) if answers else ({}, "")
@@ -96,14 +97,19 @@ def serve(spec: RankSpec, connection: Connection, arena: Arena, engine: Engine) 
     return 0
 
 
-def _refusal(error: Exception, engine: Engine) -> Refusal | None:
+def _refusal(error: BaseException, engine: Engine) -> Refusal | None:
     """Where the error is the batch's doing and no peer waits for us, nothing but it is lost: the
     peers, with the same inputs, refuse as well. If they do not, the front ends the group."""
     if isinstance(error, InvalidInput):
-        return Refusal("InvalidInput", str(error), error.sequences)
+        return Refusal("InvalidInput", describe(error), error.sequences)
     if isinstance(error, _BATCHS_DOING) and not isinstance(error, EngineFailed):
         return Refusal("RequestFailed", describe(error)) if engine.is_apart() else None
     return None
+
+
+def _traceback() -> str:
+    """Of what is being handled; its text may hold a whole tensor."""
+    return traceback.format_exc()[:_MOST_TRACEBACK]
 
 
 def _place(
