@@ -2,6 +2,9 @@
 however deep; read from the sources, so that nobody has to keep a list.
 
 An import inside a function counts, one under TYPE_CHECKING or `if __name__ == "__main__"` does not.
+Of code that is not the project's, the versions of the libraries it imports count too; the project's
+stages name theirs (TOOLS).
+
 A text that is a module's name ("python_mp.rank.nursery") counts as its import, since processes are
 started by it; a text that begins as a package's (f"{__name__}.{engine}") as that of all it has.
 """
@@ -10,9 +13,10 @@ import ast
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,7 +29,10 @@ ROOTS = {
     "python_mp": Path(python_mp.__file__ or "").parent,
 }
 """Of the project's packages. Others count unless they came with Python or by pip."""
-SUFFIXES = (".py", ".c")
+SUFFIXES = (".py", ".c", *EXTENSION_SUFFIXES)
+IMPORTERS = ("import_module", "__import__")
+SHOWN = "rich"
+"""Draws progress, and decides nothing."""
 NAME = re.compile(r"[a-zA-Z_]\w*(\.\w+)+")
 
 
@@ -35,28 +42,58 @@ def hashes(module: str) -> dict[str, str]:
     Raises:
         BuildError: there is no such module.
     """
-    if _file(module) is None:
-        raise BuildError(f"{module} names no Python module that can be imported.")
-    return _closure([module])
+    _required(module)
+    return _hashed(_closure([module]))
+
+
+def of_module(module: str) -> dict[str, str]:
+    """The same of a module that somebody names as a source, and the versions of its libraries."""
+    found = _closure([module])
+    return _hashed(found) | _libraries({module: _required(module), **_theirs(found)})
 
 
 def of_file(path: Path) -> dict[str, str]:
     """The same of a file that is no module of a package."""
-    imported = _closure(_imports(path, path.stem, "", path.stat().st_mtime_ns))
-    return {path.name: storage.sha256(path), **imported}
+    found = _closure(_imported("", path))
+    libraries = _libraries({"": path, **_theirs(found)})
+    return {path.name: storage.sha256(path), **_hashed(found), **libraries}
 
 
-def _closure(names: Iterable[str]) -> dict[str, str]:
+def _required(module: str) -> Path:
+    if (path := _file(module)) is None:
+        raise BuildError(f"{module} names no Python module that can be imported.")
+    return path
+
+
+def _closure(names: Iterable[str]) -> dict[str, Path]:
+    """The files of the modules and of all that they import, by the modules' names, sorted."""
     found: dict[str, Path] = {}
     waiting = list(names)
     while waiting:
         name = waiting.pop()
         if name not in found and (path := _file(name)):
             found[name] = path
-            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            state = path.stat().st_mtime_ns
-            waiting += [*_parents(name), *_imports(path, name, package, state)]
-    return {name: storage.sha256(path) for name, path in sorted(found.items())}
+            waiting += [*_parents(name), *_imported(name, path)]
+    return dict(sorted(found.items()))
+
+
+def _hashed(found: Mapping[str, Path]) -> dict[str, str]:
+    return {name: storage.sha256(path) for name, path in found.items()}
+
+
+def _theirs(found: Mapping[str, Path]) -> dict[str, Path]:
+    return {name: path for name, path in found.items() if name.partition(".")[0] not in ROOTS}
+
+
+def _libraries(files: Mapping[str, Path]) -> dict[str, str]:
+    """Versions of the distributions that these files import."""
+    tops = {each.partition(".")[0] for name in files for each in _imported(name, files[name])}
+    known, passed_over = _distributions(), {*ROOTS, SHOWN}
+    tools = {tool for top in tops - passed_over for tool in known.get(top, ())}
+    return {f"library {tool}": found for tool, found in versions(tuple(sorted(tools))).items()}
+
+
+_distributions = cache(packages_distributions)
 
 
 @cache
@@ -101,13 +138,21 @@ def _elsewhere(top: str) -> Path | None:
         spec = find_spec(top)
     except (ImportError, ValueError):
         return None
-    if spec is None or spec.origin is None:
+    places = spec and (spec.origin or next(iter(spec.submodule_search_locations or ()), None))
+    if not places:
         return None
-    path = Path(spec.origin)
+    path = Path(places)  # of a package without __init__.py its folder
     installed = (sysconfig.get_path(each) for each in ("purelib", "platlib", "stdlib"))
-    if any(path.is_relative_to(each) for each in installed) or path.suffix != ".py":
+    if any(path.is_relative_to(each) for each in installed):
         return None
-    return path.parent if path.name == "__init__.py" else path
+    if path.name == "__init__.py":
+        return path.parent
+    return path if path.is_dir() or path.name.endswith(SUFFIXES) else None
+
+
+def _imported(name: str, path: Path) -> tuple[str, ...]:
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return _imports(path, name, package, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)
@@ -120,7 +165,9 @@ def _imports(path: Path, name: str, package: str, _state: int) -> tuple[str, ...
     except SyntaxError:  # whoever runs it says so
         return ()
     for node in _run(tree):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(IMPORTERS):
+            found += [str(each.value) for each in node.args if isinstance(each, ast.Constant)]
+        elif isinstance(node, ast.Import):
             found += [each.name for each in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = _base(node, package)

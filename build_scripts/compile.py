@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.progress import Progress
@@ -29,14 +30,13 @@ def applies(job: Job) -> bool:
 
 
 def inputs(job: Job) -> dict[str, object]:
-    recipe = job.recipe.as_json()
     if job.recipe.engine == "aot_inductor":
         return {"engine": "aot_inductor"}
     return {
         "engine": "tensorrt",
         "dtype": job.recipe.dtype,
-        "options": recipe["tensorrt"],
-        "shapes": recipe["shapes"],
+        "options": asdict(job.recipe.tensorrt),
+        "shapes": asdict(job.recipe.shapes),
     }
 
 

@@ -29,7 +29,6 @@ from build_scripts.job import PROJECT, Job
 
 NEEDS: tuple[str, ...] = ()
 TOOLS = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
-MAKE_TOOLS = ("numpy", "scikit-learn", "torch")
 RECORD, CHECKPOINT = "source.json", "checkpoint"
 TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -76,11 +75,7 @@ def inputs(job: Job) -> dict[str, object]:
         return decides | {"files": _hashes(job, folder)}
     kind, name = job.recipe.source.split(":", 1)
     if kind == "make":
-        return decides | {
-            "code": _made_by(name),
-            "module": job.module_sha256,
-            "tools": code.versions(MAKE_TOOLS),
-        }
+        return decides | {"code": _made_by(name), "module": job.module_sha256}
     _require_commit(name)
     return decides
 
@@ -187,7 +182,7 @@ def _is_hidden(name: str) -> bool:
 
 def _made_by(module: str) -> dict[str, str]:
     try:
-        return code.hashes(module)
+        return code.of_module(module)
     except BuildError as error:
         raise BuildError(f"The source make:{error}") from None
 

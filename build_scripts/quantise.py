@@ -15,7 +15,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,11 +42,10 @@ def applies(job: Job) -> bool:
 
 
 def inputs(job: Job) -> dict[str, object]:
-    calibration = job.recipe.as_json()["calibration"]
     return {
         "engine": job.recipe.engine,
         "dtype": job.recipe.dtype,
-        "calibration": calibration,
+        "calibration": asdict(job.recipe.calibration),
         "samples": job.samples,
     }
 

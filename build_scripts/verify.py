@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
@@ -47,9 +47,8 @@ def applies(job: Job) -> bool:
 
 
 def inputs(job: Job) -> dict[str, object]:
-    recipe = job.recipe.as_json()
     return {
-        "accuracy": recipe["accuracy"],
+        "accuracy": asdict(job.recipe.accuracy),
         "dtype": job.recipe.dtype,
         "layout": job.layout,
         "served": json.loads(job.config.source[0]),

@@ -9,7 +9,8 @@ import sys
 from collections import defaultdict
 from functools import cache
 from importlib import import_module
-from importlib.metadata import packages_distributions
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.metadata import packages_distributions, version
 from importlib.util import source_from_cache
 from pathlib import Path
 
@@ -181,15 +182,42 @@ def test_somebodys_own_package_counts_too(tmp_path: Path, monkeypatch: pytest.Mo
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "make.py").write_text(
-        "import numpy, json\nfrom . import data\nimport beside_for_test"
+        "import numpy, json\nfrom . import data\nimport beside_for_test, spaced_for_test.part\n"
+        "import importlib\nimportlib.import_module('called_for_test')\nimport compiled_for_test"
     )
     (package / "data.py").write_text("")
-    (tmp_path / "beside_for_test.py").write_text("")
+    (tmp_path / "beside_for_test.py").write_text("import safetensors.torch")
+    (tmp_path / "spaced_for_test").mkdir()
+    (tmp_path / "spaced_for_test" / "part.py").write_text("")
+    (tmp_path / "called_for_test.py").write_text("")
+    (tmp_path / f"compiled_for_test{EXTENSION_SUFFIXES[0]}").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     found = code.hashes("theirs_for_test.make")
     assert found.keys() == {
-        "theirs_for_test", "theirs_for_test.make", "theirs_for_test.data", "beside_for_test"
+        "theirs_for_test", "theirs_for_test.make", "theirs_for_test.data", "beside_for_test",
+        "spaced_for_test.part", "called_for_test", "compiled_for_test",
     }  # fmt: skip
+    assert code.of_module("theirs_for_test.make").items() - found.items() == {
+        (f"library {tool}", version(tool)) for tool in ("numpy", "safetensors")
+    }
+
+
+@pytest.mark.parametrize("name", ["module.py", "samples.py"])
+def test_the_libraries_of_a_models_code_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Those of the project's own stages do not come with the code: they name theirs."""
+    path = tmp_path / name
+    path.write_text(
+        "def later():\n    import PIL.Image\nfrom python_mp.rank import shard\nimport rich"
+    )
+    monkeypatch.setattr(code, "version", lambda tool: f"1 of {tool}")
+    code.versions.cache_clear()
+    found = code.of_file(path)
+    assert {key: said for key, said in found.items() if key.startswith("library ")} == {
+        "library pillow": "1 of pillow"
+    }
+    code.versions.cache_clear()
 
 
 DISTRIBUTIONS = cache(packages_distributions)
