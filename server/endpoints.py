@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ VARIABLES = {
 }
 BACKLOG = 16
 TRITONS = ("http", "grpc", "metrics")
+EVERYBODY = "255.255.255.255"
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,13 @@ class Endpoints:
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or error
             raise PortError(f"HOST={self.host} is no address of this machine: {why}") from error
-        if ":" in number and ipaddress.ip_address(number).is_link_local:
+        found = ipaddress.ip_address(number)
+        address = getattr(found, "ipv4_mapped", None) or found
+        if address.version == 6 and address.is_link_local:
             raise PortError(f"HOST={self.host} holds for one network only, which Triton cannot say")
-        return replace(self, host=number)
+        if address.is_multicast or str(address) == EVERYBODY:
+            raise PortError(f"HOST={self.host} is no machine's own address: nobody could connect")
+        return replace(self, host=str(address))
 
     @property
     def contact(self) -> str:
@@ -139,8 +145,8 @@ class Endpoints:
 
 
 def _port(variable: str, value: str) -> int:
-    if not value.isascii() or not value.isdigit() or not 0 < int(value) < 65536:
-        raise PortError(f"{variable} must be a port number from 1 to 65535, not {value!r}")
+    if not re.fullmatch("[0-9]{1,5}", value) or not 0 < int(value) < 65536:
+        raise PortError(f"{variable} must be a port number from 1 to 65535, not {value[:20]!r}")
     return int(value)
 
 

@@ -26,7 +26,7 @@ def test_environment_overrides() -> None:
     assert endpoints.http_url == "[::1]:9000"
 
 
-@pytest.mark.parametrize("value", ["", "x", "-1", "0", "65536", "8000.0", "²"])
+@pytest.mark.parametrize("value", ["", "x", "-1", "0", "65536", "8000.0", "²", "9" * 5000, "1\n"])
 def test_port_that_is_none(value: str) -> None:
     with pytest.raises(PortError, match=r"^GRPC_PORT must be a port number"):
         Endpoints.from_environment({"GRPC_PORT": value})
@@ -55,6 +55,7 @@ def test_an_address_of_ipv6_is_written_as_each_of_them_wants_it() -> None:
     [
         ("localhost", "127.0.0.1"),
         ("LOCALHOST", "127.0.0.1"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
         ("127.1", "127.0.0.1"),
         ("0", "0.0.0.0"),
         ("::1", "::1"),
@@ -80,6 +81,12 @@ def test_a_host_that_is_none(host: str) -> None:
 def test_an_address_of_one_network_only() -> None:
     with pytest.raises(PortError, match=r"^HOST=fe80::1%lo holds for one network only"):
         Endpoints("fe80::1%lo").resolved()
+
+
+@pytest.mark.parametrize("host", ["255.255.255.255", "224.0.0.1", "ff02::1", "::ffff:224.0.0.1"])
+def test_an_address_of_many_machines(host: str) -> None:
+    with pytest.raises(PortError, match=f"^HOST={host} is no machine's own address"):
+        Endpoints(host).resolved()
 
 
 def test_an_empty_host_is_none() -> None:
