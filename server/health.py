@@ -146,6 +146,8 @@ class Health:
                 await self._answer(reader, writer)
         except (OSError, ValueError, EOFError, asyncio.LimitOverrunError):
             pass  # who is slow, went away or speaks no HTTP is no news
+        except asyncio.CancelledError:
+            pass  # nor is the end of the pages, which asyncio would tell of each
         finally:
             self._open.pop(writer, None)
             writer.transport.abort()

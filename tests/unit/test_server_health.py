@@ -173,3 +173,18 @@ def test_the_thread_goes_on_after_an_error(
         pages.tell(live=True, ready={"ready": True}, status=STATUS)
         assert ask(listener.getsockname()[1], b"GET /ready HTTP/1.1\r\n\r\n")[0] == 200
     assert [line.split(":")[2].strip() for line in said[:2]] == ["OSError", "ValueError"]
+
+
+def test_who_is_there_at_the_end_is_no_news(
+    said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    number = listener.getsockname()[1]
+    with Health(listener, SECRET, Net(said.append)):
+        waiting = [connect(number) for _ in range(20)]
+        for client in waiting:
+            client.sendall(b"GET /live HTTP/1.1\r\n")
+        assert ask(number, b"GET /metrics HTTP/1.1\r\n\r\n")[0] == 200
+    for client in waiting:
+        client.close()
+    assert (said, caplog.records) == ([], [])
