@@ -21,6 +21,7 @@ from python_mp.errors import RequestFailed, Unavailable
 from python_mp.front.status import State, Status
 from python_mp.rank.engines.echo import EXIT, RAISE, REFUSE, SLEEP
 from tests.harness import (
+    LIMIT,
     Served,
     ask,
     counted,
@@ -95,12 +96,22 @@ def test_the_condemned_end_no_peers_groups_either(pair: tuple[Served, Served]) -
     with pytest.raises(RequestFailed):
         ask(first, 1, fault=poison).result(4 * START_SECONDS + 5)
     assert not first.replica.serves
-    until(lambda: bool(second.replica._condemned))
-    for replica in (first, second, first):
+    for replica in (second, first, second):
         with pytest.raises(RequestFailed, match="has ended two groups"):
             ask(replica, 1, fault=poison).result(1)
     assert values([ask(first, 2), ask(second, 3)]) == [[2], [3]]
     assert counted(second, "generation", "restarts_total") == [1, 0]
+
+
+def test_a_replica_that_is_loaded_knows_what_is_condemned(tmp_path: Path) -> None:
+    config, poison = echo_config(tmp_path, replicas=2), (EXIT, 0, 1)
+    with served(config, tmp_path) as first:
+        with pytest.raises(RequestFailed):
+            ask(first, 1, fault=poison).result(LIMIT)
+        with served(config, tmp_path, index=1) as second:
+            with pytest.raises(RequestFailed, match="has ended two groups"):
+                ask(second, 1, fault=poison).result(LIMIT)
+            assert counted(second, "restarts_total") == [0]
 
 
 def test_a_full_peer_leaves_the_queue_in_its_bounds_and_order(tmp_path: Path) -> None:

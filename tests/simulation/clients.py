@@ -23,6 +23,7 @@ lengths = st.one_of(  # Mostly alike; also several sequences, more than fit into
 shapes = st.tuples(st.sampled_from([1, 1, 1, 2]), lengths)
 timeouts = st.sampled_from([0, 0, 0, 100_000, 1_000_000])
 requests = st.lists(st.tuples(kinds, shapes, ranks, timeouts), min_size=1, max_size=8)
+MEANWHILE = ["nothing", "time passes", "it is loaded"]
 _MOST_SEEN = 8
 product = cache(load)
 
@@ -73,6 +74,23 @@ class Front(RuleBasedStateMachine):
         number, kind, inputs = data.draw(st.sampled_from(self.seen))
         self._send(replica, [(number, kind, inputs, 0)])
 
+    @rule(replica=replicas, kind=st.sampled_from(POISON), meanwhile=st.sampled_from(MEANWHILE))
+    def insist(self, replica: int, kind: str, meanwhile: str) -> None:
+        """A client that asks the other replica as soon as one has refused it, or a little later, or
+        when that one was loaded anew."""
+        number, inputs = self.world.new(kind, 1, [1], 0)
+        self._send(replica, [(number, kind, inputs, 0)])
+        mine = [asked for asked in self.world.asked if asked.number == number]
+        self.world.machine.run(lambda: not any(asked.open for asked in mine), 20.0)
+        self.world.check()
+        if meanwhile == "time passes":
+            self.world.pass_time(0.5)
+        if meanwhile == "it is loaded" and self.world.complete:
+            self.leave(1 - replica, None)
+            self.load_again()
+            self.world.machine.run(lambda: self.world.complete, 10.0)
+        self._send(1 - replica, [(number, kind, inputs, 0)])
+
     def _send(self, replica: int, contents: list[Any]) -> None:
         stub = self.world.stubs.get(replica)
         if stub is None or stub.model is None:
@@ -121,9 +139,7 @@ class Front(RuleBasedStateMachine):
     @rule(replica=replicas, stopped=st.booleans())
     def freeze(self, replica: int, stopped: bool) -> None:
         """A peer that does not read."""
-        if stub := self.world.stubs.get(replica):
-            self.world.trouble[replica] = self.world.machine.now
-            stub.process.stopped = stopped
+        self.world.freeze(replica, stopped)
 
     @precondition(lambda self: self.world.complete)
     @rule(replica=replicas, then=st.sampled_from(["peer", "home", "descriptors"]))

@@ -45,6 +45,8 @@ class Process:
         """It uses its processor."""
         self.missing_descriptors = 0
         """So many times more a descriptor is refused: EMFILE."""
+        self.lacked = 0.0
+        """When one was refused last."""
         self.ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         if parent:
             parent.children.append(self)

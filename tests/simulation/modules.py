@@ -463,6 +463,7 @@ def _opens(call: Callable[..., int]) -> Callable[..., int]:
         process = here.machine.process
         if process and process.missing_descriptors:
             process.missing_descriptors -= 1
+            process.lacked = here.machine.now
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return _own(call(*arguments, **more))
 

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from errno import EMFILE
+from math import inf
 from pathlib import Path
 from shutil import rmtree
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ CALL_SECONDS, LATE_SECONDS = 2.0, 1.5  # A peer that has it is asked for it once
 RESTART_SECONDS, ANSWER_SECONDS = 15.0, 17.0
 REMEMBERED_SECONDS = 59.0
 SETTLED_SECONDS = 10.0
+HEARD_SECONDS = 3.0  # What could not be told is told again within it.
 KINDS = {
     "good": 0,
     "slow": SLEEP,
@@ -164,7 +166,10 @@ class World:
         """When something last happened to a replica that may delay its answers."""
         self.attacks: list[float] = []
         """When a rank was killed or stopped from outside."""
-        self.condemned: dict[tuple[int, int], float] = {}
+        self.condemned: dict[int, float] = {}
+        """By content: since when a client knows, and so all replicas do."""
+        self._deaf = 0.0
+        """When last a replica could not hear, or not tell."""
         self.refuses: set[int] = set()
         """Replicas that may say that they do not serve."""
         self._commits: Counter[int] = Counter()
@@ -185,7 +190,6 @@ class World:
     def load(self, replica: int) -> None:
         self.trouble[replica] = self.machine.now
         self.stubs[replica] = self._load("lead", replica)
-        self.condemned = {k: v for k, v in self.condemned.items() if k[0] != replica}
 
     def _load(self, group: str, index: int) -> Stub:
         stub = Stub(self._product.entry, f"{group}_{index}")
@@ -241,6 +245,7 @@ class World:
             stub = self.stubs.pop(replica)
             stub.process.end()
             self._lose(stub)
+            self._leave()
 
     @property
     def complete(self) -> bool:
@@ -248,6 +253,7 @@ class World:
 
     def stop(self, replica: int) -> None:
         stub = self.stubs.pop(replica)
+        self._leave()
         call = stub.finalize()
         self.refuses.add(replica)
         self.wait(lambda: call.done, 30, "finalize")
@@ -259,6 +265,23 @@ class World:
                 self._fail(f"request {asked} was left behind by a stop")
         self.pass_time(1.0)
         self._end(stub)
+
+    def _leave(self) -> None:
+        """What was known there alone is forgotten."""
+        if not self.stubs or self.machine.now - self.deaf < HEARD_SECONDS:
+            self.condemned.clear()
+
+    def freeze(self, replica: int, stopped: bool) -> None:
+        if stub := self.stubs.get(replica):
+            self.trouble[replica] = self._deaf = self.machine.now
+            stub.process.stopped = stopped
+
+    @property
+    def deaf(self) -> float:
+        processes = [stub.process for stub in self.stubs.values()]
+        if any(process.stopped for process in processes):
+            self._deaf = self.machine.now
+        return max(self._deaf, *(process.lacked for process in processes), 0.0)
 
     def _end(self, stub: Stub) -> None:
         """Triton has no more use for it."""
@@ -284,6 +307,8 @@ class World:
         """Nothing goes wrong any more. Everything is answered then, and nothing is left."""
         self.machine.plans.clear()
         self.ranks.failing_starts.clear()
+        for replica in self.stubs:
+            self.freeze(replica, stopped=False)
         for process in self.machine.processes.values():
             process.stopped, process.missing_descriptors = False, 0
         self.wait(lambda: not any(a.open for a in self.asked), 90, "the answers, after all faults,")
@@ -353,9 +378,8 @@ class World:
         code, text = answer.error.code, str(answer.error)
         # What raises alone ends one group an answer, and may try again.
         twice = asked.kind != "raises" or "two groups" in text
-        seen = asked.stub.loading.began < self._last_commit[asked.number]
-        if code == "INTERNAL" and twice and seen:
-            self.condemned.setdefault((asked.replica, asked.number), answer.at)
+        if code == "INTERNAL" and twice:
+            self.condemned.setdefault(asked.number, answer.at)
         allowed = {
             "INVALID_ARG": asked.kind in ("refused", "malformed") or not asked.fits,
             "CANCELLED": asked.request.cancelled,
@@ -448,13 +472,11 @@ class World:
                 return
 
     def _check_condemned(self, rank: Process, number: int) -> None:
-        now = self.machine.now
-        if now > self._last_commit[number] + REMEMBERED_SECONDS:
-            self.condemned = {k: at for k, at in self.condemned.items() if k[1] != number}
-            return
-        asks = [a for a in self.asked if a.number == number and a.open]
-        since = [self.condemned.get((a.replica, number), now) for a in asks]
-        if asks and all(at < asked.arrived for asked, at in zip(asks, since, strict=True)):
+        if self.machine.now > self._last_commit[number] + REMEMBERED_SECONDS:
+            self.condemned.pop(number, None)
+        since = max(self.condemned.get(number, inf), self.deaf + HEARD_SECONDS)
+        asks = [asked for asked in self.asked if asked.number == number and asked.open]
+        if asks and all(since < asked.arrived for asked in asks):
             self._wrong.append(f"{rank.name} was given request {number}, which was condemned")
 
     def _ended(self, process: Process) -> None:

@@ -48,7 +48,7 @@ class House:
         self.queue = Scheduler(config.parameters)
         self._lock = threading.Lock()
         self.away = Away(self, self.status, folder, self.net)
-        self.peers = Peers(config, replica, folder, self.take_in, self.warned.append, self.net)
+        self.peers = Peers(config, replica, folder, self.take_in, self, self.net)
         self.away.start()
 
     def close(self) -> None:
@@ -86,6 +86,9 @@ class House:
 
     def condemned(self) -> str:
         return self.poison
+
+    def hear(self, told: str) -> None:
+        self.warned.append(told)
 
     def remove(self, request: Request) -> bool:
         with self._lock:
@@ -248,10 +251,38 @@ def test_what_is_condemned_travels_before_anything_else(make: Make) -> None:
     first.needs_help = False
     second.status.write(State.RESTARTING)
     first.away.spread()
-    until(lambda: second.warned == ["poison", "poison"])
+    assert second.warned == ["poison", "poison"], "before anybody else hears of it"
 
 
-def test_who_cannot_be_told_is_told_later(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_peers_know_is_heard_from_them(make: Make) -> None:
+    first, second = make(0), make(1)
+    second.poison = "poison"
+    first.needs_help = False
+    first.away.spread()
+    assert first.warned == ["poison"]
+    first.needs_help = True
+    first.ask(1)
+    until(lambda: bool(second.guests))
+    assert first.warned == ["poison", "poison"], "before anything is lent"
+
+
+def test_a_hung_peer_is_waited_for_once_and_told_later(
+    make: Make, mute: Callable[[int], Mute]
+) -> None:
+    mute(0)
+    first, third = make(0), make(2)
+    first.needs_help, first.poison = False, "poison"
+    began = time.monotonic()
+    first.away.spread()
+    assert time.monotonic() - began < 2 * line.PULSE_SECONDS + 1
+    assert "poison" in third.warned
+    assert first.away._has_news
+
+
+@pytest.mark.parametrize("connects", [True, False])
+def test_who_cannot_be_told_is_told_later(
+    make: Make, monkeypatch: pytest.MonkeyPatch, connects: bool
+) -> None:
     first, second = make(0), make(1)
     first.needs_help = False
     tried = []
@@ -261,7 +292,7 @@ def test_who_cannot_be_told_is_told_later(make: Make, monkeypatch: pytest.Monkey
         raise OSError(errno.EMFILE, "too many open files")
 
     with monkeypatch.context() as broken:
-        broken.setattr(line, "connect", fail)
+        broken.setattr(*((line, "connect") if connects else (first.status, "peers")), fail)
         first.poison = "poison"
         first.away.spread()
         until(lambda: len(tried) > 2)

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from ..channel import Kind
-from . import line
+from . import line, news
 from .helper import Helper, Home
 from .net import Net
 from .status import Status
@@ -36,6 +34,7 @@ class Away:
         self._helpers: dict[str, Helper] = {}
         self._next_look = 0.0
         self._has_news = False
+        self._telling = threading.Lock()
         self._pause: float | None = None
         self._awake = threading.Event()
         self._stopping = threading.Event()
@@ -54,8 +53,11 @@ class Away:
         self._awake.set()
 
     def spread(self) -> None:
-        """Tells the peers what is condemned."""
+        """Tells the peers what is condemned, and hears what they know: all, not only those that
+        serve, since a client may ask there next. Returns when they have heard, or after a pulse;
+        whoever has not by then is told again."""
         self._has_news = True
+        self._net.hold("peers", self._tell)
         self.wake()
 
     def stop(self) -> None:
@@ -92,7 +94,9 @@ class Away:
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_SECONDS
-        serving = {line.name_of(**peer) for peer in self._status.serving_peers()}
+        serving: set[str] = set()
+        with suppress(OSError):
+            serving |= {line.name_of(**peer) for peer in self._status.serving_peers()}
         helpers = {name: each for name, each in self._helpers.items() if not each.is_gone}
         for name in serving - helpers.keys():
             with suppress(OSError):
@@ -122,13 +126,6 @@ class Away:
         return bool(self._helpers)
 
     def _tell(self) -> None:
-        """All of them, not only those that serve: a client may ask there next."""
-        text = self._home.condemned()
-        told = [self._tell_one(peer, text) for peer in self._status.peers() if text]
-        self._has_news = not all(told)
-
-    def _tell_one(self, peer: dict[str, Any], text: str) -> bool:
-        with suppress(OSError), closing(line.connect(self._folder, line.name_of(**peer))) as there:
-            there.send(Kind.CONDEMNED, text=text)
-            return True
-        return False
+        with self._telling, suppress(OSError):
+            names = [line.name_of(**peer) for peer in self._status.peers()]
+            self._has_news = not news.spread(self._home, self._folder, names)

@@ -13,9 +13,10 @@ from typing import NamedTuple, Protocol
 from .. import errors
 from ..batch import Array, Request
 from ..channel import Kind, Message
-from . import line
+from . import line, news
 from .line import Line
 from .net import Net
+from .news import Informed
 from .thread import Thread
 
 MOST_AWAY = 128
@@ -24,7 +25,7 @@ REST_SECONDS = 0.25
 """For which one that is full is left in peace."""
 
 
-class Home(Protocol):
+class Home(Informed, Protocol):
     """The replica, as those see it that find help."""
 
     @property
@@ -41,9 +42,6 @@ class Home(Protocol):
 
     def stand_alone(self) -> None:
         """There is no peer that serves."""
-
-    def condemned(self) -> str:
-        """What no peer should compute either; empty if nothing."""
 
 
 class Helper:
@@ -119,8 +117,7 @@ class Helper:
 
     def _converse(self) -> None:
         with suppress(OSError):
-            if text := self._home.condemned():
-                self._connection.send(Kind.CONDEMNED, text=text)
+            news.tell(self._connection, self._home)
             self._connection.send(Kind.PULSE)
             while self._listen():
                 pass
@@ -133,10 +130,12 @@ class Helper:
             return self._wait_on()
         if received is None:
             return False
-        self._heard, self._has_spoken = time.monotonic(), True
         message, tensors = received
-        if message.kind is not Kind.PULSE:
+        if message.kind is Kind.CONDEMNED:
+            self._home.hear(message.text)
+        elif message.kind is not Kind.PULSE:
             self._book(message, tensors)
+        self._heard, self._has_spoken = time.monotonic(), True
         self._changed()
         return True
 

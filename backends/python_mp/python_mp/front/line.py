@@ -24,6 +24,8 @@ SILENCE_SECONDS = 5.0
 """After which the other side counts as dead."""
 SEND_SECONDS = 0.2
 """For the other side to make room. An answer may be sent from a thread that serves others."""
+_SHORTEST = 1e-3
+"""0 would be for ever."""
 _BUFFER = 1 << 18
 _MAX_MESSAGE = 1 << 16
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: see unix(7), SO_PEERCRED
@@ -133,6 +135,10 @@ class Line:
             for descriptor in descriptors:
                 os.close(descriptor)
 
+    def wait_at_most(self, seconds: float) -> None:
+        """For what comes, from now on. Raises OSError."""
+        _set_timeout(self._socket, socket.SO_RCVTIMEO, max(_SHORTEST, seconds))
+
     def hang_up(self) -> None:
         """Whoever receives here or there hears of it."""
         with self._lock, suppress(OSError):
@@ -152,14 +158,15 @@ class Line:
 
 def _prepare(connection: socket.socket, receive_seconds: float) -> None:
     """Its time-outs are the kernel's: they hold for every call, in whatever version of Python."""
-    for option, seconds in (
-        (socket.SO_RCVTIMEO, receive_seconds),
-        (socket.SO_SNDTIMEO, SEND_SECONDS),
-    ):
-        whole = int(seconds)
-        value = _TIME.pack(whole, round((seconds - whole) * 1e6))
-        connection.setsockopt(socket.SOL_SOCKET, option, value)
+    _set_timeout(connection, socket.SO_RCVTIMEO, receive_seconds)
+    _set_timeout(connection, socket.SO_SNDTIMEO, SEND_SECONDS)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+
+
+def _set_timeout(connection: socket.socket, option: int, seconds: float) -> None:
+    whole = int(seconds)
+    value = _TIME.pack(whole, int((seconds - whole) * 1e6))
+    connection.setsockopt(socket.SOL_SOCKET, option, value)
 
 
 def _check_user(connection: socket.socket) -> None:

@@ -4,7 +4,7 @@
     FORWARD: inputs, what is known of the request --> Replica.submit
                   <-- DONE: outputs, or REFUSED: why     PeerAnswer
     PULSE  -->  <--  PULSE                           each knows that the other one reads
-    CONDEMNED: contents that have ended groups   --> blame.py
+    CONDEMNED  -->  <--  CONDEMNED                   before all else; see news.py
 
 Where a connection is lost nothing more comes, and what was not answered goes back to its home.
 """
@@ -25,9 +25,10 @@ from ..batch import Array, Request, read_request
 from ..channel import Kind, Message
 from ..config import ModelConfig
 from ..errors import PythonMpError
-from . import line
+from . import line, news
 from .line import Line
 from .net import Net
+from .news import Informed
 from .thread import Thread
 
 _MOST_CHARACTERS = 1000
@@ -39,7 +40,7 @@ class Peers:
 
     Args:
         submit: takes guests.
-        warn: takes what a peer has condemned.
+        informed: knows what is condemned.
     """
 
     def __init__(
@@ -48,12 +49,12 @@ class Peers:
         replica: int,
         runtime: Path,
         submit: Callable[[Sequence[Request]], None],
-        warn: Callable[[str], None],
+        informed: Informed,
         net: Net,
     ) -> None:
         self._config = config
         self._submit = submit
-        self._warn = warn
+        self._informed = informed
         self._net = net
         self._folder = runtime / line.FOLDER
         self._name = line.name_of(pid=os.getpid(), replica=replica)
@@ -113,6 +114,8 @@ class Peers:
             self._drop(connection)
 
     def _hear_all(self, connection: Line) -> None:
+        with suppress(OSError):  # It may have hung up, and left something to be heard.
+            news.tell(connection, self._informed)
         with suppress(OSError):  # It has hung up, or says nothing any more.
             while received := connection.receive():
                 self._hear(connection, *received)
@@ -121,7 +124,7 @@ class Peers:
         if message.kind is Kind.PULSE:
             connection.send(Kind.PULSE)
         elif message.kind is Kind.CONDEMNED:
-            self._warn(message.text)
+            self._informed.hear(message.text)
         else:
             self._take_in(PeerAnswer(connection, message.batch), message, inputs)
 

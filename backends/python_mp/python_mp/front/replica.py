@@ -88,7 +88,7 @@ class Replica:
         status = Status(runtime, config, layout.index, metrics.net)
         self._keeper = Keeper(config, layout, cpus, runtime, status, metrics, server, self)
         self._away = Away(self, status, runtime, metrics.net)
-        self._peers = Peers(config, layout.index, runtime, self.submit, self._hear, metrics.net)
+        self._peers = Peers(config, layout.index, runtime, self.submit, self, metrics.net)
         self._sweeper = Sweeper(self._waiting_since, self._give_up, metrics.net)
 
     @property
@@ -122,8 +122,7 @@ class Replica:
 
     def _submit(self, requests: Sequence[Request]) -> None:
         requests = self._cut(requests)
-        poison = [request for request in requests if request in self._condemned]
-        self._refuse(poison, RequestFailed(_CONDEMNED), "condemned")
+        self._refuse_condemned(requests)
         with self._lock:
             refused = [(r, why) for r in requests if not r.answered and (why := self._admit(r))]
             self._dispatch()
@@ -160,6 +159,8 @@ class Replica:
     # -- the keeper's Desk -----------------------------------------------------------------------
 
     def open(self, group: Group) -> None:
+        if group.generation == 1:
+            self._away.spread()
         with self._lock:
             self._group, self._down = group, ""
             self._dispatch()
@@ -225,10 +226,13 @@ class Replica:
 
     def take_back(self, requests: list[Request]) -> None:
         """To their places in the queue, for the next generation or another peer."""
-        with self._lock:
-            self._scheduler.put_back(requests)
-            self._dispatch()
-            self._see_to_the_rest()
+        try:
+            self._refuse_condemned(requests)
+        finally:
+            with self._lock:
+                self._scheduler.put_back(requests)
+                self._dispatch()
+                self._see_to_the_rest()
 
     def stand_alone(self) -> None:
         with self._lock:
@@ -238,6 +242,10 @@ class Replica:
 
     def condemned(self) -> str:
         return self._condemned.tell()
+
+    def hear(self, told: str) -> None:
+        self._condemned.hear(told)
+        self._refuse_its_likes()
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -316,9 +324,9 @@ class Replica:
         condemned = guilty(in_hand, ended)
         for request in condemned:
             self._condemned.add(request)
-            self._away.spread()
-            self._refuse([request], RequestFailed(ended.raised or str(ended)), "condemned")
         if condemned:
+            self._away.spread()
+            self._refuse(condemned, RequestFailed(ended.raised or str(ended)), "condemned")
             self._refuse_its_likes()
         self._refuse([r for r in in_hand if r.is_cancelled()], Cancelled(GONE), "cancelled")
 
@@ -330,9 +338,9 @@ class Replica:
             if request in self._condemned:
                 self._give_up(request, RequestFailed(_CONDEMNED))
 
-    def _hear(self, told: str) -> None:
-        self._condemned.hear(told)
-        self._refuse_its_likes()
+    def _refuse_condemned(self, requests: Iterable[Request]) -> None:
+        poison = [request for request in requests if request in self._condemned]
+        self._refuse(poison, RequestFailed(_CONDEMNED), "condemned")
 
     def _see_to_the_rest(self) -> None:
         """What waits may go to a peer, or wait too long."""

@@ -73,12 +73,14 @@ class Scheduler:
         return sum(not each.continues for each in self._waiting) >= most
 
     def put_back(self, requests: Iterable[Request]) -> None:
-        """To their old places in the queue: who came first goes first."""
+        """To their old places in the queue, unless they have their answers: who came first goes
+        first."""
         for request in reversed(list(requests)):
-            place = bisect_left(self._waiting, request.arrived, key=_arrived)
-            self._waiting.insert(place, request)
             self._lent.discard(request)
-            self.nbytes += request.nbytes
+            if not request.answered:
+                place = bisect_left(self._waiting, request.arrived, key=_arrived)
+                self._waiting.insert(place, request)
+                self.nbytes += request.nbytes
 
     def lend(self, may_go: Callable[[Request], bool]) -> Request | None:
         """Takes the first one that may be computed elsewhere. Until it is put back or settled it

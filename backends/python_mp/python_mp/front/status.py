@@ -96,28 +96,26 @@ class Status:
         self._written = said
 
     def peers(self) -> list[dict[str, Any]]:
-        """What the other replicas of the same model and version say that live; none where that
-        cannot be read."""
-        peers: list[dict[str, Any]] = []
-        with suppress(OSError):
-            files = self._folder.glob("*.json")
-            peers += [said for path in files if self._is_peer(said := _read(path))]
-        return peers
+        """What the other replicas of the same model and version say that live, and an older load
+        of this one. Raises OSError where that cannot be read."""
+        files = self._folder.glob("*.json")
+        return [said for path in files if self._is_peer(said := _read(path))]
 
     def serving_peers(self) -> list[dict[str, Any]]:
-        """Of these, the ones that serve now."""
-        return [said for said in self.peers() if said["state"] == State.SERVING]
+        """Of these, the other replicas that serve now. Raises OSError."""
+        others = [said for said in self.peers() if said["replica"] != self._replica]
+        return [said for said in others if said["state"] == State.SERVING]
 
     def _is_peer(self, said: dict[str, Any]) -> bool:
         return (
             self._model.items() <= said.items()
-            and said["replica"] != self._replica
+            and (said["replica"], said["pid"]) != (self._replica, os.getpid())
             and vital(said["pid"]).state not in "ZX"
         )
 
 
 def _read(path: Path) -> dict[str, Any]:
     said: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
+    with suppress(FileNotFoundError, ValueError):
         said = json.loads(path.read_text())
     return said
