@@ -115,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ServerError, OSError) as error:
         print(f"server: {error}", file=sys.stderr)
         return 1
+    except MemoryError:
+        print("server: there is not enough memory", file=sys.stderr)
+        return 1
     return 0
 
 

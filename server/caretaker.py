@@ -5,7 +5,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ from server.errors import ControlError, ModelError
 from server.events import Events
 from server.launch import TritonServer
 from server.model import Model, Said
+from server.pool import Pool
 from server.probe import Probe
 from server.repository import Changes
 from server.run import SEGMENTS
@@ -82,12 +83,12 @@ class Caretaker:
         self._has_lost = False  # a stub, and maybe what it had in hand
         self._idle = False
         self._jobs: dict[str, Job] = {}
-        self._pool = ThreadPoolExecutor(LOADS, thread_name_prefix="load")
+        self._pool = Pool(LOADS, "load")
         self._probe: Probe | None = None
 
     def close(self) -> None:
         """Leave the server alone. A load that still runs ends with the server."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         if self._probe is not None:
             self._probe.close()
         if self._roster is not None:

@@ -13,7 +13,9 @@ from socket import socket
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from python_mp.front.thread import Thread
 from server import metrics, token
+from server.errors import ServerError
 from server.metrics import Metrics
 from server.net import Net
 
@@ -78,7 +80,7 @@ class Health:
         self._open: dict[StreamWriter, None] = {}  # the oldest first
         self._closed = threading.Event()
         self._close: Callable[[], None] = lambda: None
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = Thread(target=self._run, daemon=True)
 
     def tell(self, *, live: bool, ready: JSON, status: JSON) -> None:
         """What is the case from now on: bodies of /ready, with its "ready", and of /status."""
@@ -90,7 +92,11 @@ class Health:
         self._pages.metrics.status = status
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        """Raises ServerError if there is no thread to be had."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise ServerError(f"the health pages cannot be shown: {error}") from error
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
+from python_mp.front.thread import Thread
 from server import child, installation, probe, repository, token
 from server.control import Control
 from server.errors import ModelError, ServerError
@@ -68,7 +69,7 @@ class TritonServer:
         self._run: Run | None = None
         self._process: subprocess.Popen[str] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
-        self._reader: threading.Thread | None = None
+        self._reader: Thread | None = None
         self._deadline: float | None = None
         self._idle_since: float | None = None
 
@@ -251,10 +252,11 @@ class TritonServer:
             os.close(command)
 
     def _read(self, process: subprocess.Popen[str]) -> None:
-        self._reader = threading.Thread(
+        reader = Thread(
             target=self._read_lines, args=[process.stdout, self.log, process.pid], daemon=True
         )
-        self._reader.start()
+        reader.start()
+        self._reader = reader
 
     def _read_lines(self, lines: IO[str], log: Log, pid: int) -> None:
         """Until the pipe's end, or tritonserver would have to wait for a reader."""

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from python_mp.front.thread import Thread
 from server.control import Control, Version
 from server.errors import ControlError
 from server.net import Loop
@@ -52,7 +53,7 @@ class Probe:
         self._loop.run(self._ask)
         self._closed = threading.Event()
         self._hurried = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def hurry(self, hurried: bool) -> None:

@@ -1,0 +1,84 @@
+"""Threads for loads, where there may be none."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import wait
+
+import pytest
+
+from python_mp.front import thread as module
+from server.pool import Pool
+
+
+def test_so_many_at_once_and_the_rest_in_order() -> None:
+    pool, lock, go_on = Pool(3, "load"), threading.Lock(), threading.Semaphore(0)
+    begun: list[int] = []
+
+    def work(number: int) -> None:
+        with lock:
+            begun.append(number)
+        assert go_on.acquire(timeout=10)
+
+    futures = [pool.submit(lambda number=number: work(number)) for number in range(9)]
+    for done in range(10):
+        assert len(begun) <= done + 3
+        go_on.release()
+    assert not wait(futures, 10).not_done
+    assert set(begun) == set(range(9))
+    pool.close()
+
+
+def test_an_error_is_the_futures_and_the_thread_goes_on() -> None:
+    pool = Pool(1, "load")
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(lambda: print(1 // 0)).result(10)
+    assert pool.submit(lambda: None).result(10) is None
+    pool.close()
+
+
+def test_after_the_end_nothing_begins() -> None:
+    pool, go_on, begun = Pool(1, "load"), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    running = pool.submit(work)
+    assert begun.wait(10)
+    waiting = pool.submit(lambda: None)
+    pool.close()
+    go_on.set()
+    running.result(10)
+    for thread in pool._threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert not waiting.done()
+
+
+@pytest.mark.parametrize("has_another", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_without_a_new_thread(
+    monkeypatch: pytest.MonkeyPatch, has_another: bool, error: Exception
+) -> None:
+    pool = Pool(2, "load")
+    if has_another:
+        pool.submit(lambda: None).result(10)
+
+    def fails(_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        future = pool.submit(lambda: None)
+    assert future.exception(10) is (None if has_another else error)
+    assert pool.submit(lambda: None).result(10) is None, "later there are threads again"
+    pool.close()
+
+
+def test_a_thread_that_finds_no_memory_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython's `start` waits until the thread says that it has begun; this one never does."""
+    monkeypatch.setattr(module, "START_SECONDS", 0.1)
+    monkeypatch.setattr(threading, "_start_new_thread", lambda *_: 1)
+    future = Pool(2, "load").submit(lambda: None)
+    assert isinstance(future.exception(10), RuntimeError)
