@@ -98,15 +98,16 @@ class TritonServer:
             repository.compile_sources(self.settings.model_repository / model)
         self._run = begin()
         try:
-            self._process = self._spawn(found, self._run, models)
-            self._guard = self._run.guard()
-            self._read(self._process)
+            try:
+                self._process = self._spawn(found, self._run, models)
+                self._guard = self._run.guard()
+                self._read(self._process)
+            finally:
+                with suppress(OSError):  # from here on the lock is tritonserver's and its
+                    os.close(self._run.lock)  # children's: who holds it is killed in the end
         except BaseException:
             self._abandon()
             raise
-        finally:
-            with suppress(OSError):
-                os.close(self._run.lock)  # from here on it is tritonserver's and its children's
 
     def wait_ready(self, timeout: float | None = None) -> float:
         """Wait until the server and every model are ready, however long that takes.
