@@ -24,6 +24,7 @@ from rich.progress import Progress
 
 from build_scripts.job import Job
 from build_scripts.shard import add_code
+from python_mp.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -101,7 +102,7 @@ def _int8(model: ModelProto, layers: list[str], feeds: list[Feed]) -> ModelProto
 
     if not layers:
         return model
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder, _quiet():
         before, after = Path(folder, "before.onnx"), Path(folder, "after.onnx")
         onnx.save(model, before)
         q.quantize_static(

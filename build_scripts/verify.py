@@ -22,6 +22,7 @@ from rich.progress import Progress
 from build_scripts import storage
 from build_scripts.errors import BuildError
 from build_scripts.job import Job, artifact_stage
+from python_mp.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from python_mp.batch import Array
@@ -170,7 +171,7 @@ def _served(
     from python_mp.errors import PythonMpError
     from python_mp.front.local import served
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
         config = job.served_from(job.output(artifact_stage(job.outputs)), Path(folder))
         config = with_room(config, requests)
         try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from server import blas as blas
 from server.endpoints import Endpoints
 from server.errors import ModelError, ServerError
 from server.installation import PROJECT

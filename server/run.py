@@ -19,13 +19,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from python_mp.temporary import temporary_folder
 from server.errors import ServerError
 from server.paths import plain_folder
 
@@ -94,7 +94,7 @@ def begin() -> Run:
     prefix = f"{NAME}{secrets.token_hex(4)}_"
     lock_file = SEGMENTS / f"{prefix}lock"
     try:
-        folder = plain_folder(Path(tempfile.gettempdir())) / prefix.rstrip("_")
+        folder = plain_folder(temporary_folder()) / prefix.rstrip("_")
         lock = _take_new(lock_file)
         try:
             os.write(lock, os.fsencode(folder))

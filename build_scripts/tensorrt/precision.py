@@ -28,6 +28,7 @@ from build_scripts.errors import BuildError
 from build_scripts.tensorrt import dtypes
 from build_scripts.tensorrt.collectives import put_back, set_aside
 from python_mp.batch import Array
+from python_mp.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from build_scripts.job import Job
@@ -73,7 +74,7 @@ def convert(
     opened, collectives = set_aside(model)
     names = [value.name for value in opened.graph.input]
     given = [{name: feed[name] for name in names} for feed in feeds]
-    with tempfile.TemporaryDirectory() as folder, _quiet(dtype):
+    with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder, _quiet(dtype):
         source = Path(folder) / "float32.onnx"
         onnx.save(opened, source)
         if dtype in CASTS:

@@ -23,7 +23,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     segments.mkdir()
     temporary.mkdir()
     monkeypatch.setattr(run, "SEGMENTS", segments)
-    monkeypatch.setattr(run.tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
     return iter([None])
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 from ..config import ModelConfig
 from ..errors import LoadError
 from ..layout import Instance
+from ..temporary import temporary_folder
 from .cores import CpuSet
 from .vital import vital
 
@@ -31,7 +31,7 @@ def runtime_folder() -> Path:
         LoadError: it belongs to somebody else or others may enter.
     """
     name = os.environ.get("PYTHON_MP_RUNTIME_DIR")
-    folder = Path(name or f"{tempfile.gettempdir()}/python_mp-{os.getuid()}-{os.getppid()}")
+    folder = Path(name or temporary_folder() / f"python_mp-{os.getuid()}-{os.getppid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()

@@ -16,6 +16,7 @@ from torch.export.pt2_archive._package import AOTICompiledModel
 
 from ...errors import LoadError
 from ...rank_spec import RankSpec
+from ...temporary import temporary_folder
 from .. import ops
 from ..packed import Packed
 from ..shard import Shard
@@ -45,7 +46,7 @@ class AotGraph:
     ) -> None:
         if not path.exists():
             raise LoadError(f"{path} is missing: build the model again")
-        folder = mkdtemp(prefix=f"{path.stem}-", dir=scratch)
+        folder = mkdtemp(prefix=f"{path.stem}-", dir=scratch or temporary_folder())
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         try:
             self._package = _load(path, Path(folder), -1 if gpu is None else gpu)
