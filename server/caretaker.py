@@ -111,7 +111,8 @@ class Caretaker:
     def tick(self, *, reload: bool = True) -> None:
         """One look at everything, and what follows from it. Loads run in threads of their own."""
         now = time.monotonic()
-        self._net["the models' watch"].run(partial(self._watch, now))
+        if not self._net["the models' watch"].run(partial(self._watch, now)):
+            self._is_stale = True  # what it had begun to do is done anew
         if self._changes is not None and reload and now >= self._next_poll:
             self._next_poll = now + POLL_SECONDS
             self._net["the repository's watch"].run(partial(self._follow, self._changes))
@@ -220,7 +221,8 @@ class Caretaker:
         """Triton keeps the segment of a stub that died with a request in hand."""
         for stub in dead:
             if stub.segment.startswith(self._server.run.prefix) and "/" not in stub.segment:
-                (SEGMENTS / stub.segment).unlink(missing_ok=True)
+                with suppress(OSError):  # else it goes with the run
+                    (SEGMENTS / stub.segment).unlink(missing_ok=True)
 
     def _end_doomed(self, now: float) -> None:
         """Triton never unloads instances if one of them died with a request in hand."""

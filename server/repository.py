@@ -13,9 +13,9 @@ from server.paths import is_odd
 
 State = tuple[tuple[str, int, int], ...]
 NEVER: State = ()  # like no model's
-# No word on the file: the machine is short of something.
-PASSING = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EAGAIN, errno.EINTR}
 """Path, time of change and size of each file of a model that Triton would load."""
+# What a file itself may be at fault for; any other error is the machine's, and passes.
+OWN = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
 IGNORED = "__pycache__"
 
 
@@ -66,7 +66,7 @@ def objection(repository: Path, model: str) -> str:
 
 
 def _unreadable(shown: object, error: OSError) -> str:
-    if error.errno in PASSING:
+    if error.errno not in OWN:
         raise error
     return f"{shown} cannot be read: {error.strerror}"
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,14 @@ from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Make, Subject
 from tests.osfaults.watched import Watched
 
 PHASES = [(each, phase) for each in (Front, Nursery, Watched) for phase in each.PHASES]
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_file() -> Iterator[None]:
+    """Where the tests are run, which is mostly the project."""
+    before = {entry.name for entry in Path.cwd().iterdir() if entry.is_file()}
+    yield
+    assert {entry.name for entry in Path.cwd().iterdir() if entry.is_file()} <= before
 
 
 @pytest.fixture

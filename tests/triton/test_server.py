@@ -440,3 +440,40 @@ def test_ctrl_c_under_make(add_model: Add, tmp_path: Path) -> None:
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+HALF = """
+import sys, threading
+from server import __main__
+
+class Thread(threading.Thread):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+__main__.TritonServer.start.__globals__["Thread"] = Thread
+sys.exit(__main__.main())
+"""
+
+
+def test_a_start_that_fails_half_way_is_one_sentence(add_model: Add) -> None:
+    """tritonserver runs already then, and who holds the run's lock is ended with it."""
+    ended = subprocess.run(
+        [sys.executable, "-c", HALF, f"--model-repository={add_model('identity', ECHO)}"],
+        cwd=PROJECT, env=os.environ | variables(Endpoints.free()), capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.stderr == "server: tritonserver cannot be started: can't start new thread\n"
+    assert ended.returncode == 1
+
+
+def test_the_watcher_starts_no_threads_for_numpy() -> None:
+    """Where there is none to be had, OpenBLAS interrupts the process; models keep the setting."""
+    say = """if True:
+        import os
+        from server import __main__
+        print(len(os.listdir("/proc/self/task")), os.environ["OPENBLAS_NUM_THREADS"])
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", say], cwd=PROJECT, env=os.environ | {"OPENBLAS_NUM_THREADS": "3"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ended.stdout.split() == ["1", "3"]
