@@ -322,7 +322,9 @@ def test_an_order_that_nobody_hears_is_told_from_a_model_that_does_not_load() ->
     assert not caretaker.is_unheard(None)
 
 
-@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize(
+    "number", [errno.ENOMEM, errno.EMFILE, errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES]
+)
 def test_a_short_machine_is_no_fault_of_the_model(
     models: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
