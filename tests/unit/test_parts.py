@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from python_mp.batch import Batch, Request, read_request
@@ -146,3 +146,28 @@ def test_outputs_of_other_shapes_cannot_be_put_together() -> None:
         part.deliver(part.send, {"BOXES": np.zeros((1, TOKENS, width), np.float32)})
     with pytest.raises(RequestFailed, match="'BOXES' has another shape in each part"):
         answer(whole).result(0)
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=40), st.integers(1200, 6000))
+def test_an_answer_is_never_larger_than_it_may_be(lengths: list[int], most: int) -> None:
+    """Its sequences are padded to the longest. Of free sizes that is known only afterwards."""
+    bounds = {"max_batch_tokens": 40, "max_queue_bytes": most, "max_batch_bytes": 1024}
+    fixed = config(tensor("ROWS", FP32, -1, 2), **bounds)
+    free = config(tensor("ROWS", FP32, -1, -1), **bounds)
+    assume(request(lengths).nbytes <= most)
+    whole = request(lengths, free)
+    for part in cut(whole, free):
+        rows = np.ones((part.tokens, 2), np.float32)
+        try:
+            (outputs,) = Batch(1, (part,)).split({"ROWS": rows}, free.outputs, most)
+        except RequestFailed as error:
+            part.deliver(part.answer.fail, error)
+        else:
+            part.deliver(part.send, outputs)
+    nbytes = len(lengths) * max(lengths) * 2 * 4
+    assert (answer(whole).exception(0) is not None) == (nbytes > most)
+    if nbytes > most:
+        with pytest.raises(InvalidInput, match=f"answered with {nbytes} bytes; {most} is the most"):
+            cut(request(lengths, fixed), fixed)
+    else:
+        assert cut(request(lengths, fixed), fixed)

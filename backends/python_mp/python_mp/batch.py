@@ -166,12 +166,17 @@ class Batch:
                 ]
         return parts
 
-    def split(self, outputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> list[Outputs]:
+    def split(
+        self, outputs: Mapping[str, Array], specs: Sequence[TensorSpec], most: float = math.inf
+    ) -> list[Outputs]:
         """Each request's part of the packed outputs, with its batch dimension back in place.
 
+        Args:
+            most: bytes that one output of one request may take.
+
         Raises:
-            RequestFailed: the engine made others than config.pbtxt describes, or not as many rows
-                as it was given.
+            RequestFailed: the engine made others than config.pbtxt describes, not as many rows
+                as it was given, or too much.
         """
         for spec in specs:
             check_output(outputs, spec, self.tokens if spec.ragged else len(self.lengths))
@@ -181,7 +186,7 @@ class Batch:
             for spec in specs:
                 start, count = (token, request.tokens) if spec.ragged else (sequence, _b(request))
                 rows = outputs[spec.name][start : start + count]
-                answer[spec.name] = _unpack(rows, request.lengths) if spec.ragged else rows
+                answer[spec.name] = _unpack(rows, request.lengths, most) if spec.ragged else rows
             answers.append(answer)
             sequence, token = sequence + _b(request), token + request.tokens
         return answers
@@ -237,6 +242,20 @@ def output_nbytes(lengths: Sequence[int], config: ModelConfig) -> int:
     )
 
 
+def answer_nbytes(lengths: Sequence[int], config: ModelConfig) -> int:
+    """Of these sequences' outputs as the client gets them: all are as long as the longest."""
+    return output_nbytes([max(lengths)] * len(lengths), config)
+
+
+def check_nbytes(nbytes: int, most: float) -> None:
+    """Raises RequestFailed where an answer would be too large."""
+    if nbytes > most:
+        raise RequestFailed(
+            f"the request would be answered with {nbytes} bytes; {most} is the most, by"
+            " max_queue_bytes or max_batch_bytes: send fewer sequences, or of more equal length"
+        )
+
+
 def _lengths(
     inputs: Mapping[str, Array], config: ModelConfig, ragged: Mapping[str, int], count: int
 ) -> list[int]:
@@ -263,11 +282,13 @@ def _rows(request: Request, spec: TensorSpec) -> list[Array]:
     return [row[:length] for row, length in zip(array, request.lengths, strict=True)]
 
 
-def _unpack(rows: Array, lengths: Sequence[int]) -> Array:
+def _unpack(rows: Array, lengths: Sequence[int], most: float) -> Array:
     """[tokens, ...] -> [b, longest, ...], zeros behind the shorter sequences."""
     if len(lengths) == 1:
         return rows[None]
-    padded = np.zeros((len(lengths), max(lengths), *rows.shape[1:]), rows.dtype)
+    shape = (len(lengths), max(lengths), *rows.shape[1:])
+    check_nbytes(math.prod(shape) * rows.itemsize, most)
+    padded = np.zeros(shape, rows.dtype)
     real = np.arange(padded.shape[1]) < np.array(lengths)[:, None]
     padded[real] = rows
     return padded

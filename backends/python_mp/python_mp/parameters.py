@@ -47,6 +47,11 @@ class Parameters:
     threads_per_rank: int = 0
     start_timeout_seconds: int = 120
 
+    @property
+    def most_nbytes(self) -> int:
+        """Of one request, and of its answer."""
+        return max(self.max_queue_bytes, self.max_batch_bytes)
+
 
 def read(given: Mapping[str, str]) -> Parameters:
     """Those that are not a module's own.

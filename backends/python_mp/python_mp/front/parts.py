@@ -8,6 +8,7 @@ answers for all; what still waits of the others is dropped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +16,7 @@ from threading import Lock
 
 import numpy as np
 
-from ..batch import Array, Outputs, Request, output_nbytes
+from ..batch import Array, Outputs, Request, answer_nbytes, check_nbytes, output_nbytes
 from ..config import ModelConfig, Parameters
 from ..errors import InvalidInput, PythonMpError, RequestFailed
 from ..size import Size
@@ -25,15 +26,19 @@ def cut(request: Request, config: ModelConfig) -> list[Request]:
     """The request, or parts of it that fit into a batch.
 
     Raises:
-        InvalidInput: one sequence alone is too large, or all of it for the queue.
+        InvalidInput: one sequence alone is too large, or all of it for the queue, or its answer.
     """
     bounds = config.parameters
-    if request.size.fits(bounds):
-        return [request]
-    if request.nbytes > max(bounds.max_queue_bytes, bounds.max_batch_bytes):
+    if request.nbytes > bounds.most_nbytes:
         raise InvalidInput(
             f"the request has {request.nbytes} bytes; max_queue_bytes is {bounds.max_queue_bytes}"
         )
+    try:
+        check_nbytes(answer_nbytes(request.lengths, config), bounds.most_nbytes)
+    except RequestFailed as error:
+        raise InvalidInput(str(error)) from None
+    if request.size.fits(bounds):
+        return [request]
     whole = Whole(request, config)
     starts = list(_starts(_sizes(request, config), bounds))
     for start, stop in pairwise([*starts, len(request.lengths)]):
@@ -66,7 +71,8 @@ class Whole:
         self.request = request
         self._config = config
         self._outputs: dict[int, Outputs] = {}
-        self._done = False
+        self._nbytes = 0
+        self._most = config.parameters.most_nbytes
         self._lock = Lock()
 
     def add(self, start: int, stop: int) -> None:
@@ -84,23 +90,22 @@ class Whole:
 
     def send(self, number: int, outputs: Outputs) -> None:
         with self._lock:
-            self._outputs[number] = outputs
-            if self._done or len(self._outputs) < len(self.parts):
+            if self.request.answered:
                 return
-            self._done = True
+            self._outputs[number] = outputs
+            self._nbytes += sum(array.nbytes for array in outputs.values())
+            is_complete = len(self._outputs) == len(self.parts)
         try:
-            self.request.deliver(self.request.send, self._joined())
+            check_nbytes(self._nbytes, self._most)
+            if is_complete:
+                self.request.deliver(self.request.send, self._joined())
         except Exception as error:
             why = error if isinstance(error, RequestFailed) else RequestFailed("no memory is left")
-            self.request.deliver(self.request.answer.fail, why)
+            self.fail(why)
 
     def fail(self, error: PythonMpError) -> None:
-        with self._lock:
-            for part in self.parts:
-                part.answered = True
-            if self._done:
-                return
-            self._done = True
+        for part in self.parts:
+            part.answered = True
         self.request.deliver(self.request.answer.fail, error)
 
     def _joined(self) -> Outputs:
@@ -110,6 +115,7 @@ class Whole:
                 spec.name,
                 [self._outputs[number][spec.name] for number in range(len(self.parts))],
                 longest if spec.ragged else None,
+                self._most,
             )
             for spec in self._config.outputs
         }
@@ -134,7 +140,7 @@ class PartAnswer:
         return self._whole.request.is_cancelled()
 
 
-def _end_to_end(name: str, parts: Sequence[Array], longest: int | None) -> Array:
+def _end_to_end(name: str, parts: Sequence[Array], longest: int | None, most: int) -> Array:
     """[b, ...] each; with `longest`, [b, rows, ...] with zeros behind the shorter ones."""
     shapes = {part.shape[2 if longest else 1 :] for part in parts}
     if len(shapes) > 1:
@@ -144,8 +150,9 @@ def _end_to_end(name: str, parts: Sequence[Array], longest: int | None) -> Array
         )
     if longest is None:
         return np.concatenate(parts)
-    rows = (longest, *shapes.pop())
-    joined = np.zeros((sum(map(len, parts)), *rows), parts[0].dtype)
+    shape = (sum(map(len, parts)), longest, *shapes.pop())
+    check_nbytes(math.prod(shape) * parts[0].itemsize, most)
+    joined = np.zeros(shape, parts[0].dtype)
     start = 0
     for part in parts:
         joined[start : start + len(part), : part.shape[1]] = part

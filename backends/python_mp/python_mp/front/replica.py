@@ -295,7 +295,9 @@ class Replica:
             return
         self._last_forward_seconds = flight.steps[-1].compute
         try:
-            answers = flight.batch.split(flight.outputs, self._config.outputs)
+            answers = flight.batch.split(
+                flight.outputs, self._config.outputs, self._config.parameters.most_nbytes
+            )
         except RequestFailed as error:  # One of them may have done it to all.
             self._refused(flight.batch, Refusal("RequestFailed", str(error)))
             return
