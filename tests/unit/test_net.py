@@ -47,6 +47,15 @@ def test_a_loop_goes_on_whatever_it_meets(caplog: pytest.LogCaptureFixture) -> N
     assert "Traceback" in caplog.text
 
 
+def test_a_loop_goes_on_where_there_is_no_memory_to_book_an_error() -> None:
+    def count(thread: str) -> None:
+        raise MemoryError(thread)
+
+    net = Net(count)
+    assert len(looped(net, MemoryError(), OSError(28, "full"), None)) == 3
+    assert not net.hold("keeper", lambda: 1 / 0)
+
+
 def test_nothing_is_said_of_what_never_happened() -> None:
     net = Net()
     assert net.hold("peers", lambda: None)

@@ -70,16 +70,20 @@ class Net:
 
     def catch(self, thread: str, error: Exception) -> None:
         """Books an error. Its frames are let go, and with them what they hold."""
+        with suppress(Exception):  # No memory to book it: then it is not booked.
+            self._book(thread, error)
+        error.__traceback__ = None
+
+    def _book(self, thread: str, error: Exception) -> None:
         text = describe(error)
         with self._lock:
             before = self._caught.get(thread, Caught())
             self._caught[thread] = Caught(before.count + 1, text, time.time())
             is_new = self._is_new(thread, text)
-        self._count(thread)
         if is_new:
             with suppress(Exception):
                 log.error("internal error in thread %s, which goes on", thread, exc_info=error)
-        error.__traceback__ = None
+        self._count(thread)
 
     def said(self) -> dict[str, dict[str, Any]]:
         """For /status: by thread, what it has met so far; empty if nothing."""
