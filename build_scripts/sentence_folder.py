@@ -119,10 +119,10 @@ def _prompts(file: Path) -> None:
 
 
 def _transformer_file(folder: Path) -> Path:
-    """sentence-transformers takes the first of these that is there."""
+    """sentence-transformers takes the first of these that says something."""
     named = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
     files = [folder / f"sentence_{name}_config.json" for name in named]
-    return next((file for file in files if file.is_file()), files[0])
+    return next((file for file in files if read_optional(file)), files[0])
 
 
 def _known(file: Path, keys: Mapping[str, object]) -> dict[str, Any]:
@@ -132,15 +132,17 @@ def _known(file: Path, keys: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _refuse_unknown(file: Path, said: Mapping[str, Any], keys: Mapping[str, object]) -> None:
-    for key, value in _spoken(said):
+    for key, value in _spoken(said, keys):
         if key not in keys:
             raise BuildError(f"{file}: {key} is {value!r}, which the ensemble embed does not do.")
         if keys[key] is not ANY and value != keys[key]:
             raise BuildError(f"{file}: {key} is {value!r}; the ensemble embed has {keys[key]!r}.")
 
 
-def _spoken(said: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Without keys that say nothing: null, or empty. False can be an answer."""
+def _spoken(said: Mapping[str, Any], keys: Mapping[str, object]) -> Iterator[tuple[str, Any]]:
+    """Without keys that say nothing: null, or empty. False can be an answer, and so can null where
+    one value is wanted."""
     for key, value in said.items():
-        if value is not None and value not in ("", [], {}):
+        wanted = keys.get(key, ANY) is not ANY
+        if wanted or (value is not None and value not in ("", [], {})):
             yield key, value

@@ -376,6 +376,11 @@ HONOURED: dict[str, dict[str, Any]] = {
         TRANSFORMER: None,
         "sentence_roberta_config.json": {"max_seq_length": 7},
     },
+    "the first file that says a length": {
+        TRANSFORMER: {},
+        "sentence_roberta_config.json": {"max_seq_length": 9},
+        "sentence_distilbert_config.json": {"max_seq_length": 4},
+    },
     "the tokenizer's own length": {
         TRANSFORMER: None,
         "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "model_max_length": 6},
@@ -430,6 +435,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "fewer dimensions": ({SETTINGS: {"truncate_dim": 4}}, "truncate_dim is 4"),
     "another kind of model": ({SETTINGS: {"model_type": "SparseEncoder"}}, "is 'SparseEncoder'"),
+    "no kind of model": ({SETTINGS: {"model_type": None}}, "model_type is None; .* has 'Sentence"),
+    "no output to normalise": (
+        {"2_Normalize/config.json": {"module_output_name": None}},
+        "module_output_name is None",
+    ),
+    "lengths of queries": ({TRANSFORMER: {"query_length": 4}}, "query_length is 4"),
+    "the last token": ({POOLING: {"pooling_mode": "lasttoken"}}, "is 'lasttoken'"),
+    "normalised first": ({"modules.json": [*CHAIN[::2], CHAIN[1]]}, "chains Transformer, Norm"),
     "options of the model": ({TRANSFORMER: {"model_args": {"a": 1}}}, r"model_args is \{'a': 1\}"),
     "another tokenizer": ({TRANSFORMER: {"tokenizer_name_or_path": "x"}}, "tokenizer_name_or_path"),
     "a length that is none": ({TRANSFORMER: {"max_seq_length": "16"}}, "max_seq_length is '16'"),
