@@ -13,21 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from tests.unit.triton_stub import MetricFamily, Tensor
+
 from .modules import here
 
 Array = np.ndarray[Any, Any]
 Outputs = dict[str, Array]
-
-
-class Tensor:
-    def __init__(self, name: str, array: Array) -> None:
-        self._name, self._array = name, array
-
-    def name(self) -> str:
-        return self._name
-
-    def as_numpy(self) -> Array:
-        return self._array
 
 
 class TritonError(Exception):
@@ -101,22 +92,6 @@ class ResponseSender:
         if self._request.answers:
             self._request.faults.append("asked whether it is cancelled after the last response")
         return self._request.cancelled
-
-
-class MetricFamily:
-    COUNTER, GAUGE, HISTOGRAM = range(3)
-
-    def __init__(self, **_: Any) -> None:
-        pass
-
-    def Metric(self, labels: Mapping[str, str]) -> MetricFamily:  # noqa: N802
-        return self
-
-    def increment(self, value: float) -> None:
-        pass
-
-    def set(self, value: float) -> None:
-        pass
 
 
 class Logger:

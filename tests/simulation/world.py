@@ -463,6 +463,8 @@ class World:
         firsts = inputs["X"][inputs["cu_seqlens"][:-1], 0]
         numbers = (firsts // _NUMBERS).tolist()
         self._given.update(numbers)
+        for number in set(numbers) - self._wanted():
+            self._wrong.append(f"{rank.name} was given request {number}, which had its answer")
         for number, fault in zip(numbers, inputs["FAULT"], strict=True):
             kind = int(fault[0])
             if kind in (RAISE, EXIT, SEGFAULT, HANG) and fault[1] == int(rank.name[-1]):
@@ -478,6 +480,17 @@ class World:
         asks = [asked for asked in self.asked if asked.number == number and asked.open]
         if asks and all(since < asked.arrived for asked in asks):
             self._wrong.append(f"{rank.name} was given request {number}, which was condemned")
+
+    def _wanted(self) -> set[int]:
+        """What was not answered a while ago; anything where somebody did not hear of it."""
+        past = self.machine.now - LATE_SECONDS
+        if past < max(self.deaf, *self.trouble.values()):
+            return set(range(self._numbers + 1))
+        return {
+            asked.number
+            for asked in self.asked
+            if asked.open or asked.lost or asked.request.answers[-1].at > past
+        }
 
     def _ended(self, process: Process) -> None:
         if process.name.startswith("rank "):

@@ -402,6 +402,21 @@ def test_who_falls_silent_has_nothing_in_the_end(
     assert first.settled == []
 
 
+def test_what_has_its_answer_is_recalled(make: Make) -> None:
+    first, second = make(0), make(1)
+    part, other = first.ask(1, 2)
+    until(lambda: len(second.guests) == 2)
+    assert not any(guest.is_cancelled() for guest in second.guests)
+    part.answered = True  # another part of it has failed
+    first.away.wake()
+    until(lambda: second.guests[0].is_cancelled())
+    assert not second.guests[1].is_cancelled()
+    answer(second.guests[1])
+    assert result(other) == [2]
+    until(lambda: not first.queue._lent)
+    assert first.waiting == []
+
+
 def test_a_late_guest_comes_home_to_be_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line, "PULSE_SECONDS", 0.1)
     first, second = make(0), make(1)

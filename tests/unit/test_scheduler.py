@@ -216,3 +216,16 @@ def test_who_is_queued_later_than_he_came_spoils_nobodys_place() -> None:
     waiting.put_back(taken)
     left = [waiting.next_batch()[0] for _ in range(7)]
     assert left == sorted([*own, guest], key=lambda each: each.arrived)
+
+
+def test_what_has_its_answer_waits_no_more() -> None:
+    requests = [request() for _ in range(4)]
+    waiting = scheduler(*requests)
+    lent = waiting.lend(lambda each: each is requests[3])
+    for part in (requests[1], requests[3]):
+        part.answered = True
+    waiting.drop_answered()
+    waiting.put_back([requests[3]])
+    assert lent is requests[3]
+    assert waiting.nbytes == 8
+    assert waiting.next_batch() == [requests[0], requests[2]]

@@ -82,7 +82,7 @@ class InferenceRequest:
 
 
 class MetricFamily:
-    COUNTER, GAUGE = range(2)
+    COUNTER, GAUGE, HISTOGRAM = range(3)
 
     def __init__(self, **_: Any) -> None:
         pass

@@ -66,6 +66,8 @@ class Kind(IntEnum):
     """Between peers: somebody reads here."""
     CONDEMNED = 7
     """Between peers: contents of requests that have ended groups."""
+    RECALLED = 8
+    """Between peers: nobody waits for this request any more."""
 
 
 class Placed(NamedTuple):

@@ -81,6 +81,8 @@ class Away:
         self._pause = LOOK_SECONDS  # Also if what follows raises.
         if self._stopping.is_set():
             return
+        for helper in self._helpers.values():
+            helper.recall()
         if self._has_news:
             self._tell()
         if self._home.needs_help:

@@ -100,6 +100,14 @@ class Helper:
             if self.is_gone:  # Its thread may have gone before it saw this one.
                 self._give_back([number])
 
+    def recall(self) -> None:
+        """Parts of a request that has its answer, since another part has failed."""
+        for number, request in self._copy():
+            if request.answered:
+                self._give_back([number])
+                with suppress(OSError):
+                    self._connection.send(Kind.RECALLED, number)
+
     def hang_up(self) -> None:
         self._connection.hang_up()
 

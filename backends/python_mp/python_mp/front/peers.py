@@ -3,6 +3,7 @@
     away.py of a replica without ranks               this module, of a replica that serves
     FORWARD: inputs, what is known of the request --> Replica.submit
                   <-- DONE: outputs, or REFUSED: why     PeerAnswer
+    RECALLED: it has its answer from elsewhere   --> the sweeper
     PULSE  -->  <--  PULSE                           each knows that the other one reads
     CONDEMNED  -->  <--  CONDEMNED                   before all else; see news.py
 
@@ -16,7 +17,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -116,17 +117,22 @@ class Peers:
     def _hear_all(self, connection: Line) -> None:
         with suppress(OSError):  # It may have hung up, and left something to be heard.
             news.tell(connection, self._informed)
+        recalled: set[int] = set()
         with suppress(OSError):  # It has hung up, or says nothing any more.
             while received := connection.receive():
-                self._hear(connection, *received)
+                self._hear(connection, recalled, *received)
 
-    def _hear(self, connection: Line, message: Message, inputs: dict[str, Array]) -> None:
+    def _hear(
+        self, connection: Line, recalled: set[int], message: Message, inputs: dict[str, Array]
+    ) -> None:
         if message.kind is Kind.PULSE:
             connection.send(Kind.PULSE)
         elif message.kind is Kind.CONDEMNED:
             self._informed.hear(message.text)
+        elif message.kind is Kind.RECALLED:
+            recalled.add(message.batch)
         else:
-            self._take_in(PeerAnswer(connection, message.batch), message, inputs)
+            self._take_in(PeerAnswer(connection, message.batch, recalled), message, inputs)
 
     def _take_in(self, answer: PeerAnswer, message: Message, inputs: dict[str, Array]) -> None:
         try:
@@ -144,10 +150,11 @@ class PeerAnswer:
 
     keeps = False
 
-    def __init__(self, connection: Line, number: int) -> None:
+    def __init__(self, connection: Line, number: int, recalled: Collection[int] = ()) -> None:
         self.guest: Request | None = None
         self._connection = connection
         self._number = number
+        self._recalled = recalled
 
     def send(self, outputs: Mapping[str, Array]) -> None:
         self._say(Kind.DONE, outputs, "")
@@ -161,8 +168,8 @@ class PeerAnswer:
         self._say(Kind.REFUSED, {}, json.dumps(refusal))
 
     def is_cancelled(self) -> bool:
-        """Whether its home has hung up."""
-        return self._connection.is_closed
+        """Whether its home has hung up, or needs it no more."""
+        return self._connection.is_closed or self._number in self._recalled
 
     def _say(self, kind: Kind, outputs: Mapping[str, Array], text: str) -> None:
         self.guest = None  # Or only the garbage collector would free its memory file.

@@ -353,6 +353,7 @@ class Replica:
 
     def _waiting_since(self, moment: float) -> list[Request]:
         with self._lock:
+            self._scheduler.drop_answered()
             self._metrics.gauge("queue_requests", len(self._scheduler))
             self._metrics.gauge("queue_bytes", self._scheduler.nbytes)
             return self._scheduler.waiting_since(moment)
@@ -365,7 +366,7 @@ class Replica:
 
     def _refuse(self, requests: Sequence[Request], error: PythonMpError, reason: str) -> None:
         """Parts of one request fail together, and count once; a guest that goes home does not."""
-        goes_home = type(error) is Unavailable
+        goes_home = type(error) in (Unavailable, Cancelled)
         refused = sum(self._fail([r], error) * (not (r.guest and goes_home)) for r in requests)
         self._metrics.count("refused_total", refused, reason=reason)
 

@@ -105,6 +105,11 @@ class Scheduler:
         """What arrived before that `perf_counter`, oldest first."""
         return [request for request in self._waiting if request.arrived <= moment]
 
+    def drop_answered(self) -> None:
+        """Parts of requests of which another part has failed."""
+        for request in [each for each in self._waiting if each.answered]:
+            self.remove(request)
+
     def remove(self, request: Request) -> bool:
         """Whether it was still waiting."""
         try:
