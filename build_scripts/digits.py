@@ -33,7 +33,7 @@ CLASSIFIER = Path(__file__).resolve().parent.parent / "model_repository" / "clas
 SIDE, CLASSES, PATCHES, PATCH_PIXELS = 8, 10, 16, 4
 DIM, HIDDEN, BLOCKS = 64, 256, 4
 SEED, HELD_OUT, LEAST_ACCURACY = 0, 0.2, 0.97
-EPOCHS, BATCH, RATE, DECAY = 60, 96, 4e-3, 0.05
+EPOCHS, BATCH, RATE, DECAY = 30, 96, 4e-3, 0.05
 SHIFT, TURN, SCALE = 0.5, 0.17, 0.1  # at most: pixels, radians, of the size
 THREADS = 1  # always, as sums in another order have other bits; and two would wait for each other
 
