@@ -11,7 +11,6 @@ from functools import cache
 from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import packages_distributions, version
-from importlib.util import source_from_cache
 from pathlib import Path
 
 import pytest
@@ -111,7 +110,28 @@ def built(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Job, dict[str
 
 
 def _source(path: Path) -> Path:
-    return Path(source_from_cache(path)) if path.parent.name == "__pycache__" else path
+    """Compiled code counts as its source, also under the name that Python first writes it under:
+    x.cpython-311.pyc, x.cpython-311.opt-1.pyc, x.cpython-311.pyc.139669521475792."""
+    if path.parent.name != "__pycache__":
+        return path
+    return path.parent.with_name(f"{path.name.partition('.')[0]}.py")
+
+
+@pytest.mark.parametrize("optimised", [[], ["-OO"]], ids=["plain", "optimised"])
+def test_compiled_code_counts_as_its_source(tmp_path: Path, optimised: list[str]) -> None:
+    """Written by the first process, read by the second."""
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    (tmp_path / "mine.py").touch()
+    opened = tmp_path / "opened"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OPENED": str(opened)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    for _ in range(2):
+        command = [sys.executable, *optimised, "-c", "import mine"]
+        subprocess.run(command, env=environment, check=True)
+    paths = {Path(line) for line in opened.read_text().splitlines()}
+    paths = {path for path in paths if path.name.startswith("mine.")}
+    assert len(paths) == 3  # The source, the compiled code, and that under its temporary name.
+    assert {_source(path) for path in paths} == {tmp_path / "mine.py"}
 
 
 def keys(job: Job) -> dict[str, str]:
