@@ -102,6 +102,7 @@ def _plan(options: argparse.Namespace, house: House) -> Plan:
         models=_models(options.model, status),
         faults=options.faults,
         seconds=options.seconds,
+        times=options.times,
         interval=options.interval,
         warm_up=options.warm_up,
         clients=options.clients,

@@ -1,13 +1,13 @@
 """What a server holds, to be compared before and after: processes, threads, descriptors, memory,
-shared memory."""
+shared memory, files."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clients.chaos.house import Status
-from clients.chaos.processes import descendants, stat
+from clients.chaos.processes import HouseError, descendants, stat
 
 SEGMENTS = Path("/dev/shm")
 PARTS = ("watcher", "tritonserver", "stubs")
@@ -44,12 +44,16 @@ class Usage:
     def of(cls, status: Status) -> "Usage":
         """Of the server that /status describes."""
         tree = [status.watcher, *descendants(status.watcher)]
-        segments = [each.stat() for each in SEGMENTS.glob(f"{prefix(status.server)}*")]
+        folder = run_folder(status.server)
+        segments = [each.stat() for each in SEGMENTS.glob(f"{folder.name}*")]
+        files = [each.lstat() for each in folder.rglob("*") if not each.is_dir()]
         figures: dict[str, float] = {
             "processes": len(tree),
             "zombies": sum(stat(pid)[:1] == ["Z"] for pid in tree),
             "segments": len(segments),
-            "MiB of segments": sum(512 * each.st_blocks for each in segments) / _MIB,
+            "MiB of segments": _megabytes_of(segments),
+            "files": len(files),
+            "MiB of files": _megabytes_of(files),
         }
         stubs = [pid for pid in tree if is_stub(pid)]
         pids = [[status.watcher], [status.server] if status.server else [], stubs]
@@ -81,12 +85,16 @@ def repository(server: int) -> Path:
     return Path(f"/proc/{server}/cwd").resolve() / given[0]
 
 
-def prefix(server: int | None) -> str:
-    """Of the names of the run's segments, which is that of its private folder."""
+def run_folder(server: int | None) -> Path:
+    """The run's private folder; the names of its segments begin with that one's."""
     for variable in Path(f"/proc/{server}/environ").read_bytes().split(b"\0"):
         if variable.startswith(_FOLDER):
-            return Path(os.fsdecode(variable.removeprefix(_FOLDER))).name
-    return "python_mp_"
+            return Path(os.fsdecode(variable.removeprefix(_FOLDER)))
+    raise HouseError("the environment of tritonserver names no folder of the run")
+
+
+def _megabytes_of(files: Iterable[os.stat_result]) -> float:
+    return sum(512 * each.st_blocks for each in files) / _MIB
 
 
 def _threads(pids: Sequence[int]) -> float:

@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add, bounds = made.add_argument, Bounds()
     health = f"{default_url('http').rpartition(':')[0]}:{os.environ.get('HEALTH_PORT', '8003')}"
-    add("--seconds", type=_seconds, default=60.0, metavar="S", help="of faults; each is tried (60)")
+    add("--seconds", type=_seconds, default=60.0, metavar="S", help="of faults (60)")
+    add("--times", type=positive, default=1, metavar="N", help="each fault, at least (1)")
     add("--model", action="append", default=[], help="to ask; may be repeated (embed, ranker)")
     add(
         "--faults",

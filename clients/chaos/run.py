@@ -33,6 +33,7 @@ class Plan:
     models: Sequence[str]
     faults: Sequence[str]
     seconds: float
+    times: int
     interval: float
     warm_up: float
     clients: int
@@ -141,9 +142,10 @@ class Run:
         return Connection(protocol, self._plan.urls[protocol], self._plan.deadline)
 
     def _harm(self, scene: Scene, probes: dict[str, Probe], until: float) -> None:
-        """Until that moment, and until each kind has had its turn."""
+        """Until that moment, and until each kind has had all its turns."""
+        least = self._plan.times * len(self._plan.faults)
         for count, kind in enumerate(schedule(self._plan.faults, scene.order)):
-            if count >= len(self._plan.faults) and time.monotonic() >= until:
+            if count >= least and time.monotonic() >= until:
                 return
             self._doing("load")
             time.sleep(self._plan.interval)

@@ -16,6 +16,7 @@ import pytest
 from python_mp.channel import Connection
 from python_mp.front import group as group_module
 from python_mp.front.line import Line
+from tests.descriptors import ours
 from tests.harness import Served, ask, echo_config, pids, served, until, values
 
 DEATHS = 5
@@ -76,23 +77,18 @@ def test_a_group_that_ends_in_trouble_leaves_no_descriptor(
 ) -> None:
     os.kill(pids(two)[0], signal.SIGKILL)
     until(partial(serves, two, generation=2))
-    before = pidfds()
+    before = ours()["anon_inode:[pidfd]"]
     for death in range(DEATHS):
         with monkeypatch.context() as patch:
             patch.setattr(group_module, "wait_all", once(group_module.wait_all))
             os.kill(pids(two)[0], signal.SIGKILL)
             until(partial(serves, two, generation=death + 3))
-    until(lambda: pidfds() <= before)
+    # Of them alone: pytest keeps what was logged, and with its frames the memory of groups.
+    until(lambda: ours()["anon_inode:[pidfd]"] <= before)
 
 
 def serves(replica: Served, generation: int) -> bool:
     return replica.replica._keeper._generation >= generation and replica.replica.serves
-
-
-def pidfds() -> int:
-    """Of them alone: pytest keeps what was logged, and with its frames the memory of groups."""
-    links = (Path(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd"))
-    return sum("pidfd" in str(link.readlink()) for link in links if link.is_symlink())
 
 
 def test_a_connection_counts_as_closed_though_close_fails() -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from python_mp.errors import InvalidInput, LoadError, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, HANG, RAISE, REFUSE, SEGFAULT, SLEEP
+from tests.descriptors import alone, opened
 from tests.harness import (
     FP32,
     INT32,
@@ -253,40 +254,47 @@ def test_two_replicas_do_not_disturb_each_other(tmp_path: Path) -> None:
         assert counted(second, "generation") == [1]
 
 
-def open_descriptors() -> int:
-    gc.collect()  # a mapping's descriptor goes with its last view
-    return len(os.listdir("/proc/self/fd"))
-
-
 def test_stop_leaves_no_process_and_no_file(tmp_path: Path) -> None:
-    shared_memory = set(os.listdir("/dev/shm"))
-    descriptors = open_descriptors()
-    with served(echo_config(tmp_path, tensor_parallel_size=4), tmp_path) as replica:
-        processes = pids(replica)
-        os.kill(processes[3], signal.SIGKILL)
-        until(lambda: counted(replica, "generation", "ranks_alive") == [2, 4])
-        processes += pids(replica)
-        assert values([ask(replica, 1)]) == [[1]]
-    assert not any(map(alive, processes))
-    assert set(os.listdir("/dev/shm")) <= shared_memory
+    alone(start_and_stop, tmp_path)
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
-    assert open_descriptors() == descriptors
 
 
-def test_a_generation_is_freed_at_once(two: Served) -> None:
-    """Its memory files, too, without waiting for the garbage collector."""
-    counts = []
+def start_and_stop(folder: str) -> None:
+    """Without the help of the garbage collector, and at once; so two replicas that have talked."""
+    before = opened()
     gc.disable()
-    try:
+    config = echo_config(Path(folder), replicas=2, tensor_parallel_size=2)
+    with served(config, Path(folder)) as first, served(config, Path(folder), index=1) as second:
+        processes = pids(first) + pids(second)
+        held = [ask(first, 1, fault=(SLEEP, 0, 100)), ask(first, 2)]
+        os.kill(pids(first)[1], signal.SIGKILL)
+        assert values(held) == [[1], [2]]
+        until(lambda: counted(first, "generation", "ranks_alive") == [2, 2])
+        for pid in [os.getpid(), *processes[2:], *pids(first)]:  # All memory is without a name.
+            assert "/dev/shm" not in Path(f"/proc/{pid}/maps").read_text()
+        processes += pids(first)
+        assert values([ask(first, 1), ask(second, 1)]) == [[1], [1]]
+        del held
+    assert not any(map(alive, processes))
+    assert opened() == before
+
+
+def test_a_generation_is_freed_at_once(tmp_path: Path) -> None:
+    """Its memory files, too, without waiting for the garbage collector."""
+    alone(die_again_and_again, tmp_path)
+
+
+def die_again_and_again(folder: str) -> None:
+    gc.disable()
+    with served(echo_config(Path(folder), tensor_parallel_size=2), Path(folder)) as two:
+        counts = []
         for generation in (2, 3, 4):
             held = [ask(two, 1, fault=(SLEEP, 0, 50)), ask(two, 2)]
             os.kill(pids(two)[1], signal.SIGKILL)
             assert values(held) == [[1], [2]]
             until(lambda want=generation: counted(two, "generation", "ranks_alive") == [want, 2])
             del held
-            counts.append(len(os.listdir("/proc/self/fd")))
-    finally:
-        gc.enable()
+            counts.append(opened())
     assert counts == counts[:1] * 3
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import os
 import random
@@ -28,6 +27,7 @@ from python_mp.front.net import Net
 from python_mp.front.peers import PeerAnswer, Peers
 from python_mp.front.scheduler import Scheduler
 from python_mp.front.status import State, Status
+from tests.descriptors import ours
 from tests.harness import LIMIT, FutureAnswer, echo_config, echo_input, until
 
 
@@ -109,7 +109,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.setattr(away, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(helper, "REST_SECONDS", 0.02)
     config, houses = echo_config(tmp_path, replicas=3), []
-    threads, descriptors = threading.active_count(), open_descriptors()
+    threads, before = threading.active_count(), ours()
 
     def build(replica: int) -> House:
         houses.append(House(tmp_path, config, replica))
@@ -121,13 +121,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     for house in houses:
         house.close()
         house.guests.clear()
+    assert ours() <= before  # At once, and not when a thread gets round to it.
     until(lambda: threading.active_count() <= threads)
-    until(lambda: open_descriptors() <= descriptors)
-
-
-def open_descriptors() -> int:
-    gc.collect()  # a mapping's descriptor goes with its last view
-    return len(os.listdir("/proc/self/fd"))
 
 
 def answer(guest: Request) -> None:
@@ -313,6 +308,19 @@ def test_nobody_looks_for_peers_at_every_request(
         time.sleep(0.001)
     assert 1 <= len(looks) <= 2 + (time.monotonic() - began) / 0.25
     assert threading.active_count() == threads
+
+
+def test_nothing_is_open_after_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the threads are that close it, also of a helper sent away: the fixture looks."""
+    close = line.Line.close
+    monkeypatch.setattr(line.Line, "close", lambda each: (time.sleep(0.3), close(each)))
+    first, second = make(0), make(1)
+    first.ask(1)
+    until(lambda: bool(second.guests))
+    answer(second.guests.pop())
+    first.needs_help = False
+    first.away.wake()
+    until(lambda: not first.away._helpers)
 
 
 def test_only_replicas_of_the_same_config_help_each_other(tmp_path: Path) -> None:

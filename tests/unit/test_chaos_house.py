@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from clients.chaos.house import House, Status
-from clients.chaos.leaks import PARTS, Bounds, Usage, prefix
+from clients.chaos.leaks import PARTS, Bounds, Usage, run_folder
 from clients.chaos.processes import HouseError, Process, ancestors, descendants
 from clients.chaos.publish import next_version, versions
 
@@ -168,7 +168,8 @@ def test_a_version_appears_and_goes(tmp_path: Path) -> None:
 
 
 def usage(**change: float) -> Usage:
-    figures = dict.fromkeys(("processes", "zombies", "segments", "MiB of segments"), 0.0)
+    counts = "processes", "zombies", "segments", "MiB of segments", "files", "MiB of files"
+    figures = dict.fromkeys(counts, 0.0)
     for part in PARTS:
         figures |= {f"{name} of {part}": 100.0 for name in ("threads", "descriptors", "MiB")}
     return Usage({**figures, **{name.replace("_", " "): value for name, value in change.items()}})
@@ -181,6 +182,8 @@ def usage(**change: float) -> Usage:
         ("zombies", 0),
         ("segments", 0),
         ("MiB of segments", 32),
+        ("files", 0),
+        ("MiB of files", 32),
         *[(f"threads of {part}", 104) for part in PARTS],
         *[(f"descriptors of {part}", 104) for part in PARTS],
         *[(f"MiB of {part}", 132) for part in PARTS],
@@ -193,16 +196,21 @@ def test_growth_beyond_its_bound_is_a_leak(figure: str, allowed: int) -> None:
     assert leak.startswith(f"{figure}: ")
 
 
-def test_usage_counts_what_a_process_holds() -> None:
+def test_usage_counts_what_a_process_holds(tmp_path: Path) -> None:
     """A process that stands for watcher and tritonserver: 1 child, 3 files more, 1 thread more."""
     script = (
         "import threading; files = [open('/dev/null') for _ in range(3)];"
         "import subprocess; child = subprocess.Popen(['sleep', '60']);"
         "import sys; threading.Thread(target=sys.stdin.read).start(); print(flush=True)"
     )
+    folder = tmp_path / "python_mp_none_such"
+    unpacked = folder / "ranks-1-0-1" / "unpacked"
+    unpacked.mkdir(parents=True)
+    (unpacked / "weights").write_bytes(b"1" * (2 << 20))
+    (unpacked / "link").symlink_to("nowhere")
     command = [sys.executable, "-c", script]
     pipe = subprocess.PIPE
-    environment = {**os.environ, "PYTHON_MP_RUNTIME_DIR": "/tmp/python_mp_none_such"}
+    environment = {**os.environ, "PYTHON_MP_RUNTIME_DIR": str(folder)}
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -210,7 +218,7 @@ def test_usage_counts_what_a_process_holds() -> None:
         children = [*descendants(process.pid)]
         said = status(watcher=process.pid, server={"pid": process.pid})
         figures = Usage.of(Status.parse(said)).figures
-        assert prefix(process.pid) == "python_mp_none_such"
+        assert run_folder(process.pid) == folder
         for child in children:
             os.kill(child, signal.SIGKILL)
         process.stdin.close()
@@ -218,4 +226,6 @@ def test_usage_counts_what_a_process_holds() -> None:
     assert figures["threads of watcher"] == 2
     assert figures["descriptors of tritonserver"] == 6
     assert figures["MiB of watcher"] > 1
+    assert figures["files"] == 2
+    assert 2 <= figures["MiB of files"] < 2.1
     assert figures["zombies"] == figures["segments"] == figures["descriptors of stubs"] == 0

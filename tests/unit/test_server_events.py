@@ -17,17 +17,19 @@ from server import stubs
 from server.events import Events
 from server.installation import STUB
 from server.stubs import Roster
+from tests.descriptors import ours
 
 SOON, LONG = 20.0, 60.0
 
 
 @pytest.fixture
 def events() -> Iterator[Events]:
-    before = len(os.listdir("/proc/self/fd"))
+    before = ours()
     made = Events()
     yield made
     made.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert made._epoll.closed
+    assert ours() == before
 
 
 def waits(events: Events, seconds: float = LONG) -> float:

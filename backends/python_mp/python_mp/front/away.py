@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from weakref import WeakSet
 
 from . import line, news
 from .helper import Helper, Home
@@ -32,6 +33,8 @@ class Away:
         self._folder = runtime / line.FOLDER
         self._net = net
         self._helpers: dict[str, Helper] = {}
+        self._all = WeakSet[Helper]()
+        """Those that were sent away, too, until their threads have ended."""
         self._next_look = 0.0
         self._has_news = False
         self._telling = threading.Lock()
@@ -66,9 +69,10 @@ class Away:
         self.wake()
         if self._thread.ident:
             self._thread.join()
-        for helper in self._helpers.values():
+        helpers = list(self._all)
+        for helper in helpers:
             helper.hang_up()
-        for helper in self._helpers.values():
+        for helper in helpers:
             helper.join()
         self._helpers = {}
 
@@ -102,9 +106,9 @@ class Away:
         helpers = {name: each for name, each in self._helpers.items() if not each.is_gone}
         for name in serving - helpers.keys():
             with suppress(OSError):
-                helpers[name] = Helper(
-                    line.connect(self._folder, name), self._home, self.wake, self._net
-                )
+                connection = line.connect(self._folder, name)
+                helpers[name] = Helper(connection, self._home, self.wake, self._net)
+                self._all.add(helpers[name])
         for name, helper in helpers.items():
             helper.serves = name in serving
         self._helpers = helpers

@@ -62,20 +62,24 @@ class Peers:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
-        self._lines: set[Line] = set()
+        self._lines: dict[Line, Thread] = {}
+        """With the thread that listens there."""
         self._thread = Thread(target=self._run, name="peers", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        """Of what it had open nothing is left."""
         self._stopping.set()
         if listener := self._listener:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)  # Ends the accept.
         self._thread.join()
         with self._lock:
-            lines = list(self._lines)
+            lines = self._lines.copy()
         for each in lines:
             each.hang_up()
+        for thread in lines.values():
+            thread.join(line.SILENCE_SECONDS)  # It may be queueing a guest.
         with suppress(OSError):
             (self._folder / self._name).unlink(missing_ok=True)
 
@@ -96,17 +100,18 @@ class Peers:
                 self._answer(connection)
 
     def _answer(self, connection: Line) -> None:
+        thread = Thread(target=self._serve, args=[connection], daemon=True)
         with self._lock:
-            self._lines.add(connection)
+            self._lines[connection] = thread
         try:
-            Thread(target=self._serve, args=[connection], daemon=True).start()
+            thread.start()
         except RuntimeError:  # There are too many.
             self._drop(connection)
 
     def _drop(self, connection: Line) -> None:
-        with self._lock:
-            self._lines.discard(connection)
         connection.close()
+        with self._lock:
+            self._lines.pop(connection, None)
 
     def _serve(self, connection: Line) -> None:
         try:
