@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from google.protobuf import text_format
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
@@ -83,7 +84,8 @@ def _parse(text: str, where: str) -> Any:
 
 
 def _filled(message: Any, name: str) -> dict[str, Any]:
-    """As Triton fills it in: a name, and a count and name for each instance group."""
+    """As Triton fills it in: a name, and a count and name for each instance group. One on GPUs that
+    names none has all that are seen."""
     given: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
     filled: dict[str, Any] = {"name": name, "max_batch_size": 0, "input": [], "output": []} | given
     groups = filled.setdefault("instance_group", [{}])
@@ -91,6 +93,8 @@ def _filled(message: Any, name: str) -> dict[str, Any]:
         kind = "KIND_GPU" if group.get("gpus") else "KIND_CPU"
         said = {key: value for key, value in group.items() if value != "KIND_AUTO"}
         groups[index] = {"name": f"{filled['name']}_{index}", "count": 1, "kind": kind} | said
+        if groups[index]["kind"] == "KIND_GPU" and not group.get("gpus"):
+            groups[index]["gpus"] = list(range(torch.cuda.device_count()))
     return filled
 
 

@@ -127,3 +127,10 @@ def test_devices_that_engine_or_collectives_cannot_use(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         on(*kinds, **{"engine": "torch"} | parameters)
+
+
+@pytest.mark.parametrize("kinds", [["KIND_GPU"], ["KIND_GPU"] * 2])
+def test_a_group_on_gpus_names_some(kinds: list[str]) -> None:
+    """Triton names all that it sees; where it sees none, somebody must say what is meant."""
+    with pytest.raises(ConfigError, match="instance group 'g0' is KIND_GPU, names no GPU"):
+        on(*kinds, gpus=(), engine="torch", tensor_parallel_size=len(kinds))

@@ -96,6 +96,21 @@ def test_gpus_are_not_guessed() -> None:
     assert '{ name: "shard" count: 1 kind: KIND_CPU passive: true } ]' in str(raised.value)
 
 
+@pytest.mark.parametrize("seen", [1, 2])
+def test_a_group_that_names_no_gpus_has_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: int
+) -> None:
+    """As Triton completes it; with none to be seen there is nothing to serve on."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: seen)
+    (tmp_path / "config.pbtxt").write_text(HEAD + "instance_group [ { kind: KIND_GPU } ]\n")
+    recipe = Recipe("module", "x", shapes=Shapes(rows=(1, 1, 1)), accuracy=Accuracy(max_error=1))
+    replicas = layout.replicas(model_config(tmp_path, recipe))
+    assert [replica.leader.device for replica in replicas] == list(range(seen))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(BuildError, match=r"names no GPU, and there is none here: .*`gpus: \[ 0, 1"):
+        model_config(tmp_path, recipe)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -200,6 +200,12 @@ def _check_names(config: ModelConfig) -> None:
 
 def _check_devices(config: ModelConfig) -> None:
     sizes = config.parameters
+    for group in config.instance_groups:  # Triton fills in all GPUs that it sees.
+        if group.kind == "KIND_GPU" and not group.gpus:
+            raise ConfigError(
+                f"instance group '{group.name}' is KIND_GPU, names no GPU, and there is none here:"
+                " name those it is for, as in `gpus: [ 0, 1 ]`, or set `kind: KIND_CPU`"
+            )
     on_gpus = any(group.kind == "KIND_GPU" for group in config.instance_groups)
     if on_gpus and sizes.engine == "onnxruntime":
         raise ConfigError(
