@@ -12,7 +12,6 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from weakref import WeakSet
 
 from . import line, news
 from .helper import Helper, Home
@@ -33,8 +32,8 @@ class Away:
         self._folder = runtime / line.FOLDER
         self._net = net
         self._helpers: dict[str, Helper] = {}
-        self._all = WeakSet[Helper]()
-        """Those that were sent away, too, until their threads have ended."""
+        self._all: list[Helper] = []
+        """Those that were sent away, too, until they are gone."""
         self._next_look = 0.0
         self._has_news = False
         self._telling = threading.Lock()
@@ -69,12 +68,11 @@ class Away:
         self.wake()
         if self._thread.ident:
             self._thread.join()
-        helpers = list(self._all)
-        for helper in helpers:
+        for helper in self._all:
             helper.hang_up()
-        for helper in helpers:
+        for helper in self._all:
             helper.join()
-        self._helpers = {}
+        self._helpers, self._all = {}, []
 
     def _run(self) -> None:
         self._net.loop("peers", self._turn, self._stopping)
@@ -108,7 +106,7 @@ class Away:
             with suppress(OSError):
                 connection = line.connect(self._folder, name)
                 helpers[name] = Helper(connection, self._home, self.wake, self._net)
-                self._all.add(helpers[name])
+                self._all = [*(each for each in self._all if not each.is_gone), helpers[name]]
         for name, helper in helpers.items():
             helper.serves = name in serving
         self._helpers = helpers
