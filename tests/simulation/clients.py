@@ -123,8 +123,7 @@ class Front(RuleBasedStateMachine):
     @rule(replica=replicas, rank=ranks)
     def stop_rank(self, replica: int, rank: int) -> None:
         if living := self.world.living(replica):
-            self.world.attack(replica)
-            living[rank % len(living)].stopped = True
+            self.world.stop_rank(replica, living[rank % len(living)])
 
     @rule(replica=replicas, times=st.integers(1, 3), descriptors=st.booleans())
     def lack(self, replica: int, times: int, descriptors: bool) -> None:

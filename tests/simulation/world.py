@@ -166,6 +166,8 @@ class World:
         """When something last happened to a replica that may delay its answers."""
         self.attacks: list[float] = []
         """When a rank was killed or stopped from outside."""
+        self._stopped: set[Process] = set()
+        """Ranks that may read late what they were handed in time."""
         self.condemned: dict[int, float] = {}
         """By content: since when a client knows, and so all replicas do."""
         self._deaf = 0.0
@@ -247,6 +249,11 @@ class World:
             self._lose(stub)
             self._leave()
 
+    def stop_rank(self, replica: int, rank: Process) -> None:
+        self.attack(replica)
+        self._stopped.add(rank)
+        rank.stopped = True
+
     @property
     def complete(self) -> bool:
         return len(self.stubs) == REPLICAS and all(stub.model for stub in self.stubs.values())
@@ -317,6 +324,7 @@ class World:
         self.check()
         self.asked.clear()
         self.refuses.clear()
+        self._stopped.clear()
         self._compare_held()
 
     def _is_calm(self, replica: int) -> bool:
@@ -463,7 +471,7 @@ class World:
         firsts = inputs["X"][inputs["cu_seqlens"][:-1], 0]
         numbers = (firsts // _NUMBERS).tolist()
         self._given.update(numbers)
-        for number in set(numbers) - self._wanted():
+        for number in set(numbers) - self._wanted() if rank not in self._stopped else ():
             self._wrong.append(f"{rank.name} was given request {number}, which had its answer")
         for number, fault in zip(numbers, inputs["FAULT"], strict=True):
             kind = int(fault[0])
