@@ -1,5 +1,6 @@
 """For every test: servers that leave nothing behind."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from server.installation import PROJECT
 from server.launch import TritonServer
 from tests.required import pytest_make_collect_report, pytest_runtest_makereport
 from tests.serving import Serve, assert_nothing_left, serving
+
+# Processes inherit what is ignored: after nohup, or in a background job, Ctrl-C would end nothing.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 

@@ -239,9 +239,7 @@ def test_what_cannot_be_started_ends_the_front() -> None:
     program = ["sh", str(NGINX / "again.sh")]
     if os.getuid() == 0:  # whom such a limit does not hold back
         program = ["setpriv", "--reuid=65533", "--clear-groups", *program]
-    sleep = ["env", "--default-signal=QUIT", "sleep", "60"]  # a background job ignores it
-    with subprocess.Popen(sleep, user=os.getuid() or 65533) as nginx:
-        until(lambda: Path(f"/proc/{nginx.pid}/comm").read_text() == "sleep\n")
+    with subprocess.Popen(["sleep", "60"], user=os.getuid() or 65533) as nginx:
         command = ["prlimit", "--nproc=1", *program, str(nginx.pid), "true"]
         subprocess.run(command, capture_output=True)
         assert nginx.wait(SECONDS) == -signal.SIGQUIT

@@ -98,6 +98,7 @@ class Watched(Subject):
         if (self._repository / LATE).exists():
             shutil.rmtree(self._repository / LATE)
             wait(lambda: not self._has(LATE, 1), SLACK_SECONDS, "unload without a fault")
+        self._stop_client()  # of a case that ended before it was settled
         self._client = Client(self._endpoints)
         wait(lambda: bool(self._client and self._client.answered), SLACK_SECONDS, "answer")
 
@@ -153,15 +154,18 @@ class Watched(Subject):
         self._start_process()
 
     def close(self) -> None:
-        if self._client:
-            self._client.stopped.set()
-            self._client = None
+        self._stop_client()
         if self._began and self._process.poll() is None:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(SETTLE_SECONDS)
         self._process.kill()
         self._process.wait()
+
+    def _stop_client(self) -> None:
+        if self._client:
+            self._client.stopped.set()
+            self._client = None
 
     # -- its process --------------------------------------------------------------------------
 
