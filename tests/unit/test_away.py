@@ -113,6 +113,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
     def build(replica: int) -> House:
         houses.append(House(tmp_path, config, replica))
+        until(lambda: houses[-1].peers._listener is not None)
         if replica:
             houses[-1].status.write(State.SERVING)
         return houses[-1]
