@@ -12,8 +12,8 @@ from python_mp import ensembles
 from server.paths import is_odd
 
 State = tuple[tuple[str, int, int], ...]
-NEVER: State = ()  # like no model's
 """Path, time of change and size of each file of a model that Triton would load."""
+NEVER: State = ()  # like no model's
 # What a file itself may be at fault for; any other error is the machine's, and passes.
 OWN = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
 IGNORED = "__pycache__"
