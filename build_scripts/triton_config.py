@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from google.protobuf import text_format
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
@@ -94,8 +93,14 @@ def _filled(message: Any, name: str) -> dict[str, Any]:
         said = {key: value for key, value in group.items() if value != "KIND_AUTO"}
         groups[index] = {"name": f"{filled['name']}_{index}", "count": 1, "kind": kind} | said
         if groups[index]["kind"] == "KIND_GPU" and not group.get("gpus"):
-            groups[index]["gpus"] = list(range(torch.cuda.device_count()))
+            groups[index]["gpus"] = list(range(_visible_gpus()))
     return filled
+
+
+def _visible_gpus() -> int:
+    import torch  # slow to import, and only such a group asks
+
+    return torch.cuda.device_count()
 
 
 def _untouched(before: Any, after: Any, parameters: dict[str, str]) -> bool:
