@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from benchmarks.texts import longest_ids, short_texts, token_ids
 from build_scripts.checkpoint import Checkpoint
-from tests.harness import FP32, INT32, Served, model_config, served, tensor
+from tests.support.harness import FP32, INT32, Served, model_config, served, tensor
 
 ROUNDS = 5
 CHECKPOINT = Checkpoint.packaged().path

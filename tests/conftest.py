@@ -8,8 +8,8 @@ import pytest
 
 from server.installation import PROJECT
 from server.launch import TritonServer
-from tests.required import pytest_make_collect_report, pytest_runtest_makereport
-from tests.serving import Serve, assert_nothing_left, serving
+from tests.support.required import pytest_make_collect_report, pytest_runtest_makereport
+from tests.support.serving import Serve, assert_nothing_left, serving
 
 # Processes inherit what is ignored: after nohup, or in a background job, Ctrl-C would end nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,7 +16,7 @@ from typing import Any
 
 from server.endpoints import Endpoints
 from server.installation import PROJECT
-from tests.harness import children, until
+from tests.support.harness import children, until
 
 NGINX = PROJECT / "deploy" / "nginx"
 SERVICE = "/inference.GRPCInferenceService"

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from server.installation import PROJECT
-from tests.harness import until
+from tests.support.harness import until
 
 FOLDER = PROJECT / "deploy" / "prometheus"
 RULES = sorted((FOLDER / "rules").glob("*.yml"))

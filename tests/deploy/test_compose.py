@@ -25,7 +25,7 @@ from clients.embed import embed
 from server.installation import PROJECT
 from tests.deploy.front_triton import CONFIG
 from tests.deploy.stack import RUNBOOKS, TOKEN, Program, Stack, engine_answers, fresh_clone
-from tests.harness import until
+from tests.support.harness import until
 from tests.triton.calls import reference
 from tests.triton.test_server import ECHO
 

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests.deploy.front import SECONDS, TOKEN, Front
 from tests.deploy.front_triton import MODELS, Fronted, fronted
-from tests.harness import until
+from tests.support.harness import until
 from tests.triton.calls import Array, in_parallel
 
 WAYS = ("http", "https", "grpc", "grpcs")

@@ -27,7 +27,7 @@ from tests.deploy.front import SECONDS, SERVICE, Answer
 from tests.deploy.front_parameters import Asked, asked
 from tests.deploy.front_triton import Fronted, fronted
 from tests.deploy.test_front_rules import SETTINGS, entry, field, varint
-from tests.harness import until
+from tests.support.harness import until
 from tests.triton import bad_json, bad_messages
 from tests.triton.test_campaign import JUNK
 

@@ -16,7 +16,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from tests.deploy.front import NGINX, SECONDS, SERVICE, Answer, Front, front
 from tests.deploy.front_peers import NameServer, Upstream
-from tests.harness import children, until
+from tests.support.harness import children, until
 from tests.triton.calls import in_parallel
 
 INFER = "/v2/models/m/infer"

@@ -14,7 +14,7 @@ import pytest
 from build_scripts.checkpoint import Checkpoint
 from build_scripts.sentences import sentences
 from python_mp.config import ModelConfig
-from tests.harness import FP32, INT32, Array, model_config, tensor
+from tests.support.harness import FP32, INT32, Array, model_config, tensor
 
 
 @dataclass(frozen=True)

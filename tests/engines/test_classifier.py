@@ -16,7 +16,7 @@ from torch import Tensor
 from build_scripts import digits
 from python_mp.config import ModelConfig
 from python_mp.errors import InvalidInput
-from tests.harness import FP32, Array, model_config, served, tensor
+from tests.support.harness import FP32, Array, model_config, served, tensor
 
 LIMIT = 60.0
 HEADS, EPSILON = 4, 1e-6

@@ -23,7 +23,7 @@ from python_mp.rank import engines
 from python_mp.rank.engines import Engine, aot_inductor
 from python_mp.rank.engines.echo import REFUSE
 from tests.engines import building
-from tests.harness import (
+from tests.support.harness import (
     FP32,
     INT32,
     Array,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.harness import FP32, Served, counted, model_config, pids, served, tensor, until
+from tests.support.harness import FP32, Served, counted, model_config, pids, served, tensor, until
 
 # Sums its input over the ranks, many times. What a file named RANK.FAULT asks for, that rank does
 # once, between two all-reduces.

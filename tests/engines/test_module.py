@@ -23,7 +23,15 @@ from python_mp.rank import engines, source
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.rank.shard import Shard
 from tests.engines.conftest import encoder_config
-from tests.harness import FP32, Array, lone_rank, model_config, rank_processes, served, tensor
+from tests.support.harness import (
+    FP32,
+    Array,
+    lone_rank,
+    model_config,
+    rank_processes,
+    served,
+    tensor,
+)
 
 LIMIT = 60.0
 

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.harness import INT32, alive, rank_processes, tensor
 from tests.osfaults.board import Board
 from tests.osfaults.cases import Case
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
+from tests.support.harness import INT32, alive, rank_processes, tensor
 
 PROJECT = Path(__file__).parents[2]
 PYTHONPATH = os.pathsep.join((str(PROJECT), str(PROJECT / "backends" / "python_mp")))

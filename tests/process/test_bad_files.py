@@ -26,7 +26,6 @@ from python_mp.manifest import FORMAT, admit, sha256, tensors
 from python_mp.manifest import NAME as MANIFEST
 from python_mp.rank import engines
 from tests.engines.test_module import tiny_tensors
-from tests.harness import FP32, INT32, children, lone_rank, model_config, served, tensor, until
 from tests.process.bad_files import (
     CONFIGS,
     FIELDS,
@@ -36,6 +35,16 @@ from tests.process.bad_files import (
     SAFETENSORS,
     SHAPES,
     START_SECONDS,
+)
+from tests.support.harness import (
+    FP32,
+    INT32,
+    children,
+    lone_rank,
+    model_config,
+    served,
+    tensor,
+    until,
 )
 
 LIMIT = 30.0  # on a busy machine

@@ -15,7 +15,7 @@ from python_mp.errors import ConfigError, InvalidInput, RequestFailed, Unavailab
 from python_mp.front import group as group_module
 from python_mp.front.group import Group
 from python_mp.rank.engines.echo import EXIT, REFUSE, SLEEP
-from tests.harness import (
+from tests.support.harness import (
     FP32,
     INT32,
     LIMIT,

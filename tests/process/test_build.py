@@ -17,7 +17,7 @@ import pytest
 
 from build_scripts.errors import BuildError
 from build_scripts.job import PROJECT
-from tests.builds import FakeStage, Workshop, workshop
+from tests.support.builds import FakeStage, Workshop, workshop
 
 SURVIVED = 0
 

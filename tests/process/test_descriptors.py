@@ -16,8 +16,8 @@ import pytest
 from python_mp.channel import Connection
 from python_mp.front import group as group_module
 from python_mp.front.line import Line
-from tests.descriptors import ours
-from tests.harness import Served, ask, echo_config, pids, served, until, values
+from tests.support.descriptors import ours
+from tests.support.harness import Served, ask, echo_config, pids, served, until, values
 
 DEATHS = 5
 

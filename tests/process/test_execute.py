@@ -16,7 +16,15 @@ from python_mp import layout
 from python_mp.config import ModelConfig
 from python_mp.front import replica
 from python_mp.rank.engines.echo import RAISE, REFUSE
-from tests.harness import INT32, LIMIT, NO_FAULT, echo_config, echo_input, model_config, tensor
+from tests.support.harness import (
+    INT32,
+    LIMIT,
+    NO_FAULT,
+    echo_config,
+    echo_input,
+    model_config,
+    tensor,
+)
 from tests.unit.triton_stub import ROOT, InferenceRequest, TritonError, execute, load
 
 ROUNDS = 10

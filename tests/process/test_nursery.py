@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.harness import alive, children, until
+from tests.support.harness import alive, children, until
 
 FRONT = """
 import sys, time

@@ -20,7 +20,7 @@ from python_mp.config import ModelConfig
 from python_mp.errors import RequestFailed, Unavailable
 from python_mp.front.status import State, Status
 from python_mp.rank.engines.echo import EXIT, RAISE, REFUSE, SLEEP
-from tests.harness import (
+from tests.support.harness import (
     LIMIT,
     Served,
     ask,

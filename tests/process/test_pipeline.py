@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from python_mp.rank.engines.echo import SLEEP
-from tests.harness import FP32, Array, Served, echo_config, echo_input, model_config, served, tensor
+from tests.support.harness import (
+    FP32,
+    Array,
+    Served,
+    echo_config,
+    echo_input,
+    model_config,
+    served,
+    tensor,
+)
 
 LIMIT = 30.0
 BATCHES = 8

@@ -14,7 +14,7 @@ from python_mp.batch import read_request
 from python_mp.errors import Cancelled, RequestFailed, TimedOut, Unavailable
 from python_mp.front.sweeper import PERIOD_SECONDS
 from python_mp.rank.engines.echo import EXIT, RAISE, SLEEP
-from tests.harness import (
+from tests.support.harness import (
     FutureAnswer,
     ask,
     children,

@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from build_scripts import ranks
 from build_scripts.errors import BuildError
-from tests.harness import alive, until
+from tests.support.harness import alive, until
 
 PROGRAM = """
 import sys

@@ -12,7 +12,7 @@ import pytest
 
 from python_mp.errors import InvalidInput, RequestFailed
 from python_mp.rank.engines.echo import EVERYONE, FAIL, RAISE
-from tests.harness import (
+from tests.support.harness import (
     FP32,
     LIMIT,
     NO_FAULT,

@@ -20,8 +20,8 @@ import pytest
 
 from python_mp.errors import InvalidInput, LoadError, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, HANG, RAISE, REFUSE, SEGFAULT, SLEEP
-from tests.descriptors import alone, opened
-from tests.harness import (
+from tests.support.descriptors import alone, opened
+from tests.support.harness import (
     FP32,
     INT32,
     LIMIT,
@@ -375,7 +375,7 @@ def test_ranks_die_with_their_front(tmp_path: Path) -> None:
 
 FRONT = """
 import pathlib, sys, time
-from tests import harness
+from tests.support import harness
 from python_mp.rank.engines.echo import HANG
 folder = pathlib.Path(sys.argv[1])
 config = harness.echo_config(folder, tensor_parallel_size=2, pipeline_parallel_size=2)

@@ -18,7 +18,7 @@ import pytest
 from build_scripts import code, stages
 from build_scripts import job as jobs
 from build_scripts.job import PROJECT, REPOSITORY, Job
-from tests.checkpoints import tiny_bert
+from tests.support.checkpoints import tiny_bert
 
 RUNS_THE_STAGES = code.ROOTS["build_scripts"] / "stages.py"
 """It is on the stack, where warnings look for the line that they show."""

@@ -31,7 +31,7 @@ from python_mp.front.replica import Replica
 from python_mp.front.status import Status
 from python_mp.front.watchdog import Watchdog
 from python_mp.rank.engines.echo import SLEEP
-from tests.harness import (
+from tests.support.harness import (
     LIMIT,
     Served,
     alive,

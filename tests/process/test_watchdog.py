@@ -11,7 +11,17 @@ import pytest
 
 from python_mp.errors import RequestFailed
 from python_mp.rank.engines.echo import HANG, SLEEP, WORK
-from tests.harness import Served, ask, counted, echo_config, echo_input, pids, served, until, values
+from tests.support.harness import (
+    Served,
+    ask,
+    counted,
+    echo_config,
+    echo_input,
+    pids,
+    served,
+    until,
+    values,
+)
 
 HANG_SECONDS = 1
 LIMIT = 4 * HANG_SECONDS + 2.0

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.harness import Array
+from tests.support.harness import Array
 from tests.tensorrt_api.cuda import Cuda
 from tests.tensorrt_api.fakes import Api, Behaviour, HostMemory
 

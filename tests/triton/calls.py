@@ -24,7 +24,7 @@ from build_scripts.checkpoint import Checkpoint
 from build_scripts.sentences import sentences
 from python_mp.front.metrics import FLUSH_SECONDS
 from server.endpoints import Endpoints
-from tests.harness import until
+from tests.support.harness import until
 
 Array = NDArray[Any]
 T = TypeVar("T")

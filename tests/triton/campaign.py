@@ -15,8 +15,8 @@ from tritonclient.grpc.service_pb2 import ModelInferResponse, ModelStreamInferRe
 
 from server.installation import PROJECT
 from server.launch import TritonServer
-from tests.harness import alive
-from tests.serving import processes_of
+from tests.support.harness import alive
+from tests.support.serving import processes_of
 from tests.triton.bad_json import BINARY, HttpCall
 from tests.triton.bad_messages import INFER, is_message, valid_message
 

@@ -23,8 +23,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from server.endpoints import Endpoints
 from server.installation import PROJECT
 from server.launch import TritonServer
-from tests.harness import children, rank_processes
-from tests.serving import Serve
+from tests.support.harness import children, rank_processes
+from tests.support.serving import Serve
 from tests.triton.calls import Array, Client, text_tensor
 
 IN_FLIGHT, HTTP_CLIENTS = 64, 4

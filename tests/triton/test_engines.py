@@ -22,7 +22,7 @@ from rich.progress import Progress
 from build_scripts import build, digits
 from build_scripts import job as jobs
 from server.launch import TritonServer
-from tests.serving import Serve
+from tests.support.serving import Serve
 from tests.triton import repository
 from tests.triton.calls import Client, closeness, in_parallel, reference
 from tests.triton.test_classify import held_out

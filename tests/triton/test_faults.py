@@ -18,8 +18,8 @@ from server.endpoints import Endpoints
 from server.installation import PROJECT
 from server.launch import TritonServer
 from server.run import SEGMENTS
-from tests.harness import children, rank_processes, until
-from tests.serving import Serve, processes_of
+from tests.support.harness import children, rank_processes, until
+from tests.support.serving import Serve, processes_of
 from tests.triton import repository
 from tests.triton.calls import (
     BOUND,

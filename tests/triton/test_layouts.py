@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from server.launch import TritonServer
-from tests.harness import children, rank_processes
-from tests.serving import Serve
+from tests.support.harness import children, rank_processes
+from tests.support.serving import Serve
 from tests.triton import repository
 from tests.triton.calls import BOUND, Client, in_parallel, reference, settled
 from tests.triton.repository import Layout

@@ -11,7 +11,7 @@ from build_scripts import ranker
 from server.endpoints import Endpoints
 from server.errors import ModelError
 from server.launch import TritonServer
-from tests.serving import Serve, processes_of
+from tests.support.serving import Serve, processes_of
 from tests.triton import repository
 from tests.triton.repository import ECHO, MODELS, Layout, with_parameters
 

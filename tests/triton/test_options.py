@@ -14,8 +14,8 @@ import pytest
 
 from server.installation import PROJECT
 from server.launch import TritonServer
-from tests.harness import until
-from tests.serving import Serve
+from tests.support.harness import until
+from tests.support.serving import Serve
 from tests.triton.calls import Client, reference
 
 MODELS = PROJECT / "model_repository"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from build_scripts.publish import versions
-from tests.serving import Serve
+from tests.support.serving import Serve
 from tests.triton import repository
 
 STEPS = ("embed", "embed_tokenizer", "embed_encoder", "embed_pooler")

@@ -14,7 +14,7 @@ from python_mp.config import Parameters
 from python_mp.front import metrics
 from server.installation import PROJECT
 from server.launch import TritonServer
-from tests.serving import Serve
+from tests.support.serving import Serve
 from tests.triton.calls import BOUND, Client, closeness
 
 README = (PROJECT / "README.md").read_text()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from server import stubs
-from tests.serving import processes_of
+from tests.support.serving import processes_of
 from tests.triton import repository
 from tests.triton.calls import Client, in_parallel
 from tests.triton.test_server import BROKEN, ECHO, Add, Command, command, infer, wait_until

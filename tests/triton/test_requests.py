@@ -15,8 +15,8 @@ from tritonclient.utils import InferenceServerException
 
 from python_mp.rank.engines.echo import EXIT, RAISE, REFUSE, SLEEP
 from server.launch import TritonServer
-from tests.harness import NO_FAULT, Fault, until
-from tests.serving import Serve
+from tests.support.harness import NO_FAULT, Fault, until
+from tests.support.serving import Serve
 from tests.triton import repository
 from tests.triton.calls import PROTOCOLS, Client, in_parallel, settled
 

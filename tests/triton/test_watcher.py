@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 from python_mp.rank.engines.echo import SLEEP
 from server import stubs
 from server.run import SEGMENTS, remove_leftovers
-from tests.serving import processes_of
+from tests.support.serving import processes_of
 from tests.triton import repository
 from tests.triton.calls import Client, in_parallel, reference
 from tests.triton.test_server import ECHO, GATED, Add, Command, command, infer, wait_until

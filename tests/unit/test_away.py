@@ -27,8 +27,8 @@ from python_mp.front.net import Net
 from python_mp.front.peers import PeerAnswer, Peers
 from python_mp.front.scheduler import Scheduler
 from python_mp.front.status import State, Status
-from tests.descriptors import ours
-from tests.harness import LIMIT, FutureAnswer, echo_config, echo_input, until
+from tests.support.descriptors import ours
+from tests.support.harness import LIMIT, FutureAnswer, echo_config, echo_input, until
 
 
 class House:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from python_mp.batch import CU_SEQLENS, Batch, Request, read_request
 from python_mp.config import ModelConfig
 from python_mp.errors import InvalidInput, RequestFailed
-from tests.harness import FP32, INT32, Array, FutureAnswer, model_config, tensor
+from tests.support.harness import FP32, INT32, Array, FutureAnswer, model_config, tensor
 
 
 def ragged(name: str, dtype: str, *more: int, **options: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from python_mp.batch import Request
 from python_mp.front.blame import REMEMBER_SECONDS, Condemned, guilty
 from python_mp.front.inbox import GroupEnded
-from tests.harness import FutureAnswer
+from tests.support.harness import FutureAnswer
 
 CRASH = GroupEnded("rank 0 exited with 1")
 KILL = GroupEnded("rank 0 was killed by SIGKILL", killed=True)

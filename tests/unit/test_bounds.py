@@ -10,7 +10,7 @@ import pytest
 from python_mp.config import ModelConfig
 from python_mp.errors import ConfigError
 from python_mp.front import bounds, cgroup
-from tests.harness import FP32, INT32, model_config, tensor
+from tests.support.harness import FP32, INT32, model_config, tensor
 
 X = tensor("X", FP32, 4)
 GIB = 1 << 30

@@ -18,7 +18,7 @@ from clients.chaos.processes import HouseError, stat
 from clients.chaos.publish import versions
 from clients.chaos.questions import Exam, Question
 from clients.chaos.scene import Scene
-from tests.harness import until
+from tests.support.harness import until
 
 
 @pytest.fixture

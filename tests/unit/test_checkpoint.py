@@ -29,7 +29,16 @@ from python_mp.rank.encoder import Encoder, EncoderConfig
 from python_mp.rank.packed import Packed
 from python_mp.rank.shard import Shard
 from python_mp.rank.weights import Weights
-from tests.checkpoints import CHAIN, CONFIG, PACKAGE, WORDS, shapes, tensors, tiny_bert, word_piece
+from tests.support.checkpoints import (
+    CHAIN,
+    CONFIG,
+    PACKAGE,
+    WORDS,
+    shapes,
+    tensors,
+    tiny_bert,
+    word_piece,
+)
 
 CPU = torch.device("cpu")
 GATE = Accuracy(cosine_min=0.9)

@@ -15,7 +15,7 @@ from build_scripts.recipe import DTYPES as OF_RECIPES
 from python_mp.config import ModelConfig, parse
 from python_mp.errors import ConfigError
 from python_mp.parameters import _READERS, ENGINES, Parameters
-from tests.harness import FP32, INT32, model_config, tensor
+from tests.support.harness import FP32, INT32, model_config, tensor
 
 X = tensor("X", FP32, 4)
 IDS = tensor("IDS", INT32, -1, allow_ragged_batch=True)

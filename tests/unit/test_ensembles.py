@@ -17,8 +17,8 @@ from build_scripts.job import REPOSITORY
 from python_mp import ensembles, pbtxt
 from python_mp.errors import LoadError
 from server import repository
-from tests.builds import FakeStage, put_stages, rank_files, verdict
-from tests.checkpoints import WORDS, tiny_bert, word_piece
+from tests.support.builds import FakeStage, put_stages, rank_files, verdict
+from tests.support.checkpoints import WORDS, tiny_bert, word_piece
 from tests.unit.triton_stub import load_model
 
 GATE = (

@@ -18,7 +18,7 @@ from build_scripts import fetch, job, ranker, stages
 from build_scripts.checkpoint import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
-from tests.checkpoints import CONFIG, FOLDER, shapes, tiny_bert, write_json
+from tests.support.checkpoints import CONFIG, FOLDER, shapes, tiny_bert, write_json
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PBTXT = """

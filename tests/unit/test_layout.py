@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from python_mp.config import InstanceGroup, ModelConfig
 from python_mp.errors import ConfigError
 from python_mp.layout import CPU, Instance, including, replicas
-from tests.harness import FP32, model_config, tensor
+from tests.support.harness import FP32, model_config, tensor
 
 SIZES = st.integers(1, 4)
 X = tensor("X", FP32, 1)

@@ -15,7 +15,7 @@ from python_mp import manifest
 from python_mp.config import ModelConfig
 from python_mp.errors import LoadError
 from python_mp.manifest import Manifest, check_hardware, rank_file, refusal
-from tests.harness import FP32, model_config, tensor
+from tests.support.harness import FP32, model_config, tensor
 
 AGAIN = r"; run `python -m build_scripts.build m`$"
 

@@ -17,7 +17,7 @@ from python_mp.batch import Batch, Request, read_request
 from python_mp.config import ModelConfig
 from python_mp.errors import InvalidInput, RequestFailed, Unavailable
 from python_mp.front.parts import cut
-from tests.harness import FP32, INT32, Array, FutureAnswer, model_config, tensor
+from tests.support.harness import FP32, INT32, Array, FutureAnswer, model_config, tensor
 
 TOKENS, NBYTES = 12, 1024
 LENGTHS = st.lists(st.integers(1, TOKENS), min_size=1, max_size=20)

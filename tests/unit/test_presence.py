@@ -13,7 +13,7 @@ import pytest
 from python_mp.errors import LoadError
 from python_mp.front.presence import Presence, runtime_folder
 from python_mp.layout import CPU, Instance
-from tests.harness import echo_config
+from tests.support.harness import echo_config
 
 LEAD, SHARD = Instance("lead_0", CPU), Instance("shard_0", CPU)
 MINE = tuple(sorted(os.sched_getaffinity(0)))

@@ -15,7 +15,7 @@ from build_scripts import build, check, command, publish
 from build_scripts.errors import BuildError
 from python_mp import manifest
 from python_mp.manifest import Manifest
-from tests.builds import Workshop, verdict, workshop
+from tests.support.builds import Workshop, verdict, workshop
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from python_mp.channel import Kind, Message, Refusal
 from python_mp.errors import InvalidInput
 from python_mp.rank.encoder import EncoderConfig, check
 from python_mp.rank.packed import Packed
-from tests.harness import FutureAnswer
+from tests.support.harness import FutureAnswer
 
 LENGTHS = st.lists(st.integers(1, 5), min_size=1, max_size=8)
 

@@ -34,7 +34,7 @@ def run(folder: Path, sources: dict[str, str], required: str) -> subprocess.Comp
         (folder / f"test_{kind}.py").write_text(f"import pytest\n{source}\n")
     command = [sys.executable, "-m", "pytest", "-c", PROJECT / "pyproject.toml", "-p"]
     return subprocess.run(
-        [*command, "tests.required", "--continue-on-collection-errors", folder],
+        [*command, "tests.support.required", "--continue-on-collection-errors", folder],
         cwd=PROJECT,
         env=os.environ | {"REQUIRE_PROGRAMS": required, "PYTHONPATH": str(PROJECT)},
         capture_output=True,
@@ -58,7 +58,9 @@ def test_the_others_are_left_alone(tmp_path: Path) -> None:
 
 def test_all_tests_of_the_project_are_held_to_it() -> None:
     conftest = (PROJECT / "tests" / "conftest.py").read_text()
-    assert re.search(r"^from tests\.required import .*pytest_runtest_makereport", conftest, re.M)
+    assert re.search(
+        r"^from tests\.support\.required import .*pytest_runtest_makereport", conftest, re.M
+    )
 
 
 def test_the_documented_workflow_installs_what_it_requires() -> None:

@@ -14,8 +14,8 @@ from build_scripts import fetch, reference, samples, sentences
 from build_scripts.errors import BuildError
 from build_scripts.job import REPOSITORY, Job
 from build_scripts.recipe import Accuracy, Calibration, Recipe, Shapes
-from tests.builds import CONFIG
-from tests.checkpoints import tiny_bert
+from tests.support.builds import CONFIG
+from tests.support.checkpoints import tiny_bert
 
 OWN = """
 import numpy as np

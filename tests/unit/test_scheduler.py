@@ -13,7 +13,7 @@ from python_mp.batch import Request
 from python_mp.config import Parameters
 from python_mp.errors import InvalidInput, Unavailable
 from python_mp.front.scheduler import Scheduler
-from tests.harness import FutureAnswer
+from tests.support.harness import FutureAnswer
 
 
 def request(tokens: int = 1, nbytes: int = 4, signature: str = "", **more: Any) -> Request:

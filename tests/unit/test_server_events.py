@@ -17,7 +17,7 @@ from server import stubs
 from server.events import Events
 from server.installation import STUB
 from server.stubs import Roster
-from tests.descriptors import ours
+from tests.support.descriptors import ours
 
 SOON, LONG = 20.0, 60.0
 

@@ -13,7 +13,7 @@ from build_scripts import stages
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.recipe import Variant
-from tests.builds import FakeStage, Workshop, put_stages, workshop
+from tests.support.builds import FakeStage, Workshop, put_stages, workshop
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from python_mp import steps
-from tests.checkpoints import SPECIAL, WORDS, word_piece
+from tests.support.checkpoints import SPECIAL, WORDS, word_piece
 from tests.unit.test_classify_decoder import GOOD
 from tests.unit.triton_stub import REPOSITORY, InferenceRequest, TritonError, load_model
 

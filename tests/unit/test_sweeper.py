@@ -12,7 +12,7 @@ from python_mp.errors import Cancelled, TimedOut
 from python_mp.front import net as nets
 from python_mp.front.net import Net
 from python_mp.front.sweeper import Sweeper
-from tests.harness import FutureAnswer
+from tests.support.harness import FutureAnswer
 
 
 def test_a_late_request_is_given_up_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:

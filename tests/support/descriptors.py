@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 _SEQPACKET = "0005"
 _OURS = re.compile(r"/memfd:python_mp.*|seqpacket|anon_inode:\[pidfd\]")
 
