@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
 from build_scripts.errors import BuildError
 from build_scripts.tensorrt import tritonconfig
@@ -29,12 +29,10 @@ RAGGED: dict[str, Dims] = {
 }
 
 
-def graph(
-    inputs: dict[str, Dims], outputs: dict[str, Dims], ranks: int = 1, kind: int = FLOAT
-) -> ModelProto:
+def graph(inputs: dict[str, Dims], outputs: dict[str, Dims], ranks: int = 1) -> ModelProto:
     """Of no nodes, but for a collective where there are several ranks."""
     ends = [
-        [helper.make_tensor_value_info(name, kind, dims) for name, dims in each.items()]
+        [helper.make_tensor_value_info(name, FLOAT, dims) for name, dims in each.items()]
         for each in (inputs, outputs)
     ]
     node = helper.make_node("DistCollective", ["a"], ["b"], domain="python_mp", nb_rank=ranks)
@@ -92,50 +90,42 @@ def parsed(text: str) -> ModelConfig:
 
 def test_config_for_one_gpu() -> None:
     model = graph({"PIXELS": ("n", 8, 8)}, {"LOGITS": ("n", 10), "BEST": ("n",)})
+    kinds = {"PIXELS": TensorProto.UINT8, "LOGITS": TensorProto.BFLOAT16, "BEST": INT32}
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = kinds[value.name]
     config = parsed(tritonconfig.config(model, max_batch_size=64, gpus=[1]))
     assert (config.backend, config.max_batch_size) == ("tensorrt", 64)
     [pixels], [logits, best] = config.input, config.output
-    assert (pixels.name, list(pixels.dims)) == ("PIXELS", [8, 8])
-    assert (logits.name, list(logits.dims)) == ("LOGITS", [10])
-    assert (list(best.dims), best.HasField("reshape"), list(best.reshape.shape)) == ([1], True, [])
+    types = [DataType.Name(each.data_type) for each in (pixels, logits, best)]
+    assert types == ["TYPE_UINT8", "TYPE_BF16", "TYPE_INT32"]
+    assert (list(pixels.dims), list(logits.dims), list(best.dims)) == ([8, 8], [10], [1])
+    assert (best.HasField("reshape"), list(best.reshape.shape)) == (True, [])
     [group] = config.instance_group
     assert (group.kind, list(group.gpus)) == (ModelInstanceGroup.KIND_GPU, [1])
     assert not config.parameters
 
 
-def test_config_for_several_gpus() -> None:
-    model = graph({"X": ("n", 4)}, {"Y": ("n", 4)}, ranks=2)
-    config = parsed(tritonconfig.config(model, max_batch_size=8, gpus=[2, 3]))
+def test_config_for_several_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rank0.onnx"
+    onnx.save(graph({"X": ("n", 4)}, {"Y": ("n", 4)}, ranks=2), file)
+    assert tritonconfig.main([str(file), "--max-batch-size", "4", "--gpus", "2,3"]) == 0
+    config = parsed(capsys.readouterr().out)
     [group] = config.instance_group
-    assert (group.kind, group.count) == (ModelInstanceGroup.KIND_MODEL, 1)
+    assert (config.max_batch_size, group.kind, group.count) == (4, ModelInstanceGroup.KIND_MODEL, 1)
     assert {key: value.string_value for key, value in config.parameters.items()} == {
         "enable_multi_device": "true",
         "multi_device_gpus": "2,3",
         "multi_device_per_rank_engines": "true",
     }
-
-
-@pytest.mark.parametrize(("kind", "name"), tritonconfig.TYPES.items())
-def test_types(kind: int, name: str) -> None:
-    config = parsed(tritonconfig.config(graph({"X": ("n", 4)}, {}, kind=kind), max_batch_size=1))
-    assert (
-        config.input[0].data_type
-        == ModelConfig.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_name[name].number
-    )
-
-
-def test_what_that_backend_cannot_serve_is_refused() -> None:
-    for model in (graph(RAGGED, {}), graph({"X": ("n", 4)}, {"hidden_out": ("n", 8)})):
-        with pytest.raises(BuildError, match="neither pipelines nor sequences"):
-            tritonconfig.config(model, max_batch_size=1)
-    with pytest.raises(BuildError, match="of 2 ranks: name 2 GPUs, not 1"):
-        tritonconfig.config(graph({"X": ("n", 4)}, {}, ranks=2), max_batch_size=1)
-
-
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "rank0.onnx"
-    onnx.save(graph({"X": ("n", 4)}, {"Y": ("n", 4)}, ranks=2), file)
-    assert tritonconfig.main([str(file), "--max-batch-size", "4", "--gpus", "0,1"]) == 0
-    assert parsed(capsys.readouterr().out).max_batch_size == 4
     assert tritonconfig.main([str(file), "--max-batch-size", "4"]) == 1
-    assert "name 2 GPUs" in capsys.readouterr().err
+    assert "of 2 ranks: name 2 GPUs, not 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(RAGGED, {}), ({"X": ("n", 4)}, {"hidden_out": ("n", 8)})]
+)
+def test_what_that_backend_cannot_serve_is_refused(
+    inputs: dict[str, Dims], outputs: dict[str, Dims]
+) -> None:
+    with pytest.raises(BuildError, match="neither pipelines nor sequences"):
+        tritonconfig.config(graph(inputs, outputs), max_batch_size=1)
