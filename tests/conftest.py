@@ -8,6 +8,7 @@ import pytest
 
 from server.installation import PROJECT
 from server.launch import TritonServer
+from tests.support.forkserver import forkservers, one_forkserver
 from tests.support.required import pytest_make_collect_report, pytest_runtest_makereport
 from tests.support.serving import Serve, assert_nothing_left, serving
 
@@ -16,7 +17,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
+__all__ = [
+    "forkservers",
+    "one_forkserver",
+    "pytest_make_collect_report",
+    "pytest_runtest_makereport",
+]
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pytest
 from build_scripts.checkpoint import Checkpoint
 from build_scripts.sentences import sentences
 from python_mp.config import ModelConfig
+from tests.support.forkserver import Pool
 from tests.support.harness import FP32, INT32, Array, model_config, tensor
 
 
@@ -59,3 +60,8 @@ def encoder_folder(tmp_path: Path) -> Path:
     for name in ("config.json", "model.safetensors"):
         shutil.copy(Checkpoint.packaged().file(name), version)
     return version.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_forkserver(one_forkserver: Pool) -> None:
+    """None of these tests measures a start."""

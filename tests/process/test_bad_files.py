@@ -11,6 +11,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +21,22 @@ from safetensors.numpy import save_file
 
 from python_mp.config import ModelConfig
 from python_mp.errors import LoadError
-from python_mp.front import keeper
-from python_mp.front.nursery import Nursery
 from python_mp.manifest import FORMAT, admit, sha256, tensors
 from python_mp.manifest import NAME as MANIFEST
-from python_mp.rank import engines
-from tests.engines.test_module import tiny_tensors
-from tests.process.bad_files import (
-    CONFIGS,
-    FIELDS,
-    GOOD,
-    MANIFESTS,
-    MODULES,
-    SAFETENSORS,
-    SHAPES,
-    START_SECONDS,
-)
+from python_mp.rank import engines, source
+from python_mp.rank.collectives.communicator import Alone
+from python_mp.rank.shard import Shard
+from tests.process import bad_files
+from tests.process.bad_files import CONFIGS, FIELDS, GOOD, MODULES, SAFETENSORS, SHAPES
+from tests.support import checkpoints
+from tests.support.forkserver import Pool
 from tests.support.harness import (
     FP32,
     INT32,
     children,
     lone_rank,
     model_config,
+    rank_processes,
     served,
     tensor,
     until,
@@ -49,22 +44,27 @@ from tests.support.harness import (
 
 LIMIT = 30.0  # on a busy machine
 Damage = Callable[[Path], object]
+WEIGHTS = {"w": np.array([2, 3], np.float32)}
 
 
-def times_config(version: Path) -> ModelConfig:
-    more = {"start_timeout_seconds": START_SECONDS, "engine": "torch"}
+def times_config(version: Path, **more: Any) -> ModelConfig:
+    more |= {"start_timeout_seconds": bad_files.START_SECONDS, "engine": "torch"}
     return model_config(version.parent, [tensor("X", FP32, 2)], [tensor("Y", FP32, 2)], **more)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def bounded_memory() -> Iterator[None]:
-    """What reads without end must not take the machine's memory; also for child processes."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + (4 << 30)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+def bounded_memory(one_forkserver: Pool) -> Iterator[None]:
+    """What reads without end must not take the machine's memory, here or in a rank."""
+    pids = (0, one_forkserver.get().pid)
+    before = [resource.prlimit(pid, resource.RLIMIT_AS) for pid in pids]
+    for pid, (_, hard) in zip(pids, before, strict=True):
+        pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + (4 << 30)
+        resource.prlimit(pid, resource.RLIMIT_AS, (limit, hard))
     yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+    for pid, limits in zip(pids, before, strict=True):
+        with suppress(ProcessLookupError):  # A module has killed it.
+            resource.prlimit(pid, resource.RLIMIT_AS, limits)
 
 
 @pytest.fixture
@@ -73,54 +73,17 @@ def version(tmp_path: Path) -> Path:
     folder = tmp_path / "repository" / "times" / "1"
     folder.mkdir(parents=True)
     (folder / "module.py").write_text(GOOD)
-    save_file({"w": np.array([2, 3], np.float32)}, folder / "model.safetensors")
+    save_file(WEIGHTS, folder / "model.safetensors")
     return folder
 
 
-class Shared(Nursery):
-    """For all loads: to import torch is most of a start. What a rank leaves behind becomes its
-    child, however detached."""
-
-    def close(self, *, at_once: bool = False) -> None:
-        pass
-
-    def end(self) -> None:
-        super().close()
-
-
-@pytest.fixture(scope="module")
-def nurseries() -> Iterator[list[Shared]]:
-    """The last one is to be used."""
-    made: list[Shared] = []
-    yield made
-    for each in made:
-        each.end()
-
-
 @pytest.fixture
-def runtime(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nurseries: list[Shared]
-) -> Iterator[Path]:
+def runtime(tmp_path: Path) -> Iterator[Path]:
     """A run's folder; at the end nothing lives that was started for the model."""
-    if not nurseries or not nurseries[-1].is_sound:
-        nurseries.append(Shared("torch", 0))
-        assert nurseries[-1].wait_ready(LIMIT)
-    monkeypatch.setattr(keeper, "Nursery", lambda *_: nurseries[-1])
     folder = tmp_path / "runtime"
     folder.mkdir()
     yield folder
-    until(lambda: [pid for each in children(os.getpid()) for pid in children(each)] == [], 2.0)
-
-
-def assert_refused(version: Path, runtime: Path, sentence: str) -> str:
-    """Loading fails with a sentence like this one, which is returned, in time."""
-    config = times_config(version)
-    began = time.monotonic()
-    with pytest.raises(LoadError) as refused:
-        load(config, runtime)
-    assert time.monotonic() - began < LIMIT
-    assert_sentence(refused.value, sentence)
-    return str(refused.value)
+    until(lambda: [pid for each in children(os.getpid()) for pid in children(each)] == [], 5.0)
 
 
 def load(config: ModelConfig, runtime: Path) -> None:
@@ -130,36 +93,30 @@ def load(config: ModelConfig, runtime: Path) -> None:
         pass
 
 
-def assert_sentence(error: LoadError, sentence: str) -> None:
-    text = str(error)
+def load_engine(config: ModelConfig) -> None:
+    engines.load(lone_rank(config)).close()
+
+
+def assert_refused(sentence: str, load: Callable[..., None], *arguments: Any) -> str:
+    """Loading fails with a sentence like this one, which is returned, in time."""
+    began = time.monotonic()
+    with pytest.raises(LoadError) as refused:
+        load(*arguments)
+    assert time.monotonic() - began < LIMIT
+    text = str(refused.value)
     assert re.search(sentence, text), text
     assert "\n" not in text, text
     assert len(text) < 600, text
+    return text
 
 
 # -- what a version directory may not hold -------------------------------------------------------
-
-
-def fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
 
 
 def link_out(path: Path) -> None:
     outside = path.parents[3] / f"outside-{path.name}"
     (path.parents[3] / f"kept-{path.name}").rename(outside)
     path.symlink_to(outside)
-
-
-def dangling(path: Path) -> None:
-    path.symlink_to("nowhere")
-
-
-def folder(path: Path) -> None:
-    path.mkdir()
 
 
 def a_socket(path: Path) -> None:
@@ -172,17 +129,26 @@ def a_socket(path: Path) -> None:
         os.chdir(here)
 
 
-@pytest.mark.parametrize("make", [fifo, device, link_out, dangling, folder, a_socket])
+NO_FILES: dict[str, Damage] = {
+    "fifo": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "link out": link_out,
+    "dangling": lambda path: path.symlink_to("nowhere"),
+    "folder": Path.mkdir,
+    "socket": a_socket,
+}
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
 @pytest.mark.parametrize("name", ["module.py", "model.safetensors", MANIFEST])
-def test_what_is_no_file_of_the_model(
-    version: Path, runtime: Path, name: str, make: Damage
-) -> None:
+def test_what_is_no_file_of_the_model(version: Path, runtime: Path, name: str, kind: str) -> None:
     path = version / name
     if name == MANIFEST:
         path.write_text(json.dumps(manifest(version)))
     path.rename(path.parents[3] / f"kept-{name}")
-    make(path)
-    assert "MemoryError" not in assert_refused(version, runtime, re.escape(name))
+    NO_FILES[kind](path)
+    text = assert_refused(re.escape(name), load, times_config(version), runtime)
+    assert "MemoryError" not in text
 
 
 # -- manifest.json -------------------------------------------------------------------------------
@@ -191,7 +157,7 @@ def test_what_is_no_file_of_the_model(
 def manifest(version: Path) -> dict[str, Any]:
     """One that fits; writes the weights of its only rank."""
     path = version / "rank0.safetensors"
-    save_file({"w": np.array([2, 3], np.float32)}, path, {"shapes": json.dumps({"w": [2]})})
+    save_file(WEIGHTS, path, {"shapes": json.dumps({"w": [2]})})
     config = times_config(version)
     empty = ("source", "versions", "options", "recipe", "accuracy", "latency")
     return {
@@ -215,21 +181,16 @@ def record(path: Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "sha256": sha256(path)}
 
 
-@pytest.mark.parametrize("title", MANIFESTS)
+@pytest.mark.parametrize("title", bad_files.MANIFESTS)
 def test_a_manifest_that_is_none(version: Path, title: str) -> None:
-    content = MANIFESTS[title]
-    (version / MANIFEST).write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(LoadError) as refused:
-        admit(times_config(version))
-    assert_sentence(refused.value, MANIFEST)
+    (version / MANIFEST).write_bytes(bad_files.MANIFESTS[title])
+    assert_refused(MANIFEST, admit, times_config(version))
 
 
-@pytest.mark.parametrize("title", FIELDS)
-def test_a_manifest_with_nonsense(version: Path, title: str) -> None:
-    (version / MANIFEST).write_text(json.dumps(manifest(version) | FIELDS[title]))
-    with pytest.raises(LoadError) as refused:
-        admit(times_config(version))
-    assert_sentence(refused.value, "times/1")
+@pytest.mark.parametrize("fields", FIELDS, ids=json.dumps)
+def test_a_manifest_with_nonsense(version: Path, fields: dict[str, Any]) -> None:
+    (version / MANIFEST).write_text(json.dumps(manifest(version) | fields))
+    assert_refused("times/1", admit, times_config(version))
 
 
 @pytest.mark.parametrize("name", ["../2/secret", "../../secret", "/{}", "1/../../secret"])
@@ -239,50 +200,73 @@ def test_a_manifest_names_a_file_outside(version: Path, name: str) -> None:
     for path in (secret, version.parent / "2" / "secret"):
         path.parent.mkdir(exist_ok=True)
         path.write_text("secret")
-    named = str(secret) if name == "/{}" else name
     content = manifest(version)
-    content["files"][named] = record(secret)
+    content["files"][str(secret) if name == "/{}" else name] = record(secret)
     (version / MANIFEST).write_text(json.dumps(content))
-    with pytest.raises(LoadError) as refused:
-        admit(times_config(version))
-    assert_sentence(refused.value, "secret")
-    assert "is missing" not in str(refused.value)
+    assert "is missing" not in assert_refused("secret", admit, times_config(version))
 
 
-# -- safetensors ---------------------------------------------------------------------------------
+# -- weights and a checkpoint's config.json ------------------------------------------------------
 
 
 @pytest.mark.parametrize("title", SAFETENSORS)
 def test_safetensors_that_lie(version: Path, title: str) -> None:
     (version / "model.safetensors").write_bytes(SAFETENSORS[title])
-    with pytest.raises(LoadError) as refused:
-        engines.load(lone_rank(times_config(version)))
-    assert_sentence(refused.value, r"safetensors")
+    assert_refused("safetensors", load_engine, times_config(version))
 
 
-@pytest.mark.parametrize("title", SHAPES)
-def test_slices_without_their_shapes(version: Path, title: str) -> None:
-    weights = {"w": np.array([2, 3], np.float32)}
-    save_file(weights, version / "rank0.safetensors", SHAPES[title])
-    with pytest.raises(LoadError) as refused:
-        engines.load(lone_rank(times_config(version)))
-    assert_sentence(refused.value, r"rank0\.safetensors")
+@pytest.mark.parametrize("metadata", SHAPES)
+def test_slices_without_their_shapes(version: Path, metadata: dict[str, str] | None) -> None:
+    save_file(WEIGHTS, version / "rank0.safetensors", metadata)
+    assert_refused(r"rank0\.safetensors", load_engine, times_config(version))
 
 
-# -- config.json of the built-in family ----------------------------------------------------------
-
-
-@pytest.mark.parametrize("title", CONFIGS)
-def test_a_config_of_nonsense(version: Path, title: str) -> None:
-    text = "[" * 100_000 if title == "deep" else json.dumps(CONFIGS[title])
+@pytest.fixture
+def bert(version: Path) -> Path:
+    """The version directory with a checkpoint of the built-in family, which loads."""
     (version / "module.py").unlink()
-    (version / "config.json").write_text(text)
-    save_file(tiny_tensors(), version / "model.safetensors")
+    (version / "config.json").write_text(json.dumps(checkpoints.CONFIG))
+    save_file(checkpoints.tensors(checkpoints.CONFIG), version / "model.safetensors")
+    return version
+
+
+def bert_config(version: Path, **more: Any) -> ModelConfig:
     ids = tensor("INPUT_IDS", INT32, -1, allow_ragged_batch=True)
     states = tensor("HIDDEN_STATES", FP32, -1, 8)
-    with pytest.raises(LoadError) as refused:
-        engines.load(lone_rank(model_config(version.parent, [ids], [states], engine="torch")))
-    assert_sentence(refused.value, "")
+    return model_config(version.parent, [ids], [states], engine="torch", **more)
+
+
+def test_a_config_of_nonsense(bert: Path) -> None:
+    load_engine(bert_config(bert))
+    for text in ("[" * 100_000, "{", *map(json.dumps, CONFIGS)):
+        (bert / "config.json").write_text(text)
+        assert_refused("", load_engine, bert_config(bert))
+
+
+def test_weights_that_are_missing_are_named(bert: Path) -> None:
+    weights, name = checkpoints.tensors(checkpoints.CONFIG), "encoder.layer.1.output.dense.weight"
+    del weights[name]
+    save_file(weights, bert / "model.safetensors")
+    assert_refused(rf"no tensor '{re.escape(name)}'", load_engine, bert_config(bert))
+    (bert / "model.safetensors").unlink()
+    assert_refused(r"no \*\.safetensors in .*times/1", load_engine, bert_config(bert))
+
+
+@pytest.mark.parametrize(
+    ("size", "stages", "sentence"),
+    [
+        (4, 1, "tensor_parallel_size 4 does not divide the 2 attention"),
+        (1, 3, "pipeline_parallel_size 3 is more than the model's 2"),
+    ],
+)
+def test_sizes_that_do_not_divide_the_model_are_named(
+    bert: Path, size: int, stages: int, sentence: str
+) -> None:
+    import torch
+
+    device = torch.device("cpu")
+    shard = Shard(0, size, 0, stages, torch.float32, device, bert, {}, Alone())
+    assert_refused(sentence, lambda: source.read(bert).build(shard))  # type: ignore[arg-type]
 
 
 # -- module.py that does what it should not ------------------------------------------------------
@@ -290,18 +274,28 @@ def test_a_config_of_nonsense(version: Path, title: str) -> None:
 
 @pytest.mark.parametrize("title", MODULES)
 def test_code_that_misbehaves(version: Path, runtime: Path, title: str) -> None:
-    source, sentence = MODULES[title]
-    (version / "module.py").write_text(source)
-    assert_refused(version, runtime, sentence)
+    text, sentence = MODULES[title]
+    (version / "module.py").write_text(text)
+    assert_refused(sentence, load, times_config(version), runtime)
+
+
+def test_one_rank_fails_while_the_other_waits_for_it(version: Path, runtime: Path) -> None:
+    (version / "module.py").write_text(
+        "import torch\ndef build(shard):\n    if shard.rank: raise KeyError('w')\n"
+        "    return shard.all_reduce(torch.ones(4))"
+    )
+    config = times_config(version, tensor_parallel_size=2)
+    assert_refused("KeyError: 'w'", load, config, runtime)
+    assert rank_processes(os.getpid()) == {}
 
 
 def test_the_next_good_one_loads(version: Path, runtime: Path) -> None:
     """And what is refused above is refused for its fault."""
     admit(times_config(version))
-    engines.load(lone_rank(times_config(version))).close()
+    load_engine(times_config(version))
     with served(times_config(version), runtime) as replica:
         outputs = replica.ask(X=np.ones((1, 2), np.float32)).result(LIMIT)
         assert outputs["Y"].tolist() == [[2, 3]]
     (version / MANIFEST).write_text(json.dumps(manifest(version)))
     admit(times_config(version))
-    engines.load(lone_rank(times_config(version))).close()
+    load_engine(times_config(version))

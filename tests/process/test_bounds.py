@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from python_mp.errors import ConfigError, InvalidInput, RequestFailed, Unavailable
+from python_mp.errors import InvalidInput, RequestFailed, Unavailable
 from python_mp.front import group as group_module
 from python_mp.front.group import Group
 from python_mp.rank.engines.echo import EXIT, REFUSE, SLEEP
@@ -24,12 +22,13 @@ from tests.support.harness import (
     counted,
     echo_config,
     model_config,
-    pids,
     served,
     tensor,
     until,
     values,
 )
+
+pytestmark = pytest.mark.usefixtures("one_forkserver")
 
 TOKENS = 8
 
@@ -55,18 +54,6 @@ def test_no_batch_is_larger_than_its_bound(tmp_path: Path, attend: float) -> Non
         with pytest.raises(InvalidInput, match="sequence 0 .* 9 rows; max_batch_tokens is 8"):
             replica.ask(**rows(2, 9)).result(LIMIT)
         assert counted(replica, "refused_total{reason=invalid}", "restarts_total") == [1, 0]
-
-
-def test_a_killed_rank_costs_a_cut_request_nothing(tmp_path: Path) -> None:
-    config = echo_config(tmp_path, tensor_parallel_size=2, max_batch_tokens=TOKENS)
-    with served(config, tmp_path) as replica:
-        slow = rows(9)
-        slow["FAULT"][4] = SLEEP, 1, 300
-        futures = replica.ask_all([rows(7), slow, rows(5)])
-        os.kill(pids(replica)[1], signal.SIGKILL)
-        for count, future in zip((7, 9, 5), futures, strict=True):
-            assert np.array_equal(future.result(LIMIT)["Y"], rows(count)["X"])
-        assert counted(replica, "restarts_total") == [1]
 
 
 @pytest.mark.parametrize(
@@ -115,12 +102,6 @@ def test_three_hundred_inputs_are_carried(tmp_path: Path) -> None:
         asked = {f"F{n}": np.full((2, 1), n, np.float32) for n in range(300)}
         answer = replica.ask(**asked).result(LIMIT)
         assert all(np.array_equal(answer[f"G{n}"], asked[f"F{n}"]) for n in range(300))
-
-
-def test_a_config_that_cannot_be_carried_fails_the_load_at_once(tmp_path: Path) -> None:
-    config = echo_config(tmp_path, max_batch_bytes=1 << 36, pipeline_parallel_size=8)
-    with pytest.raises(ConfigError, match="lower max_batch_bytes"), served(config, tmp_path):
-        pass
 
 
 def test_an_exception_on_the_way_to_the_ranks_leaves_nothing_half_done(

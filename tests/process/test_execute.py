@@ -25,7 +25,9 @@ from tests.support.harness import (
     model_config,
     tensor,
 )
-from tests.unit.triton_stub import ROOT, InferenceRequest, TritonError, execute, load
+from tests.support.triton_stub import ROOT, InferenceRequest, TritonError, execute, load
+
+pytestmark = pytest.mark.usefixtures("one_forkserver")
 
 ROUNDS = 10
 

@@ -13,20 +13,21 @@ import pytest
 from python_mp.errors import InvalidInput, RequestFailed
 from python_mp.rank.engines.echo import EVERYONE, FAIL, RAISE
 from tests.support.harness import (
-    FP32,
     LIMIT,
     NO_FAULT,
+    Array,
     Served,
     ask,
     counted,
     echo_config,
     echo_input,
-    model_config,
+    module_config,
     pids,
     served,
-    tensor,
     values,
 )
+
+pytestmark = pytest.mark.usefixtures("one_forkserver")
 
 # Refuses negative numbers, or has no answer to them, in one of many ways.
 MODULE = """
@@ -64,17 +65,39 @@ class Twice(nn.Module):
 """
 
 
-def serve(folder: Path, way: str, error: str = "ValueError") -> Any:
-    (folder / "1").mkdir()
-    (folder / "1" / "module.py").write_text(MODULE.format(way=way, error=error))
-    x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
-    return served(model_config(folder, [x], [y], engine="torch", tensor_parallel_size=2), folder)
+def module(way: str, error: str = "ValueError", **changes: str) -> str:
+    """Of `changes` each is a part of MODULE and what stands there instead."""
+    text = MODULE.format(way=way, error=error)
+    for old, new in PARTS.items():
+        if old in changes:
+            assert new in text
+            text = text.replace(new, changes[old])
+    return text
+
+
+PARTS = {
+    "when": "elif bad.any()",
+    "raising": 'raise ValueError("X holds a negative number")',
+    "result": "self.shard.all_reduce(x.clone())",
+    "returned": 'return {"Y": self.shard.all_reduce(x.clone())}',
+    "blamed": 'InvalidInput("X holds',
+}
+BAD, GOOD = np.full((1, 4), -1, np.float32), np.ones((1, 4), np.float32)
+
+
+def rows_of(*numbers: float) -> list[dict[str, Array]]:
+    return [{"X": np.full((1, 4), n, np.float32)} for n in numbers]
+
+
+def doubled(folder: Path, way: str, error: str = "ValueError", **changes: str) -> Any:
+    config = module_config(folder, module(way, error, **changes), tensor_parallel_size=2)
+    return served(config, folder)
 
 
 @pytest.fixture(params=["named", "unnamed", "ValueError", "RequestFailed", "rows", "scalar"])
 def doubling(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Served, str]]:
     way = request.param
-    with serve(tmp_path, way, way if way[0].isupper() else "ValueError") as replica:
+    with doubled(tmp_path, way, way if way[0].isupper() else "ValueError") as replica:
         yield replica, way
 
 
@@ -109,13 +132,10 @@ def test_only_the_guilty_are_refused(doubling: tuple[Served, str]) -> None:
 
 
 def test_one_in_sixty_four_costs_two_batches_not_sixty_four(tmp_path: Path) -> None:
-    with serve(tmp_path, "named") as replica:
-        arrays = [np.full((1, 4), n, np.float32) for n in range(64)]
-        arrays[40][0, 2] = -1
+    with doubled(tmp_path, "named") as replica:
         before = counted(replica, "batches_total")[0]
-        futures = replica.ask_all([{"X": array} for array in arrays])
-        refused = [n for n, future in enumerate(futures) if future.exception(LIMIT)]
-        assert refused == [40]
+        futures = replica.ask_all(rows_of(*range(40), -1, *range(23)))
+        assert [n for n, future in enumerate(futures) if future.exception(LIMIT)] == [40]
         assert counted(replica, "batches_total")[0] - before <= 4
 
 
@@ -142,41 +162,33 @@ def test_ranks_that_disagree_are_ended(tmp_path: Path, fault: tuple[int, int, in
         assert not set(before) & set(pids(replica))
 
 
-def test_one_that_refuses_what_its_peer_waits_for_is_ended(tmp_path: Path) -> None:
-    """A collective has begun; that nobody is hung for `hang_seconds` does not keep it alive."""
-    (tmp_path / "1").mkdir()
-    text = MODULE.format(way="forward", error="ValueError")
-    text = text.replace("elif bad.any()", "elif self.shard.rank == 1 and bad.any()")
-    (tmp_path / "1" / "module.py").write_text(text)
-    x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
-    config = model_config(
-        tmp_path, [x], [y], engine="torch", tensor_parallel_size=2, hang_seconds=0
-    )
-    with served(config, tmp_path) as replica:
+# A collective has begun, and that nobody is hung for `hang_seconds` does not keep it alive; or the
+# next stage waits for it.
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        (
+            {"when": "elif self.shard.rank == 1 and bad.any()"},
+            {"tensor_parallel_size": 2, "hang_seconds": 0},
+        ),
+        (
+            {
+                "when": "elif hidden is None and bad.any()",
+                "returned": 'return {"Y": hidden + x} if hidden is not None else x',
+            },
+            {"pipeline_parallel_size": 2},
+        ),
+    ],
+    ids=["ranks", "stages"],
+)
+def test_one_that_fails_alone_ends_its_group(
+    tmp_path: Path, changes: dict[str, str], more: dict[str, int]
+) -> None:
+    with served(module_config(tmp_path, module("forward", **changes), **more), tmp_path) as replica:
         with pytest.raises(RequestFailed):
-            replica.ask(X=np.full((1, 4), -1, np.float32)).result(LIMIT)
-        good = np.ones((1, 4), np.float32)
-        assert np.array_equal(replica.ask(X=good).result(LIMIT)["Y"], 2 * good)
+            replica.ask(X=BAD).result(LIMIT)
+        assert np.array_equal(replica.ask(X=GOOD).result(LIMIT)["Y"], 2 * GOOD)
         assert counted(replica, "restarts_total")[0] >= 1
-
-
-def test_a_stage_that_fails_alone_ends_its_group(tmp_path: Path) -> None:
-    """The next stage waits for it: that is no refusal."""
-    (tmp_path / "1").mkdir()
-    text = MODULE.format(way="forward", error="ValueError")
-    text = text.replace(
-        'return {"Y": self.shard.all_reduce(x.clone())}',
-        'return {"Y": hidden + x} if hidden is not None else x',
-    ).replace("elif bad.any()", "elif hidden is None and bad.any()")
-    (tmp_path / "1" / "module.py").write_text(text)
-    x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
-    config = model_config(tmp_path, [x], [y], engine="torch", pipeline_parallel_size=2)
-    with served(config, tmp_path) as replica:
-        with pytest.raises(RequestFailed, match="negative"):
-            replica.ask(X=np.full((1, 4), -1, np.float32)).result(LIMIT)
-        good = np.ones((1, 4), np.float32)
-        assert np.array_equal(replica.ask(X=good).result(LIMIT)["Y"], 2 * good)
-        assert counted(replica, "restarts_total") == [1]
 
 
 @pytest.mark.parametrize(
@@ -193,47 +205,29 @@ def test_whatever_a_module_raises_the_client_hears_of_it(
     tmp_path: Path, raised: str, said: str
 ) -> None:
     """And nobody else does."""
-    (tmp_path / "1").mkdir()
     raising = f'raise (lambda error: error("") if isinstance(error, type) else error)({raised})'
-    text = MODULE.format(way="forward", error="ValueError")
-    text = text.replace('raise ValueError("X holds a negative number")', raising)
-    (tmp_path / "1" / "module.py").write_text(text)
-    x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
-    with served(model_config(tmp_path, [x], [y], engine="torch"), tmp_path) as replica:
-        rows = [np.full((1, 4), n, np.float32) for n in (1, 2, -1, 3)]
-        good, better, bad, best = replica.ask_all([{"X": row} for row in rows])
+    config = module_config(tmp_path, module("forward", raising=raising))
+    with served(config, tmp_path) as replica:
+        good, better, bad, best = replica.ask_all(rows_of(1, 2, -1, 3))
         with pytest.raises((RequestFailed, InvalidInput), match=f"^{said}$"):
             bad.result(LIMIT)
-        for row, future in zip((1, 2, 3), (good, better, best), strict=True):
-            assert np.array_equal(future.result(LIMIT)["Y"], np.full((1, 4), row, np.float32))
+        for n, future in enumerate((good, better, best), 1):
+            assert np.array_equal(future.result(LIMIT)["Y"], n * GOOD)
 
 
-def test_only_sequences_of_the_batch_can_be_blamed(tmp_path: Path) -> None:
-    """Whatever numbers a check names: before the first one, behind the last, or absurd ones."""
-    for named in ("[-1]", "[4]", "[1 << 80] * 5000"):
-        folder = tmp_path / str(len(named))
-        (folder / "1").mkdir(parents=True)
-        text = MODULE.format(way="unnamed", error="ValueError")
-        text = text.replace(
-            'InvalidInput("X holds', f'InvalidInput(sequences={named}, text="X holds'
-        )
-        (folder / "1" / "module.py").write_text(text)
-        x, y = tensor("X", FP32, 4), tensor("Y", FP32, 4)
-        with served(model_config(folder, [x], [y], engine="torch"), folder) as replica:
-            rows = [np.full((1, 4), n, np.float32) for n in (0, 1, -1, 2)]
-            futures = replica.ask_all([{"X": row} for row in rows])
-            assert [n for n, each in enumerate(futures) if each.exception(LIMIT)] == [2]
-            assert counted(replica, "restarts_total") == [0]
+@pytest.mark.parametrize("named", ["[-1]", "[4]", "[1 << 80] * 5000"])
+def test_only_sequences_of_the_batch_can_be_blamed(tmp_path: Path, named: str) -> None:
+    blamed = f'InvalidInput(sequences={named}, text="X holds'
+    with served(module_config(tmp_path, module("unnamed", blamed=blamed)), tmp_path) as replica:
+        futures = replica.ask_all(rows_of(0, 1, -1, 2))
+        assert [n for n, each in enumerate(futures) if each.exception(LIMIT)] == [2]
+        assert counted(replica, "restarts_total") == [0]
 
 
 def test_outputs_of_a_free_size_that_are_too_large_are_asked_for_in_halves(tmp_path: Path) -> None:
     """Nobody knows their size before they are computed; then the slot must not overflow."""
-    (tmp_path / "1").mkdir()
-    text = MODULE.format(way="none", error="ValueError")
-    text = text.replace("self.shard.all_reduce(x.clone())", "x[:, :1].repeat(1, int(x[0, 1]))")
-    (tmp_path / "1" / "module.py").write_text(text)
-    x, y = tensor("X", FP32, 4), tensor("Y", FP32, -1)
-    config = model_config(tmp_path, [x], [y], engine="torch", max_batch_bytes=1 << 16)
+    text = module("none", result="x[:, :1].repeat(1, int(x[0, 1]))")
+    config = module_config(tmp_path, text, (4,), (-1,), max_batch_bytes=1 << 16)
     with served(config, tmp_path) as replica:
         rows = [np.array([[n, 2000, 0, 0]], np.float32) for n in range(30)]
         futures = replica.ask_all([{"X": row} for row in rows])

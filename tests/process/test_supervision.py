@@ -8,18 +8,18 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from python_mp.channel import Arena
+from python_mp.channel import Arena, Connection
 from python_mp.config import ModelConfig
 from python_mp.errors import LoadError, RequestFailed, Unavailable
 from python_mp.front import keeper, nursery
@@ -31,6 +31,7 @@ from python_mp.front.replica import Replica
 from python_mp.front.status import Status
 from python_mp.front.watchdog import Watchdog
 from python_mp.rank.engines.echo import SLEEP
+from tests.support.descriptors import ours
 from tests.support.harness import (
     LIMIT,
     Served,
@@ -38,12 +39,14 @@ from tests.support.harness import (
     ask,
     children,
     counted,
+    cpu_seconds,
     echo_config,
     pids,
     served,
     until,
     values,
 )
+from tests.support.processes import python
 
 BACK_SECONDS = 5.0
 """Until it serves again, once the cause of its trouble is gone."""
@@ -68,12 +71,13 @@ def said(folder: Path) -> dict[str, Any]:
 
 
 def the_nursery() -> int:
-    (pid,) = (
-        pid
-        for pid in children(os.getpid())
-        if b"rank.nursery" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    """The one of these tests; another one, of torch, may be there for others."""
+    (pid,) = filter(is_nursery, children(os.getpid()))
     return pid
+
+
+def is_nursery(pid: int) -> bool:
+    return b"rank.nursery\0echo\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def internal_errors(replica: Served) -> float:
@@ -115,12 +119,13 @@ STEPS: dict[str, tuple[object, str]] = {
     "the desk's work": (Replica, "handle"),
     "the bookkeeping": (Keeper, "_book"),
     "the nursery's health": (Keeper, "_drop_unsound_nursery"),
+    "the wait for their end": (sys.modules["python_mp.front.group"], "wait_all"),
 }
-ERRORS = [OSError(errno.ENOSPC, "no space left on device"), RuntimeError("a bug")]
+PIDFD = "anon_inode:[pidfd]"
+FAULT, BUG = OSError(errno.ENOSPC, "no space left on device"), RuntimeError("a bug")
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["fault", "bug"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("step", "error"), [*zip(STEPS, cycle((FAULT, BUG)), strict=False)])
 def test_no_step_of_the_keeper_ends_it(
     config: ModelConfig,
     tmp_path: Path,
@@ -130,7 +135,7 @@ def test_no_step_of_the_keeper_ends_it(
 ) -> None:
     fault = Faults(monkeypatch, *STEPS[step], error)
     with served(config, tmp_path) as replica:
-        before = pids(replica)
+        before, open_before = pids(replica), ours()
         sleeping = ask(replica, 1, fault=(SLEEP, 0, 100))
         waiting = ask(replica, 2)
         fault.armed = True
@@ -146,11 +151,47 @@ def test_no_step_of_the_keeper_ends_it(
                 assert future.result()["Y"].tolist() == [wanted]
         assert said(tmp_path)["ranks"] == pids(replica)
         assert not any(map(alive, before))
+        # Of those of ranks: pytest keeps what was logged, with its frames, and so groups' memory.
+        until(lambda: ours()[PIDFD] <= open_before[PIDFD])
+
+
+def test_a_batch_that_a_rank_cannot_be_told_of_is_replayed_at_once(
+    two: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when the watchdog notices that no rank gets on."""
+    monkeypatch.setattr(Connection, "send", once(Connection.send))
+    assert values([ask(two, 1, 2)]) == [[1, 2]]
+    assert counted(two, "hangs_total", "restarts_total") == [0, 1]
+
+
+def once(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Fails the first time."""
+    errors = [errno.ENOMEM]
+
+    def fails(*args: Any, **more: Any) -> Any:
+        if errors:
+            raise OSError(errors.pop(), "no memory")
+        return call(*args, **more)
+
+    return fails
+
+
+def test_an_answer_that_was_not_heard_is_not_taken_for_the_next_one(
+    two: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that starts ranks is asked how one ended: here, while there is no memory."""
+    nursery = two.replica._keeper._nursery
+    assert nursery is not None
+    deaf = Mock(wraps=nursery._socket, recv=once(nursery._socket.recv))
+    monkeypatch.setattr(nursery, "_socket", deaf)
+    os.kill(pids(two)[0], signal.SIGKILL)
+    until(lambda: two.replica._keeper._generation >= 2 and two.replica.serves)
+    assert values([ask(two, 3)]) == [[3]]
 
 
 def test_errors_are_shown(two: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said(tmp_path)["errors"] == {}
-    fault = Faults(monkeypatch, Arena, "create", ERRORS[0])
+    fault = Faults(monkeypatch, Arena, "create", FAULT)
     fault.armed = True
     os.kill(pids(two)[0], signal.SIGKILL)
     until(lambda: said(tmp_path)["state"] == "down")
@@ -182,11 +223,10 @@ def test_a_first_start_outlasts_a_fault_that_passes(tmp_path: Path) -> None:
         until(lambda: said(tmp_path).get("generation", 0) >= 2)
         cause.unlink()
 
-    passing = threading.Thread(target=pass_away)
-    passing.start()
-    with served(config, tmp_path) as replica:
-        passing.join()
-        assert values([ask(replica, 1)]) == [[1]]
+    with ThreadPoolExecutor(1) as others:
+        others.submit(pass_away)
+        with served(config, tmp_path) as replica:
+            assert values([ask(replica, 1)]) == [[1]]
 
 
 def test_a_status_folder_that_cannot_be_written_hurts_nobody(two: Served, tmp_path: Path) -> None:
@@ -215,19 +255,53 @@ def test_it_serves_again_after_there_was_no_descriptor_left(two: Served) -> None
     assert values([ask(two, 2)]) == [[2]]
 
 
-def test_ranks_that_found_the_disk_full_serve_soon_after_it_has_room(tmp_path: Path) -> None:
-    cause = tmp_path / "cause"
-    config = echo_config(tmp_path, **{"module.die_if": str(cause)})
-    with served(config, tmp_path) as replica:
-        cause.write_text(str(errno.ENOSPC))
+# What it was that ranks died of: their own end, or the disk, which says nothing against them.
+@pytest.mark.parametrize(
+    ("cause", "reason"), [("", "exited with 1"), (str(errno.ENOSPC), "No space left on device")]
+)
+def test_a_group_that_cannot_start_refuses_at_once_and_comes_back(
+    tmp_path: Path, cause: str, reason: str
+) -> None:
+    path = tmp_path / "cause"
+    with served(echo_config(tmp_path, **{"module.die_if": str(path)}), tmp_path) as replica:
+        path.write_text(cause)
         os.kill(pids(replica)[0], signal.SIGKILL)
-        until(lambda: counted(replica, "restarts_total")[0] >= 6)
-        assert "No space left on device" in said(tmp_path)["reason"]
-        cause.unlink()
-        until(lambda: replica.replica.serves, BACK_SECONDS)
+        until(lambda: said(tmp_path)["state"] == "down")
+        with pytest.raises(Unavailable, match=reason):
+            ask(replica, 1).result(LIMIT)
+        before = cpu_seconds(the_nursery())
+        time.sleep(2)
+        # Its back-off is still short here; a busy loop would take all of a processor.
+        assert cpu_seconds(the_nursery()) - before < 1
+        assert not replica.replica.serves
+        path.unlink()
+        until(lambda: said(tmp_path)["state"] == "serving", BACK_SECONDS)
+        assert values([ask(replica, 2)]) == [[2]]
+    assert said(tmp_path) == {}
 
 
 # -- other processes that do not get on ----------------------------------------------------------
+
+
+FRONT = """
+import sys, time
+from python_mp.front.nursery import Nursery
+nursery = Nursery("echo", int(sys.argv[1]))
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_stuck_front_ends_with_its_server() -> None:
+    with (
+        python("import time; time.sleep(600)") as server,
+        python(FRONT, server.pid, says="up") as front,
+    ):
+        until(lambda: list(map(is_nursery, children(front.pid))) == [True])
+        (nursery,) = children(front.pid)
+        server.kill()
+        assert front.wait(LIMIT) == -signal.SIGKILL
+    until(lambda: not alive(nursery))
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
@@ -265,29 +339,12 @@ time.sleep(600)
 """
 
 
-@contextmanager
-def held_by_a_debugger(pid: int) -> Iterator[None]:
-    """Then its parent cannot reap it, however it ends."""
-    program = "import ctypes, sys, time; libc = ctypes.CDLL(None); "
-    program += (
-        "print(libc.ptrace(0x4206, int(sys.argv[1]), None, None), flush=True); time.sleep(600)"
-    )
-    arguments = [sys.executable, "-c", program, str(pid)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as debugger:
-        try:
-            assert debugger.stdout
-            if debugger.stdout.readline() != "0\n":
-                pytest.skip("ptrace is not allowed here")
-            yield
-        finally:
-            debugger.kill()
-
-
 def test_a_rank_that_cannot_be_reaped_is_left_behind(
     two: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A debugger holds it: then its parent cannot, however it ends."""
     before = pids(two)
-    with held_by_a_debugger(before[0]):
+    with python(DEBUGGER, before[0], says="0"):
         sleeping = ask(two, 1, fault=(SLEEP, 0, 100))
         os.kill(before[0], signal.SIGKILL)
         assert values([sleeping, ask(two, 2)]) == [[1], [2]]
@@ -305,13 +362,8 @@ def test_a_rank_that_cannot_be_killed_is_left_behind(
     spared = before[1]
     kill_group, send = os.killpg, signal.pidfd_send_signal
     monkeypatch.setattr(os, "killpg", lambda pid, number: pid == spared or kill_group(pid, number))
-    pidfds = {
-        int(fd.name): fd.readlink()
-        for fd in Path("/proc/self/fd").iterdir()
-        if _pid_of(fd.name) == spared
-    }
     monkeypatch.setattr(
-        signal, "pidfd_send_signal", lambda fd, number: fd in pidfds or send(fd, number)
+        signal, "pidfd_send_signal", lambda fd, n: _pid_of(fd) == spared or send(fd, n)
     )
     os.kill(spared, signal.SIGSTOP)
     os.kill(before[0], signal.SIGKILL)
@@ -322,13 +374,9 @@ def test_a_rank_that_cannot_be_killed_is_left_behind(
     until(lambda: not alive(spared))
 
 
-def _pid_of(descriptor: str) -> int:
-    """The process of a pidfd; 0 for any other descriptor."""
-    try:
-        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pid:")), 0)
+def _pid_of(pidfd: int) -> int:
+    lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
 
 
 def test_an_import_that_hangs_is_within_the_limit_of_a_start(
@@ -346,7 +394,7 @@ def test_an_import_that_hangs_is_within_the_limit_of_a_start(
 
 
 def test_what_a_killed_front_left_is_removed(config: ModelConfig, tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as over:
+    with python("") as over:
         pass
 
     def files_of(pid: int) -> list[Path]:

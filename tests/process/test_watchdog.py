@@ -23,6 +23,8 @@ from tests.support.harness import (
     values,
 )
 
+pytestmark = pytest.mark.usefixtures("one_forkserver")
+
 HANG_SECONDS = 1
 LIMIT = 4 * HANG_SECONDS + 2.0
 

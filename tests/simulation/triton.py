@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.unit.triton_stub import MetricFamily, Tensor
+from tests.support.triton_stub import MetricFamily, Tensor
 
 from .modules import here
 

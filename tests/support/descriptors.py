@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import ENVIRONMENT
+
 _SEQPACKET = "0005"
 _OURS = re.compile(r"/memfd:python_mp.*|seqpacket|anon_inode:\[pidfd\]")
 
@@ -44,10 +45,9 @@ def ours() -> Counter[str]:
 def alone(body: Callable[..., None], *arguments: str | Path) -> None:
     """Runs a function of a test's module in a process of its own; fails with what it says."""
     code = f"import sys; from {body.__module__} import {body.__name__} as body; body(*sys.argv[1:])"
-    places = os.pathsep.join([str(ROOT), str(ROOT / "backends" / "python_mp")])
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": places},
+        env=os.environ | ENVIRONMENT,
         stderr=subprocess.PIPE,
         text=True,
     )

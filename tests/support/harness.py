@@ -61,6 +61,23 @@ def model_config(
     return parse(json.dumps(raw), str(repository), "1")
 
 
+def module_config(
+    folder: Path,
+    module: str,
+    dims: Sequence[int] = (4,),
+    output: Sequence[int] | None = None,
+    *,
+    ragged: bool = False,
+    **more: Any,
+) -> ModelConfig:
+    """A model of engine torch with this module.py, float32 X [dims] to float32 Y."""
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "module.py").write_text(module)
+    x = tensor("X", FP32, *dims, allow_ragged_batch=ragged)
+    y = tensor("Y", FP32, *(dims if output is None else output))
+    return model_config(folder, [x], [y], engine="torch", **more)
+
+
 def echo_config(folder: Path, **more: Any) -> ModelConfig:
     """A model of engine echo: ragged X comes back as Y, and FAULT asks for trouble."""
     inputs = [tensor("X", INT32, -1, allow_ragged_batch=True), tensor("FAULT", INT32, 3)]
@@ -130,6 +147,12 @@ def alive(pid: int) -> bool:
     """Whether the process runs; one that ended and waits to be reaped does not."""
     fields = _read(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
     return bool(fields) and fields[0] not in b"ZX"
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process and the children that it has reaped."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.triton_stub import InferenceRequest, TritonError, load_model
+from tests.support.triton_stub import InferenceRequest, TritonError, load_model
 
 Array = np.ndarray[Any, Any]
 WIDTH, HEIGHT = 4096, 4096

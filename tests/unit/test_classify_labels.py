@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.triton_stub import InferenceRequest, TritonError, load_model
+from tests.support.triton_stub import InferenceRequest, TritonError, load_model
 
 LABELS = [f"l{n}" for n in range(10)]
 

@@ -19,7 +19,7 @@ from python_mp.errors import LoadError
 from server import repository
 from tests.support.builds import FakeStage, put_stages, rank_files, verdict
 from tests.support.checkpoints import WORDS, tiny_bert, word_piece
-from tests.unit.triton_stub import load_model
+from tests.support.triton_stub import load_model
 
 GATE = (
     "[shapes]\ntokens = [1, 2, 8]\n[accuracy]\ncosine_min = 0.9\n[layout]\ntensor_parallel_size=2"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from tests.support.triton_stub import load_model
 from tests.unit.test_classify_decoder import NOISE, ZEROS, chunk, encoded
-from tests.unit.triton_stub import load_model
 
 COLOR = Image.merge("RGB", (NOISE, NOISE.transpose(Image.Transpose.ROTATE_180), NOISE))
 MIB = 1 << 20

@@ -5,7 +5,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from tests.unit.triton_stub import InferenceRequest, TritonError, load_model
+from tests.support.triton_stub import InferenceRequest, TritonError, load_model
 
 WIDTH = 384
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from python_mp import steps
 from tests.support.checkpoints import SPECIAL, WORDS, word_piece
+from tests.support.triton_stub import REPOSITORY, InferenceRequest, TritonError, load_model
 from tests.unit.test_classify_decoder import GOOD
-from tests.unit.triton_stub import REPOSITORY, InferenceRequest, TritonError, load_model
 
 SECRET = "/srv/model_repository/secret"
 FAULTS = (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tests.unit.triton_stub import InferenceRequest, TritonError, load_model
+from tests.support.triton_stub import InferenceRequest, TritonError, load_model
 
 
 @pytest.fixture

@@ -125,19 +125,28 @@ def load_model(name: str, monkeypatch: Any) -> ModuleType:
 
 def load(path: Path, monkeypatch: Any) -> ModuleType:
     """Any model.py."""
+    utils = pb_utils()
+    monkeypatch.setitem(sys.modules, utils.__name__, utils)
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    return run(path)
+
+
+def pb_utils(**others: Any) -> ModuleType:
+    """The module, with others in the places of these stand-ins."""
     utils = ModuleType("triton_python_backend_utils")
-    utils.__dict__.update(
-        Tensor=Tensor,
-        TritonError=TritonError,
+    names = (Tensor, TritonError, InferenceResponse, MetricFamily, Logger)
+    vars(utils).update({each.__name__: each for each in names})
+    vars(utils).update(
         TritonModelException=RuntimeError,
-        InferenceResponse=InferenceResponse,
-        MetricFamily=MetricFamily,
-        Logger=Logger,
         TRITONSERVER_RESPONSE_COMPLETE_FINAL=FINAL,
         get_input_tensor_by_name=_input,
     )
-    monkeypatch.setitem(sys.modules, utils.__name__, utils)
-    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    vars(utils).update(others)
+    return utils
+
+
+def run(path: Path) -> ModuleType:
+    """What importing the file makes."""
     spec = importlib.util.spec_from_file_location(path.parent.name, path)
     assert spec is not None
     assert spec.loader is not None
