@@ -32,18 +32,14 @@ def status(**change: Any) -> dict[str, Any]:
     return {**said, **change}
 
 
-def test_status_names_what_can_be_hit() -> None:
-    parsed = Status.parse(status())
+def test_what_can_be_hit_and_whether_all_serves() -> None:
+    said = status()
+    parsed = Status.parse(said)
     assert parsed.is_whole
     assert parsed.models["encoder"].ranks == [(0, 31), (1, 32)]
     assert [parsed.names(pid) for pid in (11, 21, 31, 32, 33)] == [True] * 4 + [False]
-
-
-@pytest.mark.parametrize("state", ["restarting", "down", "starting"])
-def test_a_server_with_a_replica_that_does_not_serve_is_not_whole(state: str) -> None:
-    said = status()
     replicas = said["models"]["encoder"]["replicas"]
-    replicas.append({**replicas[0], "state": state, "ranks": [33, 34]})
+    replicas.append({**replicas[0], "state": "restarting", "ranks": [33, 34]})
     parsed = Status.parse(said)
     assert parsed.ready
     assert not parsed.is_whole
@@ -167,33 +163,17 @@ def test_a_version_appears_and_goes(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "2"]
 
 
-def usage(**change: float) -> Usage:
-    counts = "processes", "zombies", "segments", "MiB of segments", "files", "MiB of files"
-    figures = dict.fromkeys(counts, 0.0)
+def test_growth_beyond_its_bound_is_a_leak() -> None:
+    whole = {"processes": 0, "zombies": 0, "segments": 0, "files": 0}
+    whole |= {"MiB of segments": 32, "MiB of files": 32}
     for part in PARTS:
-        figures |= {f"{name} of {part}": 100.0 for name in ("threads", "descriptors", "MiB")}
-    return Usage({**figures, **{name.replace("_", " "): value for name, value in change.items()}})
-
-
-@pytest.mark.parametrize(
-    ("figure", "allowed"),
-    [
-        ("processes", 0),
-        ("zombies", 0),
-        ("segments", 0),
-        ("MiB of segments", 32),
-        ("files", 0),
-        ("MiB of files", 32),
-        *[(f"threads of {part}", 104) for part in PARTS],
-        *[(f"descriptors of {part}", 104) for part in PARTS],
-        *[(f"MiB of {part}", 132) for part in PARTS],
-    ],
-)
-def test_growth_beyond_its_bound_is_a_leak(figure: str, allowed: int) -> None:
-    before, bounds = usage(), Bounds()
-    assert usage(**{figure: allowed}).leaks(before, bounds) == []
-    [leak] = usage(**{figure: allowed + 1}).leaks(before, bounds)
-    assert leak.startswith(f"{figure}: ")
+        whole |= {f"threads of {part}": 4, f"descriptors of {part}": 4, f"MiB of {part}": 32}
+    before = Usage(dict.fromkeys(whole, 100.0))
+    for figure, more in whole.items():
+        allowed, grown = ({**before.figures, figure: 100.0 + more + n} for n in (0, 1))
+        assert Usage(allowed).leaks(before, Bounds()) == []
+        [leak] = Usage(grown).leaks(before, Bounds())
+        assert leak.startswith(f"{figure}: ")
 
 
 def test_usage_counts_what_a_process_holds(tmp_path: Path) -> None:

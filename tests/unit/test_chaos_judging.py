@@ -12,9 +12,9 @@ from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
 from clients.chaos.connection import AnswerError, of_answer, of_error, outputs
-from clients.chaos.journal import SLOW_SECONDS, Journal, Outcome, Record
+from clients.chaos.journal import Journal, Outcome, Record
 from clients.chaos.questions import POOL, Array, Exam, Question, QuestionError
-from clients.chaos.verdict import GRACE_SECONDS, Committed, Row, judge, spread
+from clients.chaos.verdict import GRACE_SECONDS, Committed, judge
 
 METADATA: dict[str, Any] = {
     "name": "squares",
@@ -34,44 +34,25 @@ def exam() -> Exam:
     return exam
 
 
-ROWS = (3, 1, 4)
-
-
-def mistake(exam: Exam, **change: Any) -> str:
-    """What the exam says of the right answer to ROWS after `change` of its Y."""
-    question = exam.question(ROWS)
-    return exam.mistake(question, {**squares(question), **change})
-
-
-def right(exam: Exam) -> Array:
-    return squares(exam.question(ROWS))["Y"]
-
-
-def test_right_answers_are_right(exam: Exam) -> None:
-    assert mistake(exam) == ""
-    assert mistake(exam, Y=right(exam) * np.float32(1 + 1e-5)) == ""
-
-
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda y: y[[1, 0, 2]], r"rows \[0, 1\] of 3 are wrong"),
-        (lambda y: y * [[1], [1], [1.01]], r"rows \[2\] of 3 are wrong"),
-        (lambda y: y * [[1], [np.nan], [1]], r"rows \[1\] of 3 are wrong"),
-        (lambda y: np.zeros_like(y), r"rows \[0, 1, 2\] of 3 are wrong"),
-        (lambda y: y[:2], r"shape \[2, 4\] instead of \[3, 4\]"),
-        (lambda y: np.concatenate([y, y[:1]]), r"shape \[4, 4\] instead of \[3, 4\]"),
+        (lambda y: {"Y": y}, ""),
+        (lambda y: {"Y": y * np.float32(1 + 1e-5)}, ""),
+        (lambda y: {"Y": y[[1, 0, 2]]}, "rows [0, 1] of 3 are wrong"),
+        (lambda y: {"Y": y * [[1], [1], [1.01]]}, "rows [2] of 3 are wrong"),
+        (lambda y: {"Y": y * [[1], [np.nan], [1]]}, "rows [1] of 3 are wrong"),
+        (lambda y: {"Y": np.zeros_like(y)}, "rows [0, 1, 2] of 3 are wrong"),
+        (lambda y: {"Y": y[:2]}, "shape [2, 4] instead of [3, 4]"),
+        (lambda y: {"Y": y, "Z": y}, "outputs ['Y', 'Z'] instead of ['Y']"),
     ],
-    ids=["order", "value", "nan", "zeros", "row lost", "row doubled"],
 )
 def test_wrong_answers_are_wrong(exam: Exam, damage: Any, said: str) -> None:
-    with pytest.raises(AssertionError, match=said):
-        assert not mistake(exam, Y=damage(right(exam)))
-    assert of_answer(exam, exam.question(ROWS), {"Y": damage(right(exam))})[0] is Outcome.WRONG
-
-
-def test_another_output_is_wrong(exam: Exam) -> None:
-    assert mistake(exam, Z=right(exam)) == "outputs ['Y', 'Z'] instead of ['Y']"
+    question = exam.question((3, 1, 4))
+    answer = damage(squares(question)["Y"])
+    assert said in exam.mistake(question, answer)
+    assert bool(exam.mistake(question, answer)) == bool(said)
+    assert (of_answer(exam, question, answer)[0] is Outcome.WRONG) == bool(said)
 
 
 def test_texts_are_told_apart_and_byte_outputs_compared() -> None:
@@ -155,12 +136,6 @@ def test_the_journal_misses_no_request() -> None:
     ]
 
 
-def test_a_right_answer_after_the_deadline_hung() -> None:
-    journal = Journal(deadline=0.0)
-    journal.ended(journal.sent("m", "grpc"), Outcome.RIGHT)
-    assert journal.counts == {Outcome.HUNG: 1}
-
-
 KILL = Committed("kill", "rank 0", began=10.0, over=12.0, answers=0.5, whole=1.0)
 STUB = Committed("stub", "a stub", 20.0, 24.0, may_refuse=True, answers=3.0, whole=3.5)
 
@@ -174,71 +149,51 @@ def findings(*records: Record) -> list[str]:
 
 
 def test_without_trouble_there_are_no_findings() -> None:
-    verdict = judge([record(10.5, 11.5, Outcome.RIGHT)], [KILL, STUB], ["kill", "stub"])
+    records = [record(10.5, 11.5, Outcome.RIGHT), record(1.0, 1.1, Outcome.CANCELLED)]
+    verdict = judge(records, [KILL, STUB], ["kill", "stub"])
     assert verdict.findings == []
     kill, stub, calm = verdict.rows
     assert (kill.count, kill.answers, kill.whole, kill.slowest) == (1, [0.5], [1.0], 1.0)
     assert (stub.count, stub.answers, calm.count) == (1, [3.0], 0)
 
 
-@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.WRONG, Outcome.HUNG])
-@pytest.mark.parametrize("at", [5.0, 11.0, 21.0])
-def test_nothing_excuses_what_failed_or_was_wrong_or_hung(outcome: Outcome, at: float) -> None:
-    [finding] = findings(record(at, at + 0.1, outcome))
-    assert finding.startswith(f"1 x {outcome} at embed over grpc ")
-    assert finding.endswith(": why")
-
-
 @pytest.mark.parametrize(
-    ("sent", "ended", "place"),
-    [
-        (5.0, 5.1, "outside of any fault"),
-        (10.5, 10.6, "during kill, rank 0"),
-        (19.0, 19.9, "outside of any fault"),
-        (24.1 + GRACE_SECONDS, 26.0, "outside of any fault"),
-    ],
+    ("sent", "ended"), [(22.0, 22.1), (15.0, 20.1), (24.5, 24.6), (11.0, 22.0)]
 )
-def test_a_refusal_out_of_place_is_a_finding(sent: float, ended: float, place: str) -> None:
-    assert findings(record(sent, ended, Outcome.REFUSED)) == [
-        f"1 x refused at embed over grpc {place}: why"
-    ]
-
-
-@pytest.mark.parametrize(("sent", "ended"), [(22.0, 22.1), (15.0, 20.1), (24.5, 24.6)])
 def test_a_refusal_at_its_place_is_counted_apart(sent: float, ended: float) -> None:
     verdict = judge([record(sent, ended, Outcome.REFUSED)], [KILL, STUB], ["kill", "stub"])
     assert verdict.findings == []
     assert [row.outcomes[Outcome.REFUSED] for row in verdict.rows] == [0, 1, 0]
 
 
-def test_a_refusal_that_met_two_faults_is_excused_by_one() -> None:
-    assert findings(record(11.0, 22.0, Outcome.REFUSED)) == []
-
-
 @pytest.mark.parametrize(
-    ("sent", "kind"),
-    [(9.0, "kill, rank 0"), (11.0, "stub, a stub"), (13.5, "stub, a stub"), (24.5, "stub, a stub")],
+    ("sent", "ended", "outcome", "place"),
+    [
+        (5.0, 5.1, Outcome.FAILED, "outside of any fault"),
+        (11.0, 11.1, Outcome.WRONG, "during kill, rank 0"),
+        (21.0, 21.1, Outcome.HUNG, "during stub, a stub"),
+        (5.0, 5.1, Outcome.REFUSED, "outside of any fault"),
+        (10.5, 10.6, Outcome.REFUSED, "during kill, rank 0"),
+        (24.1 + GRACE_SECONDS, 26.0, Outcome.REFUSED, "outside of any fault"),
+        (9.0, 80.0, Outcome.HUNG, "during kill, rank 0"),
+        (13.5, 80.0, Outcome.HUNG, "during stub, a stub"),
+    ],
 )
-def test_a_lost_request_is_laid_to_the_fault_that_began_meanwhile(sent: float, kind: str) -> None:
-    assert findings(record(sent, 80.0, Outcome.HUNG)) == [
-        f"1 x hung at embed over grpc during {kind}: why"
-    ]
+def test_what_nothing_excuses_is_a_finding_with_its_place(
+    sent: float, ended: float, outcome: Outcome, place: str
+) -> None:
+    found = findings(*[record(sent, ended, outcome)] * 3)
+    assert found == [f"3 x {outcome} at embed over grpc {place}: why"]
 
 
-def test_equal_findings_are_counted() -> None:
-    failed = [record(11.0, 11.1, Outcome.FAILED)] * 3
-    assert findings(*failed) == ["3 x failed at embed over grpc during kill, rank 0: why"]
-
-
-def test_a_cancelled_request_is_no_finding() -> None:
-    assert findings(record(1.0, 1.1, Outcome.CANCELLED)) == []
-
-
-def test_a_fault_that_was_not_survived_is_a_finding() -> None:
+def test_a_fault_that_was_not_survived_or_not_committed_is_a_finding() -> None:
     never = Committed("kill", "rank 1", 1.0, 61.0)
-    assert judge([], [never], ["kill"]).findings == [
-        "kill, rank 1: no right answer came afterwards",
+    vain = Committed("reload", "", 1.0, 2.0, trouble="no version")
+    assert sorted(judge([], [never, vain], ["kill", "reload", "freeze"]).findings) == [
+        "freeze was never committed",
         "kill, rank 1: /status never said that all serves afterwards",
+        "kill, rank 1: no right answer came afterwards",
+        "reload: no version",
     ]
 
 
@@ -246,24 +201,3 @@ def test_a_fault_that_was_broken_off_is_no_finding_and_excuses_what_it_may() -> 
     stub = Committed("stub", "", 1.0, math.inf, may_refuse=True, broken_off=True)
     assert judge([record(5.0, 6.0, Outcome.REFUSED)], [stub], ["stub"]).findings == []
     assert len(judge([record(5.0, 6.0, Outcome.FAILED)], [stub], ["stub"]).findings) == 1
-
-
-def test_a_fault_that_could_not_be_committed_is_a_finding() -> None:
-    vain = Committed("reload", "", 1.0, 2.0, trouble="no version")
-    assert judge([], [vain], ["reload"]).findings == ["reload: no version"]
-
-
-def test_a_kind_that_was_never_tried_is_a_finding() -> None:
-    assert judge([], [KILL], ["kill", "freeze"]).findings == ["freeze was never committed"]
-
-
-def test_spread() -> None:
-    assert spread([3.0, 1.0, 2.0, 10.0]) == {"p50": 2.5, "max": 10.0}
-    assert spread([]) is None
-
-
-def test_a_row_remembers_the_slowest_right_answer_only() -> None:
-    row = Row("kill")
-    row.add(record(0.0, 2.0, Outcome.RIGHT))
-    row.add(record(0.0, 60.0, Outcome.HUNG))
-    assert row.slowest == 2.0 > SLOW_SECONDS

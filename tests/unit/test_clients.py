@@ -1,45 +1,52 @@
-"""The embed client against a server made of a function."""
+"""The clients against a server made of a function: order, addresses, patience, errors.
 
-import io
-import json
+What they print is tested with a real server, in tests/triton.
+"""
+
+from __future__ import annotations
+
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
-from clients import connection
-from clients import embed as client
+from clients import classify, connection, embed
+
+NUMBERS = [str(number) for number in range(101)]
 
 
 class FakeServer:
-    """Both the module and the client: a vector that says which text it is of."""
+    """Both the module and the client: a vector, or labels, that say which text or file it is."""
 
     def __init__(self) -> None:
         self.urls: list[str] = []
         self.batches: list[list[bytes]] = []
         self.error: Exception | None = None
 
-    def InferenceServerClient(self, url: str) -> "FakeServer":  # noqa: N802
+    def InferenceServerClient(self, url: str) -> FakeServer:  # noqa: N802
         self.urls.append(url)
         return self
 
     def InferInput(self, name: str, shape: list[int], dtype: str) -> SimpleNamespace:  # noqa: N802
-        assert (name, dtype) == ("TEXT", "BYTES")
-        tensor = SimpleNamespace()
+        tensor = SimpleNamespace(name=name)
         tensor.set_data_from_numpy = lambda data: tensor.__dict__.update(data=data)
         return tensor
 
     def infer(self, model: str, inputs: list[SimpleNamespace]) -> SimpleNamespace:
-        assert model == "embed"
-        texts = inputs[0].data[:, 0].tolist()
-        self.batches.append(texts)
-        if self.error and b"bad" in texts:
+        said = inputs[0].data[:, 0].tolist()
+        self.batches.append(said)
+        if self.error and b"bad" in said:
             raise self.error
-        vectors = np.zeros((len(texts), client.DIM), np.float32)
-        vectors[np.arange(len(texts)), [int(text) % client.DIM for text in texts]] = 1
+        if model == "classify":
+            outputs: dict[str, Any] = {"LABEL": np.array([said]), "SCORE": np.ones((1, 1))}
+            return SimpleNamespace(as_numpy=outputs.__getitem__)
+        vectors = np.zeros((len(said), embed.DIM), np.float32)
+        vectors[np.arange(len(said)), [int(text) % embed.DIM for text in said]] = 1
         return SimpleNamespace(as_numpy=lambda _: vectors)
 
 
@@ -53,31 +60,32 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
     return fake
 
 
-NUMBERS = [str(number) for number in range(101)]
-
-
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_vectors_come_in_the_order_of_the_texts(server: FakeServer, concurrency: int) -> None:
-    vectors = client.embed(NUMBERS, batch_size=7, concurrency=concurrency)
-    assert vectors.shape == (101, client.DIM)
-    assert vectors.dtype == np.float32
+def test_answers_come_in_the_order_of_what_was_asked(
+    server: FakeServer, concurrency: int, tmp_path: Path
+) -> None:
+    vectors = embed.embed(NUMBERS, batch_size=7, concurrency=concurrency)
+    assert (vectors.shape, vectors.dtype) == ((101, embed.DIM), np.float32)
     assert vectors.argmax(axis=1).tolist() == list(range(101))
     assert sorted(map(len, server.batches)) == [3] + [7] * 14
+    assert embed.embed([]).shape == (0, embed.DIM)
+    files = [tmp_path / number for number in NUMBERS]
+    for file in files:
+        file.write_text(file.name)
+    answers = classify.classify([*files, tmp_path / "missing"], concurrency=concurrency)
+    *good, missing = answers
+    assert [answer.best for answer in good] == [[(number, 1.0)] for number in NUMBERS]
+    assert missing.error == "No such file or directory"
 
 
-@pytest.mark.usefixtures("server")
-def test_no_texts() -> None:
-    assert client.embed([]).shape == (0, client.DIM)
-
-
-def test_addresses_follow_the_environment(
+def test_addresses_follow_protocol_and_environment(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client.embed(["1"], concurrency=1)
+    embed.embed(["1"], concurrency=1)
     monkeypatch.setenv("HOST", "0.0.0.0")
     monkeypatch.setenv("HTTP_PORT", "9000")
-    client.embed(["1"], protocol="http", concurrency=1)
-    client.embed(["1"], url="elsewhere:1", concurrency=1)
+    embed.embed(["1"], protocol="http", concurrency=1)
+    embed.embed(["1"], url="elsewhere:1", concurrency=1)
     assert server.urls == ["127.0.0.1:8001", "127.0.0.1:9000", "elsewhere:1"]
 
 
@@ -87,16 +95,15 @@ def test_requests_are_in_flight_together(
     together = threading.Barrier(3, timeout=10)
     infer = server.infer
     monkeypatch.setattr(server, "infer", lambda *args: (together.wait(), infer(*args))[1])
-    assert client.embed(NUMBERS[:3], batch_size=1, concurrency=3).shape == (3, client.DIM)
+    assert embed.embed(NUMBERS[:3], batch_size=1, concurrency=3).shape == (3, embed.DIM)
 
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (InferenceServerException("TEXT[0] is odd.", "400"), "texts 3 to 4: TEXT[0] is odd."),
         (
-            InferenceServerException("[request id: <id_unknown>] no such model", "400"),
-            "texts 3 to 4: no such model",
+            InferenceServerException("[request id: <id_unknown>] TEXT[0] is odd.", "400"),
+            "texts 3 to 4: TEXT[0] is odd.",
         ),
         (InferenceServerException("a long story", "StatusCode.UNAVAILABLE"), "is it running"),
         (ConnectionRefusedError(), "the server at 127.0.0.1:8001 cannot be reached"),
@@ -104,56 +111,56 @@ def test_requests_are_in_flight_together(
 )
 def test_errors_are_one_sentence(server: FakeServer, error: Exception, sentence: str) -> None:
     server.error = error
-    with pytest.raises(client.EmbedError) as raised:
-        client.embed(["0", "1", "bad", "3", "4"], batch_size=2)
+    with pytest.raises(embed.EmbedError) as raised:
+        embed.embed(["0", "1", "bad", "3", "4"], batch_size=2)
     assert sentence in str(raised.value)
 
 
-def test_an_error_ends_the_command(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    server.error = InferenceServerException("TEXT[0] is odd.", "400")
-    assert client.main(["bad"]) == 1
-    assert capsys.readouterr().err == "embed: TEXT[0] is odd.\n"
+GONE = [
+    InferenceServerException("down", "StatusCode.UNAVAILABLE"),
+    InferenceServerException("nobody there", "502"),
+    InferenceServerException("full", "503"),
+    HTTPConnectionClosed("it closed"),
+    ConnectionResetError(),
+]
+FINAL = [
+    InferenceServerException("wrong shape", "StatusCode.INVALID_ARGUMENT"),
+    InferenceServerException("it killed its ranks", "StatusCode.INTERNAL"),
+    ValueError("a bug"),
+]
 
 
-@pytest.mark.usefixtures("server")
-def test_few_texts_make_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert client.main(["1", "2", "385"]) == 0
-    shown = capsys.readouterr()
-    assert "1.00" in shown.out
-    assert "0.00" in shown.out
-    assert shown.err == ""
+def calls(times: int, error: Exception) -> int:
+    """How often a call is made that fails `times` times before it succeeds."""
+    made: list[int] = []
+
+    @connection.patient
+    def infer() -> None:
+        made.append(1)
+        if len(made) <= times:
+            raise error
+
+    infer()
+    return len(made)
 
 
-@pytest.mark.usefixtures("server")
-def test_many_texts_make_json_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    file = tmp_path / "texts"
-    file.write_text("\n\n".join(NUMBERS) + "\r\n \n")
-    assert client.main(["--file", str(file)]) == 0
-    shown = capsys.readouterr()
-    vectors = np.array([json.loads(line) for line in shown.out.splitlines()])
-    assert vectors.argmax(axis=1).tolist() == list(range(101))
-    assert "embedding" in shown.err
+@pytest.mark.parametrize("error", GONE, ids=repr)
+def test_a_lost_request_is_made_again_for_a_while(error: Exception) -> None:
+    assert calls(2, error) == 3
+    with pytest.raises(type(error)):
+        calls(connection.ATTEMPTS, error)
 
 
-@pytest.mark.usefixtures("server")
-def test_standard_input_to_npy(
-    capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"5\n6")))
-    assert client.main(["--file", "-", "--output", "npy"]) == 0
-    vectors = np.load(io.BytesIO(capsysbinary.readouterr().out))
-    assert vectors.argmax(axis=1).tolist() == [5, 6]
+@pytest.mark.parametrize("error", FINAL, ids=repr)
+def test_a_verdict_is_final(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        calls(1, error)
+    assert raised.value is error
 
 
-def test_bytes_that_are_not_utf8_reach_the_server(server: FakeServer, tmp_path: Path) -> None:
-    file = tmp_path / "texts"
-    file.write_bytes(b"\xff")
-    with pytest.raises(ValueError, match="xff"):  # the fake server's int()
-        client.main(["--file", str(file)])
-    assert server.batches == [[b"\xff"]]
-
-
-@pytest.mark.usefixtures("server")
-def test_a_missing_file_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert client.main(["--file", "/no/such/file"]) == 1
-    assert "/no/such/file" in capsys.readouterr().err
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_tls_is_asked_for_by_the_address(protocol: connection.Protocol) -> None:
+    scheme = {"grpc": "grpcs", "http": "https"}[protocol]
+    for url in ("127.0.0.1:1", f"{scheme}://127.0.0.1:1"):
+        with connection.connect(protocol, url) as client:
+            assert client

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from tests.support.images import NOISE, ZEROS, chunk, encoded
 from tests.support.triton_stub import load_model
-from tests.unit.test_classify_decoder import NOISE, ZEROS, chunk, encoded
 
 COLOR = Image.merge("RGB", (NOISE, NOISE.transpose(Image.Transpose.ROTATE_180), NOISE))
 MIB = 1 << 20
@@ -84,15 +84,18 @@ def assert_decoded(module: ModuleType, data: bytes, expected: np.ndarray[Any, An
     np.testing.assert_allclose(module.decode([data])[0], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", PICTURES)
-def test_turned_as_pillow_turns(module: ModuleType, name: str, orientation: int) -> None:
-    data, said = PICTURES[name], exif(orientation)
-    if name.startswith("JPEG"):
-        turned = with_segments(data, segment(0xE1, said))
-    else:
-        turned = with_chunks(data, chunk(b"eXIf", said[6:]))
-    assert_decoded(module, turned, alone(module, data, orientation))
+def test_turned_as_pillow_turns(module: ModuleType, name: str) -> None:
+    data = PICTURES[name]
+    for orientation in range(1, 9):
+        turned = with_exif(data, exif(orientation))
+        assert_decoded(module, turned, alone(module, data, orientation))
+
+
+def with_exif(data: bytes, said: bytes) -> bytes:
+    if data.startswith(b"\xff\xd8"):
+        return with_segments(data, segment(0xE1, said))
+    return with_chunks(data, chunk(b"eXIf", said[6:]))
 
 
 def resolution(kind: int, numerator: int, denominator: int) -> bytes:
@@ -101,101 +104,79 @@ def resolution(kind: int, numerator: int, denominator: int) -> bytes:
     return tags + struct.pack("<ii", numerator, denominator)
 
 
-RESOLUTIONS = {
-    "minus one of nothing": resolution(10, -1, 0),
-    "minus one of nothing, unsigned": resolution(5, -1, 0),
-    "nothing of nothing": resolution(5, 0, 0),
-    "one of minus one": resolution(10, 1, -1),
-    "a text for a number": raw_exif("MM", 2, 4, b"inch", tag=0x128),
-    "words": exif(x131="\u00e9" * 50, x10E="a" * 60_000),
-}
-
-
-@pytest.mark.parametrize("name", RESOLUTIONS)
-def test_a_resolution_that_is_none(module: ModuleType, name: str) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        resolution(10, -1, 0),
+        resolution(5, 0, 0),
+        raw_exif("MM", 2, 4, b"inch", tag=0x128),
+        exif(x131="\u00e9" * 50, x10E="a" * 60_000),
+    ],
+    ids=["minus one of nothing", "nothing of nothing", "a text for a number", "words"],
+)
+def test_a_resolution_that_is_none(module: ModuleType, said: bytes) -> None:
     data = PICTURES["JPEG"]
-    turned = with_segments(data, segment(0xE1, RESOLUTIONS[name]))
-    assert_decoded(module, turned, alone(module, data, 6))
+    assert_decoded(module, with_exif(data, said), alone(module, data, 6))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+fuzz = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@fuzz
 @given(
     order=st.sampled_from(["II", "MM"]),
     kind=st.integers(0, 14),
     count=st.sampled_from([0, 1, 2, 100, 2**31, 2**32 - 1]),
     value=st.binary(min_size=4, max_size=4),
     tag=st.sampled_from([0x11A, 0x128, 0x8769, 0x8825, 0x927C, 0x2BC, 0x10E, 0x132]),
-    png=st.booleans(),
+    name=st.sampled_from(["PNG", "JPEG"]),
 )
 def test_any_tag_beside_the_orientation(
-    module: ModuleType, order: str, kind: int, count: int, value: bytes, tag: int, png: bool
-) -> None:
-    said = raw_exif(order, kind, count, value, tag)
-    data = PICTURES["PNG" if png else "JPEG"]
-    if png:
-        turned = with_chunks(data, chunk(b"eXIf", said[6:]))
-    else:
-        turned = with_segments(data, segment(0xE1, said))
-    assert_decoded(module, turned, alone(module, data, 6))
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    name=st.sampled_from(["JPEG", "JPEG gray", "JPEG for print"]),
-    parts=st.lists(
-        st.tuples(
-            st.sampled_from([0xE1, 0xE2, 0xE3, 0xEC, 0xED, 0xEF, 0xFE]),
-            st.sampled_from([b"", b"Exif\x00\x00", b"ICC_PROFILE\x00", b"MPF\x00",
-                             b"Photoshop 3.0\x00", b"http://ns.adobe.com/xap/1.0/\x00"]),
-            st.binary(max_size=200),
-        ),
-        max_size=4,
-    ),
-)  # fmt: skip
-def test_any_segment_of_a_jpeg(
-    module: ModuleType, name: str, parts: list[tuple[int, bytes, bytes]]
+    module: ModuleType, order: str, kind: int, count: int, value: bytes, tag: int, name: str
 ) -> None:
     data = PICTURES[name]
-    dressed = with_segments(data, *(segment(m, title + content) for m, title, content in parts))
-    assert_decoded(module, dressed, alone(module, data))
+    dressed = with_exif(data, raw_exif(order, kind, count, value, tag))
+    assert_decoded(module, dressed, alone(module, data, 6))
 
 
-def png_parts() -> st.SearchStrategy[bytes]:
-    kinds = b"tEXt zTXt iTXt iCCP pHYs tIME gAMA cHRM eXIf sRGB vpAg".split()
-    return st.builds(
-        lambda kind, title, content, pack: chunk(
-            kind, title + (pack(content) if pack else content)
-        ),
-        st.sampled_from(kinds),
-        st.sampled_from([b"", b"a\x00", b"a\x00\x00", b"XML:com.adobe.xmp\x00\x01\x00\x00\x00"]),
-        st.binary(max_size=200),
-        st.sampled_from([zlib.compress, None]),
-    )
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    name=st.sampled_from(["PNG", "PNG palette", "PNG 16 bits"]),
-    parts=st.lists(png_parts(), max_size=4),
-    before=st.sampled_from([b"IDAT", b"IEND"]),
+SEGMENTS = st.builds(
+    lambda marker, title, content: segment(marker, title + content),
+    st.sampled_from([0xE1, 0xE2, 0xE3, 0xEC, 0xED, 0xEF, 0xFE]),
+    st.sampled_from([b"", b"Exif\0\0", b"ICC_PROFILE\0", b"MPF\0", b"Photoshop 3.0\0"]),
+    st.binary(max_size=200),
 )
-def test_any_chunk_of_a_png(
-    module: ModuleType, name: str, parts: list[bytes], before: bytes
-) -> None:
-    data = PICTURES[name]
-    assert_decoded(module, with_chunks(data, *parts, before=before), alone(module, data))
+CHUNKS = st.builds(
+    lambda kind, title, content, pack: chunk(kind, title + (pack(content) if pack else content)),
+    st.sampled_from(b"tEXt zTXt iTXt iCCP pHYs tIME gAMA cHRM eXIf sRGB vpAg".split()),
+    st.sampled_from([b"", b"a\0", b"a\0\0", b"XML:com.adobe.xmp\0\1\0\0\0"]),
+    st.binary(max_size=200),
+    st.sampled_from([zlib.compress, None]),
+)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@fuzz
+@given(data=st.data())
+def test_any_parts_beside_the_pixels(module: ModuleType, name: str, data: st.DataObject) -> None:
+    whole = PICTURES[name]
+    if name.startswith("JPEG"):
+        dressed = with_segments(whole, *data.draw(st.lists(SEGMENTS, max_size=4)))
+    else:
+        chunks = data.draw(st.lists(CHUNKS, max_size=4))
+        before = data.draw(st.sampled_from([b"IDAT", b"IEND"]))
+        dressed = with_chunks(whole, *chunks, before=before)
+    assert_decoded(module, dressed, alone(module, whole))
 
 
 @pytest.mark.parametrize("content", [bytes(2 * MIB), ZEROS], ids=["2 MiB", "100 MB"])
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
-@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
-def test_texts_and_profiles_of_any_size(
-    module: ModuleType, kind: bytes, content: bytes, before: bytes
-) -> None:
-    start = b"a\x00\x01\x00\x00\x00" if kind == b"iTXt" else b"a\x00\x00"
+def test_texts_and_profiles_of_any_size(module: ModuleType, kind: bytes, content: bytes) -> None:
+    start = b"a\0\1\0\0\0" if kind == b"iTXt" else b"a\0\0"
     packed = chunk(kind, start + zlib.compress(content, 9))
     data = PICTURES["PNG"]
-    assert_decoded(module, with_chunks(data, packed, before=before), alone(module, data))
+    for before in (b"IDAT", b"IEND"):
+        dressed = with_chunks(data, packed, before=before)
+        assert_decoded(module, dressed, alone(module, data))
 
 
 def test_many_texts(module: ModuleType) -> None:

@@ -77,23 +77,6 @@ def test_an_end_is_heard_of(
     assert waits(events, 0.1) >= 0.1, "it is told once"
 
 
-def test_threads_and_signals_wake_it(events: Events) -> None:
-    threading.Timer(0.1, events.wake).start()
-    assert waits(events) < SOON
-    before = signal.signal(signal.SIGALRM, lambda *_: events.wake())
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
-    assert waits(events) < SOON
-    signal.signal(signal.SIGALRM, before)
-    assert waits(events, 0.1) >= 0.1
-
-
-def test_a_process_that_is_gone_has_ended(events: Events) -> None:
-    process = subprocess.Popen(["true"])
-    process.wait()
-    events.watch(process.pid)
-    assert events.has_ended(process.pid)
-
-
 def test_the_roster(events: Events, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A death is told once, also where the search that follows it fails at first."""
     stub = tmp_path / STUB
@@ -122,3 +105,12 @@ def test_the_roster(events: Events, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     made[1].kill()
     for each in made:
         each.wait()
+
+
+def test_threads_and_signals_wake_it(events: Events) -> None:
+    threading.Timer(0.1, events.wake).start()
+    assert waits(events) < SOON
+    before = signal.signal(signal.SIGALRM, lambda *_: events.wake())
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    assert waits(events) < SOON
+    signal.signal(signal.SIGALRM, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tomllib
 import urllib.request
 from pathlib import Path
@@ -18,7 +17,6 @@ from server.health import Health
 from server.installation import PROJECT
 from server.machine import Memory
 from server.metrics import Metrics, parts
-from server.model import Model
 from server.net import Net
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -67,9 +65,6 @@ def test_the_server() -> None:
     assert value(found, "restarts_total") == 3
     assert value(found, "watcher_errors_total", loop="the report") == 2
     assert value(found, "info", version="2.51.0", project_version=server.__version__) == 1
-
-
-def test_a_server_that_died() -> None:
     said = status()
     said["ready"], said["draining"], said["server"]["pid"] = False, True, None
     found = read(said)
@@ -89,43 +84,11 @@ def test_models() -> None:
     for state, count in states.items():
         assert value(found, "replicas", model="sharded", state=state) == count
     assert not [key for key in found if key[0] == "replicas" and ("model", "hurt") in key[1]]
-
-
-def test_the_steps_of_an_ensemble() -> None:
-    found = read(
-        status(
-            embed=model("", steps=("tokenizer", "encoder", "pooler")),
-            tokenizer=model(),
-            encoder=model("python_mp", "serving"),
-            pooler=model(),
-        )
-    )
-    path = {"tokenizer": "pre", "encoder": "forward", "pooler": "post"}
-    for step, part in path.items():
+    steps = {"tokenizer": model(), "encoder": model("python_mp", "serving"), "pooler": model()}
+    found = read(status(embed=model("", steps=(*steps,)), **steps))
+    for step, part in zip(steps, ("pre", "forward", "post"), strict=True):
         assert value(found, "model_step", ensemble="embed", model=step, part=part) == 1
         assert value(found, "model_step", ensemble=step, model=step, part="forward") == 1
-
-
-@pytest.mark.parametrize(
-    ("backends", "wanted"),
-    [
-        (
-            ["python", "python_mp", "python", "python_mp", "python"],
-            "pre forward forward forward post",
-        ),
-        (["python", "python"], "forward forward"),
-        (["python_mp"], "forward"),
-        ([None, "python_mp"], "pre forward"),
-        ([], ""),
-    ],
-)
-def test_parts(backends: list[str | None], wanted: str) -> None:
-    assert parts(backends) == wanted.split()
-
-
-def test_a_model_knows_its_backend_once_its_config_was_read() -> None:
-    assert Model("m").backend == ""
-    assert Model("m", config={"backend": "python_mp"}).backend == "python_mp"
 
 
 def test_the_page_is_open_and_follows_what_was_told() -> None:
@@ -141,15 +104,6 @@ def test_the_page_is_open_and_follows_what_was_told() -> None:
             assert value(found, "draining") == draining
     assert value(found, "memory_bytes") > 0
     assert found["process_resident_memory_bytes", frozenset()] > 0, "the watcher's own"
-
-
-def test_it_is_cheap() -> None:
-    metrics = Metrics()
-    metrics.status = status(**{f"m{n}": model("python_mp", *["serving"] * 8) for n in range(20)})
-    begun = time.thread_time()
-    for _ in range(10):
-        metrics.page()
-    assert (time.thread_time() - begun) / 10 < 0.02
 
 
 def test_the_version_is_the_projects() -> None:
@@ -176,41 +130,51 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_memory_of_a_machine(root: Path) -> None:
-    assert machine.memory(root) == Memory(4 * GIB, 16 * GIB)
-    write(root, "sys/fs/cgroup/memory.max", "max")
-    assert machine.memory(root) == Memory(4 * GIB, 16 * GIB)
-
-
-def test_memory_of_a_container_leaves_out_the_page_cache(root: Path) -> None:
-    write(root, "sys/fs/cgroup/memory.max", 8 * GIB)
-    write(root, "sys/fs/cgroup/memory.stat", f"anon {GIB}\nfile {6 * GIB}\nshmem {2 * GIB}")
-    assert machine.memory(root) == Memory(3 * GIB, 8 * GIB)
-
-
-def test_the_smallest_limit_around_it_counts(root: Path) -> None:
-    write(root, "proc/self/cgroup", "0::/pod/container")
-    for folder, limit in (("pod/container", "max"), ("pod", 4 * GIB), ("", 8 * GIB)):
-        write(root, f"sys/fs/cgroup/{folder}/memory.max", limit)
-    write(root, "sys/fs/cgroup/pod/memory.stat", f"anon {GIB}\nshmem 0")
-    assert machine.memory(root) == Memory(GIB, 4 * GIB)
-
-
-def test_memory_of_a_container_of_cgroup_v1(root: Path) -> None:
-    """Its path is that on the host, and is not there inside."""
-    write(root, "proc/self/cgroup", "5:cpu:/docker/1f\n4:memory:/docker/1f\n0::/")
-    write(root, "sys/fs/cgroup/memory/memory.limit_in_bytes", 2 * GIB)
-    stat = f"cache {GIB}\nrss 7\nshmem 7\ntotal_rss {GIB // 2}\ntotal_shmem {GIB // 4}"
-    write(root, "sys/fs/cgroup/memory/memory.stat", stat)
-    assert machine.memory(root) == Memory(3 * GIB // 4, 2 * GIB)
-
-
-def test_memory_of_cgroup_v1_without_a_limit(root: Path) -> None:
-    write(root, "proc/self/cgroup", "4:memory:/")
-    write(root, "sys/fs/cgroup/memory/memory.limit_in_bytes", 9223372036854771712)
-    assert machine.memory(root) == Memory(4 * GIB, 16 * GIB)
-
-
-def test_this_machine() -> None:
+@pytest.mark.parametrize(
+    ("files", "memory"),
+    [
+        ({}, Memory(4 * GIB, 16 * GIB)),
+        ({"memory.max": "max"}, Memory(4 * GIB, 16 * GIB)),
+        (  # the page cache is left out
+            {"memory.max": 8 * GIB, "memory.stat": f"anon {GIB}\nfile {6 * GIB}\nshmem {2 * GIB}"},
+            Memory(3 * GIB, 8 * GIB),
+        ),
+        (  # the smallest limit around it counts
+            {"proc/self/cgroup": "0::/pod/container", "pod/container/memory.max": "max"}
+            | {"pod/memory.max": 4 * GIB, "memory.max": 8 * GIB}
+            | {"pod/memory.stat": f"anon {GIB}\nshmem 0"},
+            Memory(GIB, 4 * GIB),
+        ),
+        (  # version 1: its path is that on the host, and is not there inside
+            {"proc/self/cgroup": "5:cpu:/docker/1f\n4:memory:/docker/1f\n0::/"}
+            | {"memory/memory.limit_in_bytes": 2 * GIB}
+            | {"memory/memory.stat": f"rss 7\ntotal_rss {GIB // 2}\ntotal_shmem {GIB // 4}"},
+            Memory(3 * GIB // 4, 2 * GIB),
+        ),
+        (
+            {"proc/self/cgroup": "4:memory:/"}
+            | {"memory/memory.limit_in_bytes": 9223372036854771712},
+            Memory(4 * GIB, 16 * GIB),
+        ),
+    ],
+)
+def test_memory(root: Path, files: dict[str, object], memory: Memory) -> None:
+    for path, text in files.items():
+        write(root, path if path.startswith("proc") else f"sys/fs/cgroup/{path}", text)
+    assert machine.memory(root) == memory
     for found in (machine.memory(), machine.shared_memory()):
         assert 0 <= found.used <= found.limit
+
+
+@pytest.mark.parametrize(
+    ("backends", "wanted"),
+    [
+        ("python python_mp python python_mp python", "pre forward forward forward post"),
+        ("python python", "forward forward"),
+        ("python_mp", "forward"),
+        ("", ""),
+    ],
+)
+def test_parts(backends: str, wanted: str) -> None:
+    assert parts(backends.split()) == wanted.split()
+    assert parts([None, "python_mp"]) == ["pre", "forward"]

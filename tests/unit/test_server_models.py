@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from server import caretaker, repository, stubs, token
-from server.control import Control, Version
-from server.endpoints import Endpoints
-from server.errors import ControlError, ModelError, ServerError
+from server import repository, stubs, token
+from server.control import Version
+from server.errors import ServerError
 from server.installation import STUB
 from server.model import CONFIRMED, Model, Said, Trouble
 from server.settings import Settings
@@ -69,31 +68,23 @@ def test_a_death_is_believed_when_triton_answered_twice_since() -> None:
     assert not seen(known, ALL, 8).is_hurt
 
 
-def test_while_it_loads_nothing_is_missing() -> None:
-    known = Model("m", config=CONFIG)
-    for answer in range(5):
-        seen(known, ALL[1:], answer, loading=True)
-    assert not known.is_hurt
-    assert not seen(known, ALL[1:], 5).is_hurt
-
-
 def test_ready_with_a_replica_that_lives() -> None:
     known = Model("m", config=CONFIG)
     for answer in range(4):
+        seen(known, ALL[1:], answer, loading=True)
+    assert not known.is_hurt, "while it loads nothing is missing"
+    for answer in range(4, 8):
         seen(known, ALL[1:], answer)
     assert known.is_hurt
     assert known.why_not({}) is None, "the other one serves"
-    for answer in range(4, 8):
+    for answer in range(8, 12):
         seen(known, ALL[2:], answer)
     assert known.why_not({}) == Trouble("its stub died", "its stub died")
-
-
-def test_a_passive_stub_is_no_harm() -> None:
     known = Model("m", config=CONFIG)
     for answer in range(4):
         seen(known, ALL[:3], answer)
     assert known.lost == {(1, "shard"): True}
-    assert not known.is_hurt
+    assert not known.is_hurt, "a passive stub is no harm"
     assert known.why_not({}) is None
 
 
@@ -125,20 +116,16 @@ def test_an_ensemble_is_as_ready_as_its_steps() -> None:
 
 
 def test_status_files_count_while_their_stub_lives(tmp_path: Path) -> None:
+    """And of two loads of a replica the later one."""
     (tmp_path / "status").mkdir()
-    for pid in (1, 2):
-        said = {
-            "model": "m",
-            "version": 1,
-            "replica": 2 - pid,
-            "pid": pid,
-            "state": "serving",
-            "reason": "",
-        }
+    for pid, replica, since in ((1, 1, 5.0), (2, 0, 20.0), (3, 0, 10.0)):
+        said = {"model": "m", "version": 1, "replica": replica, "pid": pid, "since": since}
+        said |= {"state": "serving", "reason": ""}
         (tmp_path / "status" / f"m.1.{pid}.json").write_text(json.dumps(said))
     known = Said()
     assert known.read(tmp_path)
-    assert [each["pid"] for each in known.of({1, 2})] == [2, 1]
+    assert [each["pid"] for each in known.of({1, 2, 3})] == [2, 1]
+    assert [each["pid"] for each in known.of({1, 3})] == [3, 1]
     assert [each["pid"] for each in known.of({1})] == [1]
 
 
@@ -159,27 +146,16 @@ def test_status_files_are_read_when_they_change(tmp_path: Path) -> None:
     assert not known.read(tmp_path)
 
 
-def test_of_two_loads_of_a_replica_the_later_one_counts(tmp_path: Path) -> None:
-    (tmp_path / "status").mkdir()
-    for pid, since in ((1, 20.0), (2, 10.0)):
-        said = {"model": "m", "version": 1, "replica": 0, "pid": pid, "since": since}
-        said |= {"state": "serving", "reason": ""}
-        (tmp_path / "status" / f"m.1.0.{pid}.json").write_text(json.dumps(said))
-    known = Said()
-    known.read(tmp_path)
-    assert [each["pid"] for each in known.of({1, 2})] == [1]
-    assert [each["pid"] for each in known.of({2})] == [2]
-
-
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A repository with the model `m` of two versions, one of them published."""
+    models = tmp_path / "models"
     for number in ("1", "2"):
-        (tmp_path / "m" / number).mkdir(parents=True)
-        (tmp_path / "m" / number / "model.py").write_text("x = 1")
-    (tmp_path / "m" / "config.pbtxt").touch()
-    (tmp_path / "m" / "2" / "manifest.json").write_text("{}")
-    return tmp_path
+        (models / "m" / number).mkdir(parents=True)
+        (models / "m" / number / "model.py").write_text("x = 1")
+    (models / "m" / "config.pbtxt").touch()
+    (models / "m" / "2" / "manifest.json").write_text("{}")
+    return models
 
 
 def polled(changes: repository.Changes) -> list[tuple[str, bool]]:
@@ -216,71 +192,17 @@ def test_a_change_counts_once_it_has_settled(models: Path, change: Any) -> None:
     assert [polled(changes) for _ in range(3)] == [[], [("m", True)], []]
 
 
-def test_a_change_that_goes_on_is_waited_for(models: Path) -> None:
-    changes = repository.Changes(models)
-    for size in range(1, 4):
-        (models / "m" / "config.pbtxt").write_text("#" * size)
-        assert polled(changes) == []
-    assert polled(changes) == [("m", True)]
-
-
-def test_models_that_are_busy_wait(models: Path) -> None:
-    changes = repository.Changes(models)
-    (models / "m" / "3").mkdir()
-    assert [list(changes.poll({"m"})) for _ in range(3)] == [[], [], []]
-    assert polled(changes) == [("m", True)]
-
-
-def test_a_model_that_is_gone(models: Path) -> None:
-    changes = repository.Changes(models)
-    (models / "m").rename(models / ".m")
-    assert [polled(changes) for _ in range(3)] == [[], [("m", False)], []]
-
-
-def test_harmless(models: Path) -> None:
-    (models / "m" / "1" / "again").symlink_to("model.py")
-    (models / "m" / "1" / "absolute").symlink_to(models / "m" / "2")
-    assert repository.harmful(models) == {}
-
-
-def test_a_socket_is_harmful(models: Path) -> None:
-    os.mkfifo(models / "m" / "1" / "pipe")
-    assert repository.harmful(models) == {"m": "m/1/pipe is neither a file nor a folder"}
-
-
-@pytest.mark.parametrize("name", ["my model", "m$x", "m;x"])
-def test_a_model_whose_name_a_shell_reads(models: Path, name: str) -> None:
-    (models / "m").rename(models / name)
-    (reason,) = repository.harmful(models).values()
-    assert reason.endswith("rename it")
-
-
-def test_a_model_that_is_a_link_elsewhere(models: Path, tmp_path_factory: Any) -> None:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (elsewhere / "config.pbtxt").touch()
-    (models / "linked").symlink_to(elsewhere)
-    assert repository.harmful(models) == {
-        "linked": "linked is a link that leads out of the repository; put a copy there"
-    }
-
-
 def test_the_token(tmp_path: Path) -> None:
     assert token.choose(None, {"ADMIN_TOKEN": "given-by-me"}) == "given-by-me"
     (tmp_path / "token").write_text("in-the-file\n")
     assert token.choose(tmp_path / "token", {"ADMIN_TOKEN": "given-by-me"}) == "in-the-file"
+    for bad in ("", "short", "with space in it", "a:b=c,d,e,f"):
+        with pytest.raises(ServerError, match="ADMIN_TOKEN must hold 8 to 256 of the characters"):
+            token.choose(None, {"ADMIN_TOKEN": bad})
+    assert "secret-secret" not in repr(Settings(Path(), token="secret-secret"))
     made = [token.choose(None, {}) for _ in range(2)]
     assert made[0] != made[1]
     assert len(made[0]) >= 32
-
-
-@pytest.mark.parametrize("given", ["", "short", "with space in it", "a:b=c,d,e,f"])
-def test_a_token_that_triton_could_not_take(given: str) -> None:
-    with pytest.raises(ServerError, match="ADMIN_TOKEN must hold 8 to 256 of the characters"):
-        token.choose(None, {"ADMIN_TOKEN": given})
-
-
-def test_the_token_is_not_shown() -> None:
-    assert "secret-secret" not in repr(Settings(Path(), token="secret-secret"))
 
 
 def test_control_is_ours_unless_given_away() -> None:
@@ -312,19 +234,7 @@ def test_what_did_not_reach_tritonserver_comes_again(models: Path, is_gone: bool
     assert [polled(changes) for _ in range(2)] == [[("m", not is_gone)], []]
 
 
-def test_an_order_that_nobody_hears_is_told_from_a_model_that_does_not_load() -> None:
-    with pytest.raises(ControlError) as caught:
-        Control(Endpoints.free(), "", grpc=True).load("m")
-    assert caretaker.is_unheard(caught.value)
-    assert caretaker.is_unheard(RuntimeError("can't start new thread"))
-    assert not caretaker.is_unheard(ControlError("the weights are missing", 500))
-    assert not caretaker.is_unheard(ModelError("a link leads out of the repository"))
-    assert not caretaker.is_unheard(None)
-
-
-@pytest.mark.parametrize(
-    "number", [errno.ENOMEM, errno.EMFILE, errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES]
-)
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.EIO, errno.EACCES])
 def test_a_short_machine_is_no_fault_of_the_model(
     models: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -350,3 +260,34 @@ def test_a_fifo_is_not_read(models: Path) -> None:
     steps = step.format("m", "output_map") + step.format("n", "input_map")
     (models / "e" / "config.pbtxt").write_text(f"ensemble_scheduling {{ {steps} }}")
     assert {"m", "e", "stuck"} <= repository.states(models).keys()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda m: (m / "1" / "again").symlink_to("model.py"), []),
+        (lambda m: (m / "1" / "absolute").symlink_to(m / "2"), []),
+        (lambda m: os.mkfifo(m / "1" / "pipe"), ["m/1/pipe is neither a file nor a folder"]),
+        (lambda m: m.rename(m.with_name("m$x")), ["rename it"]),
+        (lambda m: m.rename(m.with_name("my model")), ["rename it"]),
+        (
+            lambda m: m.symlink_to(m.rename(m.parents[1] / "elsewhere")),
+            ["m is a link that leads out of the repository; put a copy there"],
+        ),
+    ],
+)
+def test_what_would_harm_the_server(models: Path, damage: Any, said: list[str]) -> None:
+    damage(models / "m")
+    found = repository.harmful(models)
+    assert len(found) == len(said)
+    assert all(each.endswith(text) for each, text in zip(found.values(), said, strict=True))
+
+
+def test_a_change_waits_for_what_goes_on(models: Path) -> None:
+    """For one that is not over, and for a model that is busy."""
+    changes = repository.Changes(models)
+    for size in range(1, 4):
+        (models / "m" / "config.pbtxt").write_text("#" * size)
+        assert polled(changes) == []
+    assert list(changes.poll({"m"})) == []
+    assert polled(changes) == [("m", True)]

@@ -8,8 +8,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,66 +17,8 @@ from server import watcher
 from server.backoff import DELAYS, SERVED, Backoff
 from server.endpoints import Endpoints
 from server.errors import ServerError
-from server.log import Log
-from server.net import Net
-from server.settings import Settings
 from server.watcher import Watcher
-
-Event = Callable[["FakeServer"], Any]
-
-
-class FakeServer:
-    """Is ready at once; while it serves, one event happens at each look at it."""
-
-    pid = 0
-
-    def __init__(self, *events: Event, refuses: int = 0, code: int = 0) -> None:
-        self.endpoints = Endpoints.free()
-        # Without HTTP there is no control of models, and that is not what is tested here.
-        self.settings = Settings(Path(), self.endpoints, options=["--allow-http=false"])
-        self.log = Log(print)
-        self.net = Net(print)
-        self.starts = 0
-        self.stops: list[bool] = []
-        self.is_tolerant = False
-        self.ended: int | None = None
-        self._events = iter(events)
-        self._refuses = refuses
-        self._code = code
-        self._serves = False
-
-    def start(self) -> None:
-        self.starts += 1
-        self._serves, self.ended = False, None
-        if 1 < self.starts <= 1 + self._refuses:
-            raise ServerError("no port")
-
-    def is_ready(self) -> bool:
-        self._serves = True
-        return True
-
-    def tolerate(self) -> None:
-        self.is_tolerant = True
-
-    @property
-    def returncode(self) -> int | None:
-        if self.ended is None and self._serves and not self.stops:
-            next(self._events, lambda _: None)(self)
-        return self.ended
-
-    def request_stop(self, *, at_once: bool = False) -> None:
-        self.stops.append(at_once)
-
-    def end_if_drained(self) -> None:
-        if (event := next(self._events, None)) is not None:
-            event(self)
-        else:
-            self.ended = self._code
-
-    def wait(self) -> int:
-        return self.ended or 0
-
-    stop = wait
+from tests.support.watched import FakeServer, dies, nothing, told
 
 
 @pytest.fixture(autouse=True)
@@ -98,26 +39,9 @@ def watch(server: Any, **settings: Any) -> list[str]:
     return said
 
 
-def told(number: int) -> Event:
-    return lambda _: signal.raise_signal(number)
-
-
-def dies(code: int) -> Event:
-    return lambda server: setattr(server, "ended", code)
-
-
-def nothing(_: FakeServer) -> None: ...
-
-
 def test_one_signal_drains() -> None:
-    server = FakeServer(told(signal.SIGTERM))
+    server = FakeServer(told(signal.SIGTERM), told(signal.SIGTERM))  # the same wish twice is one
     assert watch(server)[-1] == "drained"
-    assert server.stops == [False]
-
-
-def test_the_same_wish_twice_is_one() -> None:
-    server = FakeServer(told(signal.SIGTERM), told(signal.SIGTERM))
-    watch(server)
     assert server.stops == [False]
 
 

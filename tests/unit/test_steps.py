@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from python_mp import steps
 from tests.support.checkpoints import SPECIAL, WORDS, word_piece
+from tests.support.images import GOOD
 from tests.support.triton_stub import REPOSITORY, InferenceRequest, TritonError, load_model
-from tests.unit.test_classify_decoder import GOOD
 
 SECRET = "/srv/model_repository/secret"
 FAULTS = (
