@@ -1,15 +1,51 @@
-"""What is tried: each call that a trace of a phase shows, with each error of its manual page."""
+"""What is tried: each call that a trace of a phase shows, with each error of its manual page.
+
+manual.txt has a line a call: its name, and those of ENOSPC, EROFS, EMFILE, ENOMEM, EIO, EAGAIN and
+EINTR that its page in section 2 lists, where that refers to another page (pread to read, wait4 to
+waitpid, ...) the other one's.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from tests.osfaults.manual import ONCE_ONLY, errors_of
 from tests.osfaults.strace import Call
 
+_LINES = Path(__file__).with_name("manual.txt").read_text().splitlines()
+MANUAL = {call: tuple(errors) for call, *errors in map(str.split, _LINES)}
+
+# strace lets a call fail without making it; here that would be what no kernel does.
+NOT_INJECTED = {
+    "futex": "strace cannot tell waits, which may fail so, from wake-ups, which cannot",
+    "brk": "the kernel answers with the old end of the heap then, not with an error",
+    "munmap": "it fails where it cuts a mapping in two; glibc ends a process whose stacks stay",
+    "execve": "it is no longer the front's or the watcher's process that makes it",
+}
+ONCE_ONLY = {
+    "close": "in truth the descriptor is closed, whatever close says; here it stays open",
+}
+# Of each of these kinds of calls `make test` tries one, most telling kinds first.
+KINDS = (
+    ("openat",),
+    (
+        *("socketpair", "pipe2", "epoll_create1", "eventfd2", "memfd_create", "pidfd_open"),
+        *("socket", "fcntl", "dup2", "inotify_init1"),
+    ),
+    ("clone3", "clone", "vfork", "fork"),
+    ("recvfrom", "recvmsg"),
+    ("write", "pwrite64", "ftruncate", "sendfile"),
+    ("epoll_ctl", "epoll_wait", "poll", "pselect6", "wait4", "waitid"),
+    ("sendto", "sendmsg"),
+    ("newfstatat", "fstat", "access", "readlink", "statx", "getdents64"),
+    ("read", "pread64"),
+    ("rename", "mkdir", "symlink", "unlink", "unlinkat", "rmdir", "chmod"),
+    ("connect", "accept4", "bind"),
+    ("mmap", "mprotect", "mremap", "madvise", "munmap"),
+)
 _TARGET = re.compile(r'"([^"]+)"|<([^>]+)>')
 _PLAIN = (
     (r"/\S*/(site-packages|lib/python3|python_mp/python_mp|server)/.*|\S*\.pyc?$", "a module"),
@@ -33,6 +69,14 @@ class Case:
         return f"{self.phase}: {self.call} {self.error}{once}"
 
 
+Make = Callable[[str, Iterable[Call]], Iterator[Case]]
+
+
+def errors_of(call: str) -> tuple[str, ...]:
+    """Raises KeyError for a call that manual.txt lacks."""
+    return () if call in NOT_INJECTED else MANUAL[call]
+
+
 def lasting(phase: str, calls: Iterable[Call]) -> Iterator[Case]:
     """Every call of the kind fails until the cause ends."""
     for call in sorted({call for _, call, _ in calls} - ONCE_ONLY.keys()):
@@ -52,6 +96,15 @@ def single(phase: str, calls: Iterable[Call]) -> Iterator[Case]:
         seen |= {(call, target), (call, when)}
         for error in errors_of(call):
             yield Case(phase, call, error, when, target)
+
+
+def one_of_each(cases: Sequence[Case], phases: Sequence[str], most: int) -> Iterator[Case]:
+    """A call of each of the first kinds, in one phase after the other."""
+    for number, calls in enumerate(KINDS[:most]):
+        turn = {phase: (phases.index(phase) - number) % len(phases) for phase in phases}
+        of_kind = [case for case in cases if case.call in calls]
+        if of_kind:
+            yield min(of_kind, key=lambda case: (turn[case.phase], calls.index(case.call)))
 
 
 def _target(arguments: str) -> str:

@@ -9,15 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from tests.osfaults.board import Board
 from tests.osfaults.cases import Case
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
-from tests.support.harness import INT32, alive, rank_processes, tensor
+from tests.support.harness import INT32, alive, rank_processes, raw_config, tensor
+from tests.support.processes import ENVIRONMENT
 
-PROJECT = Path(__file__).parents[2]
-PYTHONPATH = os.pathsep.join((str(PROJECT), str(PROJECT / "backends" / "python_mp")))
 SETTLE_SECONDS = 20.0
 TELL_SECONDS = 1.0
 SPARE_FILES = 3
@@ -26,20 +24,13 @@ LEAST_TEXT = 15
 """Letters of a reason that may be of use to somebody."""
 
 
-def _config() -> dict[str, Any]:
-    groups = [
-        {"name": "lead", "kind": "KIND_CPU", "count": 2, "passive": False},
-        {"name": "shard", "kind": "KIND_CPU", "count": 2, "passive": True},
-    ]
-    parameters = {"engine": "echo", "tensor_parallel_size": "2"}
-    return {
-        "name": "echo",
-        "max_batch_size": 8,
-        "input": [tensor("X", INT32, 2)],
-        "output": [tensor("Y", INT32, 2)],
-        "instance_group": groups,
-        "parameters": {key: {"string_value": value} for key, value in parameters.items()},
-    }
+CONFIG = raw_config(
+    *("echo", [tensor("X", INT32, 2)], [tensor("Y", INT32, 2)]),
+    replicas=2,
+    max_batch_size=8,
+    engine="echo",
+    tensor_parallel_size=2,
+)
 
 
 class Front(Subject):
@@ -138,8 +129,7 @@ class Front(Subject):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.osfaults.stub", self.folder / f"board-{self._stubs}"],
                 cwd=self.folder,
-                env=os.environ
-                | {"PYTHONPATH": PYTHONPATH, "PYTHON_MP_RUNTIME_DIR": str(self._runtime)},
+                env=os.environ | ENVIRONMENT | {"PYTHON_MP_RUNTIME_DIR": str(self._runtime)},
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
             )
@@ -148,7 +138,7 @@ class Front(Subject):
 
     def _order_load(self) -> None:
         self._loaded = True
-        self._board.ask(do="load", config=_config(), repository=str(self._repository))
+        self._board.ask(do="load", config=CONFIG, repository=str(self._repository))
 
     def _load(self) -> None:
         self._order_load()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import importlib.util
 import json
 import os
 import signal
@@ -19,50 +18,17 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from tests.osfaults.board import Board, nap
+from tests.support import triton_stub
+from tests.support.processes import ROOT
+from tests.support.triton_stub import InferenceResponse, Tensor, TritonError
 
-MODEL = Path(__file__).parents[2] / "backends" / "python_mp" / "model.py"
+MODEL = ROOT / "backends" / "python_mp" / "model.py"
 MOST_IN_FLIGHT = 8
-
-
-class Tensor:
-    def __init__(self, name: str, array: np.ndarray[Any, Any]) -> None:
-        self.name, self.array = name, array
-
-    def as_numpy(self) -> np.ndarray[Any, Any]:
-        return self.array
-
-
-class TritonError(Exception):
-    INTERNAL, INVALID_ARG, UNAVAILABLE, CANCELLED, UNSUPPORTED = range(5)
-
-    def __init__(self, message: str, code: int = 0) -> None:
-        super().__init__(message)
-
-
-class InferenceResponse:
-    def __init__(self, tensors: Any = (), error: TritonError | None = None) -> None:
-        self.outputs = {tensor.name: tensor.array for tensor in tensors}
-        self.error = error
-
-
-class Metric:
-    def set(self, value: float) -> None: ...
-    def increment(self, value: float) -> None: ...
-
-
-class MetricFamily:
-    COUNTER, GAUGE = "COUNTER", "GAUGE"
-
-    def __init__(self, **_: Any) -> None: ...
-
-    def Metric(self, labels: Any) -> Metric:  # noqa: N802
-        return Metric()
 
 
 class Logger:
@@ -82,10 +48,12 @@ class Request:
 
     def __init__(self, number: int, replica: int, traffic: Traffic) -> None:
         self.replica, self.asked = replica, time.monotonic()
-        self.tensors = {"X": Tensor("X", np.array([[number, -number]], np.int32))}
+        self._x = np.array([[number, -number]], np.int32)
         self._traffic = traffic
-        self._expected = [[number, -number]]
         self._answered = False
+
+    def inputs(self) -> list[Tensor]:
+        return [Tensor("X", self._x)]
 
     def get_response_sender(self) -> Request:
         return self
@@ -98,29 +66,8 @@ class Request:
 
     def send(self, response: InferenceResponse, flags: int = 0) -> None:
         twice, self._answered = self._answered, True
-        right = not response.error and response.outputs["Y"].tolist() == self._expected
+        right = not response.error and np.array_equal(response.outputs["Y"], self._x)
         self._traffic.book(self, response.error, wrong=twice or not (response.error or right))
-
-
-def pb_utils() -> ModuleType:
-    module = ModuleType("triton_python_backend_utils")
-    names = (Tensor, TritonError, InferenceResponse, MetricFamily, Logger)
-    vars(module).update({each.__name__: each for each in names})
-    vars(module).update(
-        TritonModelException=TritonError,
-        TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
-        get_input_tensor_by_name=lambda request, name: request.tensors.get(name),
-    )
-    return module
-
-
-def _model() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("model", MODEL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Traffic:
@@ -166,7 +113,7 @@ class Traffic:
             responses = lead.execute([request])
         except Exception as error:  # Triton answers it with this text then.
             Logger.log_error(f"execute raised {error!r}")
-            responses = [InferenceResponse(error=TritonError(str(error), 0))]
+            responses = [InferenceResponse(error=TritonError(str(error), TritonError.INTERNAL))]
         for response in responses:
             if response is not None:
                 request.send(response)
@@ -208,56 +155,45 @@ class Stub:
         self._instances = [Instance(name) for name in ("lead_0", "lead_1", "shard_0", "shard_1")]
 
     def run(self) -> None:
+        """Obeys; an order is answered by the error that there was."""
         for order in self._board.orders():
+            obey = partial(getattr(self, f"_{order.pop('do')}"), **order)
             while True:
                 try:
-                    self._board.answer(**self._obey(order))
+                    self._board.answer(error=obey() or "")
                     break
                 except MemoryError:
                     nap()
 
-    def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
-        if order["do"] == "load":
-            return self._load(order)
-        if order["do"] == "unload":
-            return self._unload()
-        return self._settle() if order["do"] == "settle" else {}
+    def _nothing(self) -> None: ...
 
-    def _load(self, order: dict[str, Any]) -> dict[str, Any]:
+    def _load(self, config: Any, repository: str) -> str:
         try:
-            module = _model()
+            module = triton_stub.run(MODEL)
         except Exception as error:  # Triton says this text.
-            return {"error": str(error) or repr(error)}
+            return str(error) or repr(error)
         for instance in self._instances:
             instance.model = module.TritonPythonModel()
-            args = {
-                "model_config": json.dumps(order["config"]),
-                "model_repository": order["repository"],
-                "model_version": "1",
-                "model_instance_name": instance.name,
-                "model_instance_kind": "CPU",
-                "model_instance_device_id": "0",
-            }
-            instance.do(partial(instance.model.initialize, args))
+            arguments = triton_stub.arguments(json.dumps(config), repository, instance.name)
+            instance.do(partial(instance.model.initialize, arguments))
         error = self._together()
         if not error:
             self._traffic.leads = [each.model for each in self._instances[:2]]
-        return {"error": error}
+        return error
 
-    def _settle(self) -> dict[str, Any]:
+    def _settle(self) -> None:
         """No new request until all are answered."""
         leads, self._traffic.leads = self._traffic.leads, []
         while self._traffic.in_flight:
             nap()
         self._traffic.leads = leads
-        return {}
 
-    def _unload(self) -> dict[str, Any]:
+    def _unload(self) -> str:
         self._settle()
         self._traffic.leads = []
         for instance in self._instances:
             instance.do(instance.model.finalize)
-        return {"error": self._together()}
+        return self._together()
 
     def _together(self) -> str:
         while any(each.is_busy for each in self._instances):
@@ -272,7 +208,7 @@ def _tell(*_: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["triton_python_backend_utils"] = pb_utils()
+    sys.modules["triton_python_backend_utils"] = triton_stub.pb_utils(Logger=Logger)
     gc.freeze()
     signal.signal(signal.SIGUSR2, _tell)
     Stub(Board(Path(sys.argv[1]))).run()

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.osfaults import strace
-from tests.osfaults.cases import Case
+from tests.osfaults.cases import Case, Make
 
 RETURN_SECONDS = 5.0
 """Within which all is served again after the cause's end."""
 SLACK_SECONDS = 10.0
 """On top, for a machine with too much to do; how long it took is told."""
 NAP = 0.005
-Make = Callable[[str, Iterable[strace.Call]], Iterator[Case]]
 
 
 class Trouble(Exception):
@@ -34,14 +32,24 @@ class Outcome:
     """Empty if all is as it must be."""
 
 
-class Subject(ABC):
+class Subject:
+    """Of its own a subject has: `pid`, of the process whose calls fail; `prepare(phase)`, which
+    makes it ready without faults; `act(phase)`, which lets it happen, and `is_through(phase)`;
+    `recover(phase)`, which waits until all is served again and says what failed; `settle(case)`,
+    which waits until every request has its answer and returns how many were refused; `log()`;
+    `renew()`, which starts over after trouble; `close()`."""
+
     PHASES: tuple[str, ...]
     HOLD_SECONDS: float
     """For which a cause lasts, from what happens on."""
-    FOLLOW: tuple[str, ...] = strace.FOLLOW
+    FOLLOW = strace.FOLLOW
+    MOST_KINDS = 12
+    """Of which `make test` tries a call."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.cause_ended = 0.0
+        """`time.monotonic` of the end of the faults."""
 
     def trace(self, phase: str) -> list[strace.Call]:
         """The calls of a phase."""
@@ -55,17 +63,17 @@ class Subject(ABC):
         self.recover(phase)
         return list(strace.calls(file))
 
-    def cases(self, make: Make, phase: str) -> list[Case]:
-        return list(make(phase, self.trace(phase)))
+    def cases(self, make: Make, *phases: str) -> list[Case]:
+        return [case for phase in phases or self.PHASES for case in make(phase, self.trace(phase))]
 
-    def try_out(self, case: Case, hold: float = 0.0) -> Outcome:
+    def try_out(self, case: Case) -> Outcome:
         self.cause_ended = 0.0
         try:
             self.prepare(case.phase)
             faults = strace.inject(case.call, case.error, case.when)
             with strace.attached(self.pid, *self.FOLLOW, *faults):
                 self.act(case.phase)
-                time.sleep(hold or self.HOLD_SECONDS)
+                time.sleep(self.HOLD_SECONDS)
             self.cause_ended = time.monotonic()
             how = self.recover(case.phase)
             seconds = time.monotonic() - self.cause_ended
@@ -74,43 +82,8 @@ class Subject(ABC):
             log = self.log()
             self.renew()
             return Outcome(case, "", 0.0, f"{trouble}\n{log}")
-        return Outcome(case, how or ("some refused" if refused else "all served"), seconds)
-
-    cause_ended = 0.0
-    """`time.monotonic` of the end of the faults."""
-
-    @property
-    @abstractmethod
-    def pid(self) -> int: ...
-
-    @abstractmethod
-    def prepare(self, phase: str) -> None:
-        """Makes it ready for the phase, without faults."""
-
-    @abstractmethod
-    def act(self, phase: str) -> None:
-        """Lets it happen."""
-
-    @abstractmethod
-    def is_through(self, phase: str) -> bool: ...
-
-    @abstractmethod
-    def recover(self, phase: str) -> str:
-        """Waits until all is served again; in words, what failed."""
-
-    @abstractmethod
-    def settle(self, case: Case) -> int:
-        """Waits until every request is answered or refused; how many were refused."""
-
-    @abstractmethod
-    def log(self) -> str: ...
-
-    @abstractmethod
-    def renew(self) -> None:
-        """Starts over after trouble."""
-
-    @abstractmethod
-    def close(self) -> None: ...
+        late = f"took {seconds:.1f} s" if seconds > RETURN_SECONDS + SLACK_SECONDS else ""
+        return Outcome(case, how or ("some refused" if refused else "all served"), seconds, late)
 
 
 def wait(happened: Callable[[], bool], seconds: float, what: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.osfaults.manual import NOT_INJECTED, ONCE_ONLY
+from tests.osfaults.cases import NOT_INJECTED, ONCE_ONLY
 from tests.osfaults.subject import Outcome
 
 Row = dict[str, Any]

@@ -20,8 +20,10 @@ from typing import Any
 from server import stubs
 from server.endpoints import Endpoints
 from tests.osfaults.cases import Case
-from tests.osfaults.front import PYTHONPATH, SETTLE_SECONDS
+from tests.osfaults.front import SETTLE_SECONDS
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
+from tests.support.harness import children
+from tests.support.processes import ENVIRONMENT
 from tests.support.serving import processes_of
 from tests.triton.conftest import IDENTITY
 from tests.triton.test_server import ECHO, variables
@@ -73,6 +75,7 @@ class Client(threading.Thread):
 class Watched(Subject):
     PHASES = ("start", "load", "stub", "server", "reload")
     HOLD_SECONDS = 1.5
+    MOST_KINDS = 6
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -180,7 +183,8 @@ class Watched(Subject):
                 cwd=self.folder,
                 env=os.environ
                 | variables(self._endpoints)
-                | {"ADMIN_TOKEN": "known-to-the-tests", "PYTHONPATH": PYTHONPATH},
+                | ENVIRONMENT
+                | {"ADMIN_TOKEN": "known-to-the-tests"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -246,11 +250,6 @@ def blocked(number: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def children(pid: int) -> list[int]:
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for each in lists for child in each.read_text().split()]
 
 
 def environment(pid: int) -> list[str]:

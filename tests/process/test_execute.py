@@ -9,7 +9,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from python_mp import layout
@@ -17,15 +16,12 @@ from python_mp.config import ModelConfig
 from python_mp.front import replica
 from python_mp.rank.engines.echo import RAISE, REFUSE
 from tests.support.harness import (
-    INT32,
     LIMIT,
     NO_FAULT,
     echo_config,
     echo_input,
-    model_config,
-    tensor,
 )
-from tests.support.triton_stub import ROOT, InferenceRequest, TritonError, execute, load
+from tests.support.triton_stub import ROOT, InferenceRequest, TritonError, arguments, execute, load
 
 pytestmark = pytest.mark.usefixtures("one_forkserver")
 
@@ -48,25 +44,12 @@ def start(
         (placed,) = layout.replicas(config)
         for instance in (*placed.passive, placed.leader):
             instances.append(module.TritonPythonModel())
-            instances[-1].initialize(arguments(config, instance.name))
+            instances[-1].initialize(arguments(*config.source[:2], instance.name))
         return instances[-1]
 
     yield make
     for instance in reversed(instances):
         instance.finalize()
-
-
-def arguments(config: ModelConfig, instance: str) -> dict[str, str]:
-    """Of `initialize`."""
-    raw, repository, version = config.source
-    return {
-        "model_config": raw,
-        "model_repository": repository,
-        "model_version": version,
-        "model_instance_name": instance,
-        "model_instance_kind": "CPU",
-        "model_instance_device_id": "0",
-    }
 
 
 def answers(futures: list[Future[Any]]) -> list[list[int] | str]:
@@ -100,15 +83,6 @@ def test_more_than_a_batch_holds_is_answered_right(start: Any, tmp_path: Path) -
     for first in range(0, 32 * ROUNDS, 32):
         wanted = [[first + n] * (1 + n % 3) for n in range(32)]
         requests = [InferenceRequest(**echo_input(*numbers)) for numbers in wanted]
-        assert answers(execute(model, requests)) == wanted
-
-
-def test_shapes_in_turns_are_answered_right(start: Any, tmp_path: Path) -> None:
-    x, y = tensor("X", INT32, -1), tensor("Y", INT32, -1)
-    model = start(model_config(tmp_path, [x], [y], engine="echo"))
-    for first in range(0, 16 * ROUNDS, 16):
-        wanted = [[first + n] * (1 + n % 2) for n in range(16)]
-        requests = [InferenceRequest(X=np.array([numbers], np.int32)) for numbers in wanted]
         assert answers(execute(model, requests)) == wanted
 
 

@@ -141,46 +141,6 @@ class Event:
         return self._set
 
 
-class Condition:
-    def __init__(self, lock: Lock | None = None) -> None:
-        self._lock = lock or RLock()
-        self._waiting: list[Event] = []
-        self.acquire, self.release = self._lock.acquire, self._lock.release
-
-    def __enter__(self) -> Condition:
-        self._lock.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        told = Event()
-        self._waiting.append(told)
-        self._lock.release()
-        told.wait(timeout)
-        self._lock.acquire()
-        if told in self._waiting:
-            self._waiting.remove(told)
-        return told.is_set()
-
-    def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
-        end = None if timeout is None else here.machine.now + timeout
-        while not predicate():
-            if end is not None and here.machine.now >= end:
-                break
-            self.wait(None if end is None else end - here.machine.now)
-        return predicate()
-
-    def notify(self, n: int = 1) -> None:
-        for told in self._waiting[:n]:
-            told.set()
-        del self._waiting[:n]
-
-    def notify_all(self) -> None:
-        self.notify(len(self._waiting))
-
-
 class Thread:
     def __init__(
         self,
@@ -221,11 +181,10 @@ class _Current:
 
 sim_threading = Stand(
     threading,
-    ("Semaphore", "BoundedSemaphore", "Barrier", "Timer", "local"),
+    ("Condition", "Semaphore", "BoundedSemaphore", "Barrier", "Timer", "local"),
     Lock=Lock,
     RLock=RLock,
     Event=Event,
-    Condition=Condition,
     Thread=Thread,
     current_thread=_Current,
     get_ident=lambda: id(here.machine._running),
@@ -251,14 +210,8 @@ class Socket(socket.socket):
     def settimeout(self, value: float | None) -> None:
         self._patience = value
 
-    def gettimeout(self) -> float | None:
-        return self._patience
-
     def setblocking(self, flag: bool) -> None:
         self._patience = None if flag else 0.0
-
-    def getblocking(self) -> bool:
-        return self._patience != 0
 
     def setsockopt(self, level: int, option: int, value: Any, *more: Any) -> None:
         """The kernel's time-outs are of use only to calls that wait; buffers stay small."""
@@ -361,27 +314,12 @@ class Epoll:
         return self._real.poll(0, maxevents)
 
 
-def _select(
-    readable: list[Any], writable: list[Any], strange: list[Any], timeout: float | None = None
-) -> tuple[list[Any], list[Any], list[Any]]:
-    said = select.select(readable, writable, strange, 0)
-    if any(said) or timeout == 0:
-        return said
-    number = lambda each: each if isinstance(each, int) else each.fileno()  # noqa: E731
-    wanted = {number(each): select.POLLIN for each in readable}
-    wanted |= {number(each): select.POLLOUT for each in writable}
-    _park(descriptors=wanted, timeout=timeout)
-    return select.select(readable, writable, strange, 0)
-
-
 class Poll:
     def __init__(self) -> None:
         self._wanted: dict[int, int] = {}
 
     def register(self, each: Any, events: int = select.POLLIN | select.POLLOUT) -> None:
         self._wanted[each if isinstance(each, int) else each.fileno()] = events
-
-    modify = register
 
     def unregister(self, each: Any) -> None:
         del self._wanted[each if isinstance(each, int) else each.fileno()]
@@ -398,7 +336,7 @@ class Poll:
         return real.poll(0)
 
 
-sim_select = Stand(select, epoll=Epoll, poll=Poll, select=_select)
+sim_select = Stand(select, ("select",), epoll=Epoll, poll=Poll)
 
 
 # -- processes -----------------------------------------------------------------------------------
@@ -418,13 +356,9 @@ def _getpid() -> int:
 
 def _kill(pid: int, number: int) -> None:
     process = _process(pid)
-    if not process.alive:
-        return
-    if number == signal.SIGSTOP:
-        process.stopped = True
-    elif number == signal.SIGCONT:
+    if number == signal.SIGCONT:
         process.stopped = False
-    elif number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM):
+    elif process.alive and number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM):
         process.end(-number)
 
 
@@ -523,15 +457,5 @@ class Popen:
 
 sim_subprocess = Stand(subprocess, ("run", "call", "check_output"), Popen=Popen)
 
-STANDS = {
-    each.__name__: each
-    for each in (
-        sim_time,
-        sim_threading,
-        sim_socket,
-        sim_select,
-        sim_os,
-        sim_signal,
-        sim_subprocess,
-    )
-}
+_STANDS = sim_time, sim_threading, sim_socket, sim_select, sim_os, sim_signal, sim_subprocess
+STANDS = {each.__name__: each for each in _STANDS}

@@ -13,36 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.triton_stub import MetricFamily, Tensor
+from tests.support.triton_stub import InferenceResponse, Tensor, TritonError, pb_utils
 
 from .modules import here
 
 Array = np.ndarray[Any, Any]
 Outputs = dict[str, Array]
-
-
-class TritonError(Exception):
-    INTERNAL, INVALID_ARG, UNAVAILABLE, CANCELLED = (
-        "INTERNAL",
-        "INVALID_ARG",
-        "UNAVAILABLE",
-        "CANCELLED",
-    )
-
-    def __init__(self, message: str, code: str = INTERNAL) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class TritonModelException(Exception):
-    pass
-
-
-class InferenceResponse:
-    def __init__(
-        self, output_tensors: Sequence[Tensor] = (), error: TritonError | None = None
-    ) -> None:
-        self.tensors, self.error = output_tensors, error
 
 
 @dataclass
@@ -71,10 +47,8 @@ class InferenceRequest:
 
     def arrive(self, response: InferenceResponse) -> None:
         """Serialises: only now are the bytes read."""
-        outputs = {tensor.name(): tensor.as_numpy().copy() for tensor in response.tensors}
-        self.answers.append(
-            Arrived(here.machine.now, None if response.error else outputs, response.error)
-        )
+        outputs = None if response.error else response.outputs
+        self.answers.append(Arrived(here.machine.now, outputs, response.error))
 
 
 class ResponseSender:
@@ -112,17 +86,7 @@ def _input(request: InferenceRequest, name: str) -> Tensor | None:
     return Tensor(name, request.inputs[name]) if name in request.inputs else None
 
 
-UTILS = ModuleType("triton_python_backend_utils")
-UTILS.__dict__.update(
-    Tensor=Tensor,
-    TritonError=TritonError,
-    TritonModelException=TritonModelException,
-    InferenceResponse=InferenceResponse,
-    MetricFamily=MetricFamily,
-    Logger=Logger,
-    get_input_tensor_by_name=_input,
-    TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
-)
+UTILS = pb_utils(Logger=Logger, get_input_tensor_by_name=_input)
 
 
 class Call:

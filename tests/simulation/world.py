@@ -21,6 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from tests.support.harness import INT32, raw_config, tensor
+from tests.support.triton_stub import TritonError, arguments
+
 from .machine import Machine, Process
 from .modules import here
 from .ranks import EXIT, HANG, RAISE, REFUSE, SEGFAULT, SLEEP, Ranks
@@ -104,39 +107,25 @@ def expected(inputs: Mapping[str, Any]) -> Any:
 
 
 def _config(tensor_parallel: int, pipeline: int) -> dict[str, Any]:
-    ranks = tensor_parallel * pipeline
-    tensor = lambda name, dims, **more: {  # noqa: E731
-        "name": name,
-        "data_type": "TYPE_INT32",
-        "dims": [str(dim) for dim in dims],
-        **more,
-    }
-    groups = [{"name": "lead", "kind": "KIND_CPU", "count": REPLICAS, "passive": False}]
-    if ranks > 1:
-        count = REPLICAS * (ranks - 1)
-        groups.append({"name": "shard", "kind": "KIND_CPU", "count": count, "passive": True})
-    parameters = {
-        "engine": "echo",
-        "tensor_parallel_size": tensor_parallel,
-        "pipeline_parallel_size": pipeline,
-        "lengths": "LENGTHS",
-        "max_batch_tokens": MOST_TOKENS,
-        "max_batch_bytes": 4096,
-        "max_queue_requests": MOST_WAITING,
-        "hang_seconds": HANG_SECONDS,
-    }
-    return {
-        "name": "simulated",
-        "max_batch_size": 8,
-        "input": [
-            tensor("X", (-1, -1), allow_ragged_batch=True),
-            tensor("FAULT", (3,)),
-            tensor("LENGTHS", (1,), optional=True),
+    return raw_config(
+        "simulated",
+        [
+            tensor("X", INT32, -1, -1, allow_ragged_batch=True),
+            tensor("FAULT", INT32, 3),
+            tensor("LENGTHS", INT32, 1, optional=True),
         ],
-        "output": [tensor("Y", (-1, -1))],
-        "instance_group": groups,
-        "parameters": {key: {"string_value": str(value)} for key, value in parameters.items()},
-    }
+        [tensor("Y", INT32, -1, -1)],
+        replicas=REPLICAS,
+        max_batch_size=8,
+        engine="echo",
+        tensor_parallel_size=tensor_parallel,
+        pipeline_parallel_size=pipeline,
+        lengths="LENGTHS",
+        max_batch_tokens=MOST_TOKENS,
+        max_batch_bytes=4096,
+        max_queue_requests=MOST_WAITING,
+        hang_seconds=HANG_SECONDS,
+    )
 
 
 class World:
@@ -150,11 +139,8 @@ class World:
     ) -> None:
         self.machine = here.machine = Machine(seed)
         self.machine.on_end = self._ended
-        self.folder = Path(
-            tempfile.mkdtemp(
-                prefix="simulated-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None
-            )
-        )
+        where = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+        self.folder = Path(tempfile.mkdtemp(prefix="simulated-", dir=where))
         os.environ["PYTHON_MP_RUNTIME_DIR"] = str(self.folder)
         Logger.errors = []
         self._product = product
@@ -195,15 +181,8 @@ class World:
 
     def _load(self, group: str, index: int) -> Stub:
         stub = Stub(self._product.entry, f"{group}_{index}")
-        arguments = {
-            "model_config": json.dumps(self._config),
-            "model_repository": str(self.folder / "simulated"),
-            "model_version": "1",
-            "model_instance_name": f"{group}_{index}",
-            "model_instance_kind": "CPU",
-            "model_instance_device_id": "0",
-        }
-        stub.initialize(arguments)
+        config, repository = json.dumps(self._config), self.folder / "simulated"
+        stub.initialize(arguments(config, repository, f"{group}_{index}"))
         return stub
 
     def new(self, kind: str, width: int, lengths: Sequence[int], rank: int) -> tuple[int, Outputs]:
@@ -386,13 +365,13 @@ class World:
         code, text = answer.error.code, str(answer.error)
         # What raises alone ends one group an answer, and may try again.
         twice = asked.kind != "raises" or "two groups" in text
-        if code == "INTERNAL" and twice:
+        if code == TritonError.INTERNAL and twice:
             self.condemned.setdefault(asked.number, answer.at)
         allowed = {
-            "INVALID_ARG": asked.kind in ("refused", "malformed") or not asked.fits,
-            "CANCELLED": asked.request.cancelled,
-            "UNAVAILABLE": self._may_be_unavailable(asked, text, answer.at),
-            "INTERNAL": self._may_fail(asked),
+            TritonError.INVALID_ARG: asked.kind in ("refused", "malformed") or not asked.fits,
+            TritonError.CANCELLED: asked.request.cancelled,
+            TritonError.UNAVAILABLE: self._may_be_unavailable(asked, text, answer.at),
+            TritonError.INTERNAL: self._may_fail(asked),
         }
         return "" if allowed[code] else f"{code} {text}"
 

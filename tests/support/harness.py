@@ -33,8 +33,8 @@ def tensor(name: str, dtype: str, *dims: int, **more: Any) -> dict[str, Any]:
     return {"name": name, "data_type": dtype, "dims": [str(dim) for dim in dims], **more}
 
 
-def model_config(
-    repository: Path,
+def raw_config(
+    name: str,
     inputs: Sequence[dict[str, Any]],
     outputs: Sequence[dict[str, Any]],
     *,
@@ -42,7 +42,7 @@ def model_config(
     passive: int | None = None,
     max_batch_size: int = 64,
     **parameters: Any,
-) -> ModelConfig:
+) -> dict[str, Any]:
     """What Triton would hand over for a config.pbtxt with these entries."""
     if passive is None:
         sizes = (parameters.get(f"{axis}_parallel_size", 1) for axis in ("tensor", "pipeline"))
@@ -50,14 +50,19 @@ def model_config(
     groups = [{"name": "lead", "kind": "KIND_CPU", "count": replicas, "passive": False}]
     if passive:
         groups.append({"name": "shard", "kind": "KIND_CPU", "count": passive, "passive": True})
-    raw = {
-        "name": repository.name,
+    return {
+        "name": name,
         "max_batch_size": max_batch_size,
         "input": list(inputs),
         "output": list(outputs),
         "instance_group": groups,
         "parameters": {key: {"string_value": str(value)} for key, value in parameters.items()},
     }
+
+
+def model_config(repository: Path, *tensors: Sequence[dict[str, Any]], **more: Any) -> ModelConfig:
+    """Of the model in this folder; see `raw_config`."""
+    raw = raw_config(repository.name, *tensors, **more)
     return parse(json.dumps(raw), str(repository), "1")
 
 

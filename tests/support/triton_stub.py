@@ -109,6 +109,18 @@ def _input(request: InferenceRequest, name: str) -> Tensor | None:
     return next((tensor for tensor in request.inputs() if tensor.name() == name), None)
 
 
+def arguments(config: str, repository: object, instance: str) -> dict[str, str]:
+    """Of `initialize`."""
+    return {
+        "model_config": config,
+        "model_repository": str(repository),
+        "model_version": "1",
+        "model_instance_name": instance,
+        "model_instance_kind": "CPU",
+        "model_instance_device_id": "0",
+    }
+
+
 def execute(model: Any, requests: Sequence[InferenceRequest]) -> list[Future[Outputs]]:
     """Each request's answer. What `execute` returns is read only now, one after the other."""
     for request, response in zip(requests, model.execute(requests), strict=True):
