@@ -58,8 +58,9 @@ COPY model_repository model_repository
 
 
 FROM build AS models
-# Both folders belong to the user, so that volumes made from them can be written to.
-RUN python -m build_scripts.build \
+# Both folders belong to the user, so that volumes made from them can be written to. What the recipes want for
+# GPUs is built where this image is run on one.
+RUN python -m build_scripts.build --without-gpu \
     && find model_repository -name __pycache__ -prune -exec rm -rf {} + \
     && chown -R 10001:10001 model_repository build
 COPY deploy/builder/entrypoint.sh /opt/build.sh

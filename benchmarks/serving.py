@@ -20,6 +20,7 @@ from build_scripts.checkpoint import Checkpoint
 from build_scripts.job import REPOSITORY
 from server.endpoints import Endpoints
 from server.launch import TritonServer
+from tests.triton.repository import with_parameters
 
 MODELS = Path(__file__).parent / "models"
 DTYPES = ("float32", "bfloat16")
@@ -98,14 +99,12 @@ def _fill(repository: Path) -> None:
         _variant(plain, f"plain_{dtype}", repository, replacements, plain / "1")
     for dtype in DTYPES:
         encoder, ensemble = f"embed_encoder_{dtype}", f"embed_{dtype}"
-        engine = {'"float32"': f'"{dtype}"', **_TORCH}
-        _variant(REPOSITORY / "embed_encoder", encoder, repository, engine, checkpoint)
+        _variant(REPOSITORY / "embed_encoder", encoder, repository, {}, checkpoint)
+        config = repository / encoder / "config.pbtxt"
+        by_hand = {"engine": "torch", "dtype": dtype}
+        config.write_text(with_parameters(config.read_text(), by_hand))
         steps = {'"embed_encoder"': f'"{encoder}"'}
         _variant(REPOSITORY / "embed", ensemble, repository, steps, REPOSITORY / "embed" / "1")
-
-
-_TORCH = {f'"{engine}"': '"torch"' for engine in ("aot_inductor", "onnxruntime")}
-"""Whatever engine is published at the moment."""
 
 
 def _variant(

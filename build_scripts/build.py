@@ -1,28 +1,30 @@
 """Build models by their recipes: fetch, shard, export, quantise, compile, verify, publish.
 
-Stages whose inputs did not change are not run again. Models that fail leave the others, and the
-repository, as they are. What the command says instead of the recipe is built and verified; it is
-published with --save only, which writes it into the recipe: else the next build would undo it.
+Stages whose inputs did not change are not run again. The models of one recipe are published
+together, or, where one of them fails, not at all; other recipes are not held up by it. Only what
+recipe.toml and config.pbtxt say is published: what the command says instead is built and verified.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.progress import Progress
 
-from build_scripts import check, command, pairing, publish, report, stages
+from build_scripts import check, command, publish, report, stages
 from build_scripts import job as jobs
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.publish import Steps
+from build_scripts.recipe import Variant
 from build_scripts.report import Result
 
-NOT_SAVED = (
-    "Not published, as the recipe says otherwise: with --save it is, and the recipe follows."
+NOT_PUBLISHED = (
+    "Not published, as it is not what recipe.toml and config.pbtxt say. To serve it, write into"
+    " them what the command says, and build again:"
 )
 
 
@@ -33,54 +35,88 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     made = command.parser("build", __doc__)
-    made.add_argument("models", nargs="*", metavar="MODEL", help="default: all with a recipe")
+    made.add_argument(
+        "models", nargs="*", metavar="NAME", help="of recipes, or of models in them; default: all"
+    )
     made.add_argument("--variants", action="store_true", help="make the recipes' variants, too")
-    made.add_argument("--save", action="store_true", help="write overrides into the recipe")
     made.add_argument("--no-publish", action="store_true", help="build and verify only")
+    made.add_argument("--without-gpu", action="store_true", help="leave out what needs a GPU")
     made.add_argument("--check", action="store_true", help="build nothing; say what does not fit")
     made.add_argument("--report", type=Path, metavar="FILE.json")
     return made
 
 
 def _build(options: argparse.Namespace) -> int:
-    results = []
+    said = command.overrides(options) | command.sizes(options)
+    publishing = not (options.no_publish or said)
+    results: list[Result] = []
     with command.progress() as progress:
-        beside: dict[str, Job] = {}
-        for model in _models(options):
-            with suppress(BuildError):  # which is said in its turn
-                beside[model] = command.load(model, options)
-        for model in _models(options):
-            results += list(_results(model, options, beside, progress))
+        for models in _recipes(options):
+            results += _together(models, options, progress, publishing=publishing)
     report.show(results, command.CONSOLE)
-    if command.overrides(options) and not (options.save or options.no_publish):
-        command.CONSOLE.print(NOT_SAVED, soft_wrap=True)
+    if said and not options.no_publish:
+        lines = (f"  {key} = {value}" for key, value in said.items())
+        command.CONSOLE.print("\n".join([NOT_PUBLISHED, *lines]), markup=False, soft_wrap=True)
     if options.report:
         report.write(results, options.report)
     return int(any(result.status == "failed" for result in results))
 
 
-def _is_publishing(options: argparse.Namespace) -> bool:
-    return not options.no_publish and (options.save or not command.overrides(options))
+def _recipes(options: argparse.Namespace) -> list[list[str]]:
+    """The models of each recipe that is asked for, by its name or by that of one of its models."""
+    found = jobs.recipes(options.repository.resolve())
+    if not found:
+        raise BuildError(f"No model in {options.repository} has a recipe.toml")
+    known = {path.parent.name for path in found} | {
+        name for names in found.values() for name in names
+    }
+    for name in options.models:
+        if name not in known:
+            raise BuildError(
+                f"No recipe in {options.repository} makes '{name}'; there are"
+                f" {', '.join(sorted(known))}"
+            )
+    asked = set(options.models or known)
+    return [names for path, names in found.items() if asked & {path.parent.name, *names}]
 
 
-def _results(
-    model: str, options: argparse.Namespace, beside: dict[str, Job], progress: Progress
+def _together(
+    models: list[str], options: argparse.Namespace, progress: Progress, *, publishing: bool
 ) -> Iterator[Result]:
-    """Of the model as its recipe says, then of its variants."""
-    try:
-        job = command.load(model, options)
-    except BuildError as error:
-        yield Result(model, "", "", "", "failed", error=str(error))
+    """Of the models of one recipe, then of their variants."""
+    made: dict[str, Job] = {}
+    results: dict[str, Result] = {}
+    for model in models:
+        try:
+            made[model] = command.load(model, options)
+        except BuildError as error:
+            results[model] = Result(model, "", "", "", "failed", error=str(error))
+    if options.without_gpu and any(job.needs_gpu for job in made.values()):
+        yield from (Result.of(job, "left out") for job in made.values())
         return
-    yield _result(job, progress, beside, publishing=_is_publishing(options))
-    for variant in job.recipe.variants if options.variants else ():
-        other = replace(job, recipe=job.recipe.variant(variant), outputs={})
-        yield _result(other, progress, beside, publishing=False)
+    for model, job in made.items():
+        results[model] = _caught(job, partial(_verified, progress=progress, publishing=publishing))
+    if publishing and all(result.status != "failed" for result in results.values()):
+        for model, job in made.items():
+            publishes = partial(_published, result=results[model], progress=progress)
+            results[model] = _caught(job, publishes)
+    yield from (results[model] for model in models)
+    for job in made.values() if options.variants else ():
+        yield from (_variant(job, variant, progress) for variant in job.recipe.variants)
 
 
-def _result(job: Job, progress: Progress, beside: dict[str, Job], *, publishing: bool) -> Result:
+def _variant(job: Job, variant: Variant, progress: Progress) -> Result:
     try:
-        return build(job, progress, beside, publishing=publishing)
+        other = job.variant(variant)
+    except BuildError as error:
+        said = job.recipe.variant(variant)
+        return Result(job.model, said.engine, said.dtype, "", "failed", error=str(error))
+    return _caught(other, partial(_verified, progress=progress, publishing=False))
+
+
+def _caught(job: Job, work: Callable[[Job], Result]) -> Result:
+    try:
+        return work(job)
     except command.EXPECTED as error:
         return Result.of(job, "failed", error=str(error))
     except Exception as error:  # a mistake of ours, or of a library: others are built all the same
@@ -88,31 +124,35 @@ def _result(job: Job, progress: Progress, beside: dict[str, Job], *, publishing:
         return Result.of(job, "failed", error=f"{type(error).__name__}: {error}")
 
 
-def build(
-    job: Job, progress: Progress, beside: dict[str, Job] | None = None, *, publishing: bool = True
-) -> Result:
+def build(job: Job, progress: Progress, *, publishing: bool = True) -> Result:
     """Have the job's artifact, verified and, if `publishing`, in the repository.
-
-    Args:
-        beside: jobs of other models that are built by the same command.
 
     Raises:
         BuildError: it cannot be done; the repository is as it was.
     """
+    result = _verified(job, progress, publishing=publishing)
+    return _published(job, result, progress) if publishing else result
+
+
+def _verified(job: Job, progress: Progress, *, publishing: bool) -> Result:
+    """Of a job that is ready to be published, or has been."""
     steps = stages.plan(job)
     if publishing:
+        if wrong := job.contradiction:
+            raise BuildError(wrong)
         if found := publish.current(job, steps):
             size = sum(file["size"] for file in found.files.values())
             return Result.of(job, "kept", size=size, accuracy=found.accuracy, latency=found.latency)
-        pairing.check(job, beside or {}, progress)
     with command.locked(job):
         stages.clean(job)
-        seconds = _ensure(job, steps, progress, publishing)
-        result = _judged(job, steps, seconds)
-        if publishing and result.status == "verified":
-            publish.run(job, steps, progress)
-            return replace(result, status="published")
+        return _judged(job, steps, _ensure(job, steps, progress, publishing))
+
+
+def _published(job: Job, result: Result, progress: Progress) -> Result:
+    if result.status != "verified":
         return result
+    publish.run(job, stages.plan(job), progress)
+    return replace(result, status="published")
 
 
 def _ensure(job: Job, steps: Steps, progress: Progress, publishing: bool) -> float:
@@ -138,7 +178,7 @@ def _judged(job: Job, steps: Steps, seconds: float) -> Result:
 
 def _check(options: argparse.Namespace) -> int:
     code = 0
-    for model in _models(options):
+    for model in (name for names in _recipes(options) for name in names):
         try:
             misfits = check.misfits(command.load(model, options))
         except BuildError as error:
@@ -146,13 +186,6 @@ def _check(options: argparse.Namespace) -> int:
         print(f"{model}: {'; '.join(misfits) or 'ok'}")
         code |= bool(misfits)
     return code
-
-
-def _models(options: argparse.Namespace) -> list[str]:
-    found = options.models or jobs.models(options.repository)
-    if not found:
-        raise BuildError(f"No model in {options.repository} has a recipe.toml")
-    return list(found)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Does what lies in the repository fit its recipe, its files and this machine? Nothing is built."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from build_scripts import publish, stages, triton_config
+from build_scripts import publish, stages
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.publish import Steps
@@ -27,8 +28,8 @@ def misfits(job: Job) -> list[str]:
 
 def _misfits(job: Job, found: Manifest, folder: Path) -> Iterator[str]:
     steps = stages.plan(job)
-    if publish.config_edit(job) is not None:
-        yield f"{triton_config.NAME} has another engine, dtype or layout than recipe.toml"
+    if wrong := job.contradiction:
+        yield wrong
     if found.artifact != publish.artifact_key(job, steps):
         yield f"{folder.name}/ is not what would be built now: {_reason(job, steps, found)}"
     if misfit := ensembles.misfit(folder, found.source.get("tokenizer")):
@@ -50,6 +51,8 @@ def _reason(job: Job, steps: Steps, found: Manifest) -> str:
     """What has changed since, as far as the manifest can tell."""
     if changed := sorted(_differing(found.recipe, job.recipe.as_json())):
         return f"recipe.toml has another {', '.join(changed)}"
+    if job.recipe.family != "tokenizer" and found.layout != asdict(job.layout):
+        return f"config.pbtxt has the layout {job.layout}"
     tools = {tool: number for step in steps.values() for tool, number in step.versions.items()}
     if newer := sorted(tool for tool in tools if found.versions.get(tool) != tools[tool]):
         return f"it was built by another version of {', '.join(newer)}"
@@ -61,10 +64,5 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "
         left, right = one.get(key), other.get(key)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             yield from _differing(left, right, f"{prefix}{key}.")
-        elif _plain(left) != _plain(right):
+        elif left != right:
             yield prefix + key
-
-
-def _plain(value: Any) -> Any:
-    """Tuples become lists in JSON."""
-    return list(value) if isinstance(value, tuple) else value

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from build_scripts import job as jobs
-from build_scripts import recipe, saving, stages, storage
+from build_scripts import stages, storage
 from build_scripts.errors import BuildError
 from build_scripts.job import REPOSITORY, WORKSPACE, Job
 from build_scripts.recipe import Dtype, Engine
@@ -18,11 +17,12 @@ from python_mp.errors import PythonMpError
 
 CONSOLE = Console(stderr=True)
 EXPECTED = BuildError, PythonMpError, OSError
-SIZES = "tensor_parallel_size", "pipeline_parallel_size", "replicas"
+SIZES = "tensor_parallel_size", "pipeline_parallel_size"
 
 
 def parser(program: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser of the overrides that every command takes."""
+    """A parser of what every command takes: other values than those of the recipe, and another
+    layout than that of config.pbtxt."""
     made = argparse.ArgumentParser(
         f"python -m build_scripts.{program}",
         description=description,
@@ -32,7 +32,7 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--dtype", choices=get_args(Dtype))
     for size in SIZES:
         made.add_argument(f"--{size.replace('_', '-')}", type=int, metavar="N")
-    made.add_argument("--source", metavar="S", help="package:NAME, a folder, hub:..., make:...")
+    made.add_argument("--source", metavar="S", help="package:NAME, a folder, hub:..., make:FILE.py")
     made.add_argument("--repository", type=Path, default=REPOSITORY, metavar="DIR")
     made.add_argument("--workspace", type=Path, default=WORKSPACE, metavar="DIR")
     return made
@@ -40,30 +40,22 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
 
 def load(model: str, options: argparse.Namespace) -> Job:
     """The job for `model` with the command's overrides."""
-    places = options.repository.resolve(), options.workspace.resolve()
-    given = overrides(options)
-    job = jobs.load(model, places[0], given, places[1])
-    if not given or not getattr(options, "save", False):
-        return job
-    path = job.folder / recipe.NAME
-    text = path.read_text()
-    saved = saving.edited(text, given, str(path))
-    recipe.check(saved, f"{path}, once this is saved")
-    return replace(job, saved=saved if saved != text else None)
+    repository, workspace = options.repository.resolve(), options.workspace.resolve()
+    return jobs.load(model, repository, overrides(options), workspace, sizes(options))
 
 
-def overrides(options: argparse.Namespace) -> dict[str, Any]:
+def overrides(options: argparse.Namespace) -> dict[str, str]:
     """What the command says instead of the recipe, as the recipe has it."""
-    said: dict[str, Any] = {
-        key: value for key in ("engine", "dtype") if (value := getattr(options, key))
-    }
+    said = {key: value for key in ("engine", "dtype") if (value := getattr(options, key))}
     if options.source:
         here = Path(options.source).expanduser()
         said["source"] = str(here.resolve()) if here.is_dir() else options.source
-    layout = {size: value for size in SIZES if (value := getattr(options, size)) is not None}
-    if layout:
-        said["layout"] = layout
     return said
+
+
+def sizes(options: argparse.Namespace) -> dict[str, int]:
+    """What it says instead of config.pbtxt."""
+    return {size: value for size in SIZES if (value := getattr(options, size)) is not None}
 
 
 def progress() -> Progress:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.progress import Progress
@@ -35,8 +34,8 @@ def inputs(job: Job) -> dict[str, object]:
     return {
         "engine": "tensorrt",
         "dtype": job.recipe.dtype,
-        "options": asdict(job.recipe.tensorrt),
-        "shapes": asdict(job.recipe.shapes),
+        "options": job.recipe.tensorrt.as_json(),
+        "shapes": job.recipe.shapes.as_json(),
     }
 
 

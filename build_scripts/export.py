@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ def applies(job: Job) -> bool:
 
 def inputs(job: Job) -> dict[str, object]:
     to = f"program for {_device(job)}" if _is_aot(job) else "onnx"
-    return {"to": to, "layout": job.layout}
+    return {"to": to, "layout": asdict(job.layout)}
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:
@@ -55,7 +56,7 @@ def export(job: Job, rank: int, out: Path) -> None:
     from python_mp.rank import source
 
     to_onnx = not _is_aot(job)
-    folder, size = job.output("shard"), job.recipe.layout.tensor_parallel_size
+    folder, size = job.output("shard"), job.layout.tensor_parallel_size
     model = source.read(folder)
     peers = TracedPeers(rank % size, size, to_onnx)
     shard = ranks.shard(job, rank, folder, peers, _device(job))
@@ -76,7 +77,7 @@ def _hidden(job: Job, stage: int) -> Tensor | None:
     from build_scripts.trace import TracedBatch, TracedPeers, example
     from python_mp.rank import source
 
-    folder, size = job.output("shard"), job.recipe.layout.tensor_parallel_size
+    folder, size = job.output("shard"), job.layout.tensor_parallel_size
     model, hidden = source.read(folder), None
     batch = TracedBatch(example(job.config, _device(job)), rectangular=False)
     for before in range(stage):

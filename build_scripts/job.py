@@ -1,14 +1,14 @@
 """A job: one model to be built by one recipe. Every stage is given it, and nothing else."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from build_scripts import code, recipe, storage, triton_config
 from build_scripts.errors import BuildError
-from build_scripts.recipe import Recipe
+from build_scripts.recipe import Recipe, Variant
 from python_mp import layout
 from python_mp.config import ModelConfig, parse
 
@@ -20,28 +20,46 @@ CODE = {"module": "module.py", "tokenizer": "model.py"}
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Of one replica, which is all that an artifact depends on."""
+
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    def __str__(self) -> str:
+        return f"tp{self.tensor_parallel_size} pp{self.pipeline_parallel_size}"
+
+
+@dataclass(frozen=True)
 class Job:
     """One model, engine, dtype and layout.
 
     Attributes:
-        folder: the model's folder in the repository, with config.pbtxt and recipe.toml.
+        folder: the model's folder in the repository, with config.pbtxt.
+        home: the folder of the recipe, and of the file that makes its source.
         recipe: as it is built, overrides applied.
+        sizes: of the layout, those that differ from config.pbtxt; none in a job that is published.
         workspace: where stages leave their outputs.
-        saved: what becomes of recipe.toml when the job is published; None where it stays.
         outputs: the folder of every stage's output, by the stage's name; filled by `stages.plan`.
     """
 
     model: str
     folder: Path
+    home: Path
     recipe: Recipe
+    sizes: Mapping[str, int] = field(default_factory=dict)
     workspace: Path = WORKSPACE
-    saved: str | None = None
     outputs: dict[str, Path] = field(default_factory=dict, compare=False)
 
     @cached_property
     def config(self) -> ModelConfig:
-        """config.pbtxt as it will be published: with the recipe's engine, dtype and layout."""
-        return triton_config.model_config(self.folder, self.recipe)
+        """config.pbtxt with the recipe's engine and dtype."""
+        recipe = self.recipe
+        return triton_config.model_config(self.folder, recipe.engine, recipe.dtype, self.sizes)
 
     @cached_property
     def tensors(self) -> dict[str, Any] | None:
@@ -60,20 +78,16 @@ class Job:
         """What it is called in progress and tables."""
         if self.recipe.family == "tokenizer":
             return self.model
-        return f"{self.model} {self.recipe.engine} {self.recipe.dtype} {self.recipe.layout}"
+        return f"{self.model} {self.recipe.engine} {self.recipe.dtype} {self.layout}"
 
     @property
     def world_size(self) -> int:
-        return self.recipe.layout.world_size
+        return self.layout.world_size
 
     @property
-    def layout(self) -> dict[str, int]:
-        """The layout of one replica, which is all that an artifact depends on."""
-        sizes = self.recipe.layout
-        return {
-            "tensor_parallel_size": sizes.tensor_parallel_size,
-            "pipeline_parallel_size": sizes.pipeline_parallel_size,
-        }
+    def layout(self) -> Layout:
+        sizes = self.config.parameters
+        return Layout(sizes.tensor_parallel_size, sizes.pipeline_parallel_size)
 
     @property
     def on_gpu(self) -> bool:
@@ -81,10 +95,24 @@ class Job:
         return layout.replicas(self.config)[0].leader.device != layout.CPU
 
     @property
+    def needs_gpu(self) -> bool:
+        """Whether it can neither be built nor verified without one."""
+        if self.recipe.family == "tokenizer":
+            return False
+        return self.recipe.engine == "tensorrt" or self.on_gpu
+
+    @property
+    def contradiction(self) -> str:
+        """Where config.pbtxt says another engine or dtype than the recipe; empty where it does not,
+        which is all that is asked of it."""
+        if self.recipe.family == "tokenizer":
+            return ""
+        return triton_config.contradiction(self.folder, self.recipe)
+
+    @property
     def weights_dtype(self) -> str:
         """Of the sharded weights. ONNX graphs start from float32, and so does quantisation."""
-        eager = self.recipe.engine in ("torch", "aot_inductor")
-        return self.recipe.dtype if eager and self.recipe.dtype != "int8" else "float32"
+        return self.recipe.dtype if self.recipe.engine in ("torch", "aot_inductor") else "float32"
 
     @property
     def code(self) -> Path | None:
@@ -131,7 +159,18 @@ class Job:
         """The model as if `artifact` were version 1 of it in the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "1").symlink_to(artifact)
-        return parse(self.config.source[0], str(folder), "1")
+        given, _, _, engine, dtype = self.config.source
+        return parse(given, str(folder), "1", engine, dtype)
+
+    def variant(self, variant: Variant) -> "Job":
+        """What the recipe lists besides. Raises BuildError where it does not fit config.pbtxt."""
+        said = self.recipe.variant(variant)
+        return replace(self, recipe=said, sizes=variant.sizes, outputs={}).checked()
+
+    def checked(self) -> "Job":
+        """Itself. Raises BuildError where config.pbtxt makes no sense for it."""
+        assert self.recipe.family == "tokenizer" or self.config
+        return self
 
     def output(self, stage: str) -> Path:
         """The folder that holds what `stage` wrote."""
@@ -143,23 +182,45 @@ def load(
     repository: Path = REPOSITORY,
     overrides: Mapping[str, Any] | None = None,
     workspace: Path = WORKSPACE,
+    sizes: Mapping[str, int] | None = None,
 ) -> Job:
     """Raises BuildError where the model, its recipe or its config.pbtxt make no sense."""
+    path = recipe_of(model, repository)
     folder = repository / model
     if not folder.is_dir():
-        raise BuildError(f"There is no model '{model}' in {repository}; {_models(repository)}")
-    return Job(model, folder, recipe.load(folder, overrides), workspace)
+        raise BuildError(f"{path} makes {model}, but there is no folder {folder}")
+    said = recipe.load(path, model, overrides)
+    made = Job(model, folder, path.parent, said, sizes or {}, workspace)
+    return made.checked()
+
+
+def recipe_of(model: str, repository: Path = REPOSITORY) -> Path:
+    """The recipe.toml that the model is built by."""
+    found = [path for path, names in recipes(repository).items() if model in names]
+    if len(found) > 1:
+        raise BuildError(f"{model} is built by {' and by '.join(map(str, found))}: remove one")
+    if not found:
+        known = ", ".join(models(repository)) or "none"
+        raise BuildError(f"No recipe in {repository} makes '{model}'; those with one: {known}")
+    return found[0]
+
+
+def recipes(repository: Path = REPOSITORY) -> dict[Path, list[str]]:
+    """All recipes, and the models that each is of; one that cannot be read is of its folder's."""
+    found = {}
+    for path in sorted(repository.glob(f"*/{recipe.NAME}")):
+        try:
+            found[path] = recipe.models(path)
+        except BuildError:
+            found[path] = [path.parent.name]
+    return found
+
+
+def models(repository: Path = REPOSITORY) -> list[str]:
+    """Names of the models that have a recipe."""
+    return sorted(name for names in recipes(repository).values() for name in names)
 
 
 def artifact_stage(names: Iterable[str]) -> str:
     """Of a job's stages the one whose output is published: the last that makes something."""
     return [name for name in names if name != "verify"][-1]
-
-
-def models(repository: Path = REPOSITORY) -> list[str]:
-    """Names of the models that have a recipe."""
-    return sorted(path.parent.name for path in repository.glob(f"*/{recipe.NAME}"))
-
-
-def _models(repository: Path) -> str:
-    return f"those with a recipe: {', '.join(models(repository)) or 'none'}"

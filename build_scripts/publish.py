@@ -3,23 +3,23 @@
 model_repository/MODEL/
     .building-x7/   filled and fsynced; a build killed here is swept away by the next
     3/              it appears by one rename, whole, and is never changed
-    config.pbtxt    replaced by one rename, right after, where engine, dtype or layout are new: a
-                    kill between the two is finished by the next build
-    recipe.toml     the same, where the command said otherwise and is to be saved
     1/              removed last, when there are more than the recipe's `keep`
+
+No other file is touched.
 """
 
 import json
 import platform
 import shutil
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
-from build_scripts import code, fetch, recipe, storage, triton_config
+from build_scripts import code, fetch, storage
 from build_scripts.compile import gpu
 from build_scripts.job import Job
 from build_scripts.stages import Step, artifact_stage
@@ -47,7 +47,7 @@ def versions(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal())
 
 
-def newest(job: Job, steps: Steps) -> Manifest | None:
+def current(job: Job, steps: Steps) -> Manifest | None:
     """The newest version's manifest, if that is what the job would publish, whole, and fits."""
     numbers = versions(job.folder)
     folder = job.folder / str(max(numbers, default=0))
@@ -61,26 +61,11 @@ def newest(job: Job, steps: Steps) -> Manifest | None:
     return None if machine_misfits(found) else found
 
 
-def current(job: Job, steps: Steps) -> Manifest | None:
-    """The newest version's manifest, if nothing is to be published and nothing to be edited."""
-    return newest(job, steps) if job.saved is None and config_edit(job) is None else None
-
-
 def machine_misfits(found: Manifest) -> list[str]:
     """Why this machine cannot serve it; none where it can."""
     present = gpu() if found.hardware["gpu"] else None
     misfits = manifest.machine_misfit(found), manifest.gpu_misfit(found, present)
     return [misfit for misfit in misfits if misfit]
-
-
-def config_edit(job: Job) -> str | None:
-    """config.pbtxt as it must become; None where it is right."""
-    if job.recipe.family == "tokenizer":
-        return None
-    text = triton_config.read(job.folder)
-    wanted = job.recipe
-    edited = triton_config.edited(text, wanted.layout, wanted.engine, wanted.dtype)
-    return edited if edited != text else None
 
 
 def run(job: Job, steps: Steps, progress: Progress) -> Manifest:
@@ -92,11 +77,7 @@ def run(job: Job, steps: Steps, progress: Progress) -> Manifest:
     waiting = f"{job.model}: waits for another build to publish"
     with storage.locked(job.folder, lambda: progress.log(waiting)):
         storage.sweep(job.folder)
-        with (
-            storage.replacing(job.folder / recipe.NAME, job.saved),
-            storage.replacing(job.folder / triton_config.NAME, config_edit(job)),
-        ):
-            published = newest(job, steps) or _publish(job, steps)
+        published = current(job, steps) or _publish(job, steps)
         _retire(job)
     return published
 
@@ -142,12 +123,8 @@ def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
     source, facts = fetch.read(job), steps[artifact_stage(steps)].facts()
     tools = {tool: number for step in steps.values() for tool, number in step.versions.items()}
     mine = code.versions(("triton-multi-device",))
-    hardware: dict[str, Any] = {
-        "machine": platform.machine(),
-        "cpu": None,
-        "cpu_features": [],
-        "gpu": None,
-    }
+    machine = platform.machine()
+    hardware: dict[str, Any] = {"machine": machine, "cpu": None, "cpu_features": [], "gpu": None}
     is_tokenizer = job.recipe.family == "tokenizer"
     found = verdict(steps)
     return Manifest(
@@ -156,7 +133,7 @@ def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
         family=job.recipe.family,
         engine=job.recipe.engine,
         dtype=job.recipe.dtype,
-        layout=job.layout,
+        layout={} if is_tokenizer else asdict(job.layout),
         inputs=[] if is_tokenizer else manifest.tensors(job.config.inputs),
         outputs=[] if is_tokenizer else manifest.tensors(job.config.outputs),
         source={

@@ -15,7 +15,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ def inputs(job: Job) -> dict[str, object]:
     return {
         "engine": job.recipe.engine,
         "dtype": job.recipe.dtype,
-        "calibration": asdict(job.recipe.calibration),
+        "calibration": job.recipe.calibration.as_json(),
         "samples": job.samples,
     }
 
@@ -65,7 +65,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
 
     files = [job.output("export") / f"rank{rank}.onnx" for rank in range(job.world_size)]
     models = [onnx.load(file) for file in files]
-    ranks = Lockstep(models, job.recipe.layout.tensor_parallel_size)
+    ranks = Lockstep(models, job.layout.tensor_parallel_size)
     feeds = defaultdict[tuple[int, int], list["Feed"]](list)
     for steps in calibration(job, ranks, progress):
         for step in steps:

@@ -40,7 +40,7 @@ def shard(
     job: Job, rank: int, folder: Path, communicator: Communicator, device: str = "cpu"
 ) -> Shard:
     """The place of world rank `rank`, with the weights that lie in `folder`."""
-    sizes = job.recipe.layout
+    sizes = job.layout
     return Shard(
         rank=rank % sizes.tensor_parallel_size,
         size=sizes.tensor_parallel_size,

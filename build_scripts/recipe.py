@@ -1,50 +1,43 @@
-"""`model_repository/MODEL/recipe.toml`: what is made of which checkpoint, and how good it must be.
+"""`model_repository/NAME/recipe.toml`: what is made of which checkpoint, and how good it must be.
 
+It is of the model NAME, or names one source and all models that are made of it (`[steps.MODEL]`).
 engine and dtype are the lines to change; everything else says what has to hold for any of them.
 """
 
+import difflib
+import json
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from build_scripts import tables
+import msgspec
+from msgspec import Meta, Struct
+
 from build_scripts.errors import BuildError
+from python_mp.parameters import ENGINES
 
 NAME = "recipe.toml"
 Family = Literal["encoder", "module", "tokenizer"]
 Engine = Literal["torch", "aot_inductor", "onnxruntime", "tensorrt"]
 Dtype = Literal["float32", "bfloat16", "float16", "int8", "fp8"]
-Size = Annotated[int, 1, 1 << 40]
-Share = Annotated[float, 0, 1]
+Compatibility = Literal["none", "ampere_plus", "same_compute_capability"]
+Size = Annotated[int, Meta(ge=1, le=1 << 40)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Error = Annotated[float, Meta(ge=0)]
 Triple = tuple[Size, Size, Size]
-
-DTYPES: Mapping[Engine, tuple[Dtype, ...]] = {
-    "torch": ("float32", "bfloat16", "float16", "int8"),
-    "aot_inductor": ("float32", "bfloat16"),
-    "onnxruntime": ("float32", "int8"),
-    "tensorrt": ("float32", "float16", "bfloat16", "int8", "fp8"),
-}
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Layout:
-    tensor_parallel_size: Size = 1
-    pipeline_parallel_size: Size = 1
-    replicas: Size = 1
+class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file. The docstrings stand in the schema that editors read."""
 
-    @property
-    def world_size(self) -> int:
-        """Ranks of one replica."""
-        return self.tensor_parallel_size * self.pipeline_parallel_size
-
-    def __str__(self) -> str:
-        return f"tp{self.tensor_parallel_size} pp{self.pipeline_parallel_size}"
+    def as_json(self) -> dict[str, Any]:
+        return dict(json.loads(msgspec.json.encode(self)))
 
 
-@dataclass(frozen=True)
-class Shapes:
+class Shapes(Table, frozen=True):
     """Smallest, usual and largest size of the batch dimension that an engine is built for.
 
     It counts the tokens of a packed batch, or the rows of one without ragged inputs.
@@ -70,34 +63,31 @@ class Shapes:
         return self.tokens or self.rows or (1, 1, 1)
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What int8 and fp8 are calibrated with, and which layers stay as they are."""
+class Calibration(Table, frozen=True):
+    """What int8 and fp8 are calibrated with, and which layers stay as they are: patterns of their
+    names in the module, such as `blocks.*.down`."""
 
     samples: Size = 64
     keep_float: tuple[str, ...] = ()
-    """Patterns of layers' names in the module, such as `blocks.*.down`."""
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What is asked of an engine against the reference; None asks nothing."""
+class Bounds(Table, frozen=True):
+    """What is asked of an engine against the reference; what is not there is not asked."""
 
     cosine_min: Share | None = None
     cosine_mean: Share | None = None
-    max_error: float | None = None
-    mean_error: float | None = None
+    max_error: Error | None = None
+    mean_error: Error | None = None
     top1_agreement_min: Share | None = None
     accuracy_min: Share | None = None
 
     def given(self) -> dict[str, float]:
-        named = {field.name: getattr(self, field.name) for field in fields(Bounds)}
+        named = {name: getattr(self, name) for name in Bounds.__struct_fields__}
         return {name: bound for name, bound in named.items() if bound is not None}
 
 
-@dataclass(frozen=True)
-class Accuracy(Bounds):
-    """The gate: bounds for every dtype, and those of one dtype that differ."""
+class Accuracy(Bounds, frozen=True):
+    """The gate: how many samples, bounds for every dtype, and those of one dtype that differ."""
 
     samples: Size = 200
     float32: Bounds = Bounds()
@@ -111,36 +101,40 @@ class Accuracy(Bounds):
         return Bounds(**{**self.given(), **own.given()})
 
 
-@dataclass(frozen=True)
-class TensorRt:
+class TensorRt(Table, frozen=True):
     """Options handed to TensorRT's builder."""
 
-    workspace_gib: Annotated[float, 0, 1024] | None = None
-    optimization_level: Annotated[int, 0, 5] = 3
+    workspace_gib: Annotated[float, Meta(ge=0, le=1024)] | None = None
+    optimization_level: Annotated[int, Meta(ge=0, le=5)] = 3
     version_compatible: bool = False
-    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
+    hardware_compatibility: Compatibility = "none"
     refit: bool = False
     strip_plan: bool = False
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What differs from the recipe; None is as there."""
+class Variant(Table, frozen=True):
+    """What differs from the recipe, and from the layout of config.pbtxt: built and verified by
+    `make build`, not published."""
 
     engine: Engine | None = None
     dtype: Dtype | None = None
     tensor_parallel_size: Size | None = None
     pipeline_parallel_size: Size | None = None
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the layout, those that differ."""
+        names = "tensor_parallel_size", "pipeline_parallel_size"
+        return {name: size for name in names if (size := getattr(self, name))}
 
-@dataclass(frozen=True)
-class Recipe:
+
+class Step(Table, frozen=True, kw_only=True):
+    """A model: what is made of the recipe's source for it."""
+
     family: Family
-    source: str
     engine: Engine = "torch"
     dtype: Dtype = "float32"
     keep: Size = 2
-    layout: Layout = Layout()
     shapes: Shapes = Shapes()
     calibration: Calibration = Calibration()
     accuracy: Accuracy = Accuracy()
@@ -153,72 +147,109 @@ class Recipe:
         if not self.shapes.tokens and not self.shapes.rows:
             raise ValueError("shapes is missing: tokens = [min, opt, max], or rows")
         for engine, dtype in [(self.engine, self.dtype), *self._variants()]:
-            if dtype not in DTYPES[engine]:
-                has = ", ".join(DTYPES[engine])
-                raise ValueError(f"engine {engine} has no dtype {dtype}; it has {has}")
+            if dtype not in ENGINES[engine]:
+                has, others = ", ".join(ENGINES[engine]), ", ".join(_with(dtype))
+                raise ValueError(
+                    f"engine {engine} has no dtype {dtype}; it has {has}. Engines with it: {others}"
+                )
             if not self.accuracy.bounds(dtype).given():
                 raise ValueError(f"accuracy.{dtype} sets no bound, so that nothing can fail it")
 
     def _variants(self) -> list[tuple[Engine, Dtype]]:
         return [(each.engine or self.engine, each.dtype or self.dtype) for each in self.variants]
 
+
+class Recipe(Step, frozen=True, kw_only=True):
+    """The recipe of one model. `source` is package:NAME, a folder, hub:OWNER/NAME@COMMIT, or
+    make:FILE.py, a file beside the recipe that makes it."""
+
+    source: str
+
     def variant(self, variant: Variant) -> "Recipe":
-        """The recipe with what differs in `variant`, and without variants of its own."""
-        layout = replace(
-            self.layout,
-            tensor_parallel_size=variant.tensor_parallel_size or self.layout.tensor_parallel_size,
-            pipeline_parallel_size=variant.pipeline_parallel_size
-            or self.layout.pipeline_parallel_size,
-        )
-        return replace(
-            self,
-            engine=variant.engine or self.engine,
-            dtype=variant.dtype or self.dtype,
-            layout=layout,
-            variants=(),
-        )
+        """The recipe with engine and dtype of the variant, and without variants of its own."""
+        engine, dtype = variant.engine or self.engine, variant.dtype or self.dtype
+        return msgspec.structs.replace(self, engine=engine, dtype=dtype, variants=())
 
     def as_json(self) -> dict[str, Any]:
         """Everything that decides what is built, as JSON values."""
-        values = asdict(self)
-        del values["keep"], values["variants"], values["layout"]["replicas"]
-        return values
+        aside = "keep", "variants"
+        return {key: value for key, value in super().as_json().items() if key not in aside}
 
 
-def check(text: str, where: str) -> None:
-    """Raises BuildError where a recipe of this text, valid TOML, would not make sense, its variants
-    included: they take from the recipe what they do not say themselves."""
-    try:
-        tables.read(Recipe, tomllib.loads(text), where)
-    except BuildError as error:
-        raise BuildError(
-            f"{error}. Is it a variant? Those without engine or dtype take the recipe's: name both"
-        ) from None
+class Ensemble(Table, frozen=True):
+    """A recipe of several models, by their names; all are made of one source."""
+
+    source: str
+    steps: dict[str, Step]
 
 
-def load(folder: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe in a model's folder, with `overrides` in place of what it says.
+def _with(dtype: Dtype) -> list[str]:
+    return [name for name in get_args(Engine) if dtype in ENGINES[name]]
 
-    Args:
-        overrides: keys as in the file; a table's keys replace those of the table.
+
+def models(path: Path) -> list[str]:
+    """The models that a recipe is of. Raises BuildError where that cannot be read."""
+    given = _toml(path)
+    return sorted(given["steps"]) if isinstance(given.get("steps"), dict) else [path.parent.name]
+
+
+def load(path: Path, model: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """What a recipe says of one of its models, with `overrides` in the place of some of it.
 
     Raises:
-        BuildError: it cannot be read or does not make sense; the message names file and key.
+        BuildError: it does not make sense; the message names file and key.
     """
-    path = folder / NAME
-    try:
-        given = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise BuildError(
-            f"{path} is missing: there is nothing to build '{folder.name}' by"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BuildError(f"{path} is not valid TOML: {error}") from None
+    given, prefix = _toml(path), ""
+    if "steps" in given:
+        source = convert(Ensemble, given | {"steps": {}}, str(path)).source
+        prefix, given = f"steps.{model}", given["steps"][model] | {"source": source}
+    if "layout" in given:
+        raise BuildError(_OLD_LAYOUT.format(path=path, model=model))
     if overrides:
         given.pop("variants", None)  # They are the recipe's as it is written.
-    for key, value in (overrides or {}).items():
-        table = isinstance(value, Mapping) and isinstance(given.get(key, {}), dict)
-        given[key] = given.get(key, {}) | value if table else value
-    if given.get("family") == "tokenizer" and (extra := set(given) - {"family", "source", "keep"}):
+    is_tokenizer = given.get("family") == "tokenizer"
+    given |= {k: v for k, v in (overrides or {}).items() if k == "source" or not is_tokenizer}
+    if is_tokenizer and (extra := set(given) - {"family", "source", "keep"}):
         raise BuildError(f"{path}: a tokenizer has family, source and keep; not {sorted(extra)[0]}")
-    return tables.read(Recipe, given, str(path))
+    return convert(Recipe, given, str(path), prefix)
+
+
+_OLD_LAYOUT = (
+    "{path} is of 0.1: [layout] stands in config.pbtxt only now (tensor_parallel_size,"
+    " pipeline_parallel_size, instance_group). Take the table out of the recipe, and run"
+    " `python -m build_scripts.build {model}`"
+)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise BuildError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BuildError(f"{path} is not valid TOML: {error}") from None
+
+
+def convert(kind: type[T], given: object, where: str, prefix: str = "") -> T:
+    """A table of that kind. Raises BuildError with file, key and what is wrong."""
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        said, _, at = str(error).partition(" - at `$")
+        key = f"{prefix}{at.rstrip('`')}".lstrip(".")
+        raise BuildError(f"{where}: {key}{': ' if key else ''}{said}{_hint(said)}") from None
+
+
+def _hint(said: str) -> str:
+    """What was meant by an unknown field or value."""
+    found = re.fullmatch(r"Object contains unknown field `(.+)`|Invalid enum value '(.*)'", said)
+    if not found:
+        return ""
+    names = _FIELDS if found[1] else _VALUES
+    close = difflib.get_close_matches(found[1] or found[2], names, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(names)}"
+
+
+_TABLES = Recipe, Ensemble, Shapes, Calibration, Accuracy, TensorRt, Variant
+_FIELDS = tuple(dict.fromkeys(name for table in _TABLES for name in table.__struct_fields__))
+_VALUES = tuple(v for kind in (Family, Engine, Dtype, Compatibility) for v in get_args(kind))

@@ -49,7 +49,7 @@ class Result:
         if job.recipe.family == "tokenizer":
             return cls(job.model, "", "", "", status, **values)
         recipe = job.recipe
-        return cls(job.model, recipe.engine, recipe.dtype, str(recipe.layout), status, **values)
+        return cls(job.model, recipe.engine, recipe.dtype, str(job.layout), status, **values)
 
 
 def show(results: Iterable[Result], console: Console) -> None:

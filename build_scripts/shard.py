@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ def applies(job: Job) -> bool:
 
 
 def inputs(job: Job) -> dict[str, object]:
-    return {"layout": job.layout, "dtype": job.weights_dtype}
+    return {"layout": asdict(job.layout), "dtype": job.weights_dtype}
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:

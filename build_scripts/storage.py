@@ -120,31 +120,6 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-@contextmanager
-def replacing(path: Path, text: str | None) -> Iterator[None]:
-    """Give `path` the content `text`, unless None, by one rename when the block ends well.
-
-    The new content is on the disk before the block starts.
-
-    Raises:
-        BuildError: the disk is full.
-    """
-    if text is None:
-        yield
-        return
-    new = path.with_name(f".building-{path.name}")
-    try:
-        with _naming_a_full_disk(new):
-            new.write_text(text)
-            new.chmod(path.stat().st_mode & 0o777)
-            _sync(new)
-        yield
-        new.replace(path)
-        _sync(path.parent)
-    finally:
-        new.unlink(missing_ok=True)
-
-
 def remove(folder: Path) -> None:
     """Remove a folder that others may look at: it is gone at once, then its files."""
     leaving = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))

@@ -1,85 +1,93 @@
-"""config.pbtxt: read as Triton reads it, and edited in the few places that a recipe decides.
-
-Comments, order and spelling of everything else stay as they are.
-"""
+"""config.pbtxt: read with Triton's own protobuf, and completed as Triton completes it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup as Group
 
-from build_scripts import pbtxt
 from build_scripts.errors import BuildError
-from build_scripts.recipe import Layout, Recipe
-from python_mp import config
+from build_scripts.recipe import Recipe
+from python_mp import config, layout
 from python_mp.config import ModelConfig
 from python_mp.errors import ConfigError
 
 NAME = "config.pbtxt"
 
 
-def model_config(folder: Path, recipe: Recipe, version: int = 1) -> ModelConfig:
-    """The model in `folder` as its config.pbtxt describes it once edited by the recipe.
+def model_config(
+    folder: Path, engine: str, dtype: str, sizes: Mapping[str, int] | None = None
+) -> ModelConfig:
+    """The model in `folder` as it is served with this engine and dtype.
+
+    Args:
+        sizes: `tensor_parallel_size` and `pipeline_parallel_size` in the place of the file's own;
+            then it has one replica.
 
     Raises:
-        BuildError: it cannot be read, edited or served.
+        BuildError: it cannot be read, or served.
     """
-    path = folder / NAME
-    text = edited(read(folder), recipe.layout, recipe.engine, recipe.dtype, where=str(path))
-    filled = json.dumps(_filled(_parse(text, str(path)), folder.name))
+    message = _read(folder)
+    for key in ("engine", "dtype"):
+        message.parameters.pop(key, None)
+    if sizes:
+        _lay_out(message, sizes)
+    filled = json.dumps(_filled(message, folder.name))
     try:
-        return config.parse(filled, str(folder), str(version))
+        made = config.parse(filled, str(folder), "1", engine, dtype)
+        layout.replicas(made)
     except ConfigError as error:
-        raise BuildError(f"{path}: {error}") from None
+        raise BuildError(f"{folder / NAME}: {error}") from None
+    return made
 
 
-def read(folder: Path) -> str:
+def contradiction(folder: Path, recipe: Recipe) -> str:
+    """What config.pbtxt says otherwise; it need not say anything, but may where it is equal."""
+    said = _read(folder).parameters
+    for key, value in {"engine": recipe.engine, "dtype": recipe.dtype}.items():
+        if key in said and said[key].string_value != value:
+            return (
+                f"{folder / NAME} says {key} {said[key].string_value}, the recipe {value}: take the"
+                f" parameter '{key}' out of config.pbtxt"
+            )
+    return ""
+
+
+def _read(folder: Path) -> Any:
+    path = folder / NAME
     try:
-        return (folder / NAME).read_text()
+        return text_format.Parse(path.read_text(), Message())
     except (OSError, UnicodeDecodeError) as error:
-        raise BuildError(f"{folder / NAME} cannot be read: {error}") from None
-
-
-def edited(text: str, layout: Layout, engine: str, dtype: str, *, where: str = NAME) -> str:
-    """`text` with this engine, dtype and layout, and with instances to match.
-
-    Raises:
-        BuildError: instances cannot be derived; the message has the lines to write.
-    """
-    before = _parse(text, where)
-    wanted = {
-        "engine": engine,
-        "dtype": dtype,
-        "tensor_parallel_size": str(layout.tensor_parallel_size),
-        "pipeline_parallel_size": str(layout.pipeline_parallel_size),
-    }
-    for key, value in wanted.items():
-        said = before.parameters[key].string_value if key in before.parameters else ""
-        if value != (said or DEFAULTS.get(key)):
-            text = pbtxt.with_parameter(text, key, value, where)
-    text = _with_instances(text, layout, where)
-    try:
-        safe = _untouched(before, _parse(text, where), wanted)
-    except BuildError:
-        safe = False
-    if not safe:
-        raise BuildError(
-            f"{where} cannot be edited safely; write into it:\n{_lines(wanted, layout)}"
-        )
-    return text
-
-
-DEFAULTS = {"dtype": "float32", "tensor_parallel_size": "1", "pipeline_parallel_size": "1"}
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return text_format.Parse(text, Message())
+        raise BuildError(f"{path} cannot be read: {error}") from None
     except text_format.ParseError as error:
-        raise BuildError(f"{where} is not valid: {error}") from None
+        raise BuildError(f"{path} is not valid: {error}") from None
+
+
+def _lay_out(message: Any, sizes: Mapping[str, int]) -> None:
+    """One replica of that many ranks: on CPUs, or on the first of the GPUs that are named."""
+    ranks = 1
+    for key in ("tensor_parallel_size", "pipeline_parallel_size"):
+        if key in sizes:
+            message.parameters[key].string_value = str(sizes[key])
+        said = message.parameters[key].string_value if key in message.parameters else "1"
+        ranks *= int(said) if said.isdecimal() else 1
+    on_gpus = any(group.gpus or group.kind == Group.KIND_GPU for group in message.instance_group)
+    gpus = [gpu for group in message.instance_group for gpu in group.gpus]
+    del message.instance_group[:]
+    for name, first, last in (("lead", 0, 1), ("shard", 1, ranks)):
+        if first < last and on_gpus:
+            mine = (gpus or list(range(_visible_gpus())))[first:last]
+            message.instance_group.add(
+                name=name, count=1, kind=Group.KIND_GPU, gpus=mine, passive=name == "shard"
+            )
+        elif first < last:
+            message.instance_group.add(
+                name=name, count=last - first, kind=Group.KIND_CPU, passive=name == "shard"
+            )
 
 
 def _filled(message: Any, name: str) -> dict[str, Any]:
@@ -101,64 +109,3 @@ def _visible_gpus() -> int:
     import torch  # slow to import, and only such a group asks
 
     return torch.cuda.device_count()
-
-
-def _untouched(before: Any, after: Any, parameters: dict[str, str]) -> bool:
-    """Whether nothing but those parameters and the numbers of instances differ."""
-    stripped = []
-    for message in (before, after):
-        rest = Message()
-        rest.CopyFrom(message)
-        for key in parameters:
-            rest.parameters.pop(key, None)
-        for group in rest.instance_group:
-            group.count = 1
-        stripped.append(rest)
-    for passive in (True, False):
-        groups = [[g for g in rest.instance_group if g.passive == passive] for rest in stripped]
-        if all(groups) and groups[0] != groups[1]:
-            return False
-    for rest in stripped:
-        rest.ClearField("instance_group")
-    return bool(stripped[0] == stripped[1])
-
-
-def _with_instances(text: str, layout: Layout, where: str) -> str:
-    if not list(pbtxt.entries(text)):  # Triton makes one instance of it
-        alone = layout.replicas * layout.world_size == 1
-        return text if alone else f"{text.rstrip()}\n{_instances(layout)}\n"
-    for passive in (True, False):
-        count = layout.replicas * (layout.world_size - 1 if passive else 1)
-        entries = list(pbtxt.entries(text))
-        mine = [entry for entry in entries if entry.group.passive == passive]
-        if sum(entry.instances for entry in mine) == count:
-            continue
-        if len(mine) > 1 or any(entry.group.gpus for entry in entries):
-            raise BuildError(
-                f"{where} has other instances than {layout.replicas} active and"
-                f" {layout.replicas * (layout.world_size - 1)} passive ones, and cannot be edited"
-                f" safely; write into it, with kind and gpus as you need them:\n"
-                f"{_instances(layout)}"
-            )
-        if not mine:
-            text = pbtxt.added(text, entries[-1], count, passive)
-        elif count:
-            text = pbtxt.counted(text, mine[0], count)
-        else:
-            text = pbtxt.removed(text, mine[0])
-    return text
-
-
-def _instances(layout: Layout) -> str:
-    groups = [pbtxt.group_text(layout.replicas, "", False)]
-    if layout.world_size > 1:
-        groups.append(pbtxt.group_text(layout.replicas * (layout.world_size - 1), "", True))
-    return f"instance_group [ {', '.join(groups)} ]"
-
-
-def _lines(parameters: dict[str, str], layout: Layout) -> str:
-    lines = [
-        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
-        for key, value in parameters.items()
-    ]
-    return "\n".join([_instances(layout), *lines])

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
@@ -49,9 +49,9 @@ def applies(job: Job) -> bool:
 
 def inputs(job: Job) -> dict[str, object]:
     return {
-        "accuracy": asdict(job.recipe.accuracy),
+        "accuracy": job.recipe.accuracy.as_json(),
+        "engine": job.recipe.engine,
         "dtype": job.recipe.dtype,
-        "layout": job.layout,
         "served": json.loads(job.config.source[0]),
         "samples": job.samples,
     }

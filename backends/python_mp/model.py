@@ -11,7 +11,6 @@ from threading import Lock
 
 import triton_python_backend_utils as pb_utils
 
-from python_mp import config as configuration
 from python_mp import ensembles, layout, manifest
 from python_mp.batch import read_request
 from python_mp.errors import PythonMpError, RequestFailed, describe, for_clients
@@ -41,7 +40,7 @@ class TritonPythonModel:
 
     def _initialize(self, args):
         self._replica = None
-        self._config = configuration.parse(
+        self._config = manifest.configured(
             args["model_config"], args["model_repository"], args["model_version"]
         )
         self._input_names = [spec.name for spec in self._config.inputs]

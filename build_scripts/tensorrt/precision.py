@@ -44,7 +44,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
 
     folder, ranks = job.output("export"), range(job.world_size)
     models = [onnx.load(folder / f"rank{rank}.onnx") for rank in ranks]
-    lockstep = Lockstep(models, job.recipe.layout.tensor_parallel_size)
+    lockstep = Lockstep(models, job.layout.tensor_parallel_size)
     feeds: list[list[dict[str, Array]]] = [[] for _ in ranks]
     for steps in calibration(job, lockstep, progress):
         for values in feeds:

@@ -308,7 +308,9 @@ def test_the_repository_of_the_clone_is_built_and_served(stack: Stack) -> None:
 
 
 def test_the_documented_commands_build_and_serve_another_engine(stack: Stack) -> None:
-    """In their order; and the next `up` does not undo it."""
+    """In their order, once the recipe says it; and the next `up` does not undo it."""
+    recipe = stack.repository / "embed" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('engine = "torch"', 'engine = "onnxruntime"', 1))
     section = (PROJECT / "docs" / "operations.md").read_text().split("\n## Engines\n")[1]
     commands = re.findall(r"^docker compose (run --rm build [^#\n]*)", section, re.M)
     assert len(commands) == 2

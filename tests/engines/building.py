@@ -19,8 +19,7 @@ def plan(repository: Path, model: str, workspace: Path, **recipe: Any) -> Job:
         "tensor_parallel_size": recipe.pop("tp", 1),
         "pipeline_parallel_size": recipe.pop("pp", 1),
     }
-    overrides = {**recipe, "layout": sizes, "variants": []}
-    return jobs.load(model, repository, overrides, workspace)
+    return jobs.load(model, repository, recipe, workspace, sizes)
 
 
 def build(job: Job, *, verify: bool = False) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from tests.process.test_stage_keys import encoder, ranker
 
 NOTED = (
     recipe.Recipe,
-    recipe.Layout,
     recipe.Shapes,
     recipe.Calibration,
     recipe.Accuracy,
@@ -46,7 +45,7 @@ def noted(patched: pytest.MonkeyPatch) -> Iterator[set[str]]:
     read: set[str] = set()
     with patched.context() as patch:
         for kind in NOTED:
-            names = {field.name for field in fields(kind)}
+            names = _fields(kind)
 
             def get(self: Any, name: str, kind: Any = kind, names: set[str] = names) -> Any:
                 if name in names:
@@ -55,6 +54,10 @@ def noted(patched: pytest.MonkeyPatch) -> Iterator[set[str]]:
 
             patch.setattr(kind, "__getattribute__", get, raising=False)
         yield read
+
+
+def _fields(kind: Any) -> set[str]:
+    return {each.name for each in fields(kind)} if is_dataclass(kind) else {*kind.__struct_fields__}
 
 
 def in_the_key(
@@ -83,7 +86,7 @@ def compiled(_program: object, package_path: str, **_options: object) -> None:
 def aot(repository: Path) -> None:
     encoder(repository)
     path = repository / "m" / "recipe.toml"
-    path.write_text(path.read_text().replace("[layout]", 'engine = "aot_inductor"\n[layout]', 1))
+    path.write_text(path.read_text().replace("[shapes]", 'engine = "aot_inductor"\n[shapes]', 1))
 
 
 @pytest.mark.parametrize("make", [ranker, encoder, aot])

@@ -77,7 +77,7 @@ def encoder(repository: Path) -> None:
     (model / "config.pbtxt").write_text(text)
     source = tiny_bert(repository.parent / "checkpoint")
     (model / "recipe.toml").write_text(
-        f'family = "encoder"\nsource = "{source}"\n[layout]\ntensor_parallel_size = 2\n'
+        f'family = "encoder"\nsource = "{source}"\n'
         "[shapes]\ntokens = [1, 8, 64]\n[accuracy]\nsamples = 8\ncosine_min = 0.9\n"
     )
 
@@ -241,9 +241,8 @@ def test_the_libraries_of_a_models_code_decide(
 
 
 DISTRIBUTIONS = cache(packages_distributions)
-PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "torchao"}
-"""They show progress, and read what is in the key by its meaning or by its commit. torchao makes
-the engine torch's int8 alone, at each load."""
+PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "msgspec"}
+"""They show progress, and read what is in the key by its meaning or by its commit."""
 NOT_RUN = {
     "tokenizer": {"numpy", "safetensors", "torch"},
     "shard": {"numpy", "onnx", "onnxruntime", "tokenizers"},

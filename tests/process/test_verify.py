@@ -26,8 +26,8 @@ def test_every_sample_is_answered_under_the_tightest_limits(tmp_path: Path) -> N
         for name, most in LIMITS.items()
     ]
     config.write_text("\n".join([*kept, PATIENCE, *limits]))
-    overrides = {"layout": {"tensor_parallel_size": 1}}
-    job = jobs.load("m", model.parent, overrides, tmp_path / "workspace")
+    sizes = {"tensor_parallel_size": 1}
+    job = jobs.load("m", model.parent, workspace=tmp_path / "workspace", sizes=sizes)
     (job.workspace / "m").mkdir(parents=True)
     stages.ensure(job, stages.plan(job), "verify", Progress(disable=True))
     found = json.loads((job.output("verify") / "verify.json").read_text())

@@ -28,14 +28,11 @@ instance_group [
   { name: "lead" kind: KIND_CPU },
   { name: "shard" kind: KIND_CPU passive: true }  # the other rank
 ]
-parameters { key: "engine" value { string_value: "torch" } }
 parameters { key: "tensor_parallel_size" value { string_value: "2" } }
 """
 RECIPE = """family = "module"
 source = "{source}"
 keep = 2
-[layout]
-tensor_parallel_size = 2
 [shapes]
 rows = [1, 2, 8]
 [accuracy]
@@ -59,7 +56,7 @@ class FakeStage:
         return self.applicable
 
     def inputs(self, job: Job) -> dict[str, object]:
-        return self.decides | {"layout": job.layout, "engine": job.recipe.engine}
+        return self.decides | {"layout": str(job.layout), "engine": job.recipe.engine}
 
     def run(self, job: Job, out: Path, _progress: Progress) -> None:
         self.ran += 1

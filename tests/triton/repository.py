@@ -55,6 +55,12 @@ class Layout:
         return f"instance_group [ {', '.join(groups)} ]"
 
     def apply(self, config: str) -> str:
+        """`config` with this layout and dtype, for a version made by hand: of engine torch, unless
+        it says another."""
+        engine = {} if '"engine"' in config else {"engine": "torch"}
+        return with_parameters(self.laid_out(config), {**engine, "dtype": self.dtype})
+
+    def laid_out(self, config: str) -> str:
         """`config` with this layout in the place of its own."""
         config = re.sub(
             r"^instance_group \[.*?^\]",
@@ -63,7 +69,7 @@ class Layout:
             flags=re.DOTALL | re.MULTILINE,
         )
         sizes = {"tensor_parallel_size": self.tp, "pipeline_parallel_size": self.pp}
-        return with_parameters(config, sizes | {"dtype": self.dtype})
+        return with_parameters(config, sizes)
 
 
 def _host_policy(name: str) -> str:

@@ -91,8 +91,9 @@ def test_a_compiled_model_leaves_no_file(
     """A group of its ranks unpacks 93 MB. Each fault `reload` is two: there, and back."""
     models, temporary = tmp_path / "models", tmp_path / "tmp"
     repository.copy(models, *EMBED)
-    engine = "--engine=aot_inductor", "--save"
-    assert build(["embed_encoder", *engine, f"--repository={models}"]) == 0
+    recipe = models / "embed" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('engine = "torch"', 'engine = "aot_inductor"', 1))
+    assert build(["embed", f"--repository={models}"]) == 0
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     before = unpacked()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -67,14 +68,21 @@ VARIANTS = [
 def publish(folder: Path, variant: Variant) -> None:
     """Builds the variant and publishes it into a repository of its own in `folder`."""
     own = folder / variant.name
-    source = repository.MODELS / variant.model
-    shutil.copytree(source, own / variant.model, ignore=shutil.ignore_patterns("[0-9]*"))
-    layout = {"tensor_parallel_size": variant.tp, "pipeline_parallel_size": variant.pp}
-    overrides = {"engine": variant.engine, "dtype": variant.dtype, "layout": layout}
-    gate = {"accuracy": {"samples": 40}, "variants": []}
-    job = jobs.load(variant.model, own, overrides | gate)
+    recipe = jobs.recipe_of(variant.model)
+    for name in {variant.model, recipe.parent.name}:
+        left = shutil.ignore_patterns("[0-9]*")
+        shutil.copytree(repository.MODELS / name, own / name, ignore=left)
+    config = own / variant.model / "config.pbtxt"
+    layout = repository.Layout(variant.tp, variant.pp)
+    config.write_text(layout.laid_out(config.read_text()))
+    text = re.sub(
+        r'(?m)^engine = "\w+"', f'engine = "{variant.engine}"', recipe.read_text(), count=1
+    )
+    text = re.sub(r'(?m)^dtype = "\w+"', f'dtype = "{variant.dtype}"', text, count=1)
+    text = re.sub(r"(accuracy\]\nsamples) = \d+", r"\1 = 40", text)
+    (own / recipe.parent.name / recipe.name).write_text(text)
     with Progress(console=Console(quiet=True)) as progress:
-        assert build.build(job, progress).status == "published"
+        assert build.build(jobs.load(variant.model, own), progress).status == "published"
 
 
 def add(models: Path, folder: Path, variant: Variant) -> None:

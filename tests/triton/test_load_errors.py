@@ -15,7 +15,10 @@ from tests.support.serving import Serve, processes_of
 from tests.triton import repository
 from tests.triton.repository import ECHO, MODELS, Layout, with_parameters
 
-RANKER = (MODELS / "ranker" / "config.pbtxt").read_text().replace('name: "ranker"\n', "")
+RANKER = with_parameters(
+    (MODELS / "ranker" / "config.pbtxt").read_text().replace('name: "ranker"\n', ""),
+    {"engine": "torch"},
+)
 MODULE = (MODELS / "ranker" / "module.py").read_text()
 ALONE = 'instance_group [ { name: "lead" kind: KIND_CPU } ]'
 SECONDS = 20.0  # on a busy machine; a wait for an instance would take 30

@@ -292,8 +292,8 @@ def test_one_rule_says_which_files_are_the_checkpoint(
 def test_everything_that_is_read_is_hashed(tmp_path: Path, family: Any) -> None:
     """Whatever transformers, sentence-transformers and we open is part of the stage's key."""
     folder = tiny_bert(tmp_path / "checkpoint", **{"2_Normalize/config.json": {}})
-    recipe = Recipe(family, str(folder), shapes=Shapes(rows=(1, 1, 1)), accuracy=GATE)
-    job = Job("m", tmp_path, recipe)
+    recipe = Recipe(family=family, source=str(folder), shapes=Shapes(rows=(1, 1, 1)), accuracy=GATE)
+    job = Job("m", tmp_path, tmp_path, recipe)
     before = fetch._hashes(job, folder)
     unread = set()
     for path in sorted(folder.rglob("*.*")):

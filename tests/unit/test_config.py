@@ -105,8 +105,17 @@ def test_an_unknown_key_gets_the_list() -> None:
         ids_config(zzz=1)
 
 
-def test_the_engine_must_be_given() -> None:
-    with pytest.raises(ConfigError, match=r"'engine' is missing; one of echo, torch"):
+def test_what_was_built_says_engine_and_dtype() -> None:
+    text, built = ids_config(engine="torch").source[0], ("torch", "bfloat16")
+    config = parse(text, "models/m", "1", *built)
+    assert (config.parameters.engine, config.parameters.dtype) == built
+    assert parse(*config.source) == config
+    with pytest.raises(ConfigError, match="built with engine onnxruntime, but config.pbtxt says"):
+        parse(text, "models/m", "1", "onnxruntime", "int8")
+
+
+def test_a_version_made_by_hand_must_say_its_engine() -> None:
+    with pytest.raises(ConfigError, match="'engine' is missing, which .*; one of echo"):
         model_config(Path("m"), [IDS], [HIDDEN])
 
 

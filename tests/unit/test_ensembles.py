@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -21,9 +22,17 @@ from tests.support.builds import FakeStage, put_stages, rank_files, verdict
 from tests.support.checkpoints import WORDS, tiny_bert, word_piece
 from tests.support.triton_stub import load_model
 
-GATE = (
-    "[shapes]\ntokens = [1, 2, 8]\n[accuracy]\ncosine_min = 0.9\n[layout]\ntensor_parallel_size=2"
-)
+GATE = "[shapes]\ntokens = [1, 2, 8]\n[accuracy]\ncosine_min = 0.9\n"
+TOGETHER = """
+source = "{source}"
+[steps.embed_tokenizer]
+family = "tokenizer"
+[steps.embed_encoder]
+family = "encoder"
+shapes = {{ tokens = [1, 2, 8] }}
+accuracy = {{ cosine_min = 0.9 }}
+"""
+STEPS = "embed_encoder", "embed_tokenizer"
 SPELLINGS = (
     "a: 1, b: 'x # no comment' # one\n c { d: [1, 2] } c < d: [ 3 ] >",
     'a: -1 b: "say \\"}\\"" c: { d: 1; d: 2 } c: [ { }, { d: 3 } ]',
@@ -101,8 +110,7 @@ def embed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         text = (REPOSITORY / model / "config.pbtxt").read_text().replace("384", "8")
         (folder / model / "config.pbtxt").write_text(text)
     shutil.copy(REPOSITORY / "embed_tokenizer" / "model.py", folder / "embed_tokenizer")
-    source(folder, "embed_encoder", "one")
-    source(folder, "embed_tokenizer", "one")
+    together(folder, "one")
     fakes = {
         "shard": FakeStage(files=rank_files),
         "verify": FakeStage(NEEDS=("fetch", "shard"), files=lambda _job: verdict()),
@@ -111,7 +119,15 @@ def embed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def source(folder: Path, model: str, name: str) -> None:
+def together(folder: Path, name: str) -> None:
+    """One recipe of both, as the project's own."""
+    text = TOGETHER.format(source=folder.parent / name)
+    (folder / "embed" / "recipe.toml").write_text(text)
+
+
+def apart(folder: Path, model: str, name: str) -> None:
+    """A recipe for each, as nothing forbids."""
+    (folder / "embed" / "recipe.toml").unlink(missing_ok=True)
     family = model.removeprefix("embed_")
     text = f'family = "{family}"\nsource = "{folder.parent / name}"\n'
     (folder / model / "recipe.toml").write_text(text + (GATE if family == "encoder" else ""))
@@ -128,33 +144,38 @@ def versions(embed: Path) -> list[str]:
 
 def test_one_checkpoint_is_built_and_kept(embed: Path) -> None:
     assert run(embed) == 0
-    assert versions(embed) == ["embed_encoder/1", "embed_tokenizer/1"]
+    assert versions(embed) == [f"{model}/1" for model in STEPS]
     assert run(embed, "--check") == 0
 
 
-@pytest.mark.parametrize("model", ["embed_encoder", "embed_tokenizer"])
-def test_the_wrong_pair_is_not_built(
-    embed: Path, model: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["embed", "embed_encoder", "embed_tokenizer"])
+def test_all_steps_follow_their_recipe(embed: Path, name: str) -> None:
+    assert run(embed) == 0
+    together(embed, "two")
+    assert run(embed, name) == 0
+    assert versions(embed) == [f"{model}/{n}" for model in STEPS for n in (1, 2)]
+    assert run(embed, "--check", name) == 0
+
+
+def test_where_one_step_fails_none_is_published(
+    embed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(embed) == 0
-    source(embed, model, "two")
-    assert run(embed, model) == 1
-    said = " ".join(capsys.readouterr().err.split())
-    assert "the ensemble embed would answer nonsense" in said
-    assert versions(embed) == ["embed_encoder/1", "embed_tokenizer/1"]
-
-
-def test_other_weights_of_the_same_tokenizer_are_a_pair(embed: Path) -> None:
-    tiny_bert(embed.parent / "three", seed=3)
-    source(embed, "embed_encoder", "three")
-    assert run(embed) == 0
+    together(embed, "two")
+    failing = FakeStage(NEEDS=("fetch", "shard"), files=lambda _job: verdict(passed=False))
+    monkeypatch.setitem(sys.modules, "build_scripts.verify", failing)
+    failing.decides = {"worse": 1}
+    assert run(embed) == 1
+    assert versions(embed) == [f"{model}/1" for model in STEPS]
 
 
 def wrong_pair(embed: Path) -> None:
-    """Published one by one, each when the other's recipe named its source."""
+    """The encoder is of another checkpoint than the tokenizer."""
+    for model in STEPS:
+        apart(embed, model, "one")
     assert run(embed) == 0
-    for model in ("embed_encoder", "embed_tokenizer"):
-        source(embed, model, "two")
+    for model in STEPS:
+        apart(embed, model, "two")
     assert run(embed, "embed_encoder") == 0
 
 

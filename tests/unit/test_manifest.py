@@ -13,8 +13,8 @@ import pytest
 
 from python_mp import manifest
 from python_mp.config import ModelConfig
-from python_mp.errors import LoadError
-from python_mp.manifest import Manifest, check_hardware, rank_file, refusal
+from python_mp.errors import ConfigError, LoadError
+from python_mp.manifest import Manifest, check_hardware, configured, rank_file, refusal
 from tests.support.harness import FP32, model_config, tensor
 
 AGAIN = r"; run `python -m build_scripts.build m`$"
@@ -87,9 +87,9 @@ def test_none_where_there_is_none(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("{", "cannot be read"),
-        ("[]", "is not of format 2"),
-        ('{"format": 1, "recipe": {}}', "is not of format 2"),
-        ('{"format": 2, "model": "m"}', "lacks keys or has unknown ones"),
+        ("[]", "is of format None, and not of 3 as now"),
+        ('{"format": 2, "recipe": {}}', "is of format 2, and not of 3 as now"),
+        ('{"format": 3, "model": "m"}', "lacks keys or has unknown ones"),
     ],
 )
 def test_a_broken_manifest_is_refused(version: Path, text: str, said: str) -> None:
@@ -101,14 +101,27 @@ def test_a_broken_manifest_is_refused(version: Path, text: str, said: str) -> No
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"engine": "onnxruntime"}, "built with engine torch, but config.pbtxt says onnxruntime"),
-        ({"dtype": "bfloat16"}, "built with dtype float32, but config.pbtxt says bfloat16"),
         ({"tensor_parallel_size": 4}, "built with tensor_parallel_size 2, but config.pbtxt says 4"),
         ({"pipeline_parallel_size": 3}, "built with pipeline_parallel_size 1, .* says 3"),
     ],
 )
 def test_another_config_is_refused(version: Path, parameters: dict[str, Any], said: str) -> None:
     refuse(version, said, **parameters)
+
+
+def test_the_manifest_says_engine_and_dtype(version: Path) -> None:
+    described(version, engine="onnxruntime", dtype="int8").write(version)
+    text, folder = config(version.parent).source[0], str(version.parent)
+    with pytest.raises(ConfigError, match="built with engine onnxruntime, but config.pbtxt says"):
+        configured(text, folder, "1")
+    raw = json.loads(text)
+    del raw["parameters"]["engine"]
+    made = configured(json.dumps(raw), folder, "1").parameters
+    assert (made.engine, made.dtype) == ("onnxruntime", "int8")
+    (version / manifest.NAME).unlink()
+    with pytest.raises(ConfigError, match="a version without manifest.json needs"):
+        configured(json.dumps(raw), folder, "1")
+    assert configured(text, folder, "1").parameters.engine == "torch"
 
 
 def test_other_inputs_or_outputs_are_refused(version: Path) -> None:
@@ -226,5 +239,5 @@ def test_compiled_code_needs_its_own_torch(version: Path) -> None:
 
 def test_it_is_json_with_every_field(version: Path) -> None:
     stored = json.loads((version / manifest.NAME).read_text())
-    assert stored["format"] == 2
+    assert stored["format"] == 3
     assert stored["files"]["rank0.safetensors"]["size"] == 12

@@ -153,24 +153,24 @@ def test_beyond_the_bounds_nothing_is_published(tiny: Workshop) -> None:
     assert tiny.verify.ran == 2
 
 
-def test_the_config_follows_the_recipe(tiny: Workshop) -> None:
+def test_what_people_wrote_is_not_touched(tiny: Workshop) -> None:
     tiny.build()
-    tiny.edit("recipe.toml", "[layout]", 'engine = "onnxruntime"\n[layout]\nreplicas = 2')
-    tiny.build()
-    text = (tiny.model / "config.pbtxt").read_text()
-    assert 'key: "engine" value { string_value: "onnxruntime" }' in text
-    assert '{ count: 2 name: "lead" kind: KIND_CPU },' in text
-    assert "# Kept, as all comments." in text
-    assert tiny.build().status == "kept"
+    tiny.edit("recipe.toml", "[shapes]", 'engine = "onnxruntime"\n[shapes]')
+    before = tiny.state()
+    assert tiny.build().status == "published"
+    assert {name: data for name, data in tiny.state().items() if name[0] != "2"} == before
     assert check.misfits(tiny.job()) == []
 
 
-def test_replicas_are_no_part_of_the_artifact(tiny: Workshop) -> None:
-    tiny.build()
-    tiny.edit("recipe.toml", "[layout]", "[layout]\nreplicas = 3")
+def test_what_config_pbtxt_says_otherwise_is_not_built(tiny: Workshop) -> None:
+    """As where it was written by 0.1; and where it says the same it is no harm."""
+    line = 'parameters { key: "engine" value { string_value: "torch" } }\n'
+    tiny.edit("config.pbtxt", "max_batch_size", line + "max_batch_size")
     assert tiny.build().status == "published"
-    assert tiny.versions() == [1]
-    assert (tiny.model / "config.pbtxt").read_text().count("count: 3") == 2
+    tiny.edit("recipe.toml", "[shapes]", 'engine = "onnxruntime"\n[shapes]')
+    with pytest.raises(BuildError, match="says engine torch, the recipe onnxruntime: take the par"):
+        tiny.build()
+    assert tiny.shard.ran == 1
 
 
 def full(*_: Any, **__: Any) -> None:
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_the_repository_as_it_was(
     tiny: Workshop, monkeypatch: pytest.MonkeyPatch, target: str, replacement: Any, said: str
 ) -> None:
     tiny.build()
-    tiny.edit("recipe.toml", "[layout]", 'engine = "onnxruntime"\n[layout]')
+    tiny.edit("recipe.toml", "[shapes]", 'engine = "onnxruntime"\n[shapes]')
     tiny.build(publishing=False)
     before = tiny.state()
     with monkeypatch.context() as patch:
@@ -230,11 +230,22 @@ def change_recipe(tiny: Workshop) -> None:
 
 
 def change_engine(tiny: Workshop) -> None:
-    tiny.edit("recipe.toml", "[layout]", 'engine = "onnxruntime"\n[layout]')
+    tiny.edit("recipe.toml", "[shapes]", 'engine = "onnxruntime"\n[shapes]')
 
 
-def change_config(tiny: Workshop) -> None:
-    tiny.edit("config.pbtxt", '"2"', '"1"')
+def change_layout(tiny: Workshop) -> None:
+    more = 'parameters { key: "pipeline_parallel_size" value { string_value: "2" } }\n'
+    tiny.edit("config.pbtxt", "max_batch_size", more + "max_batch_size")
+    tiny.edit("config.pbtxt", "passive: true", "passive: true count: 3")
+
+
+def lose_instances(tiny: Workshop) -> None:
+    tiny.edit("config.pbtxt", ',\n  { name: "shard" kind: KIND_CPU passive: true }', "")
+
+
+def say_engine(tiny: Workshop) -> None:
+    line = 'parameters { key: "engine" value { string_value: "echo" } }\n'
+    tiny.edit("config.pbtxt", "max_batch_size", line + "max_batch_size")
 
 
 def change_module(tiny: Workshop) -> None:
@@ -266,11 +277,15 @@ def lose_all(tiny: Workshop) -> None:
         (flip, "rank1.safetensors was changed since it was built; run `python -m build_scripts.b"),
         (lose_rank, "a rank is missing: there is no"),
         (change_recipe, "1/ is not what would be built now: recipe.toml has another accuracy.cos"),
-        (change_engine, "config.pbtxt has another engine, dtype or layout than recipe.toml"),
         (change_engine, "recipe.toml has another engine"),
-        (change_config, "config.pbtxt has another engine, dtype or layout than recipe.toml"),
+        (change_layout, "config.pbtxt has the layout tp2 pp2"),
+        (
+            lose_instances,
+            "1 active instances need 1 passive ones; instance_group has 1 ",
+        ),
+        (say_engine, "says engine echo, the recipe torch: take the parameter 'engine' out of"),
         (change_module, "the checkpoint, config.pbtxt or the code that builds it have changed"),
-        (break_recipe, "unknown key 'kep'; did you mean 'keep'?"),
+        (break_recipe, "unknown field `kep`; did you mean 'keep'?"),
         (build_elsewhere, "processors with amx_of_another_machine, which this one has not"),
         (update_tool, "it was built by another version of rich"),
         (lose_all, "nothing is built yet"),
@@ -300,7 +315,7 @@ def test_a_model_that_fails_does_not_stop_the_others(tiny: Workshop, tmp_path: P
     assert main(tiny, "--report", str(report)) == 1
     broken, good = json.loads(report.read_text())
     assert (broken["model"], broken["status"]) == ("broken", "failed")
-    assert "family is 3; it must be one of" in broken["error"]
+    assert "family: Expected `str`, got `int`" in broken["error"]
     assert (good["model"], good["status"], good["layout"]) == ("tiny", "published", "tp2 pp1")
     assert good["accuracy"] == {"cosine_min": 0.95}
 
@@ -333,71 +348,45 @@ def test_variants_are_verified_and_not_published(tiny: Workshop, tmp_path: Path)
     assert tiny.versions() == [1]
 
 
-def test_overrides_of_the_command(tiny: Workshop) -> None:
-    arguments = ["--engine", "onnxruntime", "--tensor-parallel-size", "1", "--replicas", "2"]
-    assert main(tiny, "tiny", *arguments, "--save") == 0
-    assert (tiny.model / "1" / "rank0.onnx").exists()
-    assert not (tiny.model / "1" / "rank1.onnx").exists()
-    assert "passive: true" not in (tiny.model / "config.pbtxt").read_text()
-
-
-ONNX = ("--engine", "onnxruntime")
-
-
-def test_what_is_not_saved_is_not_published(
-    tiny: Workshop, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        (["--engine", "onnxruntime"], ["engine = onnxruntime"]),
+        (["--tensor-parallel-size", "1"], ["tensor_parallel_size = 1"]),
+    ],
+)
+def test_what_the_command_says_instead_is_verified_only(
+    tiny: Workshop, capsys: pytest.CaptureFixture[str], arguments: list[str], written: list[str]
 ) -> None:
-    """Whatever comes next (`make serve` builds by the recipe, too), it is as the recipe says."""
+    """Whatever comes next (`make serve` builds, too), it is as recipe.toml and config.pbtxt say."""
     assert main(tiny) == 0
     before = tiny.state()
-    assert main(tiny, "tiny", *ONNX) == 0
-    assert "Not published, as the recipe says otherwise: with --save" in capsys.readouterr().err
+    assert main(tiny, "tiny", *arguments) == 0
+    said = capsys.readouterr().err
+    assert "Not published, as it is not what recipe.toml and config.pbtxt say" in said
+    assert all(line in said for line in written)
+    assert tiny.verify.ran == 2
     assert main(tiny, "tiny", "--check") == 0
     assert main(tiny) == 0
     assert tiny.state() == before
 
 
-def test_what_is_saved_stays(tiny: Workshop) -> None:
-    assert main(tiny) == 0
-    recipe = (tiny.model / "recipe.toml").read_text()
-    assert main(tiny, "tiny", *ONNX, "--save") == 0
-    assert (tiny.model / "recipe.toml").read_text() == recipe.replace(
-        "keep = 2\n", 'keep = 2\nengine = "onnxruntime"\n'
-    )
-    assert main(tiny, "--check") == 0
-    before = tiny.state()
-    assert main(tiny) == 0
-    assert main(tiny, "tiny", *ONNX, "--save") == 0
-    assert tiny.state() == before
-    assert tiny.versions() == [1, 2]
-
-
-def test_what_would_spoil_the_recipe_is_not_saved(
-    tiny: Workshop, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A variant takes the engine from the recipe: with another one `--check` would fail."""
-    with (tiny.model / "recipe.toml").open("a") as file:
-        file.write('[accuracy.bfloat16]\ncosine_min = 0.9\n[[variants]]\ndtype = "bfloat16"\n')
-    before = tiny.state()
-    assert main(tiny, "tiny", *ONNX, "--save") == 1
-    assert "engine onnxruntime has no dtype bfloat16" in capsys.readouterr().err
-    assert tiny.state() == before
-
-
-def test_what_fails_is_not_saved(tiny: Workshop) -> None:
-    tiny.verify.files = lambda _job: verdict(passed=False)
-    before = tiny.state()
-    assert main(tiny, "tiny", *ONNX, "--save") == 1
-    assert tiny.state() == before
+def test_what_needs_a_gpu_can_be_left_out(tiny: Workshop, tmp_path: Path) -> None:
+    tiny.edit("config.pbtxt", "kind: KIND_CPU }", "kind: KIND_GPU gpus: [ 0 ] }")
+    tiny.edit("config.pbtxt", "kind: KIND_CPU passive", "kind: KIND_GPU gpus: [ 1 ] passive")
+    report = tmp_path / "report.json"
+    assert main(tiny, "--without-gpu", "--report", str(report)) == 0
+    assert [row["status"] for row in json.loads(report.read_text())] == ["left out"]
+    assert (tiny.versions(), tiny.shard.ran) == ([], 0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["other"], "There is no model 'other' in"),
+        (["other"], "makes 'other'; there are tiny"),
         (["tiny", "--engine", "aot_inductor", "--dtype", "int8"], "aot_inductor has no dtype int8"),
         (["tiny", "--source", "hub:"], "hub:"),
-        (["tiny", "--replicas", "0"], "layout.replicas is 0; it must be a whole number from 1"),
+        (["tiny", "--pipeline-parallel-size", "0"], "'pipeline_parallel_size' is '0'; it must be"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_said(

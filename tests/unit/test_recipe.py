@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 
-from build_scripts import recipe
+from build_scripts import job, recipe
 from build_scripts.errors import BuildError
-from build_scripts.job import REPOSITORY, models
-from build_scripts.recipe import DTYPES, Engine, Layout, Variant, load
+from build_scripts.job import REPOSITORY
+from build_scripts.recipe import Dtype, Engine, Variant, load
+from python_mp.parameters import DTYPES, ENGINES
 
 GOOD = """
 family = "module"
-source = "make:build_scripts.ranker"
-[layout]
-tensor_parallel_size = 2
+source = "make:weights.py"
 [shapes]
 rows = [1, 4, 8]
 [accuracy]
@@ -33,17 +32,25 @@ engine = "onnxruntime"
 dtype = "int8"
 pipeline_parallel_size = 3
 """
+ENSEMBLE = """
+source = "package:p"
+[steps.tokenizer]
+family = "tokenizer"
+[steps.encoder]
+family = "encoder"
+shapes = { tokens = [1, 4, 8] }
+accuracy = { max_error = 1 }
+"""
 
 
-def read(folder: Path, text: str, **overrides: Any) -> recipe.Recipe:
+def read(folder: Path, text: str, model: str = "m", **overrides: Any) -> recipe.Recipe:
     (folder / "recipe.toml").write_text(text)
-    return load(folder, overrides)
+    return load(folder / "recipe.toml", model, overrides)
 
 
 def test_what_is_not_said_has_a_default(tmp_path: Path) -> None:
     made = read(tmp_path, GOOD)
     assert (made.engine, made.dtype, made.keep) == ("torch", "float32", 2)
-    assert made.layout == Layout(2, 1, 1)
     assert (made.shapes.axis, made.shapes.sizes) == ("rows", (1, 4, 8))
     assert made.calibration.samples == 64
 
@@ -57,44 +64,72 @@ def test_bounds_of_a_dtype_come_before_those_for_all(tmp_path: Path) -> None:
 def test_variants_differ_in_what_they_say(tmp_path: Path) -> None:
     made = read(tmp_path, GOOD)
     float32, int8 = (made.variant(each) for each in made.variants)
-    assert float32 == replace(made, engine="onnxruntime", variants=())
-    assert (int8.dtype, int8.layout) == ("int8", Layout(2, 3, 1))
-    assert made.variant(Variant()) == replace(made, variants=())
+    assert float32 == msgspec.structs.replace(made, engine="onnxruntime", variants=())
+    assert int8.dtype == "int8"
+    assert [each.sizes for each in made.variants] == [{}, {"pipeline_parallel_size": 3}]
+    assert made.variant(Variant()) == msgspec.structs.replace(made, variants=())
 
 
 def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
-    made = read(tmp_path, GOOD, engine="onnxruntime", layout={"replicas": 3})
-    assert made.engine == "onnxruntime"
-    assert made.layout == Layout(2, 1, 3)
+    assert read(tmp_path, GOOD, engine="onnxruntime").engine == "onnxruntime"
+    text = GOOD.replace('"onnxruntime"\ndtype', '"torch"\ndtype')
+    with pytest.raises(BuildError, match="engine torch has no dtype int8"):
+        read(tmp_path, text)
+
+
+def test_a_recipe_of_an_ensemble_has_one_source(tmp_path: Path) -> None:
+    tokenizer, encoder = (read(tmp_path, ENSEMBLE, model) for model in ("tokenizer", "encoder"))
+    assert (tokenizer.source, encoder.source) == ("package:p", "package:p")
+    assert encoder.shapes.tokens == (1, 4, 8)
+    assert recipe.models(tmp_path / "recipe.toml") == ["encoder", "tokenizer"]
+    other = read(tmp_path, ENSEMBLE, "tokenizer", source="package:q", engine="onnxruntime")
+    assert (other.source, other.engine) == ("package:q", "torch")  # which it has not
 
 
 def test_what_does_not_change_the_artifact_is_not_in_its_recipe(tmp_path: Path) -> None:
     made = read(tmp_path, GOOD)
-    other = read(tmp_path, GOOD.replace("[layout]", "keep = 9\n[layout]\nreplicas = 4"))
+    other = read(tmp_path, GOOD.replace("[shapes]", "keep = 9\n[shapes]"))
     assert made.as_json() == other.as_json()
-    assert json.loads(json.dumps(made.as_json()))["accuracy"]["int8"]["cosine_min"] == 0.5
+    assert json.loads(json.dumps(made.as_json())) == made.as_json()
+    assert made.as_json()["accuracy"]["int8"]["cosine_min"] == 0.5
 
 
 MISTAKES = {
-    "misspelt": ("keep = 1\nengin = 'torch'", "unknown key 'engin'; did you mean 'engine'?"),
-    "unknown": ("zzz = 1", "unknown key 'zzz'; known: family, source, engine"),
-    "misspelt_value": ("engine = 'onnxruntim'", "engine is 'onnxruntim'; it must be one of torch,"),
+    "misspelt": ("keep = 1\nengin = 'torch'", "unknown field `engin`; did you mean 'engine'?"),
+    "unknown": ("zzz = 1", "unknown field `zzz`; known: family, engine"),
+    "misspelt_value": (
+        "engine = 'onnxruntim'",
+        "engine: Invalid enum value 'onnxruntim'; did",
+    ),
     "value_hint": ("dtype = 'floatt32'", "did you mean 'float32'?"),
-    "type": ("keep = '2'", "keep is '2'; it must be a whole number from 1 to"),
-    "zero": ("keep = 0", "keep is 0; it must be a whole number from 1"),
-    "no_integer": ("keep = true", "keep is True; it must be a whole number"),
-    "no_table": ("calibration = 3", "calibration is 3; it must be a table"),
-    "inner": ("calibration = { sample = 3 }", "unknown key 'calibration.sample'; did you mean"),
-    "share": ("calibration = {}\n[accuracy.fp8]\ncosine_min = 2", "a number from 0 to 1"),
+    "type": ("keep = '2'", "keep: Expected `int`, got `str`"),
+    "zero": ("keep = 0", "keep: Expected `int` >= 1"),
+    "no_integer": ("keep = true", "keep: Expected `int`, got `bool`"),
+    "no_table": ("calibration = 3", "calibration: Expected `object`, got `int`"),
+    "inner": (
+        "calibration = { sample = 3 }",
+        "calibration: Object contains unknown field `sam",
+    ),
+    "share": ("calibration = {}\n[accuracy.fp8]\ncosine_min = 2", "accuracy.fp8.cosine_min: Expec"),
     "no_dtype": ("engine = 'aot_inductor'\ndtype = 'int8'", "aot_inductor has no dtype int8; it"),
-    "option": ("[tensorrt]\nrefit = 1", "tensorrt.refit is 1; it must be true or false"),
+    "int8_of_torch": (
+        "dtype = 'int8'",
+        "it has float32, bfloat16, float16. Engines with it:",
+    ),
+    "option": ("[tensorrt]\nrefit = 1", "tensorrt.refit: Expected `bool`, got `int`"),
+    "old_layout": (
+        "[layout]\ntensor_parallel_size = 2",
+        "recipe.toml is of 0.1: [layout] stands in config.pbtxt only now (tensor_parallel_size,"
+        " pipeline_parallel_size, instance_group). Take the table out of the recipe, and run"
+        " `python -m build_scripts.build m`",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_named(tmp_path: Path, name: str) -> None:
     line, said = MISTAKES[name]
-    text = GOOD.replace("[layout]", f"{line}\n[layout]", 1)
+    text = GOOD.replace("[shapes]", f"{line}\n[shapes]", 1)
     with pytest.raises(BuildError) as raised:
         read(tmp_path, text)
     assert said in str(raised.value)
@@ -104,22 +139,43 @@ def test_a_mistake_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('family = "module"', "", "family is missing"),
+        ('family = "module"', "", "missing required field `family`"),
         ("rows = [1, 4, 8]", "", "shapes is missing"),
-        ("rows = [1, 4, 8]", "rows = [1, 8, 4]", "shapes.rows is [1, 8, 4]; it must be [min,"),
-        ("rows = [1, 4, 8]", "rows = [1, 8]", "shapes.rows is [1, 8]; it must be a list of 3"),
-        ("rows = [1, 4, 8]", "rows = [0, 4, 8]", "shapes.rows[0] is 0; it must be a whole"),
+        ("rows = [1, 4, 8]", "rows = [1, 8, 4]", "shapes: rows is [1, 8, 4]; it must be [min,"),
+        ("rows = [1, 4, 8]", "rows = [1, 8]", "shapes.rows: Expected `array` of length 3, got 2"),
+        ("rows = [1, 4, 8]", "rows = [0, 4, 8]", "shapes.rows[0]: Expected `int` >= 1"),
         ("rows = [", "tokens = [1, 2, 3]\nrows = [", "tokens and rows are both there"),
         ('dtype = "int8"', 'dtype = "fp8"', "onnxruntime has no dtype fp8; it has float32, int8"),
-        ('"onnxruntime"', '"onnx"', "variants[0].engine is 'onnx'"),
+        ('"onnxruntime"', '"onnx"', "variants[0].engine: Invalid enum value 'onnx'"),
         ("max_error = 1\ncosine_min = 0.9", "", "accuracy.float32 sets no bound"),
-        ("[layout]", "[layout", "is not valid TOML"),
+        ("[shapes]", "[shapes", "is not valid TOML"),
     ],
 )
 def test_what_does_not_make_sense_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
     assert old in GOOD
     with pytest.raises(BuildError) as raised:
         read(tmp_path, GOOD.replace(old, new))
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('source = "package:p"', "", "missing required field `source`"),
+        ('source = "package:p"', "source = 1", "source: Expected `str`, got `int`"),
+        ('source = "package:p"', 'source = "package:p"\nkeep = 1', "unknown field `keep`"),
+        (
+            "max_error = 1",
+            "max_error = -1",
+            "steps.encoder.accuracy.max_error: Expected `floa",
+        ),
+        ('family = "encoder"', "", "steps.encoder: Object missing required field `family`"),
+        ("accuracy = { max_error = 1 }", "", "steps.encoder: accuracy.float32 sets no bound"),
+    ],
+)
+def test_a_mistake_in_a_step_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(BuildError) as raised:
+        read(tmp_path, ENSEMBLE.replace(old, new), "encoder")
     assert said in str(raised.value)
 
 
@@ -131,15 +187,24 @@ def test_a_tokenizer_has_nothing_but_a_source(tmp_path: Path) -> None:
 
 
 def test_no_recipe_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"recipe\.toml is missing"):
-        load(tmp_path)
+    with pytest.raises(BuildError, match=r"No recipe in .* makes 'm'; those with one: none"):
+        job.load("m", tmp_path)
 
 
-def test_every_engine_has_its_dtypes() -> None:
-    assert DTYPES.keys() == set(get_args(Engine))
+def test_two_recipes_of_one_model_are_refused(tmp_path: Path) -> None:
+    for name, text in {"both": ENSEMBLE, "encoder": GOOD}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.toml").write_text(text)
+    with pytest.raises(BuildError, match=r"encoder is built by .*both.* and by .*encoder.*: remov"):
+        job.load("encoder", tmp_path)
 
 
-@pytest.mark.parametrize("model", models())
+def test_engines_and_dtypes_are_those_of_the_backend() -> None:
+    assert {*get_args(Engine), "echo"} == ENGINES.keys()
+    assert get_args(Dtype) == DTYPES
+
+
+@pytest.mark.parametrize("model", job.models())
 def test_the_recipes_of_the_repository_are_good(model: str) -> None:
-    made = load(REPOSITORY / model)
+    made = load(job.recipe_of(model, REPOSITORY), model)
     assert made.source.startswith(("package:", "make:"))

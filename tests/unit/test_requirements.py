@@ -13,7 +13,7 @@ OWN = {"python_mp", "server", "clients"}
 # By the name of the import, where a package is called otherwise or follows from another one.
 PACKAGES = {"PIL": "pillow", "google": "protobuf", "geventhttpclient": "tritonclient"}
 # Triton brings the first; others are asked for in a sentence where an engine or dtype needs them.
-ELSEWHERE = {"triton_python_backend_utils", "tensorrt", "cuda", "torchao", "_typeshed"}
+ELSEWHERE = {"triton_python_backend_utils", "tensorrt", "cuda", "_typeshed"}
 
 
 def imported(file: Path) -> Iterator[str]:

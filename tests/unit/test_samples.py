@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,13 @@ def made(
     found = fetch.Source(tmp_path / "checkpoint", source, "", {}, {}, None)
     monkeypatch.setattr(fetch, "read", lambda _job: found)
     recipe = Recipe(
-        "encoder" if encoder else "module",
-        source,
+        family="encoder" if encoder else "module",
+        source=source,
         shapes=Shapes(rows=(1, 2, 8)),
         accuracy=Accuracy(cosine_min=0.9, samples=200),
         calibration=Calibration(samples=64),
     )
-    return Job("m", tmp_path, recipe)
+    return Job("m", tmp_path, tmp_path, recipe)
 
 
 def of(requests: list[dict[str, Any]]) -> set[bytes]:
@@ -180,14 +181,14 @@ def test_samples_that_the_config_does_not_allow_are_left_out(
     job = made(tmp_path, monkeypatch, "checkpoint", encoder=True)
     every = samples.judged(job).requests
     limited(tmp_path, "max_batch_tokens", 6)
-    job = Job("m", tmp_path, job.recipe)
+    job = replace(job)
     few = samples.judged(job).requests
     assert [each["INPUT_IDS"].size for each in few] == [3, 4, 5, 6]
     assert len(every) > len(few)
     limited(tmp_path, "max_batch_bytes", 1024)
     limited(tmp_path, "max_batch_tokens", 2)
     with pytest.raises(BuildError, match="each has 3 rows; max_batch_tokens is 2 in "):
-        samples.judged(Job("m", tmp_path, job.recipe))
+        samples.judged(replace(job))
 
 
 def limited(folder: Path, name: str, most: int) -> None:

@@ -174,7 +174,7 @@ def test_old_outputs_go_and_the_newest_stay(
 
 def test_variants_have_outputs_of_their_own(tiny: Workshop) -> None:
     one = tiny.job()
-    other = Job("tiny", tiny.model, one.recipe.variant(Variant(tensor_parallel_size=1)))
+    other = one.variant(Variant(tensor_parallel_size=1))
     assert stages.plan(one)["fetch"].key == stages.plan(other)["fetch"].key
     assert stages.plan(one)["shard"].key != stages.plan(other)["shard"].key
 

@@ -89,7 +89,7 @@ class ModelConfig:
     parameters: Parameters
     module_parameters: Mapping[str, str]
     queue_seconds: float
-    source: tuple[str, str, str]
+    source: tuple[str, ...]
     """The arguments of `parse` that made this, so that a rank can make it again."""
 
     @property
@@ -102,8 +102,13 @@ class ModelConfig:
         return any(spec.ragged for spec in self.inputs)
 
 
-def parse(model_config: str, repository: str, version: str) -> ModelConfig:
+def parse(
+    model_config: str, repository: str, version: str, engine: str = "", dtype: str = ""
+) -> ModelConfig:
     """Parses Triton's `model_config` JSON, the model's repository path and the version loaded.
+
+    Args:
+        engine, dtype: of a version that was built; else `parameters` say them.
 
     Raises:
         ConfigError: a key is unknown, missing or out of range. The message names it.
@@ -121,14 +126,14 @@ def parse(model_config: str, repository: str, version: str) -> ModelConfig:
         inputs=inputs,
         outputs=tuple(_output(item, ragged) for item in raw["output"]),
         instance_groups=tuple(_instance_group(item) for item in raw["instance_group"]),
-        parameters=read(given),
+        parameters=read(given, {"engine": engine, "dtype": dtype} if engine else {}),
         module_parameters={
             key.removeprefix("module."): value
             for key, value in given.items()
             if key.startswith("module.")
         },
         queue_seconds=_queue_seconds(raw.get("dynamic_batching") or {}),
-        source=(model_config, repository, version),
+        source=(model_config, repository, version, engine, dtype),
     )
     _check_lengths(config)
     _check_names(config)

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .config import ModelConfig, TensorSpec
+from .config import ModelConfig, TensorSpec, parse
 from .errors import LoadError
 from .paths import present, regular
 
 NAME = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 SUFFIXES = {"torch": "safetensors", "aot_inductor": "pt2", "onnxruntime": "onnx"}
 
 
@@ -79,7 +79,8 @@ class Manifest:
         except (OSError, ValueError, RecursionError) as error:
             raise LoadError(f"{path} cannot be read ({error}); {again}") from None
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-            raise LoadError(f"{path} is not of format {FORMAT}; {again}")
+            was = stored.get("format") if isinstance(stored, dict) else None
+            raise LoadError(f"{path} is of format {was}, and not of {FORMAT} as now; {again}")
         known = {field.name for field in fields(cls)}
         if stored.keys() != known:
             wrong = ", ".join(sorted(stored.keys() ^ known))
@@ -100,6 +101,18 @@ def rank_file(engine: str, rank: int, world_size: int) -> str:
     if engine == "tensorrt":
         return "model.plan" if world_size == 1 else f"model.plan.rank{rank}"
     return f"rank{rank}.{SUFFIXES[engine]}"
+
+
+def configured(model_config: str, repository: str, version: str) -> ModelConfig:
+    """What Triton hands to `initialize`, with the engine and dtype that the version was built with.
+
+    Raises:
+        ConfigError: as `parse`; also where config.pbtxt says otherwise than the manifest.
+        LoadError: as `Manifest.read`.
+    """
+    built = Manifest.read(Path(repository) / version)
+    made = (built.engine, built.dtype) if built else ()
+    return parse(model_config, repository, version, *made)
 
 
 def admit(config: ModelConfig) -> Manifest | None:
@@ -209,16 +222,10 @@ def sha256(path: Path) -> str:
 
 
 def _config_misfit(manifest: Manifest, config: ModelConfig) -> str:
-    said = {
-        "engine": config.parameters.engine,
-        "dtype": config.parameters.dtype,
-        "tensor_parallel_size": config.parameters.tensor_parallel_size,
-        "pipeline_parallel_size": config.parameters.pipeline_parallel_size,
-    }
-    built = {"engine": manifest.engine, "dtype": manifest.dtype, **manifest.layout}
-    for key, value in said.items():
-        if built[key] != value:
-            return f"built with {key} {built[key]}, but config.pbtxt says {value}"
+    for key in ("tensor_parallel_size", "pipeline_parallel_size"):
+        said: int = getattr(config.parameters, key)
+        if manifest.layout[key] != said:
+            return f"built with {key} {manifest.layout[key]}, but config.pbtxt says {said}"
     if manifest.inputs != tensors(config.inputs) or manifest.outputs != tensors(config.outputs):
         return "built for other inputs or outputs than those of config.pbtxt"
     for rank in range(config.world_size):

@@ -16,7 +16,7 @@ from .errors import ConfigError
 DTYPES = ("float32", "bfloat16", "float16", "int8", "fp8")
 ENGINES: Mapping[str, tuple[str, ...]] = {
     "echo": DTYPES,
-    "torch": ("float32", "bfloat16", "float16", "int8"),
+    "torch": ("float32", "bfloat16", "float16"),
     "aot_inductor": ("float32", "bfloat16"),
     "onnxruntime": ("float32", "int8"),
     "tensorrt": ("float32", "float16", "bfloat16", "int8", "fp8"),
@@ -53,8 +53,12 @@ class Parameters:
         return max(self.max_queue_bytes, self.max_batch_bytes)
 
 
-def read(given: Mapping[str, str]) -> Parameters:
+def read(given: Mapping[str, str], built: Mapping[str, str]) -> Parameters:
     """Those that are not a module's own.
+
+    Args:
+        built: what the version's manifest says instead: `engine` and `dtype`; empty where a version
+            was made by hand.
 
     Raises:
         ConfigError: one is unknown, missing or out of range, or they do not go together.
@@ -65,8 +69,17 @@ def read(given: Mapping[str, str]) -> Parameters:
             close = difflib.get_close_matches(key, _READERS, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(_READERS)}"
             raise ConfigError(f"unknown parameter '{key}'{hint}")
+    for key, value in built.items():
+        if known.setdefault(key, value) != value:
+            raise ConfigError(
+                f"built with {key} {value}, but config.pbtxt says {known[key]}: take the parameter"
+                f" '{key}' out of config.pbtxt; the build needs it in recipe.toml only"
+            )
     if "engine" not in known:
-        raise ConfigError(f"parameter 'engine' is missing; one of {', '.join(ENGINES)}")
+        raise ConfigError(
+            "parameter 'engine' is missing, which a version without manifest.json needs; one of"
+            f" {', '.join(ENGINES)}"
+        )
     parameters = Parameters(**{key: _READERS[key](key, value) for key, value in known.items()})
     _check_together(parameters)
     return parameters
@@ -76,7 +89,10 @@ def _check_together(parameters: Parameters) -> None:
     engine, dtype = parameters.engine, parameters.dtype
     if dtype not in ENGINES[engine]:
         has = ", ".join(ENGINES[engine])
-        raise ConfigError(f"engine '{engine}' has no dtype '{dtype}'; one of {has}")
+        others = ", ".join(name for name, dtypes in ENGINES.items() if dtype in dtypes)
+        raise ConfigError(
+            f"engine '{engine}' has no dtype '{dtype}'; one of {has}. Engines with it: {others}"
+        )
     ranks = parameters.tensor_parallel_size * parameters.pipeline_parallel_size
     if ranks > MOST_RANKS:
         raise ConfigError(

@@ -14,7 +14,7 @@ class RankSpec:
     """One rank of one generation. The nursery, which forks it, fills in the last five: its own pid
     and the descriptors that came with the order."""
 
-    source: tuple[str, str, str]
+    source: tuple[str, ...]
     replica: int
     generation: int
     rank: int

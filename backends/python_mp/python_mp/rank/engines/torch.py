@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import nn
 
 from ...errors import LoadError
@@ -14,17 +12,13 @@ from ..stage import Compute, Stage
 
 def load(spec: RankSpec) -> Stage:
     """Raises LoadError when the module or its weights cannot be loaded."""
-    return Stage.load(spec, partial(_module, int8=spec.config.parameters.dtype == "int8"))
+    return Stage.load(spec, _module)
 
 
-def _module(shard: Shard, int8: bool) -> Compute:
+def _module(shard: Shard) -> Compute:
     module = shard.source.build(shard)
     if not isinstance(module, nn.Module):
         raise LoadError(f"build(shard) must return a module, a torch.nn.Module, not {module!r:.80}")
     module.eval()
     shard.close_weights()
-    if int8:
-        from ..int8 import quantise
-
-        return quantise(module)
     return module
