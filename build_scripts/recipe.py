@@ -5,7 +5,6 @@ engine and dtype are the lines to change; everything else says what has to hold 
 """
 
 import difflib
-import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -34,7 +33,7 @@ class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the file. The docstrings stand in the schema that editors read."""
 
     def as_json(self) -> dict[str, Any]:
-        return dict(json.loads(msgspec.json.encode(self)))
+        return {name: _plain(getattr(self, name)) for name in self.__struct_fields__}
 
 
 class Shapes(Table, frozen=True):
@@ -181,6 +180,12 @@ class Ensemble(Table, frozen=True):
 
     source: str
     steps: dict[str, Step]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Table):
+        return value.as_json()
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _with(dtype: Dtype) -> list[str]:
