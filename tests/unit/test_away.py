@@ -135,25 +135,21 @@ def result(request: Request) -> list[int]:
     return request.answer.future.result(LIMIT)["Y"][0].tolist()  # type: ignore[no-any-return]
 
 
-def test_a_guest_keeps_what_is_known_of_it(make: Make) -> None:
+def test_each_guest_comes_to_its_own_end(make: Make) -> None:
+    """What is known of it goes with it, and comes back."""
     first, second = make(0), make(1)
     first.needs_help = False
-    (suspect,) = first.ask(7)
-    suspect.suspicion, suspect.alone = 0.5, True
-    suspect.deadline = time.perf_counter() + 100
+    asked = first.ask(*range(4))
+    asked[0].suspicion, asked[0].alone = 0.5, True
+    asked[0].deadline = time.perf_counter() + 100
     first.needs_help = True
     first.away.wake()
-    until(lambda: bool(second.guests))
-    (guest,) = second.guests
-    assert (guest.suspicion, guest.alone, guest.guest) == (0.5, True, True)
-    assert guest.content == suspect.content
-    assert abs(guest.deadline - suspect.deadline) < 5
-
-
-def test_each_guest_comes_to_its_own_end(make: Make) -> None:
-    first, second = make(0), make(1)
-    asked = first.ask(*range(4))
     until(lambda: len(second.guests) == 4)
+    guest = second.guests[0]
+    assert (guest.suspicion, guest.alone, guest.guest) == (0.5, True, True)
+    assert guest.content == asked[0].content
+    assert abs(guest.deadline - asked[0].deadline) < 5
+    del guest  # or the exception below keeps it
     second.guests[0].suspicion = 1.5
     second.guests[0].answer.fail(Unavailable("full"))
     until(lambda: first.came_back == asked[:1])
@@ -187,20 +183,6 @@ def test_what_a_peer_says_is_understood_or_taken_for_its_end(make: Make) -> None
     assert asked[1].strays == 1
 
 
-def test_all_peers_that_serve_share_the_work(make: Make) -> None:
-    second, third = make(1), make(2)
-    first = make(0)
-    first.away.wake()
-    until(lambda: len(first.away._helpers) == 2 and all(h.has_room for h in helpers(first)))
-    first.ask(*range(10))
-    until(lambda: len(second.guests) + len(third.guests) == 10)
-    assert len(second.guests) == 5
-
-
-def helpers(house: House) -> list[Any]:
-    return list(house.away._helpers.values())
-
-
 def test_only_the_same_user_is_heard(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line.os, "geteuid", lambda: 12345)
     first, second = make(0), make(1)
@@ -221,45 +203,10 @@ def test_a_full_peer_is_left_in_peace(make: Make) -> None:
             second.guests.pop(0).answer.fail(Unavailable("full"))
             refused += 1
         time.sleep(0.001)
-    assert refused < MOST_AWAY + 1.5 / helper.REST_SECONDS, "one at a time, now and then"
+    most = MOST_AWAY + 1.5 * (time.monotonic() - began) / helper.REST_SECONDS
+    assert refused < most, "one at a time, now and then"
     until(lambda: len(first.waiting) >= 299)
     assert first.waiting == asked[300 - len(first.waiting) :]
-
-
-def test_as_much_as_the_queue_holds_and_no_more(make: Make) -> None:
-    first, second = make(0), make(1)
-    most = first.config.parameters.max_queue_requests
-    first.ask(*range(most))
-    until(lambda: len(second.guests) == MOST_AWAY)
-    with pytest.raises(Unavailable, match=f"full \\({most} requests\\)"):
-        first.ask(most)
-    answer(second.guests[0])
-    until(lambda: len(first.settled) == 1)
-    first.ask(most)
-
-
-def test_what_is_condemned_travels_before_anything_else(make: Make) -> None:
-    first, second = make(0), make(1)
-    first.poison = "poison"
-    first.ask(1)
-    until(lambda: bool(second.guests))
-    assert second.warned == ["poison"]
-    first.needs_help = False
-    second.status.write(State.RESTARTING)
-    first.away.spread()
-    assert second.warned == ["poison", "poison"], "before anybody else hears of it"
-
-
-def test_what_peers_know_is_heard_from_them(make: Make) -> None:
-    first, second = make(0), make(1)
-    second.poison = "poison"
-    first.needs_help = False
-    first.away.spread()
-    assert first.warned == ["poison"]
-    first.needs_help = True
-    first.ask(1)
-    until(lambda: bool(second.guests))
-    assert first.warned == ["poison", "poison"], "before anything is lent"
 
 
 def test_a_hung_peer_is_waited_for_once_and_told_later(
@@ -458,7 +405,7 @@ def test_an_answer_waits_for_a_home_only_once() -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_nothing_is_lost_or_doubled_whatever_fails(
     make: Make, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -495,3 +442,18 @@ def test_nothing_is_lost_or_doubled_whatever_fails(
     assert [result(each) for each in asked] == [[n] for n in range(500)]
     assert first.waiting == []
     assert len(first.settled) == len(set(first.settled)) > 0
+
+
+@pytest.mark.parametrize("knows", [0, 1])
+def test_what_is_condemned_travels_before_anything_else(make: Make, knows: int) -> None:
+    """From the one that lends, and to it."""
+    houses = first, second = make(0), make(1)
+    houses[knows].poison = "poison"
+    warned = houses[1 - knows].warned
+    first.ask(1)
+    until(lambda: bool(second.guests))
+    assert warned == ["poison"], "before anything is lent"
+    first.needs_help = False
+    second.status.write(State.RESTARTING)
+    first.away.spread()
+    assert warned == ["poison", "poison"], "before anybody else hears of it"

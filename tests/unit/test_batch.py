@@ -84,14 +84,6 @@ def test_rows_of_fixed_size_are_stacked(sizes: list[int], width: int) -> None:
     assert (batch.tokens, batch.tokens_saved) == (sum(sizes), 0)
 
 
-def test_without_lengths_every_row_is_real() -> None:
-    inputs = {"IDS": np.ones((3, 4), np.int32), "BIAS": np.zeros((3, 2), np.float32)}
-    read = read_request(inputs, CONFIG, FutureAnswer())
-    assert list(read.lengths) == [4, 4, 4]
-    assert read.tokens == 12
-    assert read.nbytes == 3 * 4 * 4 + 3 * 2 * 4
-
-
 @pytest.mark.parametrize("lengths", [[[0]], [[-1]], [[5]], [[4], [5]], [[1 << 30]]])
 def test_lengths_out_of_range_are_refused(lengths: list[list[int]]) -> None:
     b = len(lengths)
@@ -101,27 +93,6 @@ def test_lengths_out_of_range_are_refused(lengths: list[list[int]]) -> None:
         "BIAS": np.zeros((b, 2), np.float32),
     }
     with pytest.raises(InvalidInput, match=r"'LENGTHS' holds .*; it must be 1 to 4"):
-        read_request(inputs, CONFIG, FutureAnswer())
-
-
-@pytest.mark.parametrize(
-    "inputs",
-    [{}, {"IDS": np.ones((0, 4), np.int32), "BIAS": np.zeros((0, 2), np.float32)}],
-    ids=["no tensors", "no rows"],
-)
-def test_an_empty_batch_is_refused(inputs: dict[str, Array]) -> None:
-    with pytest.raises(InvalidInput, match="the batch is empty"):
-        read_request(inputs, CONFIG, FutureAnswer())
-
-
-@pytest.mark.parametrize(("ids", "more"), [(3, 4), (4, 3), (0, 0), (0, 1)])
-def test_ragged_inputs_must_agree_on_their_rows(ids: int, more: int) -> None:
-    inputs = {
-        "IDS": np.ones((1, ids), np.int32),
-        "BIAS": np.zeros((1, 2), np.float32),
-        "MORE": np.ones((1, more, 3), np.float32),
-    }
-    with pytest.raises(InvalidInput, match=f"'IDS': {ids}, 'MORE': {more}"):
         read_request(inputs, CONFIG, FutureAnswer())
 
 
@@ -153,8 +124,23 @@ def test_an_engine_that_returns_other_rows_is_told(outputs: dict[str, Array]) ->
         Batch(1, (request([3]),)).split(outputs, CONFIG.outputs)
 
 
-def test_an_answer_that_cannot_be_sent_is_a_refusal() -> None:
-    read = request([1])
-    read.deliver(lambda _: [][0], {})
-    assert isinstance(read.answer, FutureAnswer)
-    assert isinstance(read.answer.future.exception(0), RequestFailed)
+def made(ids: int, more: int, b: int = 1) -> dict[str, Array]:
+    """Without lengths every row is real."""
+    inputs: dict[str, Array] = {"IDS": np.ones((b, ids), np.int32)}
+    return inputs | {"BIAS": np.zeros((b, 2)), "MORE": np.ones((b, more, 3), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({}, "the batch is empty"),
+        (made(4, 4, b=0), "the batch is empty"),
+        (made(3, 4), "'IDS': 3, 'MORE': 4"),
+        (made(0, 1), "'IDS': 0, 'MORE': 1"),
+    ],
+)
+def test_inputs_that_are_no_batch_are_refused(inputs: dict[str, Array], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        read_request(inputs, CONFIG, FutureAnswer())
+    read = read_request(made(4, 4, b=3), CONFIG, FutureAnswer())
+    assert (list(read.lengths), read.tokens) == ([4, 4, 4], 12)

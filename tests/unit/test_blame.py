@@ -23,6 +23,7 @@ def request() -> Request:
 
 def test_nobody_is_refused_after_one_death_and_all_are_kept_apart() -> None:
     company = [request(), request()]
+    assert guilty([], CRASH) == []
     assert guilty(company, CRASH) == []
     assert all(each.alone and each.suspicion > 0 for each in company)
 
@@ -43,10 +44,6 @@ def test_an_exception_names_the_request_that_was_alone() -> None:
     assert guilty([request(), request()], RAISED) == []
 
 
-def test_a_death_while_idle_is_nobodys_fault() -> None:
-    assert guilty([], CRASH) == []
-
-
 def test_the_condemned_are_known_again_by_their_content(monkeypatch: pytest.MonkeyPatch) -> None:
     condemned = Condemned()
     assert with_x([1, 2]) not in condemned
@@ -57,23 +54,6 @@ def test_the_condemned_are_known_again_by_their_content(monkeypatch: pytest.Monk
     later = time.monotonic() + REMEMBER_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
     assert with_x([1, 2]) not in condemned
-
-
-def test_an_exception_condemns_only_when_it_comes_again() -> None:
-    condemned = Condemned()
-    condemned.add(with_x([1], deaths=1.0))
-    assert with_x([1]) not in condemned
-    condemned.add(with_x([1], deaths=1.0))
-    assert with_x([1]) in condemned
-
-
-def test_only_so_many_are_remembered() -> None:
-    condemned = Condemned()
-    for number in range(1025):
-        condemned.add(with_x([number], deaths=2.0))
-    assert with_x([0]) not in condemned
-    assert with_x([1]) in condemned
-    assert with_x([1024]) in condemned
 
 
 def with_x(values: list[int], deaths: float = 0.0) -> Request:
@@ -108,3 +88,13 @@ def test_nothing_is_hashed_when_all_is_forgotten(monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     condemned.hear(told)
     assert with_x([1]) in condemned
+
+
+def test_an_exception_condemns_only_when_it_comes_again_and_only_so_many_are_kept() -> None:
+    condemned = Condemned()
+    for number in (*range(1025), 1024):
+        assert with_x([1024]) not in condemned
+        condemned.add(with_x([number], deaths=2.0 if number < 1024 else 1.0))
+    assert with_x([0]) not in condemned
+    assert with_x([1]) in condemned
+    assert with_x([1024]) in condemned

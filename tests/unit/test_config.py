@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +24,6 @@ def ids_config(**parameters: Any) -> ModelConfig:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("engine", "torch"),
-        ("tensor_parallel_size", 2),
-        ("pipeline_parallel_size", 3),
-        ("dtype", "bfloat16"),
-        ("collectives", "gloo"),
-        ("lengths", "LENGTHS"),
-        ("max_batch_tokens", 7),
-        ("max_batch_bytes", 1024),
-        ("max_queue_requests", 1),
-        ("max_queue_bytes", 2048),
-        ("hang_seconds", 3),
-        ("forward_timeout_seconds", 60),
-        ("threads_per_rank", 2),
-        ("start_timeout_seconds", 9),
-    ],
-)
-def test_every_parameter_is_read(key: str, value: int | str) -> None:
-    assert getattr(ids_config(**{key: value}).parameters, key) == value
-    assert getattr(Parameters("echo"), key) != value
-
-
-@pytest.mark.parametrize(
     ("policy", "seconds"),
     [
         (None, math.inf),
@@ -64,91 +38,6 @@ def test_the_queue_policy_says_how_long_to_wait(policy: Any, seconds: float) -> 
     if policy is not None:
         raw["dynamic_batching"] = {"default_queue_policy": policy}
     assert parse(json.dumps(raw), "models/m", "1").queue_seconds == seconds
-
-
-def test_the_test_above_knows_every_parameter() -> None:
-    (marker,) = test_every_parameter_is_read.pytestmark  # type: ignore[attr-defined]
-    assert {key for key, _ in marker.args[1]} == {field.name for field in fields(Parameters)}
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "allowed"),
-    [
-        ("engine", "tensorflow", "torch"),
-        ("dtype", "int4", "bfloat16"),
-        ("collectives", "mpi", "gloo"),
-        ("tensor_parallel_size", "0", "at least 1"),
-        ("tensor_parallel_size", "two", "at least 1"),
-        ("pipeline_parallel_size", "-1", "at least 1"),
-        ("pipeline_parallel_size", "1.5", "at least 1"),
-        ("max_batch_tokens", "", "at least 1"),
-        ("max_batch_bytes", "1023", "at least 1024"),
-        ("max_queue_requests", "0", "at least 1"),
-        ("threads_per_rank", " 1", "at least 1"),
-        ("start_timeout_seconds", "0", "at least 1"),
-    ],
-)
-def test_a_wrong_value_is_named_with_its_key(key: str, value: str, allowed: str) -> None:
-    with pytest.raises(ConfigError, match=f"'{key}' is '{re.escape(value)}'.*{allowed}"):
-        ids_config(**{key: value})
-
-
-def test_a_misspelt_key_gets_a_suggestion() -> None:
-    with pytest.raises(
-        ConfigError, match=r"'tensor_paralel_size'; did you mean 'tensor_parallel_size'"
-    ):
-        ids_config(tensor_paralel_size=2)
-
-
-def test_an_unknown_key_gets_the_list() -> None:
-    with pytest.raises(ConfigError, match=r"'zzz'; known: engine, tensor_parallel_size"):
-        ids_config(zzz=1)
-
-
-def test_what_was_built_says_engine_and_dtype() -> None:
-    text, built = ids_config(engine="torch").source[0], ("torch", "bfloat16")
-    config = parse(text, "models/m", "1", *built)
-    assert (config.parameters.engine, config.parameters.dtype) == built
-    assert parse(*config.source) == config
-    with pytest.raises(ConfigError, match="built with engine onnxruntime, but config.pbtxt says"):
-        parse(text, "models/m", "1", "onnxruntime", "int8")
-
-
-def test_a_version_made_by_hand_must_say_its_engine() -> None:
-    with pytest.raises(ConfigError, match="'engine' is missing, which .*; one of echo"):
-        model_config(Path("m"), [IDS], [HIDDEN])
-
-
-def test_lengths_must_name_an_int32_input_of_one_element() -> None:
-    assert ids_config(lengths="LENGTHS").parameters.lengths == "LENGTHS"
-    for name in ("LENGHTS", "IDS", "WIDE", "PAIR"):
-        with pytest.raises(ConfigError, match=f"'lengths' names '{name}'"):
-            ids_config(lengths=name)
-
-
-def test_lengths_without_a_ragged_input_is_refused() -> None:
-    with pytest.raises(ConfigError, match="needs an input with allow_ragged_batch"):
-        model_config(Path("m"), [tensor("LENGTHS", INT32, 1)], [], engine="echo", lengths="LENGTHS")
-
-
-@pytest.mark.parametrize("dtype", ["TYPE_STRING", "TYPE_BF16", "TYPE_UINT64"])
-def test_a_dtype_that_is_not_carried_is_refused(dtype: str) -> None:
-    for inputs, outputs in (([tensor("T", dtype, 1)], [HIDDEN]), ([IDS], [tensor("T", dtype, 1)])):
-        with pytest.raises(
-            ConfigError, match=f"tensor 'T' is {dtype}; python_mp carries TYPE_BOOL"
-        ):
-            model_config(Path("m"), inputs, outputs, engine="echo")
-
-
-def test_a_model_that_does_not_batch_is_refused() -> None:
-    with pytest.raises(ConfigError, match="max_batch_size must be at least 1"):
-        model_config(Path("m"), [IDS], [HIDDEN], max_batch_size=0, engine="echo")
-
-
-def test_a_ragged_input_needs_a_free_first_dim() -> None:
-    ragged = tensor("IDS", INT32, 4, allow_ragged_batch=True)
-    with pytest.raises(ConfigError, match="'IDS' has allow_ragged_batch"):
-        model_config(Path("m"), [ragged], [HIDDEN], engine="echo")
 
 
 def test_an_output_is_ragged_only_beside_a_ragged_input() -> None:
@@ -174,11 +63,75 @@ def test_tensors_and_folder() -> None:
     assert config.world_size == 6
 
 
-def test_module_parameters_are_handed_over_as_they_are() -> None:
-    config = ids_config(**{"module.hidden": "12", "module.activation": "gelu"})
-    assert config.module_parameters == {"hidden": "12", "activation": "gelu"}
+GIVEN: dict[str, int | str] = {
+    "engine": "torch",
+    "tensor_parallel_size": 2,
+    "pipeline_parallel_size": 3,
+    "dtype": "bfloat16",
+    "collectives": "gloo",
+    "lengths": "LENGTHS",
+    "max_batch_tokens": 7,
+    "max_batch_bytes": 1024,
+    "max_queue_requests": 1,
+    "max_queue_bytes": 2048,
+    "hang_seconds": 3,
+    "forward_timeout_seconds": 60,
+    "threads_per_rank": 2,
+    "start_timeout_seconds": 9,
+}
 
 
-def test_its_source_makes_it_again() -> None:
-    config = ids_config(lengths="LENGTHS", tensor_parallel_size=2, **{"module.a": "b"})
+def test_every_parameter_is_read() -> None:
+    config = ids_config(**GIVEN, **{"module.hidden": "12"})
+    assert vars(config.parameters) == GIVEN
+    assert not vars(Parameters("echo")).items() & GIVEN.items()
+    assert config.module_parameters == {"hidden": "12"}
     assert parse(*config.source) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("engine", "tensorflow", "is 'tensorflow'.*torch"),
+        ("dtype", "int4", "is 'int4'.*bfloat16"),
+        ("collectives", "mpi", "is 'mpi'.*gloo"),
+        ("tensor_parallel_size", "0", "is '0'.*at least 1"),
+        ("tensor_parallel_size", "two", "is 'two'.*at least 1"),
+        ("pipeline_parallel_size", "1.5", "is '1.5'.*at least 1"),
+        ("max_batch_tokens", "", "is ''.*at least 1"),
+        ("max_batch_bytes", "1023", "is '1023'.*at least 1024"),
+        ("threads_per_rank", " 1", "is ' 1'.*at least 1"),
+        ("tensor_paralel_size", "2", "did you mean 'tensor_parallel_size'"),
+        ("zzz", "1", "known: engine, tensor_parallel_size"),
+        *(("lengths", name, f"names '{name}'") for name in ("LENGHTS", "IDS", "WIDE", "PAIR")),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(key: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{key}'.*{said}"):
+        ids_config(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("tensors", "more", "said"),
+    [
+        ([tensor("LENGTHS", INT32, 1)], {"lengths": "LENGTHS"}, "an input with allow_ragged_batch"),
+        ([IDS], {"max_batch_size": 0}, "max_batch_size must be at least 1"),
+        ([tensor("IDS", INT32, 4, allow_ragged_batch=True)], {}, "'IDS' has allow_ragged_batch"),
+        ([tensor("T", "TYPE_STRING", 1)], {}, "'T' is TYPE_STRING; python_mp carries TYPE_BOOL"),
+        ([tensor("T", "TYPE_BF16", 1)], {}, "'T' is TYPE_BF16; python_mp carries TYPE_BOOL"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(tensors: Any, more: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        model_config(Path("m"), tensors, [HIDDEN, *tensors[:1]], **{"engine": "echo"} | more)
+
+
+def test_what_was_built_says_engine_and_dtype() -> None:
+    text, built = ids_config(engine="torch").source[0], ("torch", "bfloat16")
+    config = parse(text, "models/m", "1", *built)
+    assert (config.parameters.engine, config.parameters.dtype) == built
+    assert parse(*config.source) == config
+    with pytest.raises(ConfigError, match="built with engine onnxruntime, but config.pbtxt says"):
+        parse(text, "models/m", "1", "onnxruntime", "int8")
+    with pytest.raises(ConfigError, match="'engine' is missing, which .*; one of echo"):
+        model_config(Path("m"), [IDS], [HIDDEN])

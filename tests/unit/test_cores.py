@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.front.cores import quota, share, threads
+from python_mp.front.cores import share, threads
 
 SETS = st.sets(st.integers(0, 63), min_size=1, max_size=16).map(lambda cpus: tuple(sorted(cpus)))
 
@@ -43,14 +41,11 @@ def test_a_host_policy_of_its_own_is_kept(sets: list[tuple[int, ...]]) -> None:
     assert share(sets) == sets
 
 
-def test_more_ranks_than_cores_take_turns() -> None:
-    assert share([(0, 1)] * 4) == [(0,), (1,), (0,), (1,)]
-
-
 def test_examples() -> None:
     assert share([(0, 1, 2, 3)] * 2) == [(0, 1), (2, 3)]
     assert share([(0, 1), (5,), (0, 1)]) == [(0,), (5,), (1,)]
     assert share([]) == []
+    assert share([(0, 1)] * 4) == [(0,), (1,), (0,), (1,)], "in turns"
 
 
 @pytest.mark.parametrize(
@@ -61,22 +56,3 @@ def test_threads_keep_to_the_quota(
     cores: int, ranks: int, limit: float | None, expected: int
 ) -> None:
     assert threads(tuple(range(cores)), ranks, limit) == expected
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
-        ({}, None),
-    ],
-)
-def test_the_quota_is_the_control_groups(
-    files: dict[str, str], expected: float | None, tmp_path: Path
-) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert quota(tmp_path) == expected

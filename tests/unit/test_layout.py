@@ -48,19 +48,9 @@ def fitting(draw: st.DrawFn) -> ModelConfig:
 
 
 @given(fitting())
-def test_every_instance_holds_exactly_one_rank(config: ModelConfig) -> None:
-    laid = replicas(config)
-    held = [placement.instance for replica in laid for placement in replica.ranks]
-    instances = [
-        Instance(f"{group.name}_{index}", CPU)
-        for group in config.instance_groups
-        for index in range(group.count)
-    ]
-    assert Counter(held) == Counter(instances)
-
-
-@given(fitting())
-def test_rank_0_is_active_and_the_rest_are_blocks_of_passive_ones(config: ModelConfig) -> None:
+def test_every_instance_holds_one_rank_rank_0_is_active_the_rest_are_blocks(
+    config: ModelConfig,
+) -> None:
     laid = replicas(config)
     active, passive = (
         [
@@ -71,6 +61,8 @@ def test_rank_0_is_active_and_the_rest_are_blocks_of_passive_ones(config: ModelC
         ]
         for wanted in (False, True)
     )
+    held = [placement.instance for replica in laid for placement in replica.ranks]
+    assert Counter(held) == Counter(Instance(name, CPU) for name in (*active, *passive))
     assert [replica.index for replica in laid] == list(range(len(laid)))
     assert [replica.leader.name for replica in laid] == active
     assert [each.name for replica in laid for each in replica.passive] == passive
@@ -84,23 +76,6 @@ def test_rank_is_stage_times_tensor_size_plus_tensor_rank(config: ModelConfig) -
         assert places == {(stage, rank) for stage in range(pp) for rank in range(tp)}
         for index, each in enumerate(replica.ranks):
             assert each.rank == index == each.stage * tp + each.tensor_rank
-
-
-def test_one_instance_a_gpu_shares_its_name_with_the_others() -> None:
-    (replica,) = replicas(sized(2, 2, gpu("lead", 1, 0), gpu("shard", 1, 1, 2, 3, passive=True)))
-    assert replica.ranks[0].instance == Instance("lead_0", 0)
-    assert replica.passive == tuple(Instance("shard_0", device) for device in (1, 2, 3))
-
-
-def test_two_replicas_on_gpus() -> None:
-    first, second = replicas(sized(2, 1, gpu("lead", 1, 0, 2), gpu("shard", 1, 1, 3, passive=True)))
-    assert [each.instance.device for each in first.ranks] == [0, 1]
-    assert [each.instance.device for each in second.ranks] == [2, 3]
-
-
-def test_kinds_without_a_device_are_cpu() -> None:
-    group = InstanceGroup("lead", "KIND_MODEL", 1, (), False)
-    assert replicas(sized(1, 1, group))[0].leader == Instance("lead_0", CPU)
 
 
 @given(SIZES, SIZES, st.integers(0, 4), st.integers(0, 20))
@@ -133,21 +108,10 @@ def test_a_replica_added_later_takes_the_place_it_would_have_had(
     assert replicas(now) == replicas(of(max(count, index + 1)))
 
 
-def test_a_replica_added_on_gpus() -> None:
-    config = sized(2, 1, gpu("lead", 1, 0, 2), gpu("shard", 1, 1, 3, passive=True))
-    grown = replicas(including(config, Instance("lead_1", 2)))
-    assert grown[:2] == replicas(config)
-    assert grown[3].leader == Instance("lead_1", 2)
-    assert grown[3].passive == (Instance("shard_1", 3),)
-
-
 def test_a_passive_instance_or_a_known_one_changes_nothing() -> None:
     config = sized(2, 1, cpu("lead", 1), cpu("shard", 1, passive=True))
     for name in ("lead_0", "shard_0", "shard_1"):
         assert including(config, Instance(name, CPU)) is config
-
-
-def test_a_replica_that_cannot_be_placed_is_refused() -> None:
     groups = [cpu("lead", 1), cpu("more", 1), cpu("shard", 2, passive=True)]
     with pytest.raises(ConfigError, match="started anew"):
         including(sized(2, 1, *groups), Instance("lead_1", CPU))
@@ -163,3 +127,15 @@ def test_a_replica_that_cannot_be_placed_is_refused() -> None:
 def test_ranks_that_could_not_meet_are_refused(groups: list[InstanceGroup], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         replicas(sized(2, 1, *groups))
+
+
+def test_instances_on_gpus() -> None:
+    (replica,) = replicas(sized(2, 2, gpu("lead", 1, 0), gpu("shard", 1, 1, 2, 3, passive=True)))
+    assert replica.ranks[0].instance == Instance("lead_0", 0)
+    assert replica.passive == tuple(Instance("shard_0", device) for device in (1, 2, 3))
+    config = sized(2, 1, gpu("lead", 1, 0, 2), gpu("shard", 1, 1, 3, passive=True))
+    devices = [[each.instance.device for each in replica.ranks] for replica in replicas(config)]
+    assert devices == [[0, 1], [2, 3]]
+    grown = replicas(including(config, Instance("lead_1", 2)))
+    assert grown[:2] == replicas(config)
+    assert (grown[3].leader, grown[3].passive) == (Instance("lead_1", 2), (Instance("shard_1", 3),))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.front.metrics import BUCKETS, COUNTERS, GAUGES, HISTOGRAMS, REASONS, Metrics
+from python_mp.front.metrics import BUCKETS, COUNTERS, GAUGES, REASONS, Metrics
 
 LABELS = {"model": "m", "replica": "0"}
 
@@ -106,32 +106,6 @@ def test_a_histogram_is_what_prometheus_stores(rounds: list[list[float]]) -> Non
         assert seen.get(("bucket", f"{bound:g}"), 0) == count
     assert seen["bucket", "+Inf"] == seen["count", ""] == len(observed)
     assert seen.get(("sum", ""), 0.0) == pytest.approx(sum(observed))
-
-
-def test_labels_keep_histograms_apart(metrics: Metrics, sink: Calls) -> None:
-    metrics.observe("forward_seconds", 1.0, rank=0)
-    metrics.observe("forward_seconds", 2.0, rank=1)
-    metrics.flush()
-    sums = {c[2]["rank"]: c[3] for c in sink.take() if c[1] == "python_mp_forward_seconds_sum"}
-    assert sums == {"0": 1.0, "1": 2.0}
-
-
-def test_bounds_are_distinct_and_rising() -> None:
-    names = [f"{bound:g}" for bound in BUCKETS]
-    assert sorted(BUCKETS) == list(BUCKETS)
-    assert (names[0], names[-1]) == ("1e-05", "10")
-    assert len(set(names)) == len(names)
-
-
-def test_stop_passes_the_last_differences_on(metrics: Metrics, sink: Calls) -> None:
-    metrics.start()
-    metrics.count("replays_total", 2)
-    metrics.stop()
-    assert ("COUNTER", "python_mp_replays_total", LABELS, 2) in sink.take()
-
-
-def test_names_do_not_collide() -> None:
-    assert len({*COUNTERS, *GAUGES, *HISTOGRAMS}) == len(COUNTERS) + len(GAUGES) + len(HISTOGRAMS)
 
 
 def test_a_request_s_time_is_from_its_arrival(

@@ -73,15 +73,12 @@ def test_the_segments_compute_the_whole(collectives: int) -> None:
     np.testing.assert_allclose(run(segments, x), expected(model, x), rtol=1e-4, atol=1e-4)
 
 
-def test_a_segment_holds_its_own_weights_only() -> None:
-    weights = [[w.name for w in segment.model.graph.initializer] for segment in cut(graph(3))]
-    assert weights == [["w0"], ["w1"], ["w2"], []]
-
-
-def test_what_is_needed_later_is_carried_past_the_collective() -> None:
-    _, second, last = cut(graph(2))
-    assert second.inputs == ("sum0", "x")
-    assert second.outputs == ("part1", "x0")
+def test_a_segment_has_its_own_weights_and_what_is_needed_later() -> None:
+    segments = cut(graph(2))
+    weights = [[w.name for w in segment.model.graph.initializer] for segment in segments]
+    assert weights == [["w0"], ["w1"], []]
+    _, second, last = segments
+    assert (second.inputs, second.outputs) == (("sum0", "x"), ("part1", "x0"))
     assert last.inputs == ("sum1", "x0")
 
 

@@ -29,47 +29,6 @@ def scheduler(*requests: Request, tokens: int = 10, size: int = 100, **bounds: i
     return made
 
 
-def test_all_that_waits_goes_together_in_order() -> None:
-    requests = [request() for _ in range(5)]
-    waiting = scheduler(*requests)
-    assert waiting.next_batch() == requests
-    assert len(waiting) == 0
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        (request(tokens=4), request(tokens=7)),
-        (request(nbytes=40), request(nbytes=61)),
-        (request(output_nbytes=40), request(output_nbytes=61)),
-        (request(signature="a"), request(signature="b")),
-        (request(company=1), request()),
-        (request(), request(company=1)),
-        (request(alone=True), request()),
-        (request(), request(alone=True)),
-    ],
-    ids=[
-        "tokens",
-        "bytes",
-        "outputs",
-        "signature",
-        "company of 1",
-        "as 2nd",
-        "first is alone",
-        "second is alone",
-    ],
-)
-def test_what_parts_two_requests(first: Request, second: Request) -> None:
-    waiting = scheduler(first, second)
-    assert waiting.next_batch() == [first]
-    assert waiting.next_batch() == [second]
-
-
-def test_bounds_may_be_reached() -> None:
-    exact = [request(tokens=4, nbytes=50), request(tokens=6, nbytes=50)]
-    assert scheduler(*exact).next_batch() == exact
-
-
 @pytest.mark.parametrize(
     ("giant", "said"),
     [
@@ -97,16 +56,6 @@ def test_batches_keep_order_and_bounds(wanted: list[tuple[int, int, bool]]) -> N
             assert not any(each.alone for each in batch)
 
 
-def test_a_full_queue_refuses_and_what_is_put_back_does_not_count() -> None:
-    waiting = scheduler(request(), request(), max_queue_requests=2)
-    with pytest.raises(Unavailable, match=r"full \(2 requests\)"):
-        waiting.add(request())
-    batch = waiting.next_batch()
-    waiting.add(request())
-    waiting.put_back(batch)
-    assert len(waiting) == 3
-
-
 def test_the_bytes_that_wait_are_bounded_too() -> None:
     waiting = scheduler(request(nbytes=60), max_queue_bytes=100)
     with pytest.raises(Unavailable, match=r"full \(60 bytes\)"):
@@ -123,28 +72,6 @@ def test_the_bytes_that_wait_are_bounded_too() -> None:
     assert waiting.nbytes == 0
 
 
-def test_waiting_since_is_oldest_first() -> None:
-    old, older, new = request(arrived=2.0), request(arrived=1.0), request(arrived=4.0)
-    assert scheduler(older, old, new).waiting_since(3.0) == [older, old]
-
-
-def test_what_is_put_back_goes_first_in_its_old_order() -> None:
-    requests = [request() for _ in range(3)]
-    late = request()
-    waiting = scheduler(*requests)
-    batch = waiting.next_batch()
-    waiting.add(late)
-    waiting.put_back(batch)
-    assert waiting.take_all() == [*requests, late]
-    assert len(waiting) == 0
-
-
-def test_next_is_suspect_looks_at_the_head_only() -> None:
-    assert not scheduler().next_is_suspect
-    assert scheduler(request(suspicion=0.5), request()).next_is_suspect
-    assert not scheduler(request(), request(suspicion=1.0)).next_is_suspect
-
-
 def test_company_counts_the_requests_of_a_batch() -> None:
     requests = [request(company=3), request(company=3), request(), request(company=2), request()]
     waiting = scheduler(*requests)
@@ -159,6 +86,7 @@ def test_what_has_been_answered_is_passed_over() -> None:
     assert waiting.lend(lambda _: True) is requests[1]
     waiting.put_back([requests[1]])
     assert not waiting.next_is_suspect
+    assert scheduler(request(suspicion=0.5), request()).next_is_suspect
     assert waiting.next_batch() == [requests[1], requests[3]]
     assert (len(waiting), waiting.nbytes, waiting.next_batch()) == (0, 0, [])
 
@@ -218,14 +146,36 @@ def test_who_is_queued_later_than_he_came_spoils_nobodys_place() -> None:
     assert left == sorted([*own, guest], key=lambda each: each.arrived)
 
 
+PARTING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "tokens": ({"tokens": 4}, {"tokens": 7}),
+    "bytes": ({"nbytes": 40}, {"nbytes": 61}),
+    "outputs": ({"output_nbytes": 40}, {"output_nbytes": 61}),
+    "signature": ({"signature": "a"}, {"signature": "b"}),
+    "company of 1": ({"company": 1}, {}),
+    "as 2nd": ({}, {"company": 1}),
+    "first is alone": ({"alone": True}, {}),
+    "second is alone": ({}, {"alone": True}),
+}
+
+
+@pytest.mark.parametrize("name", PARTING)
+def test_what_parts_two_requests(name: str) -> None:
+    first, second = (request(**given) for given in PARTING[name])
+    waiting = scheduler(first, second)
+    assert waiting.next_batch() == [first]
+    assert waiting.next_batch() == [second]
+    exact = [request(tokens=4, nbytes=50), request(tokens=6, nbytes=50)]
+    assert scheduler(*exact).next_batch() == exact, "bounds may be reached"
+
+
 def test_what_has_its_answer_waits_no_more() -> None:
     requests = [request() for _ in range(4)]
     waiting = scheduler(*requests)
     lent = waiting.lend(lambda each: each is requests[3])
+    assert lent is requests[3]
     for part in (requests[1], requests[3]):
         part.answered = True
     waiting.drop_answered()
     waiting.put_back([requests[3]])
-    assert lent is requests[3]
     assert waiting.nbytes == 8
     assert waiting.next_batch() == [requests[0], requests[2]]

@@ -43,8 +43,7 @@ def run(folder: Path, *options: str, **code: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("hang", [PYTHON, NATIVE])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "hang"), [("session", PYTHON), ("test", NATIVE)])
 def test_a_hang_is_named(tmp_path: Path, place: str, hang: str) -> None:
     said = run(tmp_path, **{place: hang})
     assert "Timeout" in said

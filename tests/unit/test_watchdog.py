@@ -62,18 +62,14 @@ class Machine:
         return self.now - began
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 8, 64])
+@pytest.mark.parametrize("ranks", [1, 8])
 def test_a_hang_is_noticed_however_many_ranks_wait(
     monkeypatch: pytest.MonkeyPatch, ranks: int
 ) -> None:
     machine = Machine(monkeypatch, [WAITING] * ranks, "S" * ranks)
     assert HANG <= (machine.fires_after() or 0) <= HANG + 3
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 8, 64])
-def test_one_rank_that_computes_is_enough(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
     machine = Machine(monkeypatch, [*[WAITING] * (ranks - 1), 0.06], "S" * ranks)
-    assert machine.fires_after() is None
+    assert machine.fires_after() is None, "one rank that computes is enough"
 
 
 def test_what_one_rank_refuses_the_others_do_not_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,24 +86,16 @@ def test_to_hang_in_the_kernel_is_progress_for_a_while_only(
 ) -> None:
     fired = Machine(monkeypatch, [0.0, WAITING], "DS").fires_after()
     assert 5 * HANG <= (fired or 0) <= 7 * HANG
+    assert Machine(monkeypatch, [0.05, WAITING], "DS").fires_after() is None, "a busy disk"
 
 
-def test_a_busy_disk_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Machine(monkeypatch, [0.05, WAITING], "DS").fires_after() is None
-
-
-@pytest.mark.parametrize("state", ["T", "t"])
+@pytest.mark.parametrize(("states", "nursery"), [("ST", "S"), ("St", "S"), ("SS", "T")])
 def test_a_stopped_process_is_stuck_at_any_time(
-    monkeypatch: pytest.MonkeyPatch, state: str
+    monkeypatch: pytest.MonkeyPatch, states: str, nursery: str
 ) -> None:
-    machine = Machine(monkeypatch, [1.0, 1.0], "S" + state)
+    machine = Machine(monkeypatch, [1.0, 1.0], states)
     machine.group.state, machine.group.oldest = State.STARTING, None
-    assert HANG <= (machine.fires_after() or 0) <= HANG + 3
-
-
-def test_a_stopped_nursery_is_stuck_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(monkeypatch, [1.0], "S")
-    machine.nursery_state = "T"
+    machine.nursery_state = nursery
     assert HANG <= (machine.fires_after() or 0) <= HANG + 3
 
 
