@@ -244,20 +244,6 @@ def test_who_cannot_be_told_is_told_later(
     until(lambda: not first.away._has_news)
 
 
-def test_nobody_looks_for_peers_at_every_request(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, looks = make(0), []
-    monkeypatch.setattr(away, "LOOK_SECONDS", 0.25)
-    monkeypatch.setattr(first.status, "peers", lambda: looks.append(1) or [])
-    threads, began = threading.active_count(), time.monotonic()
-    for number in range(500):
-        first.ask(number)
-        time.sleep(0.001)
-    assert 1 <= len(looks) <= 2 + (time.monotonic() - began) / 0.25
-    assert threading.active_count() == threads
-
-
 def test_nothing_is_open_after_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the threads are that close it, also of a helper sent away: the fixture looks."""
     close = line.Line.close

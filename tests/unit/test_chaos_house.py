@@ -1,16 +1,13 @@
 """The chaos program and a server's processes: it must harm those, and no other; and what it puts
 into a repository must go again. The server is made up."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -46,82 +43,47 @@ def test_what_can_be_hit_and_whether_all_serves() -> None:
     assert not parsed.names(33), "it serves nobody"
 
 
-class Fake(HTTPServer):
-    """Answers with `pages`, or with 403 where the token is wrong."""
+class Scripted(House):
+    """Whose pages are at hand."""
 
-    pages: dict[str, dict[str, Any]]
+    def __init__(self, **pages: dict[str, Any]) -> None:
+        super().__init__("http://127.0.0.1:1", "http://127.0.0.1:1", "a token")
+        self._pages = pages
 
-
-class Handler(BaseHTTPRequestHandler):
-    server: Fake
-
-    def do_GET(self) -> None:
-        allowed = self.headers["triton-admin"] == "right"
-        self.send_response(200 if allowed else 403)
-        self.end_headers()
-        self.wfile.write(json.dumps(self.server.pages[self.path]).encode())
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+    def _get(self, url: str) -> Any:
+        return self._pages[url.removesuffix("/config").rpartition("/")[2]]
 
 
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    with Fake(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def house(fake: Fake, token: str = "right") -> House:
-    url = f"http://127.0.0.1:{fake.server_port}"
-    return House(url, url, token)
-
-
-def test_a_house_is_asked_until_it_holds(fake: Fake) -> None:
-    fake.pages = {"/status": status()}
-    assert house(fake).wait(lambda now: now.is_whole, 5) is not None
-    assert house(fake).wait(lambda now: not now.is_whole, 0.2) is None
-
-
-def test_what_does_not_last_does_not_count(fake: Fake) -> None:
+def test_a_house_is_asked_until_it_holds_and_what_does_not_last_does_not_count() -> None:
     """/status may be late: whole, then not, then whole again for good."""
+    house = Scripted(status=status())
+    assert house.wait(lambda now: not now.is_whole, 0.2) is None
     looks = iter([True] * 3 + [False] + [True] * 1000)
-    fake.pages = {"/status": status()}
     asked: list[float] = []
 
     def holds(_: Status) -> bool:
         asked.append(time.monotonic())
         return next(looks)
 
-    since = house(fake).wait(holds, 10, steady=0.5)
+    since = house.wait(holds, 10, steady=0.5)
     assert since is not None
     assert asked[3] <= since <= asked[4]
     assert asked[-1] - since >= 0.4
+    with pytest.raises(HouseError, match=r"/status does not answer; is the server running\?"):
+        House("http://127.0.0.1:1", "http://127.0.0.1:1", "right").status()
 
 
-def test_an_ensemble_is_its_steps(fake: Fake) -> None:
+def test_an_ensemble_is_its_steps() -> None:
     steps = [{"model_name": name} for name in ("tokenizer", "inner")]
     inner = [{"model_name": "encoder"}]
-    fake.pages = {
-        "/v2/models/embed/config": {"ensemble_scheduling": {"step": steps}},
-        "/v2/models/inner/config": {"ensemble_scheduling": {"step": inner}},
-        "/v2/models/tokenizer/config": {},
-        "/v2/models/encoder/config": {},
-    }
-    assert house(fake).behind("embed") == ["tokenizer", "encoder"]
-    assert house(fake).behind("encoder") == ["encoder"]
-
-
-def test_a_wrong_token_and_a_missing_server_are_said_in_a_sentence(fake: Fake) -> None:
-    fake.pages = {"/status": status()}
-    with pytest.raises(HouseError, match="refuses the token; start the server and this program"):
-        house(fake, "wrong").status()
-    nobody = House("http://127.0.0.1:1", "http://127.0.0.1:1", "right")
-    with pytest.raises(HouseError, match=r"/status does not answer; is the server running\?"):
-        nobody.status()
+    house = Scripted(
+        embed={"ensemble_scheduling": {"step": steps}},
+        inner={"ensemble_scheduling": {"step": inner}},
+        tokenizer={},
+        encoder={},
+    )
+    assert house.behind("embed") == ["tokenizer", "encoder"]
+    assert house.behind("encoder") == ["encoder"]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from build_scripts import fetch, tokenizer
 from build_scripts.checkpoint import Checkpoint
@@ -20,7 +20,7 @@ from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.recipe import Accuracy, Recipe, Shapes
 from python_mp.batch import Array
-from python_mp.checkpoint import ENCODER, WEIGHTS
+from python_mp.checkpoint import WEIGHTS
 from python_mp.errors import LoadError
 from python_mp.rank import weights
 from python_mp.rank.collectives.communicator import Alone
@@ -116,13 +116,6 @@ def test_a_checkpoint_is_read_as_transformers_reads_it(
     assert_read_as_by_transformers(folder)
 
 
-def test_what_config_leaves_out_is_as_in_transformers() -> None:
-    from transformers import BertConfig
-
-    ours = EncoderConfig()
-    assert vars(ours) == {name: getattr(BertConfig(), name) for name in vars(ours)}
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -150,40 +143,6 @@ def test_what_the_encoder_does_not_compute_is_named(
         Checkpoint(folder)
     with pytest.raises(LoadError, match=said):
         EncoderConfig.read(folder / "config.json")
-
-
-WITHOUT_EFFECT = {
-    "chunk_size_feed_forward", "initializer_range", "gradient_checkpointing", "hidden_dropout_prob",
-    "attention_probs_dropout_prob", "pad_token_id", "use_cache", "tie_word_embeddings", "dtype",
-    "return_dict", "output_attentions", "output_hidden_states", "output_cross_attentions",
-    "is_encoder_decoder", "base_model_ep_plan", "base_model_fsdp_plan", "base_model_pp_plan",
-    "base_model_tp_plan",
-    # Of models that are made of several.
-    "decoder", "fusion_config", "generator", "name_or_path", "sub_configs", "text_config",
-    "vision_aspect_ratio", "vision_feature_layer", "vision_feature_select_strategy",
-}  # fmt: skip
-"""On the hidden states of an encoder in float32: tried below."""
-
-
-def test_every_key_that_transformers_reads_is_known(tmp_path: Path) -> None:
-    from transformers import BertConfig, BertModel
-
-    read = set()
-
-    class Noting(BertConfig):  # type: ignore[misc, unused-ignore]
-        def __getattribute__(self, name: str) -> Any:
-            read.add(name)
-            return super().__getattribute__(name)
-
-    config = Noting.from_pretrained(tiny_bert(tmp_path))
-    read.clear()
-    with warnings.catch_warnings(action="ignore"):
-        model = BertModel.from_pretrained(tmp_path, config=config)
-    model(torch.tensor([[2, 5, 3]]), attention_mask=torch.tensor([[1, 1, 0]]))
-    found = {name for name in read if name[0] != "_" and not callable(getattr(config, name, None))}
-    known = vars(EncoderConfig()).keys() | ENCODER.keys() | WITHOUT_EFFECT
-    assert found >= {"is_causal", "hidden_act", "transformers_weights"}
-    assert found - known == set()
 
 
 @pytest.mark.parametrize(
@@ -333,8 +292,6 @@ OLD = {"word_embedding_dimension": 8, "pooling_mode_cls_token": False}
 NEWER = "sentence_transformers.sentence_transformer.modules"
 HONOURED: dict[str, dict[str, Any]] = {
     "the old form of the pooling": {POOLING: OLD | {"pooling_mode_mean_tokens": True}},
-    "both forms": {POOLING: OLD | {"pooling_mode": "mean", "pooling_mode_cls_token": True}},
-    "a list of modes": {POOLING: {"embedding_dimension": 8, "pooling_mode": ["mean"]}},
     "shorter texts": {TRANSFORMER: {"max_seq_length": 5}},
     "the first file that says a length": {
         TRANSFORMER: {},
@@ -373,7 +330,6 @@ def test_what_a_folder_says_is_honoured(tmp_path: Path, name: str) -> None:
 DENSE = {"idx": 2, "name": "2", "path": "2_Dense", "type": f"{PACKAGE}Dense"}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "cls": ({POOLING: {"pooling_mode": "cls"}}, "pooling_mode is 'cls'"),
-    "cls, old": ({POOLING: {"pooling_mode_cls_token": True}}, r"pooling_mode is \['cls_token'\]"),
     "two modes": ({POOLING: {"pooling_mode": ["mean", "max"]}}, r"is \['mean', 'max'\]"),
     "no normalisation": ({"modules.json": CHAIN[:2]}, "chains Transformer, Pooling; embed"),
     "a layer more": ({"modules.json": [*CHAIN[:2], DENSE, CHAIN[2]]}, "Dense"),
@@ -387,11 +343,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {SETTINGS: {"prompts": {"query": "the "}, "default_prompt_name": "query"}},
         "default_prompt_name is 'query', a prompt",
     ),
-    "fewer dimensions": ({SETTINGS: {"truncate_dim": 4}}, "truncate_dim is 4"),
     "another kind of model": ({SETTINGS: {"model_type": "SparseEncoder"}}, "is 'SparseEncoder'"),
-    "lengths of queries": ({TRANSFORMER: {"query_length": 4}}, "query_length is 4"),
-    "options of the model": ({TRANSFORMER: {"model_args": {"a": 1}}}, r"model_args is \{'a': 1\}"),
-    "a length that is none": ({TRANSFORMER: {"max_seq_length": "16"}}, "max_seq_length is '16'"),
     "no JSON": ({POOLING: []}, "1_Pooling/config.json is no dict"),
     "an adapter": ({"adapter_config.json": {}}, "has an adapter"),
 }  # fmt: skip
@@ -412,17 +364,11 @@ SAID: dict[str, dict[str, Any]] = {
     "cased": {"do_lower_case": False},
     "short": {"model_max_length": 4},
     "cut on the left": {"truncation_side": "left", "model_max_length": 4},
-    "padded on the left": {"padding_side": "left"},
     "accents": {"strip_accents": False},
-    "no length": {"model_max_length": 1e30},
-    "no Chinese": {"tokenize_chinese_chars": False},
     "another unknown": {"unk_token": "the"},
-    "another separator": {"sep_token": "."},
-    "another class": {"tokenizer_class": "PreTrainedTokenizerFast"},
     "RoBERTa's class": {"tokenizer_class": "RobertaTokenizer"},
     "special tokens as text": {"split_special_tokens": True},
     "a token more": {"additional_special_tokens": ["<x>"]},
-    "cleaned": {"clean_up_tokenization_spaces": True},
 }
 
 
@@ -485,11 +431,3 @@ def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused(tmp_path: Path
     word_piece([*WORDS[:5], *"0123456789", *WORDS[5:]]).save(str(folder / "tokenizer.json"))
     with pytest.raises(BuildError, match=r"gives the id \d+, but the model knows 38 tokens"):
         Checkpoint(folder).tokenizer()
-
-
-def test_the_packaged_checkpoint_keeps_its_weights() -> None:
-    checkpoint = Checkpoint.packaged()
-    found = checkpoint.model().state_dict()
-    stored = load_file(checkpoint.file("model.safetensors"))
-    for name, tensor in found.items():
-        np.testing.assert_array_equal(tensor.numpy(), stored[name])

@@ -94,6 +94,7 @@ def test_whatever_becomes_of_its_parts_it_is_answered_once(
     for part, failed in data.draw(st.permutations(list(zip(parts, fails, strict=True)))):
         if failed:
             part.deliver(part.answer.fail, Unavailable("no"))  # A second set_result would raise.
+            assert all(each.answered for each in parts), "what still waits of it is dropped"
         else:
             part.deliver(part.send, compute(Batch(1, (part,)))[0])
     assert answer(whole).done()

@@ -14,10 +14,8 @@ import pytest
 from server.installation import PROJECT
 
 SKIPS = {
-    "mark": "@pytest.mark.skip(reason='a lack')\ndef test_it(): pass",
     "condition": "@pytest.mark.skipif(True, reason='a lack')\ndef test_it(): pass",
     "call": "def test_it(): pytest.skip('a lack')",
-    "fixture": "@pytest.fixture\ndef it(): pytest.skip('a lack')\ndef test_it(it): pass",
     "module": "pytest.skip('a lack', allow_module_level=True)\ndef test_it(): pass",
     "import": "pytest.importorskip('nothing_of_this_name', reason='a lack')\ndef test_it(): pass",
 }

@@ -129,7 +129,9 @@ def test_lent_and_put_back_in_any_order_the_queue_keeps_its_own(data: st.DataObj
             served += waiting.next_batch()
         queue = waiting.waiting_since(100.0)
         assert queue == sorted(queue, key=lambda r: r.arrived)
+        assert waiting.waiting_since(4.0) == [r for r in queue if r.arrived <= 4]
         assert len(queue) + len(lent) + len(served) == 10
+        assert len(waiting._lent) == len(lent)
         assert waiting.nbytes == sum(r.nbytes for r in queue)
 
 

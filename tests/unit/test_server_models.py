@@ -129,23 +129,6 @@ def test_status_files_count_while_their_stub_lives(tmp_path: Path) -> None:
     assert [each["pid"] for each in known.of({1})] == [1]
 
 
-def test_status_files_are_read_when_they_change(tmp_path: Path) -> None:
-    """However quickly: two writes may bear the same time."""
-    known, folder = Said(), tmp_path / "status"
-    assert known.read(tmp_path)
-    assert not known.read(tmp_path), "there is no folder yet"
-    folder.mkdir()
-    for number in range(200):
-        said = {"model": "m", "version": 1, "replica": 0, "pid": 1, "state": str(number)}
-        (folder / "draft").write_text(json.dumps(said | {"reason": ""}))
-        (folder / "draft").rename(folder / "m.json")
-        assert known.read(tmp_path)
-        assert [each["state"] for each in known.of({1})] == [str(number)]
-    time.sleep(0.2)
-    known.read(tmp_path)
-    assert not known.read(tmp_path)
-
-
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A repository with the model `m` of two versions, one of them published."""
@@ -203,18 +186,6 @@ def test_the_token(tmp_path: Path) -> None:
     made = [token.choose(None, {}) for _ in range(2)]
     assert made[0] != made[1]
     assert len(made[0]) >= 32
-
-
-def test_control_is_ours_unless_given_away() -> None:
-    arguments = Settings(Path("m"), token="secret-secret").arguments("run_")
-    assert {"--model-control-mode=explicit", "--load-model=*"} <= set(arguments)
-    assert sum("triton-admin=secret-secret" in argument for argument in arguments) == 2
-    theirs = Settings(Path("m"), options=["--model-control-mode=poll"])
-    assert not any("explicit" in argument for argument in theirs.arguments("run_"))
-    assert theirs.own_control == "--model-control-mode was given"
-    restricted = Settings(Path("m"), options=["--http-restricted-api=trace:k=v"])
-    assert sum("triton-admin" in argument for argument in restricted.arguments("run_")) == 1
-    assert restricted.own_control == "--http-restricted-api was given"
 
 
 def test_a_change_that_could_not_be_followed_comes_again(models: Path) -> None:
@@ -291,3 +262,30 @@ def test_a_change_waits_for_what_goes_on(models: Path) -> None:
         assert polled(changes) == []
     assert list(changes.poll({"m"})) == []
     assert polled(changes) == [("m", True)]
+
+
+def test_status_files_are_read_when_they_change(tmp_path: Path) -> None:
+    """However quickly: two writes may bear the same time."""
+    known, folder = Said(), tmp_path / "status"
+    assert known.read(tmp_path)
+    assert not known.read(tmp_path), "there is no folder yet"
+    folder.mkdir()
+    for number in range(50):
+        said = {"model": "m", "version": 1, "replica": 0, "pid": 1, "reason": ""}
+        (folder / "draft").write_text(json.dumps(said | {"state": str(number)}))
+        (folder / "draft").rename(folder / "m.json")
+        assert known.read(tmp_path)
+        assert [each["state"] for each in known.of({1})] == [str(number)]
+
+
+def test_control_is_ours_unless_given_away() -> None:
+    arguments = Settings(Path("m"), token="secret-secret").arguments("run_")
+    assert {"--model-control-mode=explicit", "--load-model=*"} <= set(arguments)
+    assert sum("triton-admin=secret-secret" in argument for argument in arguments) == 2
+    for option, theirs in (
+        ("--model-control-mode", "poll"),
+        ("--http-restricted-api", "trace:k=v"),
+    ):
+        settings = Settings(Path("m"), options=[f"{option}={theirs}"])
+        assert settings.own_control == f"{option} was given"
+        assert sum(option in argument for argument in settings.arguments("run_")) == 1
