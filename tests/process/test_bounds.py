@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from python_mp.errors import InvalidInput, RequestFailed, Unavailable
+from python_mp.errors import RequestFailed, Unavailable
 from python_mp.front import group as group_module
 from python_mp.front.group import Group
-from python_mp.rank.engines.echo import EXIT, REFUSE, SLEEP
+from python_mp.rank.engines.echo import SLEEP
 from tests.support.harness import (
     FP32,
     INT32,
@@ -37,48 +36,6 @@ def rows(count: int, length: int = 3) -> dict[str, Array]:
     """That many sequences, all different."""
     ids = np.arange(count * length, dtype=np.int32).reshape(count, length)
     return {"X": ids, "FAULT": np.zeros((count, 3), np.int32)}
-
-
-@pytest.mark.parametrize("attend", [0.0, 0.5])
-def test_no_batch_is_larger_than_its_bound(tmp_path: Path, attend: float) -> None:
-    config = echo_config(tmp_path, tensor_parallel_size=2, max_batch_tokens=TOKENS)
-    sizes = random.Random(1).choices(range(1, 30), k=40)
-    with served(config, tmp_path) as replica:
-        replica.attend = attend
-        futures = replica.ask_all([rows(count) for count in sizes])
-        for count, future in zip(sizes, futures, strict=True):
-            assert np.array_equal(future.result(LIMIT)["Y"], rows(count)["X"])
-        tokens, batches = counted(replica, "tokens_total", "batches_total")
-        assert tokens == 3 * sum(sizes)
-        assert batches >= tokens / TOKENS
-        with pytest.raises(InvalidInput, match="sequence 0 .* 9 rows; max_batch_tokens is 8"):
-            replica.ask(**rows(2, 9)).result(LIMIT)
-        assert counted(replica, "refused_total{reason=invalid}", "restarts_total") == [1, 0]
-
-
-@pytest.mark.parametrize(
-    ("fault", "error", "reason"),
-    [(REFUSE, InvalidInput, "invalid"), (EXIT, RequestFailed, "condemned")],
-)
-def test_a_part_that_fails_takes_its_request_with_it_and_nobody_else(
-    tmp_path: Path, fault: int, error: type[Exception], reason: str
-) -> None:
-    config = echo_config(tmp_path, max_batch_tokens=TOKENS)
-    with served(config, tmp_path) as replica:
-        guilty = rows(9)
-        guilty["FAULT"][4] = fault, 0, 3
-        first, second, third = replica.ask_all([rows(7), guilty, rows(6)])
-        with pytest.raises(error):
-            second.result(LIMIT)
-        assert np.array_equal(first.result(LIMIT)["Y"], rows(7)["X"])
-        assert np.array_equal(third.result(LIMIT)["Y"], rows(6)["X"])
-        assert counted(replica, f"refused_total{{reason={reason}}}") == [1]
-        if reason == "condemned":  # The same part is known again, in whatever comes with it.
-            deaths = counted(replica, "restarts_total")
-            with pytest.raises(error, match="has ended two groups"):
-                replica.ask(**guilty).result(LIMIT)
-            assert counted(replica, "restarts_total") == deaths
-        until(lambda: counted(replica, "queue_requests", "queue_bytes") == [0, 0])
 
 
 def test_the_queue_counts_requests_not_parts(tmp_path: Path) -> None:

@@ -225,29 +225,20 @@ def test_mixed_operations_of_three_stages_of_two_ranks(tmp_path: Path, kind: str
         group.results()
 
 
-def kind_of(communicator: Communicator, _stage: int, _link: Connection) -> str:
-    assert torch.equal(communicator.all_reduce(torch.ones(3)), torch.full((3,), 2.0))
-    return type(communicator).__name__
+def reduce_once(communicator: Communicator, _stage: int, _link: Connection) -> tuple[str, bytes]:
+    x = communicator.all_reduce(values(1, communicator.rank, 10_001, torch.bfloat16))
+    return type(communicator).__name__, x.view(torch.uint8).numpy().tobytes()
 
 
-@pytest.mark.parametrize(("kind", "name"), [("auto", "SharedMemory"), ("unbuilt", "Distributed")])
-def test_auto_takes_gloo_where_the_extension_is_not_built(
-    tmp_path: Path, kind: str, name: str
-) -> None:
-    with Ranks(tmp_path, kind_of, 2, kind=kind) as group:
-        assert group.results() == [name, name]
-
-
-def reduce_once(communicator: Communicator, _stage: int, _link: Connection) -> bytes:
-    x = values(1, communicator.rank, 10_001, torch.bfloat16)
-    return communicator.all_reduce(x).view(torch.uint8).numpy().tobytes()
-
-
-def test_gloo_sums_in_float32_too(tmp_path: Path) -> None:
-    parts = [values(1, rank, 10_001, torch.bfloat16) for rank in range(2)]
-    expected = in_rank_order(parts).view(torch.uint8).numpy().tobytes()
-    with Ranks(tmp_path, reduce_once, 2, kind="gloo") as group:
-        assert group.results() == [expected, expected]
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("auto", "SharedMemory"), ("gloo", "Distributed"), ("unbuilt", "Distributed")],
+)
+def test_every_kind_sums_in_float32(tmp_path: Path, kind: str, name: str) -> None:
+    """And auto takes gloo where the extension is not built."""
+    wanted = in_rank_order([values(1, rank, 10_001, torch.bfloat16) for rank in range(2)])
+    with Ranks(tmp_path, reduce_once, 2, kind=kind) as group:
+        assert group.results() == [(name, wanted.view(torch.uint8).numpy().tobytes())] * 2
 
 
 PIECE = 8 << 20

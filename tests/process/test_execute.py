@@ -1,4 +1,4 @@
-"""model.py as Triton runs it: what `execute` returns is read only after that."""
+"""model.py as Triton runs it; answers once, and right: tests/unit/test_front_simulated."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ import pytest
 from python_mp import layout
 from python_mp.config import ModelConfig
 from python_mp.front import replica
-from python_mp.rank.engines.echo import RAISE, REFUSE
+from python_mp.rank.engines.echo import RAISE
 from tests.support.harness import (
     LIMIT,
-    NO_FAULT,
     echo_config,
     echo_input,
 )
 from tests.support.triton_stub import ROOT, InferenceRequest, TritonError, arguments, execute, load
 
 pytestmark = pytest.mark.usefixtures("one_forkserver")
-
-ROUNDS = 10
 
 
 @pytest.fixture
@@ -60,30 +57,6 @@ def answers(futures: list[Future[Any]]) -> list[list[int] | str]:
         assert isinstance(error, TritonError | None)
         said.append(str(error) if error else future.result()["Y"].ravel().tolist())
     return said
-
-
-@pytest.mark.parametrize("pipeline", [1, 2])
-def test_one_refused_among_many_changes_nobodys_answer(
-    start: Any, tmp_path: Path, pipeline: int
-) -> None:
-    model = start(echo_config(tmp_path, pipeline_parallel_size=pipeline))
-    faults = [NO_FAULT] * 7 + [(REFUSE, 0, 9)]
-    for first in range(0, 8 * ROUNDS, 8):
-        requests = [
-            InferenceRequest(**echo_input(first + n, faults=[fault]))
-            for n, fault in enumerate(faults)
-        ]
-        *good, bad = answers(execute(model, requests))
-        assert good == [[first + n] for n in range(7)]
-        assert bad == "refused as asked (9)"
-
-
-def test_more_than_a_batch_holds_is_answered_right(start: Any, tmp_path: Path) -> None:
-    model = start(echo_config(tmp_path, max_batch_tokens=4))
-    for first in range(0, 32 * ROUNDS, 32):
-        wanted = [[first + n] * (1 + n % 3) for n in range(32)]
-        requests = [InferenceRequest(**echo_input(*numbers)) for numbers in wanted]
-        assert answers(execute(model, requests)) == wanted
 
 
 def test_what_cannot_be_queued_is_refused_and_the_next_served(

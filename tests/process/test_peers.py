@@ -77,15 +77,6 @@ def test_what_crashed_a_replica_does_not_go_to_its_peer(pair: tuple[Served, Serv
     assert counted(first, "restarts_total") == [2]
 
 
-def test_without_a_peer_that_serves_requests_wait_at_home(pair: tuple[Served, Served]) -> None:
-    first, second = pair
-    for replica in pair:
-        os.kill(pids(replica)[0], signal.SIGKILL)
-    until(lambda: [counted(each, "ranks_alive") for each in pair] == [[0], [0]])
-    assert values([ask(first, 1), ask(second, 2)]) == [[1], [2]]
-    assert counted(first, "handed_over_total", "generation") == [0, 2]
-
-
 def test_a_replica_that_cannot_start_is_helped_while_a_peer_serves(tmp_path: Path) -> None:
     cause = tmp_path / "cause"
     config = echo_config(tmp_path, replicas=2, **{"module.die_if": str(cause)})

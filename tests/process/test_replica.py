@@ -13,14 +13,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from python_mp.errors import InvalidInput, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, HANG, RAISE, REFUSE, SEGFAULT, SLEEP
 from tests.support.descriptors import alone, opened
 from tests.support.harness import (
-    INT32,
     LIMIT,
     NO_FAULT,
     Fault,
@@ -30,11 +28,9 @@ from tests.support.harness import (
     counted,
     echo_config,
     echo_input,
-    model_config,
     pids,
     rank_processes,
     served,
-    tensor,
     until,
     values,
 )
@@ -74,26 +70,6 @@ def test_many_at_once_each_get_their_own_answer(
         assert batches < 200 or attend
 
 
-def test_several_sequences_a_request_with_lengths(tmp_path: Path) -> None:
-    ids = tensor("X", INT32, -1, allow_ragged_batch=True)
-    config = model_config(
-        tmp_path,
-        [ids, tensor("LENGTHS", INT32, 1)],
-        [tensor("Y", INT32, -1)],
-        engine="echo",
-        lengths="LENGTHS",
-    )
-    inputs = {
-        "X": np.array([[1, 2, 0], [3, 0, 0], [4, 5, 6]], np.int32),
-        "LENGTHS": np.array([[2], [1], [3]], np.int32),
-    }
-    with served(config, tmp_path) as replica:
-        first, second = replica.ask_all([inputs, inputs])
-        for answer in (first, second):
-            assert answer.result(LIMIT)["Y"].tolist() == [[1, 2, 0], [3, 0, 0], [4, 5, 6]]
-        assert counted(replica, "batches_total", "tokens_total", "tokens_saved_total") == [1, 12, 6]
-
-
 @pytest.mark.parametrize("victim", [0, 3])
 def test_a_killed_rank_loses_nothing(tmp_path: Path, victim: int) -> None:
     config = echo_config(tmp_path, tensor_parallel_size=2, pipeline_parallel_size=2)
@@ -122,31 +98,6 @@ def test_a_rank_killed_while_idle_is_replaced_before_anyone_asks(two: Served) ->
     assert counted(two, "restarts_total", "replays_total") == [1, 0]
 
 
-def test_killed_again_and_again_under_load(two: Served) -> None:
-    two.attend = 0.002
-    with ThreadPoolExecutor(4) as clients:
-
-        def client(number: int) -> bool:
-            wanted = [[number, n] for n in range(50)]
-            return all(values([ask(two, *pair, fault=(SLEEP, 0, 1))]) == [pair] for pair in wanted)
-
-        running = [clients.submit(client, number) for number in range(4)]
-        for generation in (1, 2):
-            until(lambda g=generation: counted(two, "generation", "ranks_alive") == [g, 2])  # type: ignore[misc]
-            os.kill(pids(two)[generation % 2], signal.SIGKILL)
-        assert all(future.result(LIMIT) for future in running)
-    assert counted(two, "generation") == [3]
-
-
-def test_a_rank_killed_while_its_group_restarts_loses_nothing(two: Served) -> None:
-    before = pids(two)
-    sleeping = ask(two, 1, fault=(SLEEP, 0, 200))
-    os.kill(before[0], signal.SIGKILL)
-    until(lambda: bool(pids(two)) and not set(before) & set(pids(two)))
-    os.kill(pids(two)[0], signal.SIGKILL)
-    assert values([sleeping]) == [[1]]
-
-
 @pytest.mark.parametrize(
     ("fault", "wrong", "reason", "most_restarts"),
     [
@@ -169,14 +120,6 @@ def test_a_poison_request_is_the_only_one_to_fail(
     assert restarts <= most_restarts
     assert ranks == 2
     assert restarts or pids(two) == before
-
-
-def test_a_request_larger_than_a_slot_is_refused_and_the_next_served(tmp_path: Path) -> None:
-    with served(echo_config(tmp_path, max_batch_bytes=4096), tmp_path) as replica:
-        with pytest.raises(InvalidInput, match="max_batch_bytes is 4096"):
-            ask(replica, *range(1100)).result(LIMIT)
-        assert values([ask(replica, *range(900))]) == [list(range(900))]
-        assert counted(replica, "restarts_total") == [0]
 
 
 def test_stop_leaves_no_process_and_no_file(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
-import shutil
 import signal
 import sys
 import time
@@ -227,32 +225,6 @@ def test_a_first_start_outlasts_a_fault_that_passes(tmp_path: Path) -> None:
         others.submit(pass_away)
         with served(config, tmp_path) as replica:
             assert values([ask(replica, 1)]) == [[1]]
-
-
-def test_a_status_folder_that_cannot_be_written_hurts_nobody(two: Served, tmp_path: Path) -> None:
-    shutil.rmtree(tmp_path / "status")
-    (tmp_path / "status").touch()
-    sleeping = ask(two, 1, fault=(SLEEP, 0, 100))
-    os.kill(pids(two)[0], signal.SIGKILL)
-    assert values([sleeping, ask(two, 2)]) == [[1], [2]]
-    (tmp_path / "status").unlink()
-    until(lambda: said(tmp_path).get("state") == "serving", BACK_SECONDS)
-    assert said(tmp_path)["generation"] == 2
-
-
-def test_it_serves_again_after_there_was_no_descriptor_left(two: Served) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    victim = pids(two)[0]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        sleeping = ask(two, 1, fault=(SLEEP, 0, 100))
-        os.kill(victim, signal.SIGKILL)
-        until(lambda: internal_errors(two) >= 3)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    until(lambda: two.replica.serves, BACK_SECONDS)
-    assert isinstance(sleeping.exception(LIMIT), Unavailable | None)
-    assert values([ask(two, 2)]) == [[2]]
 
 
 # What it was that ranks died of: their own end, or the disk, which says nothing against them.

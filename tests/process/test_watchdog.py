@@ -50,16 +50,6 @@ def test_a_hang_ends_the_group_with_its_stacks_in_the_log(
     assert "rank 0, S:" in caplog.text, "and where the other waited"
 
 
-def test_a_stopped_rank_is_replaced_and_its_batch_replayed(two: Served) -> None:
-    before = pids(two)
-    sleeping = ask(two, 7, fault=(SLEEP, 0, 300))
-    os.kill(before[0], signal.SIGSTOP)
-    began = time.monotonic()
-    assert values([sleeping, ask(two, 8)]) == [[7], [8]]
-    assert HANG_SECONDS <= time.monotonic() - began < LIMIT
-    assert not set(before) & set(pids(two))
-
-
 def test_a_stopped_rank_is_replaced_while_nobody_asks(two: Served) -> None:
     os.kill(pids(two)[1], signal.SIGSTOP)
     until(lambda: counted(two, "generation", "ranks_alive") == [2, 2], LIMIT)
@@ -85,13 +75,6 @@ def test_a_rank_stopped_while_it_starts_is_replaced(tmp_path: Path) -> None:
         os.kill(pids(replica)[0], signal.SIGSTOP)
         assert values([ask(replica, 5)]) == [[5]]
         assert counted(replica, "generation", "hangs_total") == [3, 1]
-
-
-def test_slow_is_not_hung(two: Served) -> None:
-    """One rank computes for longer than the watchdog waits, the other waits for it."""
-    slow = ask(two, 3, fault=(WORK, 0, 4000 * HANG_SECONDS))
-    assert slow.result(LIMIT + 4 * HANG_SECONDS)["Y"].tolist() == [[3]]
-    assert counted(two, "restarts_total") == [0]
 
 
 def test_a_limit_on_a_batch_ends_even_what_computes(tmp_path: Path) -> None:
