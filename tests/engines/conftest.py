@@ -14,8 +14,9 @@ import pytest
 from build_scripts.checkpoint import Checkpoint
 from build_scripts.sentences import sentences
 from python_mp.config import ModelConfig
+from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.forkserver import Pool
-from tests.support.harness import FP32, INT32, Array, model_config, tensor
+from tests.support.replicas import Array
 
 
 @dataclass(frozen=True)

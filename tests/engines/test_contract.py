@@ -23,18 +23,9 @@ from python_mp.rank import engines
 from python_mp.rank.engines import Engine, aot_inductor
 from python_mp.rank.engines.echo import REFUSE
 from tests.engines import building
-from tests.support.harness import (
-    FP32,
-    INT32,
-    Array,
-    counted,
-    lone_rank,
-    model_config,
-    pids,
-    served,
-    tensor,
-    until,
-)
+from tests.support.configs import FP32, INT32, model_config, tensor
+from tests.support.processes import until
+from tests.support.replicas import Array, counted, lone_rank, pids, served
 
 ENGINES = ["echo", "torch", "aot_inductor", "onnxruntime"]
 BUILT = ENGINES[2:]

@@ -17,7 +17,7 @@ from python_mp.rank import source
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.rank.shard import Shard
 from tests.engines.conftest import Texts, encoder_config
-from tests.support.harness import Array, Served, counted, pids, served
+from tests.support.replicas import Array, Served, counted, pids, served
 
 LIMIT = 60.0
 BOUND = {"float32": 0.999999, "bfloat16": 0.999, "float16": 0.99999}

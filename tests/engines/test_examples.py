@@ -18,7 +18,8 @@ from torch import Tensor
 from build_scripts import digits, ranker
 from build_scripts.job import REPOSITORY
 from python_mp.errors import InvalidInput
-from tests.support.harness import FP32, LIMIT, Array, model_config, served, tensor
+from tests.support.configs import FP32, model_config, tensor
+from tests.support.replicas import LIMIT, Array, served
 
 HEADS, EPSILON = 4, 1e-6
 

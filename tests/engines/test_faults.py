@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.harness import FP32, Served, counted, model_config, pids, served, tensor, until
+from tests.support.configs import FP32, model_config, tensor
+from tests.support.processes import until
+from tests.support.replicas import Served, counted, pids, served
 
 # Sums its input over the ranks, many times. What a file named RANK.FAULT asks for, that rank does
 # once, between two all-reduces.

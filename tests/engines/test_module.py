@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.harness import FP32, LIMIT, model_config, served, tensor
+from tests.support.configs import FP32, model_config, tensor
+from tests.support.replicas import LIMIT, served
 
 IN_PLACE = """
 import torch

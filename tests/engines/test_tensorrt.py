@@ -19,7 +19,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from rich.progress import Progress
 
@@ -57,34 +57,29 @@ def parameters() -> Mapping[str, np.ndarray[Any, Any]]:
     return {n: (random.standard_normal(s) / 8).astype(np.float32) for n, s in shapes.items()}
 
 
+BLOCK = """
+<ir_version: 10, opset_import: ["": 20, "python_mp": 1]>
+block ({kind}[rows, {width}] x) => ({kind}[rows, {width}] y) <{kind}[rows, {width}] part> {{
+    a = MatMul (x, up)
+    b = Relu (a)
+    part = MatMul (b, down)
+    sum = {summed}
+    y = Add (sum, x)
+}}
+"""
+SUMMED = """python_mp.DistCollective <collective_operation = "all_reduce", reduce_op = "sum",
+    root = -1, group_size = 0, nb_rank = {ranks}> (part)"""
+
+
 def block(rank: int = 0, ranks: int = 1, dtype: Any = np.float32) -> ModelProto:
     """y = x + relu(x up) down, the inner dimension split among the ranks."""
-    inner = slice(rank * INNER // ranks, (rank + 1) * INNER // ranks)
-    weights = parameters()
-    mine = {"up": weights["up"][:, inner], "down": weights["down"][inner]}
-    nodes = [
-        helper.make_node("MatMul", ["x", "up"], ["a"]),
-        helper.make_node("Relu", ["a"], ["b"]),
-        helper.make_node("MatMul", ["b", "down"], ["part"]),
-        helper.make_node("Add", ["sum" if ranks > 1 else "part", "x"], ["y"]),
-    ]
-    if ranks > 1:
-        attributes: dict[str, Any] = {"collective_operation": "all_reduce", "reduce_op": "sum"}
-        attributes |= {"root": -1, "group_size": 0, "nb_rank": ranks}
-        collective = helper.make_node("DistCollective", ["part"], ["sum"], domain="python_mp")
-        collective.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
-        nodes.insert(3, collective)
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    graph = helper.make_graph(
-        nodes,
-        "block",
-        [helper.make_tensor_value_info("x", kind, ["rows", WIDTH])],
-        [helper.make_tensor_value_info("y", kind, ["rows", WIDTH])],
-        [numpy_helper.from_array(w.astype(dtype), name) for name, w in mine.items()],
-        value_info=[helper.make_tensor_value_info("part", kind, ["rows", WIDTH])],
-    )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("python_mp", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    kind = {np.float32: "float", np.float16: "float16"}[dtype]
+    summed = SUMMED.format(ranks=ranks) if ranks > 1 else "Identity (part)"
+    model = onnx.parser.parse_model(BLOCK.format(kind=kind, width=WIDTH, summed=summed))
+    inner, weights = slice(rank * INNER // ranks, (rank + 1) * INNER // ranks), parameters()
+    for name, mine in (("up", weights["up"][:, inner]), ("down", weights["down"][inner])):
+        model.graph.initializer.append(numpy_helper.from_array(mine.astype(dtype), name))
+    return model
 
 
 def expected(x: torch.Tensor) -> torch.Tensor:

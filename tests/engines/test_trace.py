@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from build_scripts.errors import BuildError
 from build_scripts.trace import LENGTHS, TracedPeers, example, trace
 from python_mp.config import ModelConfig
-from tests.support.harness import FP32, model_config, tensor
+from tests.support.configs import FP32, model_config, tensor
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 from tests.osfaults.board import Board
 from tests.osfaults.cases import Case
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
-from tests.support.harness import INT32, alive, rank_processes, raw_config, tensor
-from tests.support.processes import ENVIRONMENT
+from tests.support.configs import INT32, raw_config, tensor
+from tests.support.processes import ENVIRONMENT, alive, rank_processes
 
 SETTLE_SECONDS = 20.0
 TELL_SECONDS = 1.0

@@ -22,8 +22,7 @@ from server.endpoints import Endpoints
 from tests.osfaults.cases import Case
 from tests.osfaults.front import SETTLE_SECONDS
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
-from tests.support.harness import children
-from tests.support.processes import ENVIRONMENT
+from tests.support.processes import ENVIRONMENT, children
 from tests.support.serving import processes_of
 from tests.triton.conftest import IDENTITY
 from tests.triton.test_server import ECHO, variables

@@ -29,18 +29,10 @@ from python_mp.rank.shard import Shard
 from tests.process import bad_files
 from tests.process.bad_files import CONFIGS, FIELDS, GOOD, MODULES, SAFETENSORS, SHAPES
 from tests.support import checkpoints
+from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.forkserver import Pool
-from tests.support.harness import (
-    FP32,
-    INT32,
-    children,
-    lone_rank,
-    model_config,
-    rank_processes,
-    served,
-    tensor,
-    until,
-)
+from tests.support.processes import children, rank_processes, until
+from tests.support.replicas import lone_rank, served
 
 LIMIT = 30.0  # on a busy machine
 Damage = Callable[[Path], object]

@@ -12,20 +12,9 @@ from python_mp.errors import RequestFailed, Unavailable
 from python_mp.front import group as group_module
 from python_mp.front.group import Group
 from python_mp.rank.engines.echo import SLEEP
-from tests.support.harness import (
-    FP32,
-    INT32,
-    LIMIT,
-    Array,
-    ask,
-    counted,
-    echo_config,
-    model_config,
-    served,
-    tensor,
-    until,
-    values,
-)
+from tests.support.configs import FP32, INT32, echo_config, model_config, tensor
+from tests.support.processes import until
+from tests.support.replicas import LIMIT, Array, ask, counted, served, values
 
 pytestmark = pytest.mark.usefixtures("one_forkserver")
 

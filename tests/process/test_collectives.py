@@ -22,7 +22,7 @@ from torch import Tensor
 
 from python_mp.errors import GroupAborted
 from python_mp.rank.collectives import Communicator, connect
-from tests.support.harness import cpu_seconds
+from tests.support.processes import cpu_seconds
 
 # Forked from a process that has torch already, a rank starts in milliseconds.
 context = mp.get_context("forkserver")

@@ -15,11 +15,8 @@ from python_mp import layout
 from python_mp.config import ModelConfig
 from python_mp.front import replica
 from python_mp.rank.engines.echo import RAISE
-from tests.support.harness import (
-    LIMIT,
-    echo_config,
-    echo_input,
-)
+from tests.support.configs import echo_config
+from tests.support.replicas import LIMIT, echo_input
 from tests.support.triton_stub import ROOT, InferenceRequest, TritonError, arguments, execute, load
 
 pytestmark = pytest.mark.usefixtures("one_forkserver")

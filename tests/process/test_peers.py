@@ -14,17 +14,9 @@ import pytest
 
 from python_mp.errors import InvalidInput, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, RAISE, REFUSE, SLEEP
-from tests.support.harness import (
-    LIMIT,
-    Served,
-    ask,
-    counted,
-    echo_config,
-    pids,
-    served,
-    until,
-    values,
-)
+from tests.support.configs import echo_config
+from tests.support.processes import until
+from tests.support.replicas import LIMIT, Served, ask, counted, pids, served, values
 
 pytestmark = pytest.mark.usefixtures("one_forkserver")
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from python_mp.rank.engines.echo import SLEEP
-from tests.support.harness import LIMIT, echo_config, echo_input, module_config, served
+from tests.support.configs import echo_config, module_config
+from tests.support.replicas import LIMIT, echo_input, served
 
 pytestmark = pytest.mark.usefixtures("one_forkserver")
 BATCHES = 8

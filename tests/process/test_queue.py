@@ -12,13 +12,13 @@ import pytest
 from python_mp.batch import read_request
 from python_mp.errors import Cancelled, RequestFailed, TimedOut
 from python_mp.rank.engines.echo import EXIT, RAISE, SLEEP
-from tests.support.harness import (
+from tests.support.configs import echo_config
+from tests.support.replicas import (
     LIMIT,
     FutureAnswer,
     Served,
     ask,
     counted,
-    echo_config,
     echo_input,
     pids,
     served,

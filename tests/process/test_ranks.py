@@ -11,8 +11,7 @@ from rich.progress import Progress
 
 from build_scripts import ranks
 from build_scripts.errors import BuildError
-from tests.support.harness import alive, until
-from tests.support.processes import python
+from tests.support.processes import alive, python, until
 
 PROGRAM = """
 import os, sys, time

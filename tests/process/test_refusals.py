@@ -12,16 +12,15 @@ import pytest
 
 from python_mp.errors import InvalidInput, RequestFailed
 from python_mp.rank.engines.echo import EVERYONE, FAIL, RAISE
-from tests.support.harness import (
+from tests.support.configs import echo_config, module_config
+from tests.support.replicas import (
     LIMIT,
     NO_FAULT,
     Array,
     Served,
     ask,
     counted,
-    echo_config,
     echo_input,
-    module_config,
     pids,
     served,
     values,

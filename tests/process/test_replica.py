@@ -17,24 +17,21 @@ import pytest
 
 from python_mp.errors import InvalidInput, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, HANG, RAISE, REFUSE, SEGFAULT, SLEEP
+from tests.support.configs import echo_config
 from tests.support.descriptors import alone, opened
-from tests.support.harness import (
+from tests.support.processes import alive, python, rank_processes, until
+from tests.support.replicas import (
     LIMIT,
     NO_FAULT,
     Fault,
     Served,
-    alive,
     ask,
     counted,
-    echo_config,
     echo_input,
     pids,
-    rank_processes,
     served,
-    until,
     values,
 )
-from tests.support.processes import python
 
 pytestmark = pytest.mark.usefixtures("one_forkserver")
 
@@ -208,12 +205,12 @@ def test_ranks_die_with_their_front(tmp_path: Path) -> None:
 
 FRONT = """
 import pathlib, sys, time
-from tests.support import harness
+from tests.support import configs, replicas
 from python_mp.rank.engines.echo import HANG
 folder = pathlib.Path(sys.argv[1])
-config = harness.echo_config(folder, tensor_parallel_size=2, pipeline_parallel_size=2)
-with harness.served(config, folder) as replica:
-    replica.ask(**harness.echo_input(1, faults=[(HANG, 1, 0)]))
+config = configs.echo_config(folder, tensor_parallel_size=2, pipeline_parallel_size=2)
+with replicas.served(config, folder) as replica:
+    replicas.ask(replica, 1, fault=(HANG, 1, 0))
     print("serving", flush=True)
     time.sleep(60)
 """

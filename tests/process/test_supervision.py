@@ -29,22 +29,10 @@ from python_mp.front.replica import Replica
 from python_mp.front.status import Status
 from python_mp.front.watchdog import Watchdog
 from python_mp.rank.engines.echo import SLEEP
+from tests.support.configs import echo_config
 from tests.support.descriptors import ours
-from tests.support.harness import (
-    LIMIT,
-    Served,
-    alive,
-    ask,
-    children,
-    counted,
-    cpu_seconds,
-    echo_config,
-    pids,
-    served,
-    until,
-    values,
-)
-from tests.support.processes import python
+from tests.support.processes import alive, children, cpu_seconds, python, until
+from tests.support.replicas import LIMIT, Served, ask, counted, pids, served, values
 
 BACK_SECONDS = 5.0
 """Until it serves again, once the cause of its trouble is gone."""

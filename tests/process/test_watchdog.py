@@ -11,17 +11,9 @@ import pytest
 
 from python_mp.errors import RequestFailed
 from python_mp.rank.engines.echo import HANG, SLEEP, WORK
-from tests.support.harness import (
-    Served,
-    ask,
-    counted,
-    echo_config,
-    echo_input,
-    pids,
-    served,
-    until,
-    values,
-)
+from tests.support.configs import echo_config
+from tests.support.processes import until
+from tests.support.replicas import Served, ask, counted, echo_input, pids, served, values
 
 pytestmark = pytest.mark.usefixtures("one_forkserver")
 

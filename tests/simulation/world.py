@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.harness import INT32, raw_config, tensor
+from tests.support.configs import INT32, raw_config, tensor
 from tests.support.triton_stub import TritonError, arguments
 
 from .machine import Machine, Process

@@ -1,11 +1,12 @@
-"""Other Python processes for tests."""
+"""Processes: those that a test starts, and what became of others."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,3 +32,49 @@ def python(code: str | Path, *arguments: object, says: str = "") -> Iterator[sub
             yield process
         finally:
             process.kill()
+
+
+def rank_processes(front: int) -> dict[tuple[int, int], int]:
+    """(replica, rank) -> pid of the ranks that the process `front` has, by way of its nursery."""
+    found = {}
+    for nursery in children(front):
+        for pid in children(nursery):
+            name, _, place = _read(Path(f"/proc/{pid}/comm")).decode().strip().partition(" ")
+            if name == "rank":
+                replica, rank = place.split(".")
+                found[int(replica), int(rank)] = pid
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Processes that any of its threads has started."""
+    lists = Path("/proc", str(pid), "task").glob("*/children")
+    return [int(child) for each in lists for child in _read(each).split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that ended and waits to be reaped does not."""
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
+    return bool(fields) and fields[0] not in b"ZX"
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process and the children that it has reaped."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """For what nothing announces: asks until it holds; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.005)
+
+
+def _read(path: Path) -> bytes:
+    """Nothing of a process or thread that has ended."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.harness import Array
+from tests.support.replicas import Array
 from tests.support.tensorrt.checked import Api, Fake, HostMemory, Members
 from tests.support.tensorrt.cuda import Cuda
 

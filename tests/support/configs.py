@@ -1,0 +1,73 @@
+"""Models' configs made in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from python_mp.config import ModelConfig, parse
+
+INT32, FP32 = "TYPE_INT32", "TYPE_FP32"
+
+
+def tensor(name: str, dtype: str, *dims: int, **more: Any) -> dict[str, Any]:
+    return {"name": name, "data_type": dtype, "dims": [str(dim) for dim in dims], **more}
+
+
+def raw_config(
+    name: str,
+    inputs: Sequence[dict[str, Any]],
+    outputs: Sequence[dict[str, Any]],
+    *,
+    replicas: int = 1,
+    passive: int | None = None,
+    max_batch_size: int = 64,
+    **parameters: Any,
+) -> dict[str, Any]:
+    """What Triton would hand over for a config.pbtxt with these entries."""
+    if passive is None:
+        sizes = (parameters.get(f"{axis}_parallel_size", 1) for axis in ("tensor", "pipeline"))
+        passive = replicas * (prod(sizes) - 1)
+    groups = [{"name": "lead", "kind": "KIND_CPU", "count": replicas, "passive": False}]
+    if passive:
+        groups.append({"name": "shard", "kind": "KIND_CPU", "count": passive, "passive": True})
+    return {
+        "name": name,
+        "max_batch_size": max_batch_size,
+        "input": list(inputs),
+        "output": list(outputs),
+        "instance_group": groups,
+        "parameters": {key: {"string_value": str(value)} for key, value in parameters.items()},
+    }
+
+
+def model_config(repository: Path, *tensors: Sequence[dict[str, Any]], **more: Any) -> ModelConfig:
+    """Of the model in this folder; see `raw_config`."""
+    raw = raw_config(repository.name, *tensors, **more)
+    return parse(json.dumps(raw), str(repository), "1")
+
+
+def module_config(
+    folder: Path,
+    module: str,
+    dims: Sequence[int] = (4,),
+    output: Sequence[int] | None = None,
+    *,
+    ragged: bool = False,
+    **more: Any,
+) -> ModelConfig:
+    """A model of engine torch with this module.py, float32 X [dims] to float32 Y."""
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "module.py").write_text(module)
+    x = tensor("X", FP32, *dims, allow_ragged_batch=ragged)
+    y = tensor("Y", FP32, *(dims if output is None else output))
+    return model_config(folder, [x], [y], engine="torch", **more)
+
+
+def echo_config(folder: Path, **more: Any) -> ModelConfig:
+    """A model of engine echo: ragged X comes back as Y, and FAULT asks for trouble."""
+    inputs = [tensor("X", INT32, -1, allow_ragged_batch=True), tensor("FAULT", INT32, 3)]
+    return model_config(folder, inputs, [tensor("Y", INT32, -1)], engine="echo", **more)
