@@ -209,10 +209,8 @@ def test_a_full_peer_is_left_in_peace(make: Make) -> None:
     assert first.waiting == asked[300 - len(first.waiting) :]
 
 
-def test_a_hung_peer_is_waited_for_once_and_told_later(
-    make: Make, mute: Callable[[int], Mute]
-) -> None:
-    mute(0)
+@pytest.mark.usefixtures("mute")
+def test_a_hung_peer_is_waited_for_once_and_told_later(make: Make) -> None:
     first, third = make(0), make(2)
     first.needs_help, first.poison = False, "poison"
     began = time.monotonic()
@@ -268,16 +266,15 @@ def test_only_replicas_of_the_same_config_help_each_other(tmp_path: Path) -> Non
 
 
 class Mute:
-    """A peer that takes `pulses` messages and says something to each, and then never reads."""
+    """A peer that takes a line and never says anything."""
 
-    def __init__(self, folder: Path, config: ModelConfig, pulses: int) -> None:
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
         self.status = Status(folder, config, 1)
         self.status.write(State.SERVING)
         self.name = f"{os.getpid()}.1"
         self.listener = line.listen(folder / line.FOLDER, self.name)
         self.folder = folder
         self.lines: list[line.Line] = []
-        self.pulses = pulses
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
 
@@ -287,10 +284,6 @@ class Mute:
                 self.lines.append(line.accept(self.listener))
             except OSError:
                 return
-            for _ in range(self.pulses):
-                received = self.lines[-1].receive()
-                assert received is not None
-                self.lines[-1].send(received[0].kind)
 
     def close(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
@@ -303,20 +296,14 @@ class Mute:
 
 
 @pytest.fixture
-def mute(tmp_path: Path) -> Iterator[Callable[[int], Mute]]:
-    made = []
-
-    def build(pulses: int) -> Mute:
-        made.append(Mute(tmp_path, echo_config(tmp_path, replicas=3), pulses))
-        return made[-1]
-
-    yield build
-    for each in made:
-        each.close()
+def mute(make: Make, tmp_path: Path) -> Iterator[None]:  # noqa: ARG001
+    made = Mute(tmp_path, echo_config(tmp_path, replicas=3))
+    yield
+    made.close()
 
 
-def test_who_never_says_anything_gets_nothing(make: Make, mute: Callable[[int], Mute]) -> None:
-    mute(0)
+@pytest.mark.usefixtures("mute")
+def test_who_never_says_anything_gets_nothing(make: Make) -> None:
     first, third = make(0), make(2)
     asked = first.ask(*range(400))
     answered = 0
@@ -326,22 +313,6 @@ def test_who_never_says_anything_gets_nothing(make: Make, mute: Callable[[int], 
         answered += 1
     assert [result(each) for each in asked] == [[n] for n in range(400)]
     assert first.came_back == []
-
-
-def test_who_falls_silent_has_nothing_in_the_end(
-    make: Make, mute: Callable[[int], Mute], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(line, "PULSE_SECONDS", 0.1)
-    monkeypatch.setattr(line, "SILENCE_SECONDS", 0.5)
-    silent = mute(1)
-    first = make(0)
-    asked = first.ask(*range(200))
-    until(lambda: bool(first.came_back))
-    first.needs_help = False
-    until(lambda: len(first.waiting) == 200)
-    assert first.waiting == asked
-    assert len(silent.lines) >= 1
-    assert first.settled == []
 
 
 def test_what_has_its_answer_is_recalled(make: Make) -> None:

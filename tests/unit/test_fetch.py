@@ -141,19 +141,6 @@ def test_what_is_made_comes_with_its_facts(tmp_path: Path, monkeypatch: pytest.M
     assert {name: tensor.shape for name, tensor in weights.items()} == dict(ranker.shapes())
 
 
-def test_ranker_keeps_activations_sane() -> None:
-    weights = dict(ranker.tensors())
-    x = np.random.default_rng(0).standard_normal((64, ranker.DIM), dtype=np.float32)
-    for index in range(ranker.BLOCKS):
-        block = f"blocks.{index}"
-        normed = x / np.sqrt((x * x).mean(1, keepdims=True)) * weights[f"{block}.norm.weight"]
-        gate = normed @ weights[f"{block}.gate.weight"].T
-        gated = gate / (1 + np.exp(-gate)) * (normed @ weights[f"{block}.up.weight"].T)
-        x = x + gated @ weights[f"{block}.down.weight"].T
-        assert 0.5 < x.std() < 3
-    assert 0.3 < (x @ weights["head.weight"].T).std() < 3
-
-
 SHARDS = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 

@@ -34,28 +34,20 @@ def request(hidden: np.ndarray, lengths: list[int]) -> InferenceRequest:
     )
 
 
-def test_pool_is_the_normalised_mean(module: ModuleType) -> None:
-    rng = np.random.default_rng(0)
-    rows = [hidden_states(rng, [length])[0] for length in (1, 2, 17, 256)]
-    vectors = module.pool(rows)
-    assert vectors.dtype == np.float32
-    np.testing.assert_allclose(vectors, [reference(row) for row in rows], atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-
-
 def test_a_row_of_zeros_stays_finite(module: ModuleType) -> None:
     assert not module.pool([np.zeros((3, WIDTH), np.float32)]).any()
 
 
 def test_requests_of_unequal_length_share_a_call(module: ModuleType) -> None:
     rng = np.random.default_rng(1)
-    lengths = [[3], [5, 2, 9], [1]]
+    lengths = [[3], [5, 2, 256], [1]]
     hidden = [hidden_states(rng, one) for one in lengths]
     requests = [request(states, one) for states, one in zip(hidden, lengths, strict=True)]
     responses = module.TritonPythonModel().execute(requests)
     for response, states, one in zip(responses, hidden, lengths, strict=True):
         expected = [reference(row[:length]) for row, length in zip(states, one, strict=True)]
         np.testing.assert_allclose(response.outputs["EMBEDDING"], expected, atol=1e-6)
+        assert response.outputs["EMBEDDING"].dtype == np.float32
 
 
 @pytest.mark.parametrize("length", [0, -1, 5])

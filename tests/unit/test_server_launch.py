@@ -1,6 +1,5 @@
 """Options, endpoints, installation and the watcher's reaction to signals, without a server."""
 
-import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -80,25 +79,6 @@ def test_further_options_go_to_tritonserver() -> None:
     assert theirs == ["--log-verbose", "1", "--id=me"]
     assert ours.demo
     assert __main__.endpoints(ours).http == 9
-
-
-def test_backends_are_linked_with_this_pythons_stub(tmp_path: Path) -> None:
-    found = installation.find()
-    found.assemble_backends(tmp_path / "backends")
-    python = tmp_path / "backends" / "python"
-    stub = python / "triton_python_backend_stub"
-    assert stub.read_bytes() == found.stub.read_bytes()
-    assert os.access(stub, os.X_OK)
-    assert (python / "libtriton_python.so").is_file()
-    assert (tmp_path / "backends" / "python_mp").is_dir()
-
-
-def test_environment_puts_this_python_first() -> None:
-    environment = installation.find().environment({"PATH": "/bin", "LD_LIBRARY_PATH": "/mine"})
-    assert environment["PATH"].endswith(":/bin")
-    assert Path(environment["PATH"].split(":")[0], "python").exists()
-    assert environment["LD_LIBRARY_PATH"].endswith(":/mine")
-    assert all(Path(path).is_dir() for path in environment["LD_LIBRARY_PATH"].split(":")[:-1])
 
 
 def test_the_environment_overrides_defaults() -> None:

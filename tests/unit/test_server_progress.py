@@ -86,19 +86,15 @@ def test_stubs_that_aborted_are_not_waited_for(start: Start) -> None:
     assert STUCK_SECONDS <= start.now < STUCK_SECONDS + 5
 
 
-def test_a_command_is_handed_over() -> None:
-    command = ["/a b/tritonserver", "--x=ü\udcff", "", "--long=" + "x" * 100_000]
-    assert child.take_over(child.hand_over(command)) == command
-
-
 def test_the_launcher_becomes_it() -> None:
-    file = child.hand_over(["/bin/sh", "-c", "echo $0", "it's me"])
+    said = "it's ü " + "x" * 100_000
+    file = child.hand_over(["/bin/sh", "-c", "echo $0", said])
     launcher = [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), str(file)]
     try:
         ended = subprocess.run(launcher, pass_fds=[file], capture_output=True, text=True)
     finally:
         os.close(file)
-    assert ended.stdout == "it's me\n", ended.stderr
+    assert ended.stdout == f"{said}\n", ended.stderr
 
 
 def test_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
