@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 
 _STAGE = re.compile(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", re.M | re.S)
 STAGES = dict(_STAGE.findall((PROJECT / "Dockerfile").read_text()))

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from tritonclient.utils import InferenceServerException
 
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 from tests.deploy.scraping import RULES, Api, prometheus
 from tests.triton import repository
 from tests.triton.calls import Client

@@ -11,9 +11,9 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 
-from python_mp.config import Parameters
-from server.health import Health
-from server.net import Net
+from python_mp.model.config import Parameters
+from server.pages.health import Health
+from server.watch.net import Net
 from tests.deploy.manifest_checks import problems
 from tests.deploy.manifests import (
     COMPONENTS,

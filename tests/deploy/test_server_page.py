@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server import stubs
+from server.watch import stubs
 from tests.triton import repository
 from tests.triton.test_server import ECHO, Command, wait_until
 

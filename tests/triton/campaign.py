@@ -13,8 +13,8 @@ import grpc
 import numpy as np
 from tritonclient.grpc.service_pb2 import ModelInferResponse, ModelStreamInferResponse
 
-from server.installation import PROJECT
-from server.launch import TritonServer
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
 from tests.support.harness import alive
 from tests.support.serving import processes_of
 from tests.triton.bad_json import BINARY, HttpCall

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.triton.calls import (
     BOUND,
     PROTOCOLS,

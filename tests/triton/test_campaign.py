@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from server import stubs
-from server.launch import TritonServer
+from server.process.launch import TritonServer
+from server.watch import stubs
 from tests.triton import bad_json, bad_messages
 from tests.triton.bad_json import HttpCall
 from tests.triton.calls import settled
@@ -129,7 +129,7 @@ def test_left_alone(sender: Sender, server: TritonServer) -> None:
 
 
 def test_largest_bodies(sender: Sender) -> None:
-    """What the stack limit of server/child.py keeps from being the end of the server."""
+    """What the stack limit of server/process/child.py keeps from being the end of the server."""
     path = "/v2/models/embed/infer"
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     sender.http(HttpCall("POST", path, b"a" * 4_000_000, form))

@@ -17,7 +17,7 @@ import pytest
 
 from build_scripts.build import main as build
 from build_scripts.publish import versions
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 from tests.triton import repository
 from tests.triton.test_server import TOKEN, Command, command, variables
 

@@ -15,8 +15,8 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from build_scripts import digits
-from server.installation import PROJECT
-from server.launch import TritonServer
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
 from tests.triton.calls import PROTOCOLS, Array, Client, in_parallel
 from tests.triton.test_server import variables
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.installation import PROJECT
-from server.launch import TritonServer
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
 from tests.triton.calls import BOUND, PROTOCOLS, Client, plain_ranker, reference
 from tests.triton.test_server import variables
 

@@ -21,8 +21,8 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from server.endpoints import Endpoints
-from server.installation import PROJECT
-from server.launch import TritonServer
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
 from tests.support.harness import children, rank_processes
 from tests.support.serving import Serve
 from tests.triton.calls import Array, Client, text_tensor

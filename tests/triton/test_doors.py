@@ -23,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 
 from server.endpoints import Endpoints
 from server.errors import ModelError
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from server.settings import Tls
 from tests.triton.test_server import ECHO, TOKEN, Add, Command, command, infer
 

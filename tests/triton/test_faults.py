@@ -15,9 +15,9 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from server.endpoints import Endpoints
-from server.installation import PROJECT
-from server.launch import TritonServer
-from server.run import SEGMENTS
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
+from server.process.run import SEGMENTS
 from tests.support.harness import children, rank_processes, until
 from tests.support.serving import Serve, processes_of
 from tests.triton import repository
@@ -188,7 +188,7 @@ def test_the_end_of_tritonserver_ends_everything(
     server.start()
     server.wait_ready()
     processes = processes_of(server.run.folder).values()
-    assert sum("python_mp.rank.nursery" in p for p in processes) == 3, "with its two ranks"
+    assert sum("python_mp.rank.forkserver" in p for p in processes) == 3, "with its two ranks"
     is_right_once(server, scores)
     began = time.monotonic()
     os.kill(server.pid, number)

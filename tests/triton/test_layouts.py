@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support.harness import children, rank_processes
 from tests.support.serving import Serve
 from tests.triton import repository

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from python_mp.front import metrics
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.triton.calls import Client, Samples, reference, settled
 from tests.triton.repository import newest
 

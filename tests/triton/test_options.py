@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 
-from server.installation import PROJECT
-from server.launch import TritonServer
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
 from tests.support.harness import until
 from tests.support.serving import Serve
 from tests.triton.calls import Client, reference

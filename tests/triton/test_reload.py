@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server import stubs
+from server.watch import stubs
 from tests.support.serving import processes_of
 from tests.triton import repository
 from tests.triton.calls import Client, in_parallel
@@ -24,7 +24,7 @@ from tests.triton.test_watcher import answers, assert_private, stub_pids
 CLIENTS = 8
 RELOADS = 20
 # The same server, which looks at its repository more often, to be quick.
-EAGER = "import sys; from server import __main__, caretaker; caretaker.POLL_SECONDS = 0.1"
+EAGER = "import sys; from server import __main__, reconciler; reconciler.POLL_SECONDS = 0.1"
 EAGER_SERVER = ("-c", f"{EAGER}; sys.exit(__main__.main())")
 GROWTH = 1.02  # of ten reloads; the first ten fill the allocators' pools, 1.5 MB in all
 

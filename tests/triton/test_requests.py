@@ -14,7 +14,7 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from python_mp.rank.engines.echo import EXIT, RAISE, REFUSE, SLEEP
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support.harness import NO_FAULT, Fault, until
 from tests.support.serving import Serve
 from tests.triton import repository

@@ -23,9 +23,9 @@ import pytest
 from server.control import Control
 from server.endpoints import Endpoints
 from server.errors import ModelError, ServerError
-from server.installation import PROJECT
-from server.run import SEGMENTS, remove_leftovers
-from server.watcher import SAME_SIGNAL
+from server.process.installation import PROJECT
+from server.process.run import SEGMENTS, remove_leftovers
+from server.watch.watcher import SAME_SIGNAL
 from tests.triton import repository
 
 Add = Callable[[str, str], Path]

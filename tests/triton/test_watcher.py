@@ -19,8 +19,8 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from python_mp.rank.engines.echo import SLEEP
-from server import stubs
-from server.run import SEGMENTS, remove_leftovers
+from server.process.run import SEGMENTS, remove_leftovers
+from server.watch import stubs
 from tests.support.serving import processes_of
 from tests.triton import repository
 from tests.triton.calls import Client, in_parallel, reference
@@ -53,7 +53,7 @@ class TritonPythonModel:
 # The same server, in which a call raises while there is a file of its name.
 FAULTY = """
 import os, pathlib, sys
-from server import __main__, caretaker, control, launch, model, report, repository
+from server import __main__, reconciler, control, launch, model, report, repository
 
 def breaks(place, name):
     call = getattr(place, name)
@@ -68,7 +68,7 @@ for place, name in {calls}:
 sys.exit(__main__.main())
 """
 FAULTS = {
-    "living": ("caretaker.stubs", "the models' watch"),
+    "living": ("reconciler.stubs", "the models' watch"),
     "read": ("model.Said", "the models' watch"),
     "states": ("repository", "the repository's watch"),
     "ask": ("control.IndexLine", "the probe of tritonserver"),
