@@ -169,8 +169,8 @@ def test_an_answer_that_was_not_heard_is_not_taken_for_the_next_one(
     """The process that starts ranks is asked how one ended: here, while there is no memory."""
     forkserver = two.replica._supervisor._forkserver
     assert forkserver is not None
-    deaf = Mock(wraps=forkserver_client._socket, recv=once(forkserver_client._socket.recv))
-    monkeypatch.setattr(forkserver_client, "_socket", deaf)
+    deaf = Mock(wraps=forkserver._socket, recv=once(forkserver._socket.recv))
+    monkeypatch.setattr(forkserver, "_socket", deaf)
     os.kill(pids(two)[0], signal.SIGKILL)
     until(lambda: two.replica._supervisor._generation >= 2 and two.replica.serves)
     assert values([ask(two, 3)]) == [[3]]

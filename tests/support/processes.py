@@ -35,7 +35,7 @@ def python(code: str | Path, *arguments: object, says: str = "") -> Iterator[sub
 
 
 def rank_processes(front: int) -> dict[tuple[int, int], int]:
-    """(replica, rank) -> pid of the ranks that the process `front` has, by way of its forkserver."""
+    """(replica, rank) -> pid of the ranks of the process `front`, by way of its forkserver."""
     found = {}
     for forkserver in children(front):
         for pid in children(forkserver):

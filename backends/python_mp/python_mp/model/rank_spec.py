@@ -11,8 +11,8 @@ from .config import ModelConfig, parse
 
 @dataclass(frozen=True)
 class RankSpec:
-    """One rank of one generation. The forkserver, which forks it, fills in the last five: its own pid
-    and the descriptors that came with the order."""
+    """One rank of one generation. The forkserver, which forks it, fills in the last five: its own
+    pid and the descriptors that came with the order."""
 
     source: tuple[str, ...]
     replica: int
