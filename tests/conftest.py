@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from server.process.installation import PROJECT
-from server.process.launch import TritonServer
+from server.installation import PROJECT
+from server.launch import TritonServer
 from tests.support.forkserver import forkservers, one_forkserver
+from tests.support.programs import composer, program
 from tests.support.required import pytest_make_collect_report, pytest_runtest_makereport
 from tests.support.serving import Serve, assert_nothing_left, serving
 
@@ -18,8 +19,10 @@ signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 __all__ = [
+    "composer",
     "forkservers",
     "one_forkserver",
+    "program",
     "pytest_make_collect_report",
     "pytest_runtest_makereport",
 ]

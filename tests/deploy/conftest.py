@@ -1,45 +1,15 @@
-"""What tests of deploy/ need of the machine."""
+"""A front of a Triton, for all tests that do them no harm."""
 
-import shutil
-import subprocess
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Iterator
 
 import pytest
 
-# Debian's names; other systems have similar ones.
-PACKAGES = {
-    "curl": "curl",
-    "docker": "docker.io docker-compose",
-    "docker compose": "docker.io docker-compose",
-    "kubectl": "kubernetes-client",
-    "nginx": "nginx-light libnginx-mod-http-js",
-    "openssl": "openssl",
-    "prometheus": "prometheus",
-    "promtool": "prometheus",
-    "strace": "strace",
-}
+from tests.deploy.front_triton import Fronted, fronted
+from tests.support.programs import Program
 
 
 @pytest.fixture(scope="session")
-def program() -> Callable[[str], str]:
-    """The path of a program; without it the test is skipped."""
-
-    def find(name: str) -> str:
-        return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin") or skip(name)
-
-    return find
-
-
-@pytest.fixture(scope="session")
-def composer(program: Callable[[str], str]) -> Sequence[str]:
-    """The command of Compose: Docker's plugin, or the program of old."""
-    plugin = [program("docker"), "compose"]
-    if subprocess.run([*plugin, "version"], capture_output=True).returncode == 0:
-        return plugin
-    old = shutil.which("docker-compose")
-    return [old or skip("docker compose")]
-
-
-def skip(name: str) -> NoReturn:
-    pytest.skip(f"{name} is not installed (Debian: apt-get install {PACKAGES[name]})")
+def both(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fronted]:
+    program("openssl")
+    with fronted(program("nginx"), tmp_path_factory.mktemp("front")) as started:
+        yield started

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from server.endpoints import Endpoints
-from server.process.installation import PROJECT
-from tests.support.harness import children, until
+from server.installation import PROJECT
+from tests.support.processes import children, until
 
 NGINX = PROJECT / "deploy" / "nginx"
 SERVICE = "/inference.GRPCInferenceService"

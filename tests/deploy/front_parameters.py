@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from tritonclient.grpc.service_pb2 import InferParameter, ModelInferRequest
 
-from tests.triton.bad_json import PARAMETERS, VALUES
+from tests.support.bad_json import PARAMETERS, VALUES
 
 DATA: dict[str, tuple[Any, bytes]] = {"BYTES": ("a", b"\1\0\0\0a"), "FP32": (1, bytes(4))}
 """The one element of an input, in JSON and as raw contents."""

@@ -10,17 +10,12 @@ from pathlib import Path
 import numpy as np
 import tritonclient.grpc
 
-from server.watch import stubs
+from server import stubs
 from tests.deploy.front import Front, behind, front
-from tests.triton.test_server import ECHO, Command, command
+from tests.support import python_models
+from tests.support.command import Command, command
+from tests.support.python_models import CONFIG, ECHO
 
-CONFIG = """
-backend: "python"
-max_batch_size: 8
-input [ {{ name: "IN" data_type: TYPE_{0} dims: [ {1} ] }} ]
-output [ {{ name: "OUT" data_type: TYPE_{0} dims: [ {1} ] }} ]
-instance_group [ {{ count: 1 kind: KIND_CPU }} ]
-"""
 SEQUENCE = """
 sequence_batching {
   control_input [
@@ -61,10 +56,8 @@ class Fronted:
 def fronted(nginx: str, folder: Path, **environment: str) -> Iterator[Fronted]:
     """Both, ready; at the end the processes are those of the beginning."""
     for name, config in MODELS.items():
-        version = folder / "repository" / name / "1"
-        version.mkdir(parents=True)
-        (version.parent / "config.pbtxt").write_text(config)
-        (version / "model.py").write_text(EMPTY if name == "empty" else ECHO)
+        source = EMPTY if name == "empty" else ECHO
+        python_models.add(folder / "repository", name, source, config)
     with command(folder / "repository") as triton:
         triton.wait_ready()
         environment = behind(triton.endpoints) | environment

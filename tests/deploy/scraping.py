@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from server.process.installation import PROJECT
-from tests.support.harness import until
+from server.installation import PROJECT
+from tests.support.processes import until
 
 FOLDER = PROJECT / "deploy" / "prometheus"
 RULES = sorted((FOLDER / "rules").glob("*.yml"))

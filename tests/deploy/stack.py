@@ -12,11 +12,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from server.endpoints import Endpoints
-from server.process.installation import PROJECT
+from server.installation import PROJECT
 
 TOKEN = "a-token-for-tests"
 WEBHOOK = "http://webhook:8080/alerts"
@@ -61,12 +60,7 @@ class Stack:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.compose("down", "--volumes", "--remove-orphans")
         assert self.left() == []
 

@@ -11,9 +11,8 @@ import socket
 import ssl
 import struct
 import subprocess
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from unittest.mock import patch
 
@@ -25,11 +24,11 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from tests.deploy.front import SECONDS, SERVICE, Answer
 from tests.deploy.front_parameters import Asked, asked
-from tests.deploy.front_triton import Fronted, fronted
-from tests.deploy.test_front_rules import SETTINGS, entry, field, varint
-from tests.support.harness import until
-from tests.triton import bad_json, bad_messages
-from tests.triton.test_campaign import JUNK
+from tests.deploy.front_triton import Fronted
+from tests.support import bad_json, bad_messages
+from tests.support.bad_json import GENERATED, JUNK
+from tests.support.bad_messages import field
+from tests.support.processes import until
 
 GOOD = json.dumps({"inputs": [{"name": "IN", "datatype": "FP32", "shape": [1, 1], "data": [1]}]})
 HEAD = "POST /v2/models/wide/infer HTTP/1.1\r\nHost: x\r\n"
@@ -38,71 +37,17 @@ LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 ONE_BYTE_CHUNKS = b"1\r\nx\r\n" * 700_000 + b"0\r\n\r\n"
 
 
-@pytest.fixture(scope="module")
-def both(
-    program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fronted]:
-    program("openssl")
-    with fronted(program("nginx"), tmp_path_factory.mktemp("crashes")) as started:
-        yield started
-
-
 @pytest.fixture(autouse=True)
-def still_serving(request: pytest.FixtureRequest) -> Iterator[None]:
+def still_serving(both: Fronted) -> Iterator[None]:
     yield
-    if "both" in request.fixturenames:
-        both = request.getfixturevalue("both")
-        assert both.echoes()
-        assert both.front.send("POST", "/v2/models/wide/infer", GOOD.encode()).status == 200
-
-
-def shaped(*shape: int, model: str = "wide") -> tuple[str, bytes]:
-    tensor = {"name": "IN", "datatype": "FP32", "shape": shape, "data": [1]}
-    return f"/v2/models/{model}/infer", json.dumps({"inputs": [tensor]}).encode()
+    assert both.echoes()
+    assert both.front.send("POST", "/v2/models/wide/infer", GOOD.encode()).status == 200
 
 
 def refused(both: Fronted, answer: Answer, status: int) -> None:
     assert answer.status == status, answer
     assert answer.error
     assert both.front.logged(answer)["upstream"] == ""
-
-
-@pytest.mark.parametrize("model", ["wide", "fixed"])
-@pytest.mark.parametrize(
-    "shape", [(1, 2**62), (1, 2**40), (2**32 + 1, 1), (0, 1), (2**62, 0), (2**33, 2**31), (-1, -1)]
-)
-def test_shapes(both: Fronted, shape: tuple[int, int], model: str) -> None:
-    refused(both, both.front.send("POST", *shaped(*shape, model=model)), 400)
-    message = ModelInferRequest(model_name=model, raw_input_contents=[b""])
-    message.inputs.add(name="IN", datatype="FP32", shape=shape)
-    assert code(both, message.SerializeToString()) == grpc.StatusCode.INVALID_ARGUMENT
-
-
-@pytest.mark.parametrize(("model", "datatype"), [("text", "BYTES"), ("empty", "FP32")])
-@pytest.mark.parametrize("count", [0, 1, 2**40])
-def test_classes(both: Fronted, model: str, datatype: str, count: int) -> None:
-    """Triton divides by the size of an element, which texts have not; or takes the best of none."""
-    what = Asked({}, {}, [{"classification": count}])
-    body = what.body(datatype)
-    refused(both, both.front.send("POST", f"/v2/models/{model}/infer", body), 400)
-    assert code(both, what.message(model, datatype)) == grpc.StatusCode.INVALID_ARGUMENT
-
-
-def test_parameters_harm_nobody(both: Fronted) -> None:
-    """Whatever parameters a request, its input and its outputs have, each is answered."""
-    numbers = ("wide", "fixed", "sequence", "empty")
-    models = st.sampled_from([("text", "BYTES"), *((name, "FP32") for name in numbers)])
-
-    @settings(SETTINGS, max_examples=600)
-    @given(what=asked, model=models)
-    def sent(what: Asked, model: tuple[str, str]) -> None:
-        answer = both.front.send("POST", f"/v2/models/{model[0]}/infer", what.body(model[1]))
-        assert answer.status not in (502, 503, 504), (answer, what)
-        assert code(both, what.message(*model)) not in LOST, what
-
-    before = both.processes()
-    sent()
-    assert both.processes() == before
 
 
 BODIES = {
@@ -118,11 +63,6 @@ BODIES = {
     "identity": (415, GOOD.encode(), {"Content-Encoding": "identity"}),
     "too large": (413, bytes((16 << 20) + 1), {}),
     "the largest": (413, b" " * (16 << 20), {}),
-    "string sequence id": (
-        400,
-        GOOD[:-1].encode() + b', "parameters": {"sequence_id": "a", "sequence_start": true}}',
-        {},
-    ),
     "JSON beyond its length": (400, GOOD.encode(), {"Inference-Header-Content-Length": "9999"}),
     "a negative length": (400, GOOD.encode(), {"Inference-Header-Content-Length": "-1"}),
 }
@@ -169,11 +109,7 @@ def test_headers(both: Fronted, case: str) -> None:
 @pytest.mark.parametrize("junk", JUNK)
 @pytest.mark.parametrize("port", ["http", "grpc", "tls"])
 def test_junk_on_a_socket(both: Fronted, port: str, junk: str) -> None:
-    address = "127.0.0.1", getattr(both.front, port)
-    with socket.create_connection(address, 10.0) as connection, suppress(OSError):
-        connection.sendall(JUNK[junk])
-        connection.settimeout(0.1)
-        connection.recv(1 << 16)
+    bad_json.send_junk(("127.0.0.1", getattr(both.front, port)), junk)
 
 
 def code(both: Fronted, message: bytes, rpc: str = "ModelInfer", **more: object) -> grpc.StatusCode:
@@ -184,23 +120,6 @@ def code(both: Fronted, message: bytes, rpc: str = "ModelInfer", **more: object)
             found: grpc.StatusCode = error.code()
             return found
     return grpc.StatusCode.OK
-
-
-MESSAGES = {
-    "string sequence id": field(4, entry(b"sequence_id", field(3, b"a"))),
-    "shared memory": field(5, field(3, 1) + field(4, entry(b"shared_memory_region", b""))),
-    "2^62 in two parts": field(5, field(1, b"IN") + field(3, 1) + field(3, varint(2**62))),
-    "groups": b"\x0b" * 100_000,
-    "fields": field(99, 1) * 1_000_000,
-}
-
-
-@pytest.mark.parametrize("case", MESSAGES)
-def test_messages(both: Fronted, case: str) -> None:
-    begun = time.monotonic()
-    for model in (b"wide", b"sequence"):
-        assert code(both, field(1, model) + MESSAGES[case]) == grpc.StatusCode.INVALID_ARGUMENT
-    assert time.monotonic() - begun < 5
 
 
 def test_compressed_messages(both: Fronted) -> None:
@@ -271,66 +190,70 @@ def test_grpc_over_http_1(both: Fronted) -> None:
 def test_json_over_http_2(both: Fronted) -> None:
     """Without a length, as HTTP/2 allows; and a shape is a shape."""
     url = f"https://{both.front.tls_url}/v2/models/wide/infer"
-    trust = [
-        "--cacert",
-        str(both.front.certificate),
-        "-H",
-        "Content-Type:",
-        "-H",
-        "Content-Length:",
-    ]
-    shown = ["-o/dev/null", "-w%{http_version} %{http_code}"]
-    for body, status in ((GOOD.encode(), "200"), (shaped(1, 2**62)[1], "400")):
-        assert curl("--http2", *trust, *shown, url, body=body) == f"2 {status}"
+    options = ["--cacert", str(both.front.certificate), "-H", "Content-Type:"]
+    options += ["-H", "Content-Length:", "-o/dev/null", "-w%{http_version} %{http_code}"]
+    for shape, status in (("[1, 1]", "200"), (f"[1, {2**62}]", "400")):
+        body = GOOD.replace("[1, 1]", shape).encode()
+        assert curl("--http2", *options, url, body=body) == f"2 {status}"
 
 
-@pytest.mark.parametrize("port", ["http", "tls"])
-def test_slow_clients_are_let_go(both: Fronted, port: str) -> None:
+def test_slow_clients_are_let_go(both: Fronted) -> None:
     """A body that never comes; a header that never ends."""
+    trusted = ssl.create_default_context(cafile=str(both.front.certificate))
     connections = []
-    for start in (HEAD + "Content-Length: 100\r\n\r\n{", HEAD):
-        connection: socket.socket = socket.create_connection(
-            ("127.0.0.1", getattr(both.front, port)), 20.0
-        )
-        if port == "tls":
-            context = ssl.create_default_context(cafile=str(both.front.certificate))
-            connection = context.wrap_socket(connection, server_hostname="localhost")
-        connection.sendall(start.encode())
-        connections.append(connection)
+    for port in (both.front.http, both.front.tls):
+        for start in (HEAD + "Content-Length: 100\r\n\r\n{", HEAD):
+            connection: socket.socket = socket.create_connection(("127.0.0.1", port), 30.0)
+            if port == both.front.tls:
+                connection = trusted.wrap_socket(connection, server_hostname="localhost")
+            connection.sendall(start.encode())
+            connections.append(connection)
     for connection in connections:
         with connection, suppress(ConnectionResetError):
             while connection.recv(1 << 16):
                 pass
 
 
-def test_what_passes_harms_nobody(both: Fronted) -> None:
-    """The campaign's requests and those that it leaves out, as they crash a bare Triton: whatever
-    becomes of them, no process ends, and no refusal of ours has a 5xx."""
+@pytest.mark.parametrize(
+    "times", [200, pytest.param(1500, marks=pytest.mark.campaign)], ids=["short", "long"]
+)
+def test_what_passes_harms_nobody(both: Fronted, times: int) -> None:
+    """The campaign's requests and those that it leaves out, as they crash a bare Triton, and
+    parameters of all kinds: whatever becomes of them, no process ends, and no refusal of ours has a
+    5xx."""
     before = both.processes()
     texts = bad_json.json_calls() | bad_json.binary_calls()
+    numbers = ("wide", "fixed", "sequence", "empty")
+    models = st.sampled_from([("text", "BYTES"), *((name, "FP32") for name in numbers)])
 
-    @SETTINGS
-    @given(call=texts, model=st.sampled_from(["wide", "fixed", "text", "sequence"]))
-    def sent(call: bad_json.HttpCall, model: str) -> None:
-        path = re.sub(
-            r"models/(embed_encoder|embed|ranker|classify)/", f"models/{model}/", call.path
-        )
+    @settings(GENERATED, max_examples=times)
+    @given(call=texts, model=models)
+    def sent(call: bad_json.HttpCall, model: tuple[str, str]) -> None:
+        ours = rf"models/{model[0]}/"
+        path = re.sub(r"models/(embed_encoder|embed|ranker|classify)/", ours, call.path)
         body = re.sub(rb'"(TEXT|FEATURES|INPUT_IDS|IMAGE)"', b'"IN"', call.body)
         with suppress(http.client.InvalidURL, UnicodeEncodeError):
             answer = both.front.send(call.method, path, body, call.headers)
             if answer.status >= 500:
                 assert both.front.logged(answer)["upstream"] != "", (answer, call)
 
-    @SETTINGS
-    @given(message=bad_messages.messages(), model=st.sampled_from(["wide", "fixed", "text"]))
-    def called(message: bytes, model: str) -> None:
+    @settings(GENERATED, max_examples=times)
+    @given(message=bad_messages.messages(), model=models)
+    def called(message: bytes, model: tuple[str, str]) -> None:
         with suppress(Exception):
             request = ModelInferRequest.FromString(message)
-            request.model_name = model
+            request.model_name = model[0]
             for each in request.inputs:
                 each.name = "IN"
             message = request.SerializeToString()
         assert code(both, message) not in LOST
+
+    @settings(GENERATED, max_examples=times // 2)
+    @given(what=asked, model=models)
+    def asked_for(what: Asked, model: tuple[str, str]) -> None:
+        answer = both.front.send("POST", f"/v2/models/{model[0]}/infer", what.body(model[1]))
+        assert answer.status not in (502, 503, 504), (answer, what)
+        assert code(both, what.message(*model)) not in LOST, what
 
     with (
         patch.object(bad_json, "crashes", lambda *_: False),
@@ -338,4 +261,5 @@ def test_what_passes_harms_nobody(both: Fronted) -> None:
     ):
         sent()
         called()
+        asked_for()
     until(lambda: both.processes() == before)

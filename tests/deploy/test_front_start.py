@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.front import NGINX, TOKEN, front
+from tests.support.programs import Program
+
+Check = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def check(
-    program: Callable[[str], str], tmp_path: Path
-) -> Callable[..., subprocess.CompletedProcess[str]]:
+def check(program: Program, tmp_path: Path) -> Check:
     """`check(NAME="value")` is `entrypoint.sh -t` with this environment."""
 
     def checked(**environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,44 +36,36 @@ def check(
     ("name", "value", "said"),
     [
         ("MAX_BODY", "16 MB", "MAX_BODY must be a size such as 16m or 512k, not 16 MB"),
-        ("MAX_BODY", "m", "MAX_BODY must be a size such as 16m or 512k, not m"),
         ("MAX_JSON", "1k2k", "MAX_JSON must be a size such as 16m or 512k, not 1k2k"),
         ("MAX_JSON", "-1", "MAX_JSON must be a size such as 16m or 512k, not -1"),
         ("UPSTREAM", "a; daemon on", "UPSTREAM is 'a; daemon on', which cannot be"),
         ("UPSTREAM", "$host", "UPSTREAM is '$host', which cannot be"),
-        ("HTTP_PORT", "80&80", "HTTP_PORT is '80&80', which cannot be"),
     ],
 )
-def test_what_cannot_be(
-    check: Callable[..., subprocess.CompletedProcess[str]], name: str, value: str, said: str
-) -> None:
+def test_what_cannot_be(check: Check, name: str, value: str, said: str) -> None:
     checked = check(**{name: value})
     assert (checked.returncode, checked.stderr) == (1, f"front: {said}\n")
 
 
-def test_sizes(check: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+def test_sizes(check: Check, tmp_path: Path) -> None:
     assert check(MAX_BODY="2m", MAX_JSON="512k").returncode == 0
     config = (tmp_path / "nginx.conf").read_text()
     assert f"client_max_body_size {2 << 20};" in config
     assert f"js_var $max_json {512 << 10};" in config
 
 
-def test_the_token_is_not_kept(
-    check: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    assert check(ADMIN_TOKEN=TOKEN).returncode == 0
-    assert (tmp_path / "admin.conf").stat().st_mode & 0o077 == 0
-    for file in tmp_path.iterdir():
-        assert file.is_dir() or TOKEN.encode() not in file.read_bytes()
-
-
-def test_the_token_is_in_no_environment(program: Callable[[str], str], tmp_path: Path) -> None:
+def test_the_token_is_nowhere_to_be_read(program: Program, tmp_path: Path) -> None:
+    """Neither in an environment nor in a file."""
     with front(program("nginx"), tmp_path / "front", UPSTREAM="127.0.0.1") as started:
         for pid in (started.process.pid, *started.workers):
             assert TOKEN.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+        run = tmp_path / "front" / "run"
+        assert (run / "admin.conf").stat().st_mode & 0o077 == 0
+        for file in run.rglob("*"):
+            assert not file.is_file() or TOKEN.encode() not in file.read_bytes()
 
 
-def test_a_pair_is_made_where_none_is(program: Callable[[str], str], tmp_path: Path) -> None:
+def test_a_pair_is_made_where_none_is(program: Program, tmp_path: Path) -> None:
     program("openssl")
     (tmp_path / "none").mkdir()
     tls = str(tmp_path / "none")
@@ -85,7 +78,7 @@ def test_a_pair_is_made_where_none_is(program: Callable[[str], str], tmp_path: P
         assert (made / "tls.crt").exists()
 
 
-def test_certificate_names_and_keeps(program: Callable[[str], str], tmp_path: Path) -> None:
+def test_certificate_names_and_keeps(program: Program, tmp_path: Path) -> None:
     program("openssl")
     command = ["sh", str(NGINX / "certificate.sh"), str(tmp_path / "tls"), "my.host", "10.0.0.1"]
     subprocess.run(command, check=True)

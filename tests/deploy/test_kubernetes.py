@@ -1,212 +1,310 @@
-"""deploy/kubernetes: each component, and all of them, fit Kubernetes' schemas and one another."""
+"""deploy/kubernetes: what is rendered, the base alone, with each component and with all, fits
+Kubernetes' schemas, and its parts fit one another, the images and the server."""
 
+import os
 import re
-import socket
+import runpy
 import subprocess
-import urllib.request
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
-from python_mp.model.config import Parameters
-from server.pages.health import Health
-from server.watch.net import Net
-from tests.deploy.manifest_checks import problems
-from tests.deploy.manifests import (
-    COMPONENTS,
-    FOLDER,
-    PROJECT,
-    Resources,
-    base,
-    container,
-    environment,
-    load,
-    named,
-    of,
-    pod,
-    ports,
-    render,
-    selected,
-)
+from server import __version__
+from server.__main__ import parse
+from server.installation import PROJECT
+from tests.support.programs import Program
 
-NEWEST = int(kubernetes_validate.latest_version().split(".")[1])
-VERSIONS = [f"1.{minor}" for minor in (NEWEST, NEWEST - 3, 27)]  # the last as the page says
-FOREIGN = ("ServiceMonitor", "PrometheusRule")  # in test_kubernetes_monitoring.py
-COMBINATIONS = [(), *((component,) for component in COMPONENTS), COMPONENTS]
+FOLDER = PROJECT / "deploy" / "kubernetes"
+COMPONENTS = ("autoscaling", "gpu", "monitoring", "public", "repository", "spot")
+COMBINATIONS = [(), ("monitoring", "autoscaling"), ("gpu", "repository"), ("spot",), COMPONENTS]
+FOREIGN = ("ServiceMonitor", "PrometheusRule")
 LABEL = "app.kubernetes.io/component"
+PROCESSES = 1.2 * (1 << 30)
+"""Bytes that Triton, its stubs and the ranks of the models here were seen to take under load, and
+some more; docs/sizing.md has the figure."""
+DOCKERFILE = (PROJECT / "Dockerfile").read_text()
+Resource = dict[str, Any]
 
 
-@pytest.fixture(
-    scope="module",
-    params=COMBINATIONS,
-    ids=lambda chosen: "all" if chosen == COMPONENTS else "+".join(["base", *chosen]),
-)
+class Rendered(list[Resource]):
+    """What `kubectl apply -k` would apply."""
+
+    def of(self, kind: str) -> dict[str, Resource]:
+        """Those of one kind, by their names."""
+        return {each["metadata"]["name"]: each for each in self if each["kind"] == kind}
+
+    def pods(self) -> dict[str, Resource]:
+        """The specifications of all Deployments' Pods."""
+        return {n: d["spec"]["template"]["spec"] for n, d in self.of("Deployment").items()}
+
+    def containers(self) -> dict[str, Resource]:
+        """Each Pod's only container."""
+        return {name: only for name, pod in self.pods().items() for only in pod["containers"]}
+
+    def ports(self, name: str) -> dict[str, int]:
+        return {each["name"]: each["containerPort"] for each in self.containers()[name]["ports"]}
+
+    def selected(self, selector: Mapping[str, Any]) -> str:
+        """The one Deployment whose Pods have these labels."""
+        labels = selector.get("matchLabels", selector).items()
+        [found] = [
+            name
+            for name, each in self.of("Deployment").items()
+            if labels <= each["spec"]["template"]["metadata"]["labels"].items()
+        ]
+        return found
+
+    def environment(self, name: str) -> dict[str, str]:
+        """The container's variables with plain values, $(NAME) in them replaced."""
+        values = {"POD_NAMESPACE": "a-namespace"}
+        for variable in self.containers()[name].get("env", []):
+            if "value" in variable:
+                values[variable["name"]] = expand(variable["value"], values)
+        return values
+
+
+def expand(text: str, values: Mapping[str, str]) -> str:
+    return re.sub(r"\$\((\w+)\)", lambda match: values.get(match[1], match[0]), text)
+
+
+def load(file: str) -> Any:
+    return yaml.safe_load((FOLDER / file).read_text())
+
+
+def bytes_of(quantity: str) -> float:
+    """4Gi is 4294967296."""
+    return float(quantity[:-2]) * {"Mi": 1 << 20, "Gi": 1 << 30}[quantity[-2:]]
+
+
+def render(kubectl: str, components: Sequence[str], folder: Path) -> Rendered:
+    here = Path(os.path.relpath(FOLDER, folder.resolve()))
+    chosen = {"resources": [str(here / "base")], "components": [str(here / c) for c in components]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(chosen))
+    made = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return Rendered(document for document in yaml.safe_load_all(made.stdout) if document)
+
+
+@pytest.fixture(scope="module", params=COMBINATIONS, ids=lambda chosen: "+".join(["base", *chosen]))
 def rendered(
-    request: pytest.FixtureRequest,
-    program: Callable[[str], str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Resources:
-    """What kubectl makes of the base and some components."""
+    request: pytest.FixtureRequest, program: Program, tmp_path_factory: pytest.TempPathFactory
+) -> Rendered:
     return render(program("kubectl"), request.param, tmp_path_factory.mktemp("rendered"))
-
-
-def own_files() -> list[Path]:
-    """Those that hold whole resources: neither patches nor what is not for the cluster."""
-    files = sorted(FOLDER.rglob("*.yaml"))
-    apart = ("kustomization.yaml", "prometheus-adapter.yaml")
-    patches = {folder / "triton.yaml" for folder in FOLDER.iterdir() if folder.name != "base"}
-    return [file for file in files if file.name not in apart and file not in patches]
-
-
-def validate(resources: Resources) -> None:
-    """Raises kubernetes_validate.ValidationError for what a cluster would refuse."""
-    for resource in resources:
-        for version in VERSIONS if resource["kind"] not in FOREIGN else ():
-            assert kubernetes_validate.validate(resource, version, strict=True) == version
-
-
-@pytest.mark.parametrize("file", own_files(), ids=lambda file: str(file.relative_to(FOLDER)))
-def test_every_file_fits_the_schemas(file: Path) -> None:
-    validate(load(file))
-
-
-def test_the_base_fits_itself_without_kubectl() -> None:
-    assert problems(base()) == []
 
 
 def test_every_component_is_known() -> None:
     folders = {folder.parent.name for folder in FOLDER.glob("*/kustomization.yaml")}
     assert folders == {"base", *COMPONENTS}
-    mentioned = re.findall(r"^#  - (\w+)", (FOLDER / "kustomization.yaml").read_text(), re.M)
-    assert sorted(mentioned) == sorted(COMPONENTS)
 
 
-def test_what_is_rendered_fits_the_schemas(rendered: Resources) -> None:
-    validate(rendered)
+def test_it_fits_the_schemas(rendered: Rendered) -> None:
+    for each in rendered:
+        assert "namespace" not in each["metadata"]
+        if each["kind"] not in FOREIGN:
+            kubernetes_validate.validate(each, "1.37", strict=True)
 
 
-def test_what_is_rendered_fits_itself(rendered: Resources) -> None:
-    assert problems(rendered) == []
+def test_services_and_probes_name_ports_of_their_own(rendered: Rendered) -> None:
+    for service in rendered.of("Service").values():
+        named = {port["targetPort"] for port in service["spec"]["ports"]}
+        assert named <= rendered.ports(rendered.selected(service["spec"]["selector"])).keys()
+    for name, only in rendered.containers().items():
+        probes = {kind: only[kind]["httpGet"] for kind in only if kind.endswith("Probe")}
+        pages = {kind: probe["path"] for kind, probe in probes.items()}
+        live, ready = ("/live", "/ready") if name == "triton" else ("/healthz", "/healthz")
+        assert pages.pop("startupProbe", live) == live
+        assert pages == {"livenessProbe": live, "readinessProbe": ready}
+        assert {probe["port"] for probe in probes.values()} <= rendered.ports(name).keys()
+        assert " ".join(map(str, rendered.ports(name).values())) in DOCKERFILE, "as it exposes them"
 
 
-def test_kustomize_renders_the_folder_itself(program: Callable[[str], str]) -> None:
-    made = subprocess.run([program("kubectl"), "kustomize", FOLDER], capture_output=True, text=True)
-    assert (made.returncode, made.stderr) == (0, "")
-
-
-def test_only_what_is_needed_is_let_through(rendered: Resources) -> None:
-    """The cells of the table who may talk to whom; all others are closed."""
-    open_to = allowed(rendered)
+def test_only_what_is_needed_is_let_through(rendered: Rendered) -> None:
     metrics = (
-        {("prometheus", 8002), ("prometheus", 8003)} if of(rendered, "ServiceMonitor") else set()
+        {("prometheus", 8002), ("prometheus", 8003)} if rendered.of("ServiceMonitor") else set()
     )
-    assert open_to["triton"] == {("front", 8000), ("front", 8001), ("front", 8003)} | metrics
-    assert open_to["front"] == {("anybody", 8000), ("anybody", 8001), ("anybody", 8443)}
-
-
-def test_only_what_is_needed_is_let_out(rendered: Resources) -> None:
-    policies = {each["metadata"]["name"]: each["spec"] for each in of(rendered, "NetworkPolicy")}
-    assert "Egress" in policies["triton"]["policyTypes"]
+    assert allowed(rendered) == {
+        "triton": {("front", 8000), ("front", 8001), ("front", 8003)} | metrics,
+        "front": {("anybody", 8000), ("anybody", 8001), ("anybody", 8443)},
+    }
+    policies = {name: each["spec"] for name, each in rendered.of("NetworkPolicy").items()}
+    assert all(
+        policies[name]["policyTypes"] == ["Ingress", "Egress"] for name in ("triton", "front")
+    )
     assert policies["triton"]["egress"] == []
-    assert "Egress" in policies["front"]["policyTypes"]
     to_triton, to_dns = policies["front"]["egress"]
     [peer] = to_triton["to"]
-    assert peer["podSelector"]["matchLabels"][LABEL] == "triton"
+    assert rendered.selected(peer["podSelector"]) == "triton"
     assert [port["port"] for port in to_triton["ports"]] == ["http", "grpc", "health"]
-    assert {(port["port"], port["protocol"]) for port in to_dns["ports"]} == {
-        (53, "UDP"),
-        (53, "TCP"),
-    }
+    assert {(p["port"], p["protocol"]) for p in to_dns["ports"]} == {(53, "UDP"), (53, "TCP")}
 
 
-def allowed(resources: Resources) -> dict[str, set[tuple[str, int]]]:
+def allowed(rendered: Rendered) -> dict[str, set[tuple[str, int]]]:
     """Who may open a connection to which port of each Deployment, by all policies together."""
     found: dict[str, set[tuple[str, int]]] = {}
-    for policy in of(resources, "NetworkPolicy"):
-        assert "Ingress" in policy["spec"]["policyTypes"]
-        [to] = selected(resources, policy["spec"]["podSelector"]["matchLabels"])
+    for policy in rendered.of("NetworkPolicy").values():
+        to = rendered.selected(policy["spec"]["podSelector"])
         for rule in policy["spec"]["ingress"]:
             peers = [peer["podSelector"]["matchLabels"] for peer in rule.get("from", [])]
             who = [labels.get(LABEL, labels["app.kubernetes.io/name"]) for labels in peers]
-            numbers = [ports(to)[port["port"]] for port in rule["ports"]]
-            found.setdefault(to["metadata"]["name"], set()).update(
-                (name, number) for name in who or ["anybody"] for number in numbers
-            )
+            numbers = [rendered.ports(to)[port["port"]] for port in rule["ports"]]
+            found.setdefault(to, set()).update((n, p) for n in who or ["anybody"] for p in numbers)
     return found
 
 
-def test_the_probes_ask_for_pages_that_the_watcher_has() -> None:
-    triton = container(named(base(), "Deployment", "triton"))
-    probes = [triton[kind] for kind in ("startupProbe", "livenessProbe", "readinessProbe")]
-    listener = socket.create_server(("127.0.0.1", 0))
-    where = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with Health(listener, "a-secret", Net(print)) as health:
-        health.tell(live=True, ready={"ready": True}, status={})
-        for probe in probes:
-            with urllib.request.urlopen(where + probe["httpGet"]["path"]) as page:
-                assert page.status == 200
-    assert [probe["httpGet"]["path"] for probe in probes] == ["/live", "/live", "/ready"]
+def test_what_is_mounted_is_there(rendered: Rendered) -> None:
+    for name, only in rendered.containers().items():
+        there = {volume["name"]: volume for volume in rendered.pods()[name]["volumes"]}
+        assert {mount["name"] for mount in only["volumeMounts"]} == there.keys()
+        writable = {each["mountPath"] for each in only["volumeMounts"] if not each.get("readOnly")}
+        assert writable == ({"/tmp", "/dev/shm"} if name == "triton" else {"/tmp"})
+        for volume in there.values():
+            claim, config = volume.get("persistentVolumeClaim"), volume.get("configMap")
+            assert not claim or claim["claimName"] in rendered.of("PersistentVolumeClaim")
+            assert not config or config["name"] in rendered.of("ConfigMap")
+            assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""})
+        assert all(secret.get("optional") for secret in secrets(only, there.values())), name
 
 
-def test_the_ports_are_those_of_the_images() -> None:
-    """As the Dockerfile exposes them."""
-    exposed = re.findall(r"^EXPOSE (.*)$", (PROJECT / "Dockerfile").read_text(), re.M)
-    for name in ("front", "triton"):
-        numbers = ports(named(base(), "Deployment", name)).values()
-        assert " ".join(map(str, numbers)) in exposed
+def secrets(container: Resource, volumes: Any) -> Iterator[Resource]:
+    yield from (volume["secret"] for volume in volumes if "secret" in volume)
+    sources = (variable.get("valueFrom", {}) for variable in container["env"])
+    yield from (source["secretKeyRef"] for source in sources if "secretKeyRef" in source)
 
 
-def test_the_front_has_the_page_that_its_probes_ask_for() -> None:
-    config = "".join(file.read_text() for file in (PROJECT / "deploy" / "nginx").glob("*.conf*"))
-    front = container(named(base(), "Deployment", "front"))
-    for kind in ("livenessProbe", "readinessProbe"):
-        assert f"location = {front[kind]['httpGet']['path']}" in config
+def test_the_memory_holds_everything_and_the_cores_may_be_its_own(rendered: Rendered) -> None:
+    volumes = [volume.get("emptyDir", {}) for volume in rendered.pods()["triton"]["volumes"]]
+    shared = sum(bytes_of(v["sizeLimit"]) for v in volumes if v.get("medium") == "Memory")
+    given = rendered.containers()["triton"]["resources"]
+    assert shared > 0
+    assert bytes_of(given["limits"]["memory"]) >= shared + PROCESSES
+    assert given["limits"] == given["requests"]
+    assert given["limits"]["cpu"].isdecimal()
 
 
-def test_spot_nodes_leave_time_to_drain(program: Callable[[str], str], tmp_path: Path) -> None:
-    """A kubelet with 30 s of notice keeps 15 s for the node's own Pods."""
-    spot = render(program("kubectl"), ["spot"], tmp_path)
-    pods = named(spot, "Deployment", "triton")["spec"]["template"]["spec"]
-    assert pods["terminationGracePeriodSeconds"] <= 15
-    assert pods["priorityClassName"] in [c["metadata"]["name"] for c in of(spot, "PriorityClass")]
-    by_host = [c for c in pods["topologySpreadConstraints"] if "hostname" in c["topologyKey"]]
-    assert [c["whenUnsatisfiable"] for c in by_host] == ["DoNotSchedule"]
+def test_kubernetes_kills_nothing_before_it_has_drained(rendered: Rendered) -> None:
+    values = rendered.environment("triton")
+    arguments = [expand(text, values) for text in rendered.containers()["triton"].get("args", [])]
+    ours, theirs = parse(arguments)
+    assert theirs == []
+    assert ours.keep_going
+    assert ours.drain_window_secs >= 5
+    grace = {name: pod["terminationGracePeriodSeconds"] for name, pod in rendered.pods().items()}
+    assert grace["triton"] >= ours.drain_window_secs + ours.exit_timeout_secs + 3  # to clean up
+    hook = rendered.containers()["front"]["lifecycle"]["preStop"]["exec"]["command"][-1]
+    known, drained = (int(seconds) for seconds in re.findall(r"sleep (\d+)", hook))
+    assert 5 <= known < known + drained < grace["front"]
+    on_spot = rendered.of("PriorityClass")
+    if on_spot:  # a kubelet with 30 s of notice keeps 15 s for the node's own Pods
+        assert grace["triton"] <= 15
+        assert rendered.pods()["triton"]["priorityClassName"] in on_spot
 
 
-def test_gpus_and_a_volume_replace_what_the_base_says(
-    program: Callable[[str], str], tmp_path: Path
-) -> None:
-    both = render(program("kubectl"), ["gpu", "repository"], tmp_path)
-    triton = named(both, "Deployment", "triton")
-    assert container(triton)["image"].endswith("-gpu")
-    assert container(triton)["resources"]["limits"]["nvidia.com/gpu"] == 2
-    where = {mount["name"]: mount["mountPath"] for mount in container(triton)["volumeMounts"]}
-    default = (PROJECT / "model_repository").relative_to(PROJECT)
-    assert where["models"] == f"/srv/{default}"
-    assert container(named(both, "Deployment", "front"))["image"].endswith("-front")
+def test_the_front_asks_for_all_pods(rendered: Rendered) -> None:
+    assert rendered.environment("front")["UPSTREAM"] == "triton.a-namespace.svc.cluster.local"
+    service = rendered.of("Service")["triton"]["spec"]
+    assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
+    assert rendered.environment("triton")["HOST"] == "0.0.0.0"
 
 
-def test_the_page_tells_the_times_and_the_oldest_version() -> None:
-    page = (PROJECT / "docs" / "kubernetes.md").read_text()
-    triton = named(base(), "Deployment", "triton")
-    times = environment(triton)
-    assert f"served for {times['DRAIN_WINDOW_SECS']} s more (`DRAIN_WINDOW_SECS`)" in page
-    assert f"has {times['EXIT_TIMEOUT_SECS']} s to end (`EXIT_TIMEOUT_SECS`)" in " ".join(
-        page.split()
-    )
-    assert f"grace period of {pod(triton)['terminationGracePeriodSeconds']} s" in page
-    assert f"Kubernetes {VERSIONS[-1]} or later" in page
+def test_nothing_planned_takes_all_replicas_away(rendered: Rendered) -> None:
+    scaled = {
+        each["spec"]["scaleTargetRef"]["name"]: each["spec"]["minReplicas"]
+        for each in rendered.of("HorizontalPodAutoscaler").values()
+    }
+    assert scaled.keys() <= rendered.of("Deployment").keys()
+    for name, each in rendered.of("Deployment").items():
+        assert each["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        assert (name in scaled) != ("replicas" in each["spec"])
+        budget = rendered.of("PodDisruptionBudget")[name]["spec"]
+        assert budget["maxUnavailable"] < scaled.get(name, each["spec"].get("replicas"))
+        spreads = rendered.pods()[name]["topologySpreadConstraints"]
+        selectors = [spread["labelSelector"] for spread in spreads]
+        for selector in (each["spec"]["selector"], budget["selector"], *selectors):
+            assert rendered.selected(selector) == name
 
 
-def test_the_page_on_sizing_names_parameters_that_there_are() -> None:
-    page = (PROJECT / "docs" / "sizing.md").read_text()
-    ours = {field.name for field in fields(Parameters)}
-    tritons = {"max_batch_size", "default_timeout_microseconds", "default_queue_policy"}
-    named_there = set(
-        re.findall(r"`((?:max|default|hang|forward|threads|tensor|pipeline)_[a-z_]+)`", page)
-    )
-    assert named_there - tritons <= ours
-    assert {"max_batch_tokens", "max_queue_bytes", "threads_per_rank"} <= named_there
+def test_images_and_locks_are_those_of_the_dockerfile(rendered: Rendered) -> None:
+    """The profile restricted of Kubernetes' Pod Security Standards, and a read-only root."""
+    [user] = set(re.findall(r"^USER (\d+):", DOCKERFILE, re.M))
+    stages = re.findall(r"^FROM .* AS (\S+)$", DOCKERFILE, re.M)
+    outside = {"runAsNonRoot": True, "runAsUser": int(user), "runAsGroup": int(user)}
+    outside |= {"seccompProfile": {"type": "RuntimeDefault"}}
+    inside = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
+    inside |= {"capabilities": {"drop": ["ALL"]}}
+    for name, pod in rendered.pods().items():
+        only = rendered.containers()[name]
+        assert only["image"] in [f"triton-multi-device:{__version__}-{stage}" for stage in stages]
+        assert outside.items() <= pod["securityContext"].items()
+        assert only["securityContext"] == inside
+        assert pod["automountServiceAccountToken"] is pod["enableServiceLinks"] is False
+        assert pod["serviceAccountName"] in rendered.of("ServiceAccount")
+        on_gpus = "nvidia.com/gpu" in only["resources"]["limits"] if name == "triton" else False
+        assert only["image"].endswith("-gpu") == on_gpus
+
+
+def test_the_operator_scrapes_as_prometheus_does(rendered: Rendered) -> None:
+    """The rules, and the dashboard, serve both."""
+    monitors = rendered.of("ServiceMonitor")
+    for monitor in monitors.values():
+        labels = monitor["spec"]["selector"]["matchLabels"].items()
+        services = rendered.of("Service").values()
+        [service] = [each for each in services if labels <= each["metadata"]["labels"].items()]
+        numbers = {port["name"]: port["port"] for port in service["spec"]["ports"]}
+        found = {}
+        for endpoint in monitor["spec"]["endpoints"]:
+            job, *others = endpoint["relabelings"]
+            assert job["targetLabel"] == "job"
+            found[job["replacement"]] = (numbers[endpoint["port"]], relabelled(others))
+        config = yaml.safe_load((PROJECT / "deploy/prometheus/prometheus.yml").read_text())
+        assert found == {
+            job["job_name"]: (job["dns_sd_configs"][0]["port"], relabelled(job["relabel_configs"]))
+            for job in config["scrape_configs"]
+            if job["job_name"] in ("triton", "server")
+        }
+
+
+def relabelled(rules: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Both spellings of the same: source_labels and sourceLabels."""
+    return [tuple(value for _, value in sorted(rule.items())) for rule in rules]
+
+
+def test_the_operator_gets_the_same_rules_as_prometheus() -> None:
+    made = runpy.run_path(str(FOLDER / "monitoring" / "rules.py"))
+    kept = load("monitoring/prometheus-rule.yaml")
+    assert kept == made["resource"](), "run: python deploy/kubernetes/monitoring/rules.py"
+
+
+QUEUE, PLACE = "python_mp_queue_seconds", 'model="a",replica="0",namespace="n",pod="p"'
+SERIES = {  # 10 requests/s that wait 0.2 s each; a rank that works 0.4 of a second, and one 0.8
+    f"{QUEUE}_sum{{{PLACE}}}": "0+2x180",
+    f"{QUEUE}_count{{{PLACE}}}": "0+10x180",
+    f'python_mp_forward_seconds_sum{{{PLACE},rank="0"}}': "0+0.9x180",
+    f'python_mp_forward_seconds_sum{{{PLACE},rank="1"}}': "0+0.9x180",
+    f'python_mp_collective_wait_seconds_sum{{{PLACE},rank="0"}}': "0+0.5x180",
+    f'python_mp_collective_wait_seconds_sum{{{PLACE},rank="1"}}': "0+0.1x180",
+    f"python_mp_ranks_alive{{{PLACE}}}": "2+0x180",
+}
+EXPECTED = {"python_mp_queue_seconds_mean": 0.2, "python_mp_busiest_rank_ratio": 0.8}
+
+
+def test_the_autoscalers_numbers(program: Program, tmp_path: Path) -> None:
+    """The adapter's queries, with its placeholders filled, on series that promtool makes."""
+    asked = load("autoscaling/autoscaler.yaml")["spec"]["metrics"]
+    assert {each["pods"]["metric"]["name"] for each in asked} <= EXPECTED.keys()
+    tests = []
+    for rule in load("autoscaling/prometheus-adapter.yaml")["rules"]:
+        query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'namespace="n",pod=~"p|q"')
+        sample = {"labels": '{pod="p"}', "value": EXPECTED[rule["name"]["as"]]}
+        expression = f"round({query.replace('<<.GroupBy>>', 'pod')}, 0.001)"
+        tests.append({"expr": expression, "eval_time": "2m", "exp_samples": [sample]})
+    series = [{"series": name, "values": values} for name, values in SERIES.items()]
+    case = {"interval": "1s", "input_series": series, "promql_expr_test": tests}
+    file = tmp_path / "adapter.yml"
+    file.write_text(yaml.safe_dump({"evaluation_interval": "1s", "tests": [case]}))
+    command = [program("promtool"), "test", "rules", file]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from build_scripts import digits, ranker
 from build_scripts.job import REPOSITORY
-from python_mp.model.errors import InvalidInput
+from python_mp.errors import InvalidInput
 from tests.support.configs import FP32, model_config, tensor
 from tests.support.replicas import LIMIT, Array, served
 

@@ -1,6 +1,6 @@
 """Tries faults of the operating system, and says what became of each.
 
-python -m tests.osfaults front|forkserver|watcher [PATTERN] [--single] [--keep RESULTS]
+python -m tests.osfaults front|nursery|watcher [PATTERN] [--single] [--keep RESULTS]
 python -m tests.osfaults table RESULTS... > docs/faults.md
 """
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from tests.osfaults import table
 from tests.osfaults.cases import lasting, single
-from tests.osfaults.front import Forkserver, Front
+from tests.osfaults.front import Front, Nursery
 from tests.osfaults.subject import Subject
 from tests.osfaults.watched import Watched
 
-SUBJECTS: dict[str, type[Subject]] = {"front": Front, "forkserver": Forkserver, "watcher": Watched}
+SUBJECTS: dict[str, type[Subject]] = {"front": Front, "nursery": Nursery, "watcher": Watched}
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ import pytest
 
 from tests.osfaults import strace
 from tests.osfaults.cases import Case, Make, lasting, one_of_each, single
-from tests.osfaults.front import Forkserver, Front
+from tests.osfaults.front import Front, Nursery
 from tests.osfaults.subject import Subject
 from tests.osfaults.watched import Watched
 
-PHASES = [(each, phase) for each in (Front, Forkserver, Watched) for phase in each.PHASES]
+PHASES = [(each, phase) for each in (Front, Nursery, Watched) for phase in each.PHASES]
 pytestmark = pytest.mark.usefixtures("_may_trace", "_leaves_no_file")
 
 
@@ -51,7 +51,7 @@ def check(subject: Subject, cases: Iterable[Case]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [Front, Forkserver, Watched])
+@pytest.mark.parametrize("make", [Front, Nursery, Watched])
 def test_a_call_of_each_kind(make: type[Subject], tmp_path: Path) -> None:
     with closing(make(tmp_path)) as subject:
         check(subject, one_of_each(subject.cases(lasting), make.PHASES, make.MOST_KINDS))

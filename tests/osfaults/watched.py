@@ -17,15 +17,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from server import stubs
 from server.endpoints import Endpoints
-from server.watch import stubs
 from tests.osfaults.cases import Case
 from tests.osfaults.front import SETTLE_SECONDS
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
+from tests.support.command import variables
 from tests.support.processes import ENVIRONMENT, children
+from tests.support.python_models import ECHO, IDENTITY
 from tests.support.serving import processes_of
-from tests.triton.conftest import IDENTITY
-from tests.triton.test_server import ECHO, variables
 
 # It waits for a signal, blocked from its birth on, so that strace is there before the first call.
 GATED = """
@@ -33,8 +33,8 @@ import pathlib, signal, sys
 pathlib.Path(sys.argv.pop()).touch()
 signal.sigwait([signal.SIGUSR1])
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
-from server import __main__, reconciler
-reconciler.POLL_SECONDS = 0.1
+from server import __main__, caretaker
+caretaker.POLL_SECONDS = 0.1
 sys.exit(__main__.main())
 """
 ASK_SECONDS = 10.0

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from python_mp.model.errors import GroupAborted
+from python_mp.errors import GroupAborted
 from python_mp.rank.collectives import Communicator, connect
 from tests.support.processes import cpu_seconds
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from python_mp.model.errors import InvalidInput, RequestFailed
+from python_mp.errors import InvalidInput, RequestFailed
 from python_mp.rank.engines.echo import EVERYONE, FAIL, RAISE
 from tests.support.configs import echo_config, module_config
 from tests.support.replicas import (
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_forkserver")
 # Refuses negative numbers, or has no answer to them, in one of many ways.
 MODULE = """
 from torch import nn
-from python_mp.model.errors import InvalidInput, RequestFailed
+from python_mp.errors import InvalidInput, RequestFailed
 
 
 def build(shard):
@@ -122,7 +122,7 @@ def test_only_the_guilty_are_refused(doubling: tuple[Served, str]) -> None:
             else:
                 assert np.array_equal(future.result(LIMIT)["Y"], 2 * array)
         asked, bad = asked + len(arrays), bad + sum(guilty)
-    reason = "invalid" if wrong is InvalidInput else "poison"
+    reason = "invalid" if wrong is InvalidInput else "condemned"
     assert counted(replica, f"refused_total{{reason={reason}}}", "restarts_total") == [bad, 0]
     dispatched, batches = counted(replica, "requests_total", "batches_total")
     if way == "named":  # Each batch went once more, without the guilty.

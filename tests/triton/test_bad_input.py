@@ -1,13 +1,14 @@
 """What cannot be served is refused with a status and a sentence, and costs nobody else anything."""
 
+import zlib
 from typing import Any
 
 import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from server.process.launch import TritonServer
-from tests.triton.calls import (
+from server.launch import TritonServer
+from tests.support.calls import (
     BOUND,
     PROTOCOLS,
     Array,
@@ -18,6 +19,7 @@ from tests.triton.calls import (
     settled,
     text_tensor,
 )
+from tests.support.classifying import held_out
 
 INVALID, UNKNOWN = "invalid", "unknown"
 STATUS = {
@@ -80,12 +82,40 @@ RANKER = [
     ("empty batch", features(shape=(0, 256)), "'FEATURES'"),
     ("dtype", {"FEATURES": np.zeros((1, 256))}, "'FEATURES' data-type is 'FP64'"),
 ]
+
+
+def images(*files: bytes, top_k: list[int] | None = None) -> dict[str, Array]:
+    image = {"IMAGE": np.array([[file] for file in files], np.object_)}
+    return image | ({} if top_k is None else {"TOP_K": np.array(top_k, np.int32)[:, None]})
+
+
+def huge() -> bytes:
+    """A PNG whose header says 50000 x 50000."""
+    file = bytearray(GOOD)
+    file[16:24] = (50_000).to_bytes(4, "big") * 2
+    file[29:33] = zlib.crc32(file[12:29]).to_bytes(4, "big")
+    return bytes(file)
+
+
+GOOD = held_out()[0][0]
+CLASSIFY = [
+    ("empty image", images(b""), "IMAGE[0] is empty."),
+    ("second of two", images(GOOD, b"hello"), "IMAGE[1] is not a JPEG or PNG file."),
+    ("cut short", images(GOOD[:-60]), "IMAGE[0] is damaged or cut short."),
+    ("huge", images(huge()), "IMAGE[0] is 50000 x 50000 pixels; the limit is 16777216 in all."),
+    ("9 MB", images(bytes(9_000_000)), "IMAGE[0] has 9000000 bytes; the limit is 8388608."),
+    ("k 0", images(GOOD, top_k=[0]), "TOP_K is 0; it must be 1 to 10."),
+    ("k 11", images(GOOD, top_k=[11]), "TOP_K is 11; it must be 1 to 10."),
+    ("two ks", images(GOOD, GOOD, top_k=[1, 2]), "the images of a request need the same."),
+    ("batch of 65", images(*[GOOD] * 65), "batch-size must be <= 64 for 'classify'"),
+]
 CASES = {
     f"{model}: {title}": (model, output, INVALID, inputs, sentence)
     for model, output, cases in (
         ("embed", "EMBEDDING", EMBED),
         ("embed_encoder", "HIDDEN_STATES", ENCODER),
         ("ranker", "SCORE", RANKER),
+        ("classify", "LABEL", CLASSIFY),
     )
     for title, inputs, sentence in cases
 } | {"unknown model": ("embedd", "EMBEDDING", UNKNOWN, text("a"), "'embedd' is not found")}

@@ -17,9 +17,9 @@ import pytest
 
 from build_scripts.build import main as build
 from build_scripts.publish import versions
-from server.process.installation import PROJECT
-from tests.triton import repository
-from tests.triton.test_server import TOKEN, Command, command, variables
+from server.installation import PROJECT
+from tests.support import repository
+from tests.support.command import TOKEN, Command, command, variables
 
 CheckLeft = Callable[[tuple[str, Path]], None]
 EMBED = ("embed", "embed_tokenizer", "embed_encoder", "embed_pooler")
@@ -39,13 +39,11 @@ def chaos(served: Command, *options: str) -> subprocess.Popen[str]:
 def end(served: Command, check_left: CheckLeft) -> None:
     """Drain it; nothing may stay."""
     run = served.run
-    served.process.send_signal(signal.SIGTERM)
-    served.end()
+    served.end(signal.SIGTERM)
     check_left(run)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.campaign
 def test_chaos_finds_nothing(tmp_path: Path, check_left: CheckLeft) -> None:
     models, written = tmp_path / "models", tmp_path / "report.json"
     repository.copy(models, *EMBED, "ranker")
@@ -53,7 +51,7 @@ def test_chaos_finds_nothing(tmp_path: Path, check_left: CheckLeft) -> None:
     faults = "--faults=kill,freeze,segfault,reload,cancel"
     with command(models) as served:
         served.wait_ready()
-        options = (faults, "--seconds=25", f"--json={written}")
+        options = (faults, "--seconds=15", f"--json={written}")
         with chaos(served, *options, "--freeze-seconds", "0.5", "2") as program:
             said, _ = program.communicate()
         end(served, check_left)
@@ -61,7 +59,7 @@ def test_chaos_finds_nothing(tmp_path: Path, check_left: CheckLeft) -> None:
     report: dict[str, Any] = json.loads(written.read_text())
     assert report["findings"] == []
     assert all(kind["count"] for name, kind in report["kinds"].items() if name != "calm")
-    assert report["requests"]["right"] > 200
+    assert report["requests"]["right"] > 50
     assert report["requests"]["cancelled"] > 0
     assert {model.name: versions(model) for model in models.iterdir()} == before
 

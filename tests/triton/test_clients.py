@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.process.installation import PROJECT
-from server.process.launch import TritonServer
-from tests.triton.calls import BOUND, PROTOCOLS, Client, plain_ranker, reference
-from tests.triton.test_server import variables
+from build_scripts import digits
+from server.installation import PROJECT
+from server.launch import TritonServer
+from tests.support.calls import BOUND, PROTOCOLS, Client, plain_ranker, reference
+from tests.support.command import variables
 
 FEW = [3, 1, 4]
 
@@ -24,7 +25,7 @@ def run(
     return subprocess.run(
         [sys.executable, "-m", f"clients.{module}", *arguments],
         cwd=PROJECT,
-        env={**os.environ, **variables(server.endpoints), "COLUMNS": "100"},
+        env={**os.environ, **variables(server.endpoints), "COLUMNS": "200"},
         input=stdin.encode(),
         capture_output=True,
         timeout=60,
@@ -104,3 +105,21 @@ def test_ranker(server: TritonServer) -> None:
     scores = re.findall(r"candidate \d: ([+-]\d+\.\d{4})", done.stdout.decode())
     features = np.random.default_rng(0).standard_normal((5, 256), dtype=np.float32)
     np.testing.assert_allclose([float(s) for s in scores], plain_ranker(features)[:, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_classify(server: TritonServer, tmp_path: Path, protocol: str) -> None:
+    digits.write_images(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    (tmp_path / "bad.png").write_bytes(b"hello")
+    asked = map(str, (*files, tmp_path / "bad.png", tmp_path / "none.png"))
+    done = run(server, "classify", "--top-k", "1", "--protocol", protocol, *asked)
+    assert done.returncode == 1
+    rows = [line.split() for line in done.stdout.decode().splitlines() if ".png" in line]
+    found = {Path(row[1]).name: row[3] for row in rows}
+    assert found.keys() == {file.name for file in files}
+    assert sum(name[0] == label for name, label in found.items()) >= len(files) - 1
+    *_, bad, missing = done.stderr.decode().splitlines()
+    assert bad.startswith(f"classify: {tmp_path}/bad.png: ")
+    assert bad.endswith("IMAGE[0] is not a JPEG or PNG file.")
+    assert missing == f"classify: {tmp_path}/none.png: No such file or directory"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from server.process.launch import TritonServer
-from tests.triton.calls import (
+from server.launch import TritonServer
+from tests.support.calls import (
     BOUND,
     PROTOCOLS,
     Array,
@@ -29,17 +29,9 @@ def alone(server: TritonServer) -> Array:
         return np.concatenate([client.embed([text]) for text in reference().texts])
 
 
-def test_each_text_alone(server: TritonServer, alone: Array) -> None:
-    assert reference().cosine(range(200), alone) >= BOUND["float32"]
-    few = range(0, 200, 10)
-    with Client(server.endpoints, "http") as client:
-        answers = np.concatenate([client.embed([reference().texts[n]]) for n in few])
-    assert reference().cosine(few, answers) >= BOUND["float32"]
-    assert closeness(alone[few], answers) >= BOUND["float32"]
-
-
-@pytest.mark.parametrize(("size", "protocol"), [(3, "http"), (MAX_BATCH, "grpc")])
+@pytest.mark.parametrize(("size", "protocol"), [(1, "http"), (3, "http"), (MAX_BATCH, "grpc")])
 def test_batches(server: TritonServer, alone: Array, size: int, protocol: str) -> None:
+    assert reference().cosine(range(200), alone) >= BOUND["float32"]
     texts = reference().texts[: 20 * size]
     with Client(server.endpoints, protocol) as client:
         parts = [client.embed(texts[at : at + size]) for at in range(0, len(texts), size)]

@@ -22,11 +22,11 @@ from rich.progress import Progress
 
 from build_scripts import build, digits
 from build_scripts import job as jobs
-from server.process.launch import TritonServer
+from server.launch import TritonServer
+from tests.support import repository
+from tests.support.calls import Client, closeness, in_parallel, reference
+from tests.support.classifying import held_out
 from tests.support.serving import Serve
-from tests.triton import repository
-from tests.triton.calls import Client, closeness, in_parallel, reference
-from tests.triton.test_classify import held_out
 
 pytestmark = pytest.mark.timeout(900)
 ENSEMBLES = {"embed_encoder": "embed", "classifier": "classify"}
@@ -52,17 +52,26 @@ class Variant:
         return f"{ENSEMBLES[self.model]}_{self.name}"
 
 
-LAYOUTS = [(1, 1), (2, 1), (1, 2)]
-VARIANTS = [
-    *(Variant("classifier", "torch", tp=tp, pp=pp) for tp, pp in LAYOUTS),
-    *(Variant("classifier", "aot_inductor", tp=tp, pp=pp) for tp, pp in LAYOUTS),
-    *(Variant("classifier", "onnxruntime", tp=tp, pp=pp) for tp, pp in LAYOUTS),
+# Each engine with each dtype, each way to split with each engine, once.
+PAIRWISE = [
+    Variant("classifier", "torch", pp=2),
+    Variant("classifier", "aot_inductor", pp=2),
+    Variant("classifier", "onnxruntime"),
     Variant("classifier", "onnxruntime", "int8", tp=2),
-    Variant("embed_encoder", "torch", tp=2),  # Other layouts: test_layouts.py.
-    *(Variant("embed_encoder", "onnxruntime", tp=tp, pp=pp) for tp, pp in LAYOUTS),
+    Variant("embed_encoder", "onnxruntime", pp=2),
     Variant("embed_encoder", "onnxruntime", "int8", tp=2),
-    Variant("embed_encoder", "aot_inductor", tp=2),  # A layout takes a minute to compile.
+    Variant("embed_encoder", "aot_inductor", tp=2),
 ]
+LAYOUTS = [(1, 1), (2, 1), (1, 2)]
+ALL = {
+    *PAIRWISE,
+    *(
+        Variant("classifier", engine, tp=tp, pp=pp)
+        for engine in ("torch", "aot_inductor", "onnxruntime")
+        for tp, pp in LAYOUTS
+    ),
+    *(Variant("embed_encoder", "onnxruntime", tp=tp, pp=pp) for tp, pp in LAYOUTS),
+}
 
 
 def publish(folder: Path, variant: Variant) -> None:
@@ -103,76 +112,83 @@ def rename(config: Path, names: dict[str, str]) -> None:
     config.write_text(text)
 
 
-@pytest.fixture(scope="module")
-def engines(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """All of them at once."""
+@dataclass(frozen=True)
+class Served:
+    """All of them at once, behind one Triton."""
+
+    server: TritonServer
+    variants: list[Variant]
+
+    def of(self, model: str) -> list[Variant]:
+        return [variant for variant in self.variants if variant.model == model]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[PAIRWISE, pytest.param(sorted(ALL, key=str), marks=pytest.mark.campaign)],
+    ids=["pairwise", "all"],
+)
+def engines(
+    serve: Serve, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     models, folder = tmp_path_factory.mktemp("engines"), tmp_path_factory.mktemp("built")
     steps = ("embed_tokenizer", "embed_pooler", "classify_decoder", "classify_labels")
     repository.copy(models, *steps)
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(partial(publish, folder), VARIANTS))  # Much of a build is one thread's work.
-    for variant in VARIANTS:
+        list(pool.map(partial(publish, folder), request.param))  # Much of it is one thread's work.
+    for variant in request.param:
         add(models, folder, variant)
     with serve(models) as server:
-        yield server
+        yield Served(server, request.param)
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.model == "embed_encoder"], ids=str)
-def test_embeds_as_the_reference(engines: TritonServer, variant: Variant) -> None:
-    def embed(number: int) -> float:
-        """Some texts alone, the others in one request."""
-        which = list(range(number, 200, 20))
-        with Client(engines.endpoints, ("grpc", "http")[number % 2]) as client:
-            texts = [reference().texts[n] for n in which]
-            parts = [client.embed(part, variant.ensemble) for part in (texts[:1], texts[1:])]
-        return reference().cosine(which, np.concatenate(parts))
+def test_embeds_as_the_reference_in_any_company(engines: Served) -> None:
+    """Each text alone, and in the middle of others of all lengths."""
+    texts = reference().texts[:24]
+    for variant in engines.of("embed_encoder"):
 
-    cosines = in_parallel(4, embed)
-    assert min(cosines) >= BOUND[variant.dtype]
+        def embed(number: int, variant: Variant = variant) -> float:
+            with Client(engines.server.endpoints, ("grpc", "http")[number % 2]) as client:
+                which = range(number, 200, 20)
+                some = [reference().texts[n] for n in which]
+                parts = [client.embed(part, variant.ensemble) for part in (some[:1], some[1:])]
+                alone = client.embed(texts[number : number + 1], variant.ensemble)
+                together = client.embed(texts, variant.ensemble)[number : number + 1]
+            assert closeness(alone, together) >= BOUND[variant.dtype], variant
+            return reference().cosine(which, np.concatenate(parts))
+
+        assert min(in_parallel(4, embed)) >= BOUND[variant.dtype], variant
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.model == "classifier"], ids=str)
-def test_recognises_the_held_out_digits(engines: TritonServer, variant: Variant) -> None:
+def test_recognises_the_held_out_digits(engines: Served) -> None:
     files, expected = held_out()
     images = np.array(files, object)[:, None]
-    with Client(engines.endpoints) as client:
-        found = [
-            client.ask(variant.ensemble, "LABEL", IMAGE=images[at : at + 60])[:, 0]
-            for at in range(0, len(images), 60)
-        ]
-    right = np.concatenate(found) == np.array(expected, object)
-    assert right.mean() >= digits.LEAST_ACCURACY
+    for variant in engines.of("classifier"):
+        with Client(engines.server.endpoints) as client:
+            found = [
+                client.ask(variant.ensemble, "LABEL", IMAGE=images[at : at + 60])[:, 0]
+                for at in range(0, len(images), 60)
+            ]
+        right = np.concatenate(found) == np.array(expected, object)
+        assert right.mean() >= digits.LEAST_ACCURACY, variant
 
 
-def test_an_answer_does_not_depend_on_its_company(engines: TritonServer) -> None:
-    """A text alone, and in the middle of others of all lengths."""
-    texts = reference().texts[:24]
-    for variant in VARIANTS:
-        if variant.model == "embed_encoder":
-            with Client(engines.endpoints) as client:
-                alone = client.embed(texts[12:13], variant.ensemble)
-                together = client.embed(texts, variant.ensemble)[12:13]
-            assert closeness(alone, together) >= BOUND[variant.dtype]
-
-
-def test_a_text_of_one_token(engines: TritonServer) -> None:
+def test_a_text_of_one_token(engines: Served) -> None:
     """The smallest batch there is: graphs must not have fixed its sizes."""
-    one = np.array([[2023]], np.int32)
-    lengths = np.ones((1, 1), np.int32)
-    with Client(engines.endpoints) as client:
+    one, lengths = np.array([[2023]], np.int32), np.ones((1, 1), np.int32)
+    exact = [v for v in engines.of("embed_encoder") if v.dtype == "float32"]
+    with Client(engines.server.endpoints) as client:
         states = [
-            client.ask(v.name, "HIDDEN_STATES", INPUT_IDS=one, LENGTHS=lengths)
-            for v in VARIANTS
-            if v.model == "embed_encoder" and v.dtype == "float32"
+            client.ask(v.name, "HIDDEN_STATES", INPUT_IDS=one, LENGTHS=lengths) for v in exact
         ]
     for each in states:
         assert each.shape == (1, 1, 384)
         np.testing.assert_allclose(each, states[0], atol=1e-4)
 
 
-def test_the_manifest_says_how_good_it_is(engines: TritonServer) -> None:
-    for variant in VARIANTS:
-        path = engines.settings.model_repository / variant.name / "1" / "manifest.json"
+def test_the_manifest_says_how_good_it_is(engines: Served) -> None:
+    for variant in engines.variants:
+        path = engines.server.settings.model_repository / variant.name / "1" / "manifest.json"
         manifest = json.loads(path.read_text())
         assert manifest["engine"] == variant.engine
         assert manifest["accuracy"]["samples"] == 40

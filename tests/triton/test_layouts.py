@@ -6,23 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from server.process.launch import TritonServer
-from tests.support.harness import children, rank_processes
+from server.launch import TritonServer
+from tests.support import repository
+from tests.support.calls import BOUND, Client, in_parallel, reference, settled
+from tests.support.processes import children, rank_processes
+from tests.support.repository import Layout
 from tests.support.serving import Serve
-from tests.triton import repository
-from tests.triton.calls import BOUND, Client, in_parallel, reference, settled
-from tests.triton.repository import Layout
 
-LAYOUTS = [
-    Layout(2, 2),
-    Layout(1, 3, dtype="bfloat16"),
-    Layout(4, 1, dtype="bfloat16"),
-    Layout(2, 1, replicas=2, policies=("first", "last")),
-    Layout(1, 1, replicas=2),
-]
+PINNED = Layout(2, 1, replicas=2, policies=("first", "last"))
+LAYOUTS = [Layout(2, 2), Layout(1, 3, dtype="bfloat16"), PINNED]
 CORES = sorted(os.sched_getaffinity(0))
 POLICIES = {"first": CORES[0], "last": CORES[-1]}
-PINNED = LAYOUTS[3]
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +67,15 @@ def test_every_rank_is_a_process_of_its_replica(layouts: TritonServer) -> None:
 
 
 def test_both_replicas_work(layouts: TritonServer) -> None:
-    for layout in (each for each in LAYOUTS if each.replicas == 2):
-        encoder = f"{layout.name}_encoder"
+    def embed(number: int) -> None:
+        with Client(layouts.endpoints) as client:
+            for _ in range(5):
+                client.embed([reference().texts[number]], PINNED.name)
 
-        def embed(number: int, model: str = layout.name) -> None:
-            with Client(layouts.endpoints) as client:
-                for _ in range(5):
-                    client.embed([reference().texts[number]], model)
-
-        in_parallel(4, embed)
-        for replica in ("0", "1"):
-            wanted = {"model": encoder, "replica": replica}
-            settled(layouts.endpoints, lambda now, w=wanted: now.total("requests_total", **w) > 0)
+    in_parallel(4, embed)
+    for replica in ("0", "1"):
+        wanted = {"model": f"{PINNED.name}_encoder", "replica": replica}
+        settled(layouts.endpoints, lambda now, w=wanted: now.total("requests_total", **w) > 0)
 
 
 def test_a_host_policy_pins_its_ranks(layouts: TritonServer) -> None:

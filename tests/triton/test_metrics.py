@@ -1,17 +1,15 @@
 """The python_mp metrics on Triton's own page, after a known number of requests."""
 
-import itertools
 import re
 import urllib.request
 
-import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from python_mp.front import metrics
-from server.process.launch import TritonServer
-from tests.triton.calls import Client, Samples, reference, settled
-from tests.triton.repository import newest
+from server.launch import TritonServer
+from tests.support.calls import Client, Samples, reference, settled
+from tests.support.repository import newest
 
 ENCODER = {"model": "embed_encoder"}
 PER_RANK = {"forward_seconds", "collective_wait_seconds"}
@@ -50,19 +48,6 @@ def test_sums_are_what_was_sent(server: TritonServer) -> None:
     assert grown("restarts_total") == grown("replays_total") == 0
 
 
-def test_rows_are_the_tokens_of_a_model_without_sequences(server: TritonServer) -> None:
-    before = settled(server.endpoints)
-    with Client(server.endpoints) as client:
-        for rows in (1, 7, 256):
-            client.score(np.zeros((rows, 256), np.float32))
-    after = settled_after(server, "ranker", 3, before)
-    grown = {
-        name: after.total(name, model="ranker") - before.total(name, model="ranker")
-        for name in ("tokens_total", "tokens_saved_total")
-    }
-    assert grown == {"tokens_total": 264, "tokens_saved_total": 0}
-
-
 def test_every_family_has_its_labels(server: TritonServer) -> None:
     with Client(server.endpoints) as client:
         client.embed(["a text"])
@@ -78,17 +63,3 @@ def test_every_family_has_its_labels(server: TritonServer) -> None:
         helped = set(re.findall(r"# HELP python_mp_(\w+)", page.read().decode()))
     families = metrics.COUNTERS | metrics.GAUGES | metrics.HISTOGRAMS
     assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in helped} == set(families)
-
-
-@pytest.mark.parametrize("name", metrics.HISTOGRAMS)
-def test_histograms_are_well_formed(server: TritonServer, name: str) -> None:
-    with Client(server.endpoints) as client:
-        client.embed(["a text"])
-    samples = settled(server.endpoints, lambda now: now.total("batches_total", **ENCODER) > 0)
-    more = {"rank": "1"} if name in PER_RANK else {}
-    bounds = [f"{bound:g}" for bound in metrics.BUCKETS] + ["+Inf"]
-    counts = [samples.total(f"{name}_bucket", **ENCODER, **more, le=le) for le in bounds]
-    assert all(a <= b for a, b in itertools.pairwise(counts))
-    assert counts[-1] == samples.total(f"{name}_count", **ENCODER, **more) > 0
-    seconds = samples.total(f"{name}_sum", **ENCODER, **more)
-    assert 0 < seconds < 10 * counts[-1]

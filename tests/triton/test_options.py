@@ -1,8 +1,6 @@
 """What Triton itself offers and our models make use of: warm-up, response cache, traces."""
 
-import json
 import re
-import shutil
 import threading
 import time
 import urllib.request
@@ -12,76 +10,57 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 
-from server.process.installation import PROJECT
-from server.process.launch import TritonServer
-from tests.support.harness import until
+from server.installation import PROJECT
+from server.launch import TritonServer
+from tests.support import repository
+from tests.support.calls import Client, reference
+from tests.support.processes import until
 from tests.support.serving import Serve
-from tests.triton.calls import Client, reference
 
 MODELS = PROJECT / "model_repository"
 STEPS = {"embed", "embed_tokenizer", "embed_encoder", "embed_pooler"}
 
 
-class Collector(HTTPServer):
-    """Takes OTLP over HTTP; knows the names of the spans."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.names: set[str] = set()
-        self.thread = threading.Thread(target=self.serve_forever, args=[0.05], daemon=True)
-        self.thread.start()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        assert isinstance(self.server, Collector)
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        for resource in body["resourceSpans"]:
-            for scope in resource["scopeSpans"]:
-                self.server.names.update(span["name"] for span in scope["spans"])
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    made = Collector()
-    yield made
-    made.shutdown()
-    made.thread.join()
-    made.server_close()
+def spans() -> Iterator[tuple[int, set[str]]]:
+    """A port that takes OTLP over HTTP, and the names of the spans that came."""
+    names: set[str] = set()
 
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            names.update(re.findall(r'"name": ?"(\w+)"', body))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
-@pytest.fixture(scope="module")
-def options(collector: Collector) -> list[str]:
-    """A cache, and traces as the compose file has them, of every request."""
-    text = (PROJECT / "docker-compose.tracing.yml").read_text()
-    traces = re.findall(r"--trace-config=\S+", text)
-    assert len(traces) == 4
-    url = f"http://127.0.0.1:{collector.server_port}/"
-    traces = [each.replace("http://collector:4318/", url) for each in traces]
-    traces = [re.sub(r"rate=.*", "rate=1", each) for each in traces]
-    return [*traces, "--cache-config=local,size=33554432"]
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as collector:
+        threading.Thread(target=collector.serve_forever, args=[0.05], daemon=True).start()
+        yield collector.server_port, names
+        collector.shutdown()
 
 
 @pytest.fixture(scope="module")
 def optioned(
-    serve: Serve, options: list[str], tmp_path_factory: pytest.TempPathFactory
+    serve: Serve, spans: tuple[int, set[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TritonServer]:
-    """Our models, but `embed` as docs/operations.md says for a cache."""
-    repository = tmp_path_factory.mktemp("cached")
-    for model in MODELS.iterdir():
-        shutil.copytree(model, repository / model.name)
-    operations = (PROJECT / "docs" / "operations.md").read_text()
+    """`embed` as docs/operations.md says for a cache; traces as the compose file has them, of every
+    request."""
+    folder = tmp_path_factory.mktemp("cached") / "repository"
+    repository.copy(folder, *(path.parent.name for path in MODELS.glob("*/config.pbtxt")))
     line = "response_cache { enable: true }"
-    assert line in operations
-    with (repository / "embed" / "config.pbtxt").open("a") as config:
-        config.write(f"\n{line}\n")
-    with serve(repository, options=options) as ready:
+    assert line in (PROJECT / "docs" / "operations.md").read_text()
+    config = folder / "embed" / "config.pbtxt"
+    text = config.read_text()
+    config.unlink()  # it is a link to the project's own
+    config.write_text(f"{text}\n{line}\n")
+    traces = re.findall(r"--trace-config=\S+", (PROJECT / "docker-compose.tracing.yml").read_text())
+    url = f"http://127.0.0.1:{spans[0]}/"
+    traces = [each.replace("http://collector:4318/", url) for each in traces]
+    traces = [re.sub(r"rate=.*", "rate=1", each) for each in traces]
+    with serve(folder, options=[*traces, "--cache-config=local,size=33554432"]) as ready:
         yield ready
 
 
@@ -120,8 +99,8 @@ def test_a_text_is_embedded_once(optioned: TritonServer) -> None:
 
 
 def test_a_request_is_traced_through_its_ensemble(
-    optioned: TritonServer, collector: Collector
+    optioned: TritonServer, spans: tuple[int, set[str]]
 ) -> None:
     with Client(optioned.endpoints) as client:
         client.embed([f"a text that nobody sent before {time.time()}"])
-    until(lambda: collector.names >= STEPS, 30)
+    until(lambda: spans[1] >= STEPS, 30)

@@ -1,4 +1,7 @@
-"""`python -m server`, and tritonserver below it, as users and operators treat them."""
+"""`python -m server`, and tritonserver below it, as users and operators treat them: how it starts,
+and every end that it can have."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -8,328 +11,176 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from server.control import Control
 from server.endpoints import Endpoints
-from server.errors import ModelError, ServerError
-from server.process.installation import PROJECT
-from server.process.run import SEGMENTS, remove_leftovers
-from server.watch.watcher import SAME_SIGNAL
-from tests.triton import repository
+from server.errors import ServerError
+from server.installation import PROJECT
+from server.run import SEGMENTS, remove_leftovers
+from server.watcher import SAME_SIGNAL
+from tests.support import repository
+from tests.support.calls import in_background
+from tests.support.command import (
+    Command,
+    assert_private,
+    command,
+    has_ended,
+    infer,
+    variables,
+)
+from tests.support.processes import until
+from tests.support.python_models import ECHO, GATED
+from tests.support.serving import Serve, processes_of
+from tests.triton.conftest import AddModel
 
-Add = Callable[[str, str], Path]
-TOKEN = "known-to-the-tests"
-SERVER = ("-m", "server")
-
-ECHO = """
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        values = [pb_utils.get_input_tensor_by_name(r, "IN").as_numpy() for r in requests]
-        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", value)]) for value in values]
-"""
-# Says in the folder `gate` that it has a request, and answers when told to.
-GATED = """
-import pathlib, time
-import triton_python_backend_utils as pb_utils
-
-GATE = pathlib.Path({gate!r})
+CheckLeft = Callable[[tuple[str, Path]], None]
+GONE_SECONDS = 6.0
+ANSWER_SECONDS = 60.0
 
 
-class TritonPythonModel:
-    def execute(self, requests):
-        (GATE / "entered").touch()
-        while not (GATE / "open").exists():
-            time.sleep(0.01)
-        return [
-            pb_utils.InferenceResponse([pb_utils.Tensor("OUT", tensor.as_numpy())])
-            for tensor in (pb_utils.get_input_tensor_by_name(r, "IN") for r in requests)
-        ]
-"""
-BROKEN = """
-class TritonPythonModel:
-    def initialize(self, args):
-        raise ValueError("the weights are missing")
-"""
+@dataclass
+class Gated:
+    """A server whose model answers when told to."""
+
+    served: Command
+    gate: Path
+
+    def ask(self) -> Future[bool]:
+        """A request that is in hand."""
+        answer = in_background(self.served.answers)
+        until((self.gate / "entered").exists)
+        return answer
+
+    def open(self) -> None:
+        (self.gate / "open").touch()
 
 
-def infer(endpoints: Endpoints, value: float, model: str = "identity") -> float:
-    tensor = {"name": "IN", "shape": [1, 1], "datatype": "FP32", "data": [value]}
-    url = f"http://{endpoints.http_url}/v2/models/{model}/infer"
-    with urllib.request.urlopen(url, json.dumps({"inputs": [tensor]}).encode()) as reply:
-        return float(json.load(reply)["outputs"][0]["data"][0])
-
-
-def wait_until(happened: Callable[[], Any], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
-
-
-class Command:
-    """`python -m server` as a child process."""
-
-    def __init__(
-        self,
-        repository: Path,
-        *options: str,
-        program: Sequence[str] = SERVER,
-        where: Path = PROJECT,
-    ) -> None:
-        self.endpoints = Endpoints.free()
-        self.control = Control(self.endpoints, TOKEN)
-        self.process = subprocess.Popen(
-            [sys.executable, *program, f"--model-repository={repository}", *options],
-            cwd=where,
-            env={**os.environ, **variables(self.endpoints), "ADMIN_TOKEN": TOKEN},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.output = ""
-
-    def wait_ready(self) -> None:
-        self.wait_for("Ctrl-C drains")
-
-    def wait_for(self, text: str) -> str:
-        """The next line that it prints with this text in it."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output += line
-            if text in line:
-                return line
-        pytest.fail(f"it ended:\n{self.output}")
-
-    def end(self) -> tuple[int, str]:
-        """Wait for its end: exit status, output."""
-        stdout = self.process.stdout
-        assert stdout is not None
-        if not stdout.closed:
-            self.output += self.process.communicate()[0]
-        return self.process.returncode, self.output
-
-    def health(self, path: str = "/ready", secret: str = TOKEN) -> tuple[int, dict[str, Any]]:
-        """Status and body of a page of the watcher's."""
-        url = self.endpoints.health_url + path
-        request = urllib.request.Request(url, headers={"triton-admin": secret})
-        try:
-            with urllib.request.urlopen(request, timeout=5) as reply:
-                return reply.status, json.load(reply)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    def metrics(self) -> str:
-        """The watcher's own."""
-        with urllib.request.urlopen(f"{self.endpoints.health_url}/metrics", timeout=5) as page:
-            return str(page.read().decode())
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the watcher says that all is well."""
-        return self.health()[0] == 200
-
-    def model(self, name: str) -> dict[str, Any]:
-        """What /status says of a model."""
-        return dict(self.health("/status")[1]["models"].get(name, {}))
-
-    @property
-    def triton(self) -> int:
-        """tritonserver's process id."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return int(children.read_text().split()[0])
-
-    @property
-    def run(self) -> tuple[str, Path]:
-        """The run's prefix of segments and its folder."""
-        environment = Path(f"/proc/{self.triton}/environ").read_bytes().decode()
-        folder = re.search(r"PYTHON_MP_RUNTIME_DIR=([^\0]+)", environment)
-        assert folder is not None
-        return f"{Path(folder[1]).name}_", Path(folder[1])
-
-
-def variables(endpoints: Endpoints) -> dict[str, str]:
-    return {
-        "HTTP_PORT": str(endpoints.http),
-        "GRPC_PORT": str(endpoints.grpc),
-        "METRICS_PORT": str(endpoints.metrics),
-        "HEALTH_PORT": str(endpoints.health),
-    }
-
-
-@contextmanager
-def command(
-    repository: Path, *options: str, program: Sequence[str] = SERVER, where: Path = PROJECT
-) -> Iterator[Command]:
-    started = Command(repository, *options, program=program, where=where)
-    try:
-        yield started
-    finally:
-        if started.process.poll() is None:
-            started.process.kill()
-        started.end()
-
-
-def test_serves_and_leaves_nothing(serve: Any, add_model: Add) -> None:
-    with serve(add_model("identity", ECHO)) as server:
-        assert infer(server.endpoints, 4.5) == 4.5
-        assert server.log.ready == {"identity"}
-        segments = list(SEGMENTS.glob(f"{server.run.prefix}*"))
-        assert len(segments) == 2  # the lock and the stub's
-        for path in [*segments, server.run.folder]:
-            assert path.stat().st_mode & 0o077 == 0, "others can read what clients send"
-
-
-def test_listens_on_loopback_only(serve: Any, add_model: Add) -> None:
-    with serve(add_model("identity", ECHO)) as server:
-        ports = {server.endpoints.http, server.endpoints.grpc, server.endpoints.metrics}
-        listening = {}
-        for table in ("tcp", "tcp6"):
-            for row in Path(f"/proc/{server.pid}/net/{table}").read_text().splitlines()[1:]:
-                local, _, state = row.split()[1:4]
-                address, port = local.split(":")
-                if state == "0A" and int(port, 16) in ports:
-                    listening[int(port, 16)] = address
-    loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
-    assert listening.keys() == ports
-    assert set(listening.values()) <= loopback
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_drains(
-    number: int, add_model: Add, tmp_path: Path, check_left: Callable[..., None]
-) -> None:
-    repository = add_model("identity", GATED.format(gate=str(tmp_path)))
-    with command(repository) as served:
+@pytest.fixture
+def gated(add_model: AddModel, tmp_path: Path) -> Iterator[Gated]:
+    with command(add_model("identity", GATED.format(gate=str(tmp_path)))) as served:
         served.wait_ready()
-        run, answers = served.run, []
-        client = threading.Thread(target=lambda: answers.append(infer(served.endpoints, 2.5)))
-        client.start()
-        wait_until((tmp_path / "entered").exists)
-        served.process.send_signal(number)
-        (tmp_path / "open").touch()
-        status, output = served.end()
-        client.join()
-    assert (status, answers) == (0, [2.5]), output
+        yield Gated(served, tmp_path)
+
+
+def test_serves_on_loopback_only(shared: Command) -> None:
+    """With an option of tritonserver's handed on, and a link inside the repository."""
+    assert shared.infer(4.5) == 4.5
+    assert_private(shared.run[0])
+    with urllib.request.urlopen(f"http://{shared.endpoints.http_url}/v2") as reply:
+        assert json.load(reply)["name"] == "mine"
+    ports = {shared.endpoints.http, shared.endpoints.grpc, shared.endpoints.metrics}
+    listening = {}
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/{shared.triton}/net/{table}").read_text().splitlines()[1:]:
+            local, _, state = row.split()[1:4]
+            address, port = local.split(":")
+            if state == "0A" and int(port, 16) in ports:
+                listening[int(port, 16)] = address
+    assert listening.keys() == ports
+    assert set(listening.values()) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_drains(number: int, gated: Gated, check_left: CheckLeft) -> None:
+    run, answer = gated.served.run, gated.ask()
+    gated.served.process.send_signal(number)
+    gated.open()
+    status, output = gated.served.end()
+    assert (status, answer.result(ANSWER_SECONDS)) == (0, True), output
     check_left(run)
 
 
-def test_second_signal_ends_it_at_once(
-    add_model: Add, tmp_path: Path, check_left: Callable[..., None]
-) -> None:
-    def ask() -> None:
-        with pytest.raises(OSError, match=r"Remote end closed|reset"):
-            infer(served.endpoints, 1.0)
-
-    with command(add_model("identity", GATED.format(gate=str(tmp_path)))) as served:
-        served.wait_ready()
-        run = served.run
-        client = threading.Thread(target=ask)
-        client.start()
-        wait_until((tmp_path / "entered").exists)
-        served.process.send_signal(signal.SIGTERM)
-        with pytest.raises(subprocess.TimeoutExpired):  # it drains
-            served.process.wait(SAME_SIGNAL + 0.2)
-        served.process.send_signal(signal.SIGTERM)
-        status, output = served.end()
-        client.join()
-    assert status == 1
+def test_second_signal_ends_it_at_once(gated: Gated, check_left: CheckLeft) -> None:
+    run, answer = gated.served.run, gated.ask()
+    gated.served.process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):  # it drains
+        gated.served.process.wait(SAME_SIGNAL + 0.2)
+    status, output = gated.served.end(signal.SIGTERM)
+    assert (status, answer.result(ANSWER_SECONDS)) == (1, False)
     assert "ended with requests in flight" in output
     check_left(run)
 
 
-def test_signal_while_loading(
-    add_model: Add, tmp_path: Path, check_left: Callable[..., None]
-) -> None:
+def test_signal_while_loading(add_model: AddModel, tmp_path: Path, check_left: CheckLeft) -> None:
     loading = tmp_path / "loading"
     slow = f"open({str(loading)!r}, 'w'); import time; time.sleep(60)"
     with command(add_model("identity", slow)) as served:
-        wait_until(loading.exists)
+        until(loading.exists)
         run = served.run
-        served.process.send_signal(signal.SIGINT)
-        status, output = served.end()
+        status, output = served.end(signal.SIGINT)
     assert status == 0, output
     check_left(run)
 
 
-def test_killed_watcher(add_model: Add, tmp_path: Path, check_left: Callable[..., None]) -> None:
+def test_killed_watcher(gated: Gated, check_left: CheckLeft) -> None:
     """tritonserver drains by itself, then the guard removes what the watcher would have."""
-    with command(add_model("identity", GATED.format(gate=str(tmp_path)))) as served:
-        served.wait_ready()
-        (prefix, folder), answers = served.run, []
-        client = threading.Thread(target=lambda: answers.append(infer(served.endpoints, 2.5)))
-        client.start()
-        wait_until((tmp_path / "entered").exists)
-        served.process.kill()
-        served.process.wait()
-        remove_leftovers()
-        assert folder.exists(), "a run that still drains is not over"
-        (tmp_path / "open").touch()
-        client.join()
-
-    wait_until(lambda: not (SEGMENTS / f"{prefix}lock").exists())
-    assert answers == [2.5]
+    (prefix, folder), answer = gated.served.run, gated.ask()
+    gated.served.process.kill()
+    gated.served.process.wait()
+    remove_leftovers()
+    assert folder.exists(), "a run that still drains is not over"
+    gated.open()
+    assert answer.result(ANSWER_SECONDS)
+    until(lambda: not (SEGMENTS / f"{prefix}lock").exists())
     check_left((prefix, folder))
 
 
-def test_everything_killed(add_model: Add, check_left: Callable[..., None]) -> None:
+def test_nothing_outlives_a_killed_watcher(gated: Gated) -> None:
+    """Not even a request that never ends."""
+    (prefix, folder), answer = gated.served.run, gated.ask()
+    gated.served.process.kill()
+    until(lambda: not processes_of(folder), GONE_SECONDS)
+    assert answer.result(ANSWER_SECONDS) is False
+    until(lambda: not [*SEGMENTS.glob(f"{prefix}*")] and not folder.exists())
+
+
+def test_the_next_start_finds_a_clean_house(add_model: AddModel) -> None:
+    """After SIGKILL of watcher, guard and tritonserver at once, nobody is left to clean up."""
     with command(add_model("identity", ECHO)) as served:
         served.wait_ready()
         (prefix, folder), triton = served.run, served.triton
-        served.process.kill()
-        os.kill(triton, signal.SIGKILL)
-        wait_until(lambda: not (SEGMENTS / f"{prefix}lock").exists())
-    check_left((prefix, folder))
+        children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children")
+        for pid in [served.process.pid, *map(int, children.read_text().split())]:
+            os.kill(pid, signal.SIGKILL)
+        served.process.wait()
+        until(lambda: triton not in processes_of(folder))
+        remove_leftovers()
+        until(lambda: not processes_of(folder), GONE_SECONDS)
+        remove_leftovers()
+        assert not [*SEGMENTS.glob(f"{prefix}*")]
+        assert not folder.exists()
 
 
-@pytest.mark.parametrize("host", ["localhost", "::1"])
-def test_hosts_other_than_a_number_of_ipv4(host: str, add_model: Add) -> None:
-    with command(add_model("identity", ECHO), f"--host={host}") as served:
+def test_an_address_of_ipv6(add_model: AddModel) -> None:
+    with command(add_model("identity", ECHO), "--host=::1") as served:
         served.wait_ready()
-        endpoints = replace(served.endpoints, host=host).resolved()
+        endpoints = replace(served.endpoints, host="::1").resolved()
         assert infer(endpoints, 1.5) == 1.5
-        with urllib.request.urlopen(f"{endpoints.health_url}/ready") as page:
-            assert page.status == 200
-        with urllib.request.urlopen(endpoints.metrics_url) as page:
-            assert page.status == 200
+        for url in (f"{endpoints.health_url}/ready", endpoints.metrics_url):
+            with urllib.request.urlopen(url) as page:
+                assert page.status == 200
 
 
-ODD = 'it\'s my "$(models)"; a & b * [c] \\ ü'
-
-
-@pytest.mark.parametrize("kind", ["models", "project", "temporary"])
 def test_paths_with_characters_that_a_shell_reads(
-    kind: str, add_model: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    add_model: AddModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    odd = tmp_path / ODD
-    odd.mkdir()
+    """Of the project, the models and the temporary files."""
+    odd = tmp_path / 'it\'s my "$(models)"; a & b * [c] \\ ü'
+    (odd / "temporary").mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(odd / "temporary"))
+    for part in ("server", "backends", "clients"):
+        shutil.copytree(PROJECT / part, odd / part)
     folder = add_model("identity", ECHO)
     repository.add(folder, "echo", repository.ECHO)
-    where = PROJECT
-    if kind == "models":
-        folder = folder.rename(odd / "models")
-    elif kind == "temporary":
-        monkeypatch.setenv("TMPDIR", str(odd))
-    else:
-        where = odd
-        for part in ("server", "backends", "clients"):
-            shutil.copytree(PROJECT / part, odd / part)
-    with command(folder, where=where) as served:
+    with command(folder.rename(odd / "my models"), where=odd) as served:
         served.wait_ready()
-        assert infer(served.endpoints, 1.5) == 1.5
+        assert served.infer(1.5) == 1.5
         assert served.is_ready
         assert served.model("echo")["ready"]
 
@@ -343,91 +194,72 @@ sys.exit(__main__.main())
 """
 
 
-def test_stubs_that_abort_end_the_start(add_model: Add) -> None:
+def test_stubs_that_abort_end_the_start(add_model: AddModel) -> None:
     """As they would for such a path, were it not for the link. Triton waits for them for ever."""
     folder = add_model("identity", ECHO)
     folder = folder.rename(folder.with_name("my models"))
     with command(folder, program=("-c", STUCK)) as served:
-        wait_until(lambda: served.process.poll() is not None, 60)
-        status, output = served.end()
+        status, output = has_ended(served, 60)
     assert status == 1
     assert "server: stubs of identity aborted while they started" in output
 
 
-def test_a_start_has_the_limit_that_it_is_given(add_model: Add) -> None:
+def test_a_start_has_the_limit_that_it_is_given(add_model: AddModel) -> None:
     sleeps = add_model("identity", "import time; time.sleep(60)")
     with command(sleeps, "--load-timeout-secs=3") as served:
-        wait_until(lambda: served.process.poll() is not None, 30)
-        status, output = served.end()
+        status, output = has_ended(served, 30)
     assert status == 1
     assert "server: the server was not ready within 3 s (--load-timeout-secs)" in output
 
 
-def test_port_in_use(serve: Any, add_model: Add) -> None:
-    repository = add_model("identity", ECHO)
-    with serve(repository) as server:
-        environment = {**os.environ, **variables(server.endpoints)}
-        ended = subprocess.run(
-            [sys.executable, "-m", "server", f"--model-repository={repository}"],
-            cwd=PROJECT, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
+def server(*options: str, program: Sequence[str] = ("-m", "server"), **more: str) -> str:
+    """The one line that it says before it exits with 1."""
+    ended = subprocess.run(
+        [sys.executable, *program, *options],
+        cwd=PROJECT,
+        env=os.environ | more,
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == 1
-    assert ended.stderr == (
-        f"server: port {server.endpoints.http} on 127.0.0.1 is in use;"
-        " choose another one with HTTP_PORT=...\n"
+    assert ended.stderr.count("\n") == 1
+    return ended.stderr.strip()
+
+
+def test_port_in_use(shared: Command, add_model: AddModel) -> None:
+    models = f"--model-repository={add_model('identity', ECHO)}"
+    port = shared.endpoints.http
+    assert server(models, **variables(shared.endpoints)) == (
+        f"server: port {port} on 127.0.0.1 is in use; choose another one with HTTP_PORT=..."
     )
 
 
-def test_broken_model_is_named_with_its_reason(serve: Any, add_model: Add) -> None:
-    add_model("identity", ECHO)
-    with (
-        pytest.raises(ModelError, match=r"^broken  ValueError: the weights are missing \(1/model"),
-        serve(add_model("broken", BROKEN)),
-    ):
-        pass
-
-
-def test_keep_going_serves_the_others(serve: Any, add_model: Add) -> None:
-    add_model("broken", BROKEN)
-    with serve(add_model("identity", ECHO), keep_going=True) as server:
-        assert infer(server.endpoints, 1.5) == 1.5
-        assert list(server.log.failures) == ["broken"]
-
-
 @pytest.mark.parametrize(
-    ("option", "complaint"),
+    ("options", "sentence"),
     [
-        ("--no-such-option=1", "unrecognized option '--no-such-option=1'"),
-        ("--host-policy=x", "--host-policy option format is"),
+        (["--tls-certificate=none.pem"], "TLS needs both --tls-certificate and --tls-key"),
+        (
+            ["--tls-certificate=none.pem", "--tls-key=none.key"],
+            "--tls-certificate none.pem is not a file that can be read",
+        ),
+        (["--admin-token-file=none"], "cannot read --admin-token-file none"),
     ],
 )
-def test_bad_option(option: str, complaint: str, serve: Any, add_model: Add) -> None:
-    with (
-        pytest.raises(ServerError, match=re.escape(complaint)) as raised,
-        serve(add_model("identity", ECHO), options=[option]),
-    ):
+def test_options_that_cannot_be(options: list[str], sentence: str) -> None:
+    assert server(*options).startswith(f"server: {sentence}")
+
+
+def test_an_option_that_tritonserver_does_not_know(serve: Serve, add_model: AddModel) -> None:
+    said = re.escape("unrecognized option '--no-such-option=1'")
+    models = add_model("identity", ECHO)
+    with pytest.raises(ServerError, match=said), serve(models, options=["--no-such-option=1"]):
         pass
-    assert "\n" not in str(raised.value)
 
 
-def test_options_reach_tritonserver(serve: Any, add_model: Add) -> None:
-    options = ["--http-restricted-api=model-repository:token=secret", "--id=mine"]
-    with (
-        serve(add_model("identity", ECHO), options=options) as server,
-        urllib.request.urlopen(f"http://{server.endpoints.http_url}/v2") as reply,
-    ):
-        assert json.load(reply)["name"] == "mine"
-
-
-def test_ready_without_http(serve: Any, add_model: Add) -> None:
-    with serve(add_model("identity", ECHO), options=["--allow-http=false"]) as server:
-        assert server.log.ready == {"identity"}
-
-
-def test_ctrl_c_under_make(add_model: Add, tmp_path: Path) -> None:
+def test_ctrl_c_under_make(add_model: AddModel, tmp_path: Path) -> None:
     """In a terminal Ctrl-C goes to make as well; the server takes it alone, and make succeeds."""
-    repository = add_model("identity", ECHO)
-    serve = f"cd {PROJECT} && exec {sys.executable} -m server --model-repository={repository}"
+    models = add_model("identity", ECHO)
+    serve = f"cd {PROJECT} && exec {sys.executable} -m server --model-repository={models}"
     (tmp_path / "Makefile").write_text(f"serve:\n\t@{serve}\n")
     environment = {**os.environ, **variables(Endpoints.free())}
     pid, terminal = pty.fork()
@@ -455,14 +287,11 @@ sys.exit(__main__.main())
 """
 
 
-def test_a_start_that_fails_half_way_is_one_sentence(add_model: Add) -> None:
+def test_a_start_that_fails_half_way_is_one_sentence(add_model: AddModel) -> None:
     """tritonserver runs already then, and who holds the run's lock is ended with it."""
-    ended = subprocess.run(
-        [sys.executable, "-c", HALF, f"--model-repository={add_model('identity', ECHO)}"],
-        cwd=PROJECT, env=os.environ | variables(Endpoints.free()), capture_output=True, text=True,
-    )  # fmt: skip
-    assert ended.stderr == "server: tritonserver cannot be started: can't start new thread\n"
-    assert ended.returncode == 1
+    models = f"--model-repository={add_model('identity', ECHO)}"
+    said = server(models, program=("-c", HALF), **variables(Endpoints.free()))
+    assert said == "server: tritonserver cannot be started: can't start new thread"
 
 
 def test_the_watcher_starts_no_threads_for_numpy() -> None:

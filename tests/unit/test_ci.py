@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.process.installation import PROJECT
+from server.installation import PROJECT
 
 
 @pytest.mark.parametrize("required", ["", "1"])

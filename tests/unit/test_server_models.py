@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from server import token
+from server import repository, stubs, token
 from server.control import Version
 from server.errors import ServerError
-from server.process.installation import STUB
+from server.installation import STUB
+from server.model import CONFIRMED, Model, Said, Trouble
 from server.settings import Settings
-from server.watch import repository, stubs
-from server.watch.model_state import CONFIRMED, Model, Said, Trouble
-from server.watch.stubs import Stub
+from server.stubs import Stub
 
 CONFIG: dict[str, Any] = {
     "backend": "python",

@@ -1,1 +1,0 @@
-"""Replicas compute for one that has no ranks."""

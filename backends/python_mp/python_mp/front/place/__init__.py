@@ -1,1 +1,0 @@
-"""Which cores each rank gets."""

@@ -1,1 +1,0 @@
-"""Keeps a group of ranks up, and finds out what ends it."""

@@ -1,1 +1,0 @@
-"""What processes ask of the system: threads, limits of the cgroup, states of processes."""

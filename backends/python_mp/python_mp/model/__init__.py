@@ -1,1 +1,0 @@
-"""The nouns, frozen: no torch, no Triton, standard library and NumPy only."""

@@ -1,1 +1,0 @@
-"""What module authors import: their shard, its weights, parallel layers, packed batches."""

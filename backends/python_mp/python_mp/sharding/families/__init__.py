@@ -1,1 +1,0 @@
-"""Model families that a checkpoint alone is enough for."""

@@ -1,1 +1,0 @@
-"""One codec for ranks and peers: messages on sockets, tensors in shared memory."""

@@ -1,1 +1,0 @@
-"""What the watcher says over HTTP."""

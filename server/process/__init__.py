@@ -1,1 +1,0 @@
-"""One tritonserver: how it is started, and what is left of it."""

@@ -1,1 +1,0 @@
-"""Keeps a server and its models up, whatever dies."""

@@ -1,0 +1,136 @@
+"""Model repositories of a test: the project's models in other layouts, and small ones."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from build_scripts.checkpoint import Checkpoint
+from build_scripts.publish import versions
+from server.installation import PROJECT
+
+MODELS = PROJECT / "model_repository"
+ECHO = """
+backend: "python_mp"
+max_batch_size: 8
+input [ { name: "X" data_type: TYPE_INT32 dims: [ 2 ] } ]
+output [ { name: "Y" data_type: TYPE_INT32 dims: [ 2 ] } ]
+dynamic_batching {}
+instance_group [ { name: "lead" kind: KIND_CPU }, { name: "shard" kind: KIND_CPU passive: true } ]
+parameters { key: "engine" value { string_value: "echo" } }
+parameters { key: "tensor_parallel_size" value { string_value: "2" } }
+"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model is split; `policies` are the host policies of leads and of shards."""
+
+    tp: int = 1
+    pp: int = 1
+    replicas: int = 1
+    dtype: str = "float32"
+    policies: tuple[str, str] | None = None
+
+    @property
+    def world_size(self) -> int:
+        return self.tp * self.pp
+
+    @property
+    def name(self) -> str:
+        pinned = "_pinned" if self.policies else ""
+        return f"tp{self.tp}_pp{self.pp}_x{self.replicas}_{self.dtype}{pinned}"
+
+    def instance_group(self) -> str:
+        lead, shard = ("", "") if self.policies is None else map(_host_policy, self.policies)
+        groups = [f'{{ name: "lead" kind: KIND_CPU count: {self.replicas} {lead} }}']
+        if passive := self.replicas * (self.world_size - 1):
+            groups.append(
+                f'{{ name: "shard" kind: KIND_CPU count: {passive} passive: true {shard} }}'
+            )
+        return f"instance_group [ {', '.join(groups)} ]"
+
+    def apply(self, config: str) -> str:
+        """`config` with this layout and dtype, for a version made by hand: of engine torch, unless
+        it says another."""
+        engine = {} if '"engine"' in config else {"engine": "torch"}
+        return with_parameters(self.laid_out(config), {**engine, "dtype": self.dtype})
+
+    def laid_out(self, config: str) -> str:
+        """`config` with this layout in the place of its own."""
+        config = re.sub(
+            r"^instance_group \[.*?^\]",
+            self.instance_group(),
+            config,
+            flags=re.DOTALL | re.MULTILINE,
+        )
+        sizes = {"tensor_parallel_size": self.tp, "pipeline_parallel_size": self.pp}
+        return with_parameters(config, sizes)
+
+
+def _host_policy(name: str) -> str:
+    return f'host_policy: "{name}"'
+
+
+def with_parameters(config: str, parameters: Mapping[str, Any]) -> str:
+    """`config` with these parameters set, or without those that are None."""
+    for key, value in parameters.items():
+        config = re.sub(rf'^parameters {{ key: "{key}" .*\n', "", config, flags=re.MULTILINE)
+        if value is not None:
+            config += f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n'
+    return config
+
+
+def add(repository: Path, name: str, config: str, files: Iterable[Path] = (), **texts: str) -> Path:
+    """A model with these files, and `module="..."` written as module.py; its folder."""
+    version = repository / name / "1"
+    version.mkdir(parents=True)
+    (version.parent / "config.pbtxt").write_text(config)
+    for file in files:
+        _link(str(file), str(version / file.name))
+    for stem, text in texts.items():
+        (version / f"{stem}.py").write_text(text)
+    return version.parent
+
+
+def newest(model: str) -> Path:
+    """The version of a model of the project that is served."""
+    folder = MODELS / model
+    return folder / str(versions(folder)[-1])
+
+
+def copy(repository: Path, *names: str) -> None:
+    """Models of the project as they are, big files linked."""
+    for name in names:
+        shutil.copytree(
+            MODELS / name,
+            repository / name,
+            copy_function=_link,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link: the server refuses links that lead out of its repository."""
+    try:
+        Path(target).hardlink_to(Path(source).resolve())
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def add_variant(repository: Path, layout: Layout) -> None:
+    """The encoder in this layout, and the ensemble NAME over it; needs the other steps there."""
+    encoder = f"{layout.name}_encoder"
+    source = MODELS / "embed_encoder"
+    config = layout.apply((source / "config.pbtxt").read_text())
+    files = [Checkpoint.packaged().file(name) for name in ("config.json", "model.safetensors")]
+    config = config.replace('name: "embed_encoder"', f'name: "{encoder}"')
+    model = add(repository, encoder, config, files)
+    shutil.copytree(source / "warmup", model / "warmup")
+    ensemble = (MODELS / "embed" / "config.pbtxt").read_text()
+    ensemble = ensemble.replace('"embed_encoder"', f'"{encoder}"')
+    add(repository, layout.name, ensemble.replace('name: "embed"', f'name: "{layout.name}"'))
