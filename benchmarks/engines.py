@@ -19,8 +19,8 @@ from benchmarks.parallel import latency_ms, texts_per_second
 from benchmarks.texts import short_texts, token_ids
 from build_scripts import build, job, stages
 from build_scripts.job import Job
-from python_mp.config import ModelConfig
 from python_mp.front.local import Local, served
+from python_mp.model.config import ModelConfig
 
 MODEL = "embed_encoder"
 ROUNDS = 5

@@ -23,8 +23,8 @@ from benchmarks.serving import MODELS
 from benchmarks.texts import short_texts
 from build_scripts.job import REPOSITORY
 from server.endpoints import Endpoints
-from server.installation import PROJECT
-from server.launch import TritonServer
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

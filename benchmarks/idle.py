@@ -17,12 +17,12 @@ from typing import Any
 
 from clients.chaos.processes import descendants, stat
 from server.endpoints import VARIABLES, Endpoints
-from server.installation import STUB
+from server.process.installation import STUB
 
 CALM_SECONDS = 60.0
 SECONDS = 60.0
 START_SECONDS = 300.0
-KINDS = ("watcher", "nurseries", "ranks", "stubs", "others")
+KINDS = ("watcher", "forkservers", "ranks", "stubs", "others")
 """`others` are what else the watcher has started, but for tritonserver."""
 _UTIME, _STIME = 11, 12  # fields of /proc/PID/stat after the name
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -74,8 +74,8 @@ def _kind(pid: int) -> str:
         name = Path(f"/proc/{pid}/comm").read_text()
     if name.startswith("rank "):
         return "ranks"
-    if "python_mp.rank.nursery" in command:
-        return "nurseries"
+    if "python_mp.rank.forkserver" in command:
+        return "forkservers"
     program = Path(command.partition("\0")[0]).name
     return {STUB: "stubs", "tritonserver": "tritonserver"}.get(program, "others")
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.texts import short_texts, token_ids
-from build_scripts.checkpoint import Checkpoint
-from python_mp.batch import CU_SEQLENS
-from python_mp.rank import source
+from build_scripts.checkpoint_folder import Checkpoint
+from python_mp.model.batch import CU_SEQLENS
 from python_mp.rank.collectives import connect
-from python_mp.rank.packed import Packed
-from python_mp.rank.shard import Shard
+from python_mp.sharding import source
+from python_mp.sharding.packed import Packed
+from python_mp.sharding.shard import Shard
 
 BATCH = 32
 CPU = torch.device("cpu")

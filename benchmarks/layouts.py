@@ -13,7 +13,7 @@ from benchmarks.compare import SECONDS, at, latency, throughput
 from benchmarks.load import Load, Target, closed_loop
 from benchmarks.texts import short_texts
 from server.endpoints import Endpoints
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support import repository
 from tests.support.repository import Layout
 

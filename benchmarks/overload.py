@@ -34,7 +34,7 @@ from clients.chaos.leaks import megabytes
 from clients.chaos.processes import descendants
 from clients.proxy import direct
 from server.endpoints import Endpoints
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 
 PEAK_CONCURRENCY, PEAK_SECONDS = 32, 12.0
 TIMES, SECONDS = 4, 60.0

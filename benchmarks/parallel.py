@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.texts import longest_ids, short_texts, token_ids
-from build_scripts.checkpoint import Checkpoint
+from build_scripts.checkpoint_folder import Checkpoint
 from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.replicas import Served, served
 

@@ -26,7 +26,7 @@ from tritonclient.utils import InferenceServerException
 from build_scripts.job import REPOSITORY
 from clients.proxy import direct
 from server.endpoints import Endpoints
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 
 MODEL = "embed_encoder"
 IN_FLIGHT, ONE_IN = 32, 100

@@ -16,10 +16,10 @@ import torch
 from benchmarks.compare import SECONDS, at, latency, throughput
 from benchmarks.load import Load, Target, closed_loop
 from benchmarks.texts import short_texts
-from build_scripts.checkpoint import Checkpoint
+from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.job import REPOSITORY
 from server.endpoints import Endpoints
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support.repository import with_parameters
 
 MODELS = Path(__file__).parent / "models"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from build_scripts.checkpoint import Checkpoint
+from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.sentences import sentences
 
 

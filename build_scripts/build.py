@@ -14,13 +14,13 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from build_scripts import check, command, publish, report, stages
+from build_scripts import check, command, outcome, publish, stages
 from build_scripts import job as jobs
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
+from build_scripts.outcome import Result
 from build_scripts.publish import Steps
 from build_scripts.recipe import Variant
-from build_scripts.report import Result
 
 NOT_PUBLISHED = (
     "Not published, as it is not what recipe.toml and config.pbtxt say. To serve it, write into"
@@ -53,12 +53,12 @@ def _build(options: argparse.Namespace) -> int:
     with command.progress() as progress:
         for models in _recipes(options):
             results += _together(models, options, progress, publishing=publishing)
-    report.show(results, command.CONSOLE)
+    outcome.show(results, command.CONSOLE)
     if said and not options.no_publish:
         lines = (f"  {key} = {value}" for key, value in said.items())
         command.CONSOLE.print("\n".join([NOT_PUBLISHED, *lines]), markup=False, soft_wrap=True)
     if options.report:
-        report.write(results, options.report)
+        outcome.write(results, options.report)
     return int(any(result.status == "failed" for result in results))
 
 

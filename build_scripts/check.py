@@ -9,9 +9,9 @@ from build_scripts import publish, stages
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.publish import Steps
-from python_mp import ensembles, manifest
-from python_mp.errors import LoadError
-from python_mp.manifest import Manifest
+from python_mp.model import ensembles, manifest
+from python_mp.model.errors import LoadError
+from python_mp.model.manifest import Manifest
 
 
 def misfits(job: Job) -> list[str]:

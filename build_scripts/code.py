@@ -5,8 +5,8 @@ An import inside a function counts, one under TYPE_CHECKING or `if __name__ == "
 Of code that is not the project's, the versions of the libraries it imports count too; the project's
 stages name theirs (TOOLS).
 
-A text that is a module's name ("python_mp.rank.nursery") counts as its import, since processes are
-started by it; a text that begins as a package's (f"{__name__}.{engine}") as that of all it has.
+A text that is a module's name ("python_mp.rank.forkserver") counts as its import, since processes
+are started by it; a text that begins as a package's (f"{__name__}.{engine}") as that of all it has.
 """
 
 import ast

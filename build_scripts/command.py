@@ -13,7 +13,7 @@ from build_scripts import stages, storage
 from build_scripts.errors import BuildError
 from build_scripts.job import REPOSITORY, WORKSPACE, Job
 from build_scripts.recipe import Dtype, Engine
-from python_mp.errors import PythonMpError
+from python_mp.model.errors import PythonMpError
 
 CONSOLE = Console(stderr=True)
 EXPECTED = BuildError, PythonMpError, OSError

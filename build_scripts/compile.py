@@ -17,10 +17,10 @@ from build_scripts import storage
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.quiet import quiet
-from build_scripts.shard import add_code
-from python_mp import manifest
+from build_scripts.shards import add_code
+from python_mp.model import manifest
 
-NEEDS = ("fetch", "shard", "export", "quantise")
+NEEDS = ("fetch", "shards", "export", "quantise")
 TOOLS = ("tensorrt", "torch")
 
 
@@ -66,7 +66,7 @@ def compile_rank(job: Job, rank: int, out: Path) -> None:
     """AOTInductor: one rank's exported program to a package that holds code and weights."""
     import torch
 
-    from python_mp.rank import ops  # noqa: F401  the graph's operators
+    from python_mp.sharding import ops  # noqa: F401  the graph's operators
 
     names = {"inputs": "", "outputs": ""}
     exported = job.output("export") / f"rank{rank}.exported.pt2"

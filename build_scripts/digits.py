@@ -24,9 +24,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from build_scripts.errors import BuildError
-from python_mp.rank import source
 from python_mp.rank.collectives.communicator import Alone
-from python_mp.rank.shard import Shard
+from python_mp.sharding import source
+from python_mp.sharding.shard import Shard
 
 Array = NDArray[Any]
 CLASSIFIER = Path(__file__).resolve().parent.parent / "model_repository" / "classifier"

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from build_scripts.job import Job
 from build_scripts.quiet import quiet
-from build_scripts.shard import add_code
+from build_scripts.shards import add_code
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NEEDS = (
     "fetch",
-    "shard",
+    "shards",
 )
 TOOLS = ("onnx", "onnxscript", "safetensors", "torch")
 OPSET = 20
@@ -53,10 +53,10 @@ def export(job: Job, rank: int, out: Path) -> None:
 
     from build_scripts import ranks
     from build_scripts.trace import TracedPeers, trace
-    from python_mp.rank import source
+    from python_mp.sharding import source
 
     to_onnx = not _is_aot(job)
-    folder, size = job.output("shard"), job.layout.tensor_parallel_size
+    folder, size = job.output("shards"), job.layout.tensor_parallel_size
     model = source.read(folder)
     peers = TracedPeers(rank % size, size, to_onnx)
     shard = ranks.shard(job, rank, folder, peers, _device(job))
@@ -75,9 +75,9 @@ def _hidden(job: Job, stage: int) -> Tensor | None:
     """What the stages before hand to this one for the example batch."""
     from build_scripts import ranks
     from build_scripts.trace import TracedBatch, TracedPeers, example
-    from python_mp.rank import source
+    from python_mp.sharding import source
 
-    folder, size = job.output("shard"), job.layout.tensor_parallel_size
+    folder, size = job.output("shards"), job.layout.tensor_parallel_size
     model, hidden = source.read(folder), None
     batch = TracedBatch(example(job.config, _device(job)), rectangular=False)
     for before in range(stage):

@@ -22,8 +22,8 @@ from typing import Any
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint, code, storage
-from build_scripts.checkpoint import Checkpoint
+from build_scripts import checkpoint_folder, code, storage
+from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import PROJECT, Job
 
@@ -109,7 +109,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
 def verify(job: Job, folder: Path) -> None:
     """Raises BuildError unless `folder` holds what the job's family needs."""
     if job.recipe.family == "module":
-        checkpoint.tensors(folder)
+        checkpoint_folder.tensors(folder)
         return
     found = Checkpoint(folder)
     if job.recipe.family == "tokenizer":
@@ -141,7 +141,7 @@ def local_folder(job: Job) -> Path | None:
     """
     kind, _, name = job.recipe.source.partition(":")
     if kind == "package":
-        return checkpoint.package_folder(name)
+        return checkpoint_folder.package_folder(name)
     if kind in ("hub", "make"):
         return None
     folder = PROJECT / Path(job.recipe.source).expanduser()
@@ -162,7 +162,7 @@ def _needed(job: Job, folder: Path) -> list[str]:
     """All that is read of it: of a module's folder whatever its samples may read; else the weights
     and every text, since transformers and sentence-transformers look into many."""
     if job.recipe.family == "module":
-        checkpoint.weight_files(folder)  # there must be some
+        checkpoint_folder.weight_files(folder)  # there must be some
         return [name for name in storage.files(folder) if not _is_hidden(name)]
     texts = [
         str(path.relative_to(folder))
@@ -173,7 +173,7 @@ def _needed(job: Job, folder: Path) -> list[str]:
     needed = {"config.json", *(name for name in texts if not _is_hidden(name))}
     if job.recipe.family == "tokenizer":
         return sorted({*needed, "tokenizer.json"})
-    return sorted({*needed, *checkpoint.weight_files(folder)})
+    return sorted({*needed, *checkpoint_folder.weight_files(folder)})
 
 
 def _is_hidden(name: str) -> bool:

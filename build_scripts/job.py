@@ -9,8 +9,8 @@ from typing import Any
 from build_scripts import code, recipe, storage, triton_config
 from build_scripts.errors import BuildError
 from build_scripts.recipe import Recipe, Variant
-from python_mp import layout
-from python_mp.config import ModelConfig, parse
+from python_mp.model import layout
+from python_mp.model.config import ModelConfig, parse
 
 PROJECT = Path(__file__).resolve().parent.parent
 REPOSITORY = PROJECT / "model_repository"

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from build_scripts import samples
 from build_scripts.job import Job
-from python_mp.batch import Array
-from python_mp.rank.onnx_graph import Segment, cut
-from python_mp.rank.packed import HIDDEN_OUT, Packed
+from python_mp.model.batch import Array
+from python_mp.rank.engines.onnx_graph import Segment, cut
+from python_mp.sharding.packed import HIDDEN_OUT, Packed
 
 Feed = dict[str, Array]
 CPU = torch.device("cpu")

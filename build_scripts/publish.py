@@ -23,9 +23,9 @@ from build_scripts import code, fetch, storage
 from build_scripts.compile import gpu
 from build_scripts.job import Job
 from build_scripts.stages import Step, artifact_stage
-from python_mp import manifest
-from python_mp.errors import LoadError
-from python_mp.manifest import Manifest
+from python_mp.model import manifest
+from python_mp.model.errors import LoadError
+from python_mp.model.manifest import Manifest
 
 Steps = dict[str, Step]
 

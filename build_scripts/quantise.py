@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from rich.progress import Progress
 
 from build_scripts.job import Job
-from build_scripts.shard import add_code
-from python_mp.temporary import temporary_folder
+from build_scripts.shards import add_code
+from python_mp.machine.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -61,7 +61,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
     import onnx
 
     from build_scripts.lockstep import Lockstep, calibration
-    from python_mp.rank.onnx_graph import join
+    from python_mp.rank.engines.onnx_graph import join
 
     files = [job.output("export") / f"rank{rank}.onnx" for rank in range(job.world_size)]
     models = [onnx.load(file) for file in files]

@@ -12,10 +12,10 @@ import torch
 from rich.progress import Progress
 
 from build_scripts.job import Job
-from python_mp.rank import worker
+from python_mp.rank import main
 from python_mp.rank.collectives import Communicator
-from python_mp.rank.shard import Shard
 from python_mp.rank.stage import COMPUTE_DTYPES
+from python_mp.sharding.shard import Shard
 
 Work = Callable[[Job, int, Path], None]
 
@@ -29,7 +29,7 @@ def each(job: Job, work: Work, out: Path, progress: Progress, what: str) -> None
     workers = min(job.world_size, len(os.sched_getaffinity(0)))
     spawn = get_context("spawn")
     # A killed build must not leave its workers behind: they would wait for work for ever.
-    with ProcessPoolExecutor(workers, spawn, worker.die_with, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(workers, spawn, main.die_with, (os.getpid(),)) as pool:
         futures = [pool.submit(work, job, rank, out) for rank in range(job.world_size)]
         for future in as_completed(futures):
             future.result()

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from build_scripts.errors import BuildError
-from python_mp.parameters import ENGINES
+from python_mp.model.parameters import ENGINES
 
 NAME = "recipe.toml"
 Family = Literal["encoder", "module", "tokenizer"]

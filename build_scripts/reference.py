@@ -16,13 +16,13 @@ import numpy as np
 from rich.progress import Progress
 
 from build_scripts import fetch
-from build_scripts.checkpoint import Checkpoint
+from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.job import Job
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from python_mp.batch import Array
+    from python_mp.model.batch import Array
 
     Outputs = dict[str, Array]
 
@@ -85,11 +85,11 @@ def _module(job: Job, folder: Path, requests: Sequence[dict[str, Array]]) -> Ite
     import torch
 
     from build_scripts.samples import packed
-    from python_mp.rank import source
     from python_mp.rank.collectives.communicator import Alone
-    from python_mp.rank.packed import Packed
-    from python_mp.rank.shard import Shard
-    from python_mp.rank.weights import Checkpoint
+    from python_mp.sharding import source
+    from python_mp.sharding.packed import Packed
+    from python_mp.sharding.shard import Shard
+    from python_mp.sharding.weights import Checkpoint
 
     cpu = torch.device("cpu")
     shard = Shard(

@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 
 from build_scripts import fetch, sentences
-from build_scripts.checkpoint import Checkpoint
+from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import SAMPLES, Job
-from python_mp import batch
-from python_mp.batch import Array, Batch
-from python_mp.config import ModelConfig
+from python_mp.model import batch
+from python_mp.model.batch import Array, Batch
+from python_mp.model.config import ModelConfig
 
 Request = dict[str, Array]
 TEXTS = "texts.txt"

@@ -30,7 +30,7 @@ from build_scripts.code import versions
 from build_scripts.job import Job
 from build_scripts.job import artifact_stage as artifact_stage
 
-ORDER = ("fetch", "reference", "shard", "export", "quantise", "compile", "verify")
+ORDER = ("fetch", "reference", "shards", "export", "quantise", "compile", "verify")
 TOKENIZER_ORDER = ("fetch", "tokenizer")
 RECORD, FACTS = "stage.json", "facts.json"
 KEPT_OUTPUTS = 10

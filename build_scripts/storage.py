@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from build_scripts.errors import BuildError
-from python_mp import manifest
+from python_mp.model import manifest
 
 J = TypeVar("J", dict[str, Any], list[Any])
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

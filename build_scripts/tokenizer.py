@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import Progress
 
 from build_scripts import fetch
-from build_scripts.checkpoint import Checkpoint
+from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.quiet import quiet

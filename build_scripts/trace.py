@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from build_scripts.errors import BuildError
-from python_mp.config import ModelConfig
-from python_mp.rank import ops
-from python_mp.rank.bins import fill
+from python_mp.model.config import ModelConfig
 from python_mp.rank.collectives.communicator import Alone
-from python_mp.rank.onnx_graph import COLLECTIVE, DOMAIN
-from python_mp.rank.packed import BINS, HIDDEN, HIDDEN_OUT
+from python_mp.rank.engines.onnx_graph import COLLECTIVE, DOMAIN
 from python_mp.rank.stage import Compute
+from python_mp.sharding import ops
+from python_mp.sharding.bins import fill
+from python_mp.sharding.packed import BINS, HIDDEN, HIDDEN_OUT
 
 LENGTHS = (7, 5, 6, 2)
 """Of the example batch: no two of its sizes are equal, and none is 1, which export would fix."""

@@ -12,9 +12,9 @@ from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup as Group
 
 from build_scripts.errors import BuildError
 from build_scripts.recipe import Recipe
-from python_mp import config, layout
-from python_mp.config import ModelConfig
-from python_mp.errors import ConfigError
+from python_mp.model import config, layout
+from python_mp.model.config import ModelConfig
+from python_mp.model.errors import ConfigError
 
 NAME = "config.pbtxt"
 

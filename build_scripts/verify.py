@@ -22,13 +22,13 @@ from rich.progress import Progress
 from build_scripts import storage
 from build_scripts.errors import BuildError
 from build_scripts.job import Job, artifact_stage
-from python_mp.temporary import temporary_folder
+from python_mp.machine.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from python_mp.batch import Array
-    from python_mp.config import ModelConfig
+    from python_mp.model.batch import Array
+    from python_mp.model.config import ModelConfig
 
-NEEDS = ("fetch", "reference", "shard", "export", "quantise", "compile")
+NEEDS = ("fetch", "reference", "shards", "export", "quantise", "compile")
 TOOLS = (
     "numpy",
     "onnxruntime",
@@ -168,8 +168,8 @@ def _served(
     job: Job, requests: Sequence[dict[str, Array]], progress: Progress
 ) -> tuple[list[dict[str, Array]], dict[str, float]]:
     """Every request's answer, and how long they took."""
-    from python_mp.errors import PythonMpError
     from python_mp.front.local import served
+    from python_mp.model.errors import PythonMpError
 
     with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
         config = job.served_from(job.output(artifact_stage(job.outputs)), Path(folder))

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from server import blas as blas
 from server.endpoints import Endpoints
 from server.errors import ModelError, ServerError
-from server.installation import PROJECT
-from server.launch import TritonServer
+from server.process import blas as blas
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
 from server.settings import Settings, Tls
 from server.terminal import Lines, foreground
 from server.token import choose
-from server.watcher import Watcher
+from server.watch.watcher import Watcher
 
 say = Lines(1)
 

@@ -11,7 +11,7 @@ from typing import Any
 from server import orders, token
 from server.endpoints import Endpoints
 from server.errors import ControlError
-from server.log import reason
+from server.process.log import reason
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

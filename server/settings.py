@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server import installation, token
+from server import token
 from server.endpoints import Endpoints
 from server.errors import ServerError
+from server.process import installation
 
 PYTHON_BACKENDS = ("python", "python_mp")
 CONTROL = ("--model-control-mode", "--load-model", "--repository-poll-secs")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from server.installation import PROJECT
-from server.launch import TritonServer
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
 from tests.support.forkserver import forkservers, one_forkserver
 from tests.support.programs import composer, program
 from tests.support.required import pytest_make_collect_report, pytest_runtest_makereport

@@ -11,13 +11,13 @@ from threading import Lock
 
 import triton_python_backend_utils as pb_utils
 
-from python_mp import ensembles, layout, manifest
-from python_mp.batch import read_request
-from python_mp.errors import PythonMpError, RequestFailed, describe, for_clients
-from python_mp.front import cores
 from python_mp.front.metrics import Metrics
-from python_mp.front.presence import Presence, runtime_folder
+from python_mp.front.place import cores
+from python_mp.front.place.presence import Presence, runtime_folder
 from python_mp.front.replica import Replica
+from python_mp.model import ensembles, layout, manifest
+from python_mp.model.batch import read_request
+from python_mp.model.errors import PythonMpError, RequestFailed, describe, for_clients
 
 log = logging.getLogger("python_mp")
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.gpu.packed import LONGEST, Lengths
+from benchmarks.gpu.packed_attention import LONGEST, Lengths
 from build_scripts.sentences import sentences
 
 DEPTH = 2

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from benchmarks.gpu.packed import LONGEST, Lengths
+from benchmarks.gpu.packed_attention import LONGEST, Lengths
 from benchmarks.gpu.timing import device_seconds
 
 TEXTS, HIDDEN, LAYERS = 256, 1024, 24

@@ -15,9 +15,9 @@ from build_scripts.errors import BuildError
 from build_scripts.recipe import TensorRt
 from build_scripts.tensorrt.profiles import Profile
 from build_scripts.tensorrt.watch import progress_monitor
-from python_mp.errors import LoadError
-from python_mp.rank.onnx_graph import COLLECTIVE
-from python_mp.rank.tensorrt_api import create, error_recorder, library, messages
+from python_mp.model.errors import LoadError
+from python_mp.rank.engines.onnx_graph import COLLECTIVE
+from python_mp.rank.engines.tensorrt_api import create, error_recorder, library, messages
 
 
 def build(

@@ -13,7 +13,7 @@ from itertools import pairwise
 from onnx import ModelProto, ValueInfoProto
 
 from build_scripts.errors import BuildError
-from python_mp.rank.packed import BINS
+from python_mp.sharding.packed import BINS
 
 NARROWEST, FACTOR = 32, 4
 RECTANGLES = BINS[:2]

@@ -17,8 +17,8 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from build_scripts.errors import BuildError
 from build_scripts.tensorrt.profiles import RECTANGLES
-from python_mp.rank.onnx_graph import COLLECTIVE
-from python_mp.rank.packed import HIDDEN, HIDDEN_OUT
+from python_mp.rank.engines.onnx_graph import COLLECTIVE
+from python_mp.sharding.packed import HIDDEN, HIDDEN_OUT
 
 TYPES: dict[int, str] = {
     TensorProto.FLOAT: "TYPE_FP32",

@@ -5,7 +5,7 @@ ADMIN_TOKEN=... python -m clients.chaos --seconds 60
     run          from the first request to the last line; __main__ and options before it
     questions    what is asked, and what a right answer is
     load         the clients that ask, and what becomes of each request: journal
-    house        what the server says of itself; its processes
+    target        what the server says of itself; its processes
     faults       what is done to it: to whom (scene), and for how long it hurts (commit)
     leaks        what it holds before and after
     verdict      which request met which fault, and what must not have happened: report

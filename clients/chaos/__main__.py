@@ -20,14 +20,14 @@ from rich.progress import (
 from rich.text import Text
 from tritonclient.utils import InferenceServerException
 
-from clients.chaos.house import House, Status
+from clients.chaos.campaign import Plan, Run
 from clients.chaos.journal import Journal
 from clients.chaos.leaks import Bounds, Usage, repository
 from clients.chaos.options import parser
 from clients.chaos.processes import HouseError, ancestors
 from clients.chaos.questions import QuestionError
-from clients.chaos.report import Report
-from clients.chaos.run import Plan, Run
+from clients.chaos.results import Report
+from clients.chaos.target import Status, Target
 
 NOT_BEGUN, INTERRUPTED = 2, 130
 USUAL_MODELS = ("embed", "ranker")
@@ -37,10 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     """The exit status, as `options.STATUS` says."""
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # undo what is done, and report
-    house = House(options.health_url, options.http_url, os.environ.get("ADMIN_TOKEN", ""))
+    target = Target(options.health_url, options.http_url, os.environ.get("ADMIN_TOKEN", ""))
     console = Console(highlight=False)
     try:
-        report, interrupted = _run(_plan(options, house), house, console)
+        report, interrupted = _run(_plan(options, target), target, console)
     except KeyboardInterrupt:
         print("chaos: interrupted before there was anything to report", file=sys.stderr)
         return INTERRUPTED
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     return INTERRUPTED if interrupted else int(bool(report.verdict.findings))
 
 
-def _run(plan: Plan, house: House, console: Console) -> tuple[Report, bool]:
+def _run(plan: Plan, target: Target, console: Console) -> tuple[Report, bool]:
     """The report, and whether the operator broke it off."""
     journal = Journal(plan.deadline)
     columns = SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"), Tally(journal)
@@ -64,7 +64,7 @@ def _run(plan: Plan, house: House, console: Console) -> tuple[Report, bool]:
         task = progress.add_task("", total=None)
         run = Run(
             plan,
-            house,
+            target,
             journal,
             say=lambda line: progress.console.print(escape(line), soft_wrap=True),
             doing=lambda what: progress.update(task, description=what),
@@ -83,11 +83,11 @@ class Tally(ProgressColumn):
         return Text(", ".join(f"{n} {what}" for what, n in self._journal.counts.most_common()))
 
 
-def _plan(options: argparse.Namespace, house: House) -> Plan:
+def _plan(options: argparse.Namespace, target: Target) -> Plan:
     """Raises HouseError unless the server is whole, and its processes can be harmed from here."""
     if options.json and not options.json.absolute().parent.is_dir():
         raise HouseError(f"there is no folder for {options.json}")
-    status = house.status()
+    status = target.status()
     if status.server is None or status.watcher not in ancestors(status.server):
         raise HouseError("the server's processes are not here; run this on its host, as its user")
     try:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from tritonclient.utils import InferenceServerException
 
-from clients.chaos.connection import Connection, of_answer, of_error, outputs
+from clients.chaos.exchange import Connection, of_answer, of_error, outputs
 from clients.chaos.journal import Journal, Outcome
 from clients.chaos.questions import Exam, Question, draw
 

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from clients.chaos.faults import KINDS
-from clients.chaos.load import Probe
 from clients.chaos.processes import HouseError
 from clients.chaos.scene import Scene
+from clients.chaos.traffic import Probe
 from clients.chaos.verdict import Committed
 
 STEADY_SECONDS = 1.0  # /status may be late by as much
@@ -31,7 +31,7 @@ def commit(kind: str, scene: Scene, probes: Mapping[str, Probe]) -> Committed:
             probe = probes[harm.exam.model]
             with ThreadPoolExecutor(1) as pool:  # both clocks run
                 answered = pool.submit(probe.first_right, harm.at, scene.patience)
-                whole = scene.house.wait(harm.healed, scene.patience, STEADY_SECONDS)
+                whole = scene.target.wait(harm.healed, scene.patience, STEADY_SECONDS)
             done = replace(
                 done,
                 answers=_since(harm.at, answered.result()),

@@ -10,8 +10,8 @@ from functools import partial
 from signal import SIGCONT, SIGKILL, SIGSEGV, SIGSTOP, SIGTERM, Signals
 
 from clients.chaos import bursts
+from clients.chaos.new_version import next_version
 from clients.chaos.processes import HouseError
-from clients.chaos.publish import next_version
 from clients.chaos.scene import Harm, Scene, Victim, any_rank, any_stub, tritonserver
 
 FLOOD_FACTOR, FLOOD_SECONDS = 4, 5.0
@@ -30,7 +30,7 @@ def twice(scene: Scene) -> Iterator[Harm]:
     """Once more at the moment when the next generation serves."""
     victim = any_rank(scene)
     first = victim.hit(SIGKILL)
-    if scene.house.wait(first.healed, scene.patience) is None:
+    if scene.target.wait(first.healed, scene.patience) is None:
         raise HouseError(f"{first.what} was not replaced within {scene.patience:.0f} s")
     yield any_rank(scene, victim.model).hit(SIGKILL)
 
@@ -67,7 +67,7 @@ def reload(scene: Scene) -> Iterator[Harm]:
             time.monotonic(),
             lambda now: now.is_whole and number in now.models[name].versions,
         )
-    back = scene.house.wait(
+    back = scene.target.wait(
         lambda now: now.is_whole and number not in now.models[name].versions, scene.patience
     )
     if back is None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.chaos.house import Status
 from clients.chaos.processes import HouseError, descendants, stat
+from clients.chaos.target import Status
 
 SEGMENTS = Path("/dev/shm")
 PARTS = ("watcher", "tritonserver", "stubs")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 
-from clients.chaos.house import House, Model, Status
 from clients.chaos.journal import Journal
-from clients.chaos.load import Connect
 from clients.chaos.processes import HouseError, Process
 from clients.chaos.questions import Exam
+from clients.chaos.target import Model, Status, Target
+from clients.chaos.traffic import Connect
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Scene:
         repository: where the server's models lie.
     """
 
-    house: House
+    target: Target
     exams: Sequence[Exam]
     behind: Mapping[str, Sequence[str]]
     connect: Connect
@@ -87,7 +87,7 @@ def any_stub(scene: Scene) -> Victim:
 def _any(
     scene: Scene, processes: Callable[[Model], list[tuple[str, int]]], model: str | None = None
 ) -> Victim:
-    status = scene.house.status()
+    status = scene.target.status()
     found = [
         (exam, name, what, pid)
         for exam in scene.exams
@@ -102,7 +102,7 @@ def _any(
 
 
 def tritonserver(scene: Scene) -> Victim:
-    status = scene.house.status()
+    status = scene.target.status()
     if status.server is None:
         raise HouseError("there is no tritonserver to hit")
     process = Process.of(status.server, status.watcher)

@@ -98,7 +98,7 @@ FAST = [
         "Refused",
         "reqps",
         "Requests that were not computed: queue_full and timeout mean too much load, down that a "
-        "replica cannot start, condemned that they ended their ranks or raised.",
+        "replica cannot start, poison that they ended their ranks or raised.",
         ("{{model}} {{reason}}", rate("python_mp_refused_total", "model, reason")),
     ),
     graph(

@@ -12,9 +12,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
-from python_mp import ensembles, steps
-from python_mp.errors import LoadError, for_clients
-from python_mp.manifest import Manifest
+from python_mp.model import ensembles
+from python_mp.model.errors import LoadError, for_clients
+from python_mp.model.manifest import Manifest
+from python_mp.triton import steps
 
 MAX_BYTES = 64 * 1024
 Text = tuple[int, str]

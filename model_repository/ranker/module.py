@@ -8,7 +8,7 @@ so between the two every rank works on its own slice, and outside of them all ha
 import torch.nn.functional as F
 from torch import nn
 
-from python_mp.rank.layers import ColumnParallelLinear, RowParallelLinear
+from python_mp.sharding.layers import ColumnParallelLinear, RowParallelLinear
 
 LAYERS = 4
 EPSILON = 1e-6

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from server.endpoints import Endpoints
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 from tests.support.processes import children, until
 
 NGINX = PROJECT / "deploy" / "nginx"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tritonclient.grpc
 
-from server import stubs
+from server.watch import stubs
 from tests.deploy.front import Front, behind, front
 from tests.support import python_models
 from tests.support.command import Command, command

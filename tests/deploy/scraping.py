@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 from tests.support.processes import until
 
 FOLDER = PROJECT / "deploy" / "prometheus"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from server.endpoints import Endpoints
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 
 TOKEN = "a-token-for-tests"
 WEBHOOK = "http://webhook:8080/alerts"

@@ -22,7 +22,7 @@ from clients.classify import classify
 from clients.connection import MODULES, Protocol, connect
 from clients.embed import _infer as embed_once
 from clients.embed import embed
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 from tests.deploy.stack import RUNBOOKS, TOKEN, Program, Stack, engine_answers, fresh_clone
 from tests.support import python_models
 from tests.support.calls import reference

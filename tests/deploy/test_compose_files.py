@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 
 FILES = sorted(PROJECT.glob("docker-compose*.yml"))
 REPOSITORY = "${MODEL_REPOSITORY:-./model_repository}:/srv/model_repository"

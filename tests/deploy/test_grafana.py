@@ -18,7 +18,7 @@ import pytest
 import yaml
 from tritonclient.utils import InferenceServerException
 
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 from tests.deploy.scraping import RULES, Api, prometheus
 from tests.support import repository
 from tests.support.calls import Client, in_background, in_parallel

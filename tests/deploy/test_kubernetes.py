@@ -15,7 +15,7 @@ import yaml
 
 from server import __version__
 from server.__main__ import parse
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 from tests.support.programs import Program
 
 FOLDER = PROJECT / "deploy" / "kubernetes"

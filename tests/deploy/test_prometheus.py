@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 from tests.deploy.scraping import FOLDER, RULES
 
 TESTS = sorted((FOLDER / "rules" / "tests").glob("*.yml"))

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from build_scripts.checkpoint import Checkpoint
+from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.sentences import sentences
-from python_mp.config import ModelConfig
+from python_mp.model.config import ModelConfig
 from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.forkserver import Pool
 from tests.support.replicas import Array

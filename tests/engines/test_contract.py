@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from python_mp.batch import CU_SEQLENS
-from python_mp.config import ModelConfig
-from python_mp.errors import InvalidInput
-from python_mp.front import scratch
+from python_mp.front.supervise import scratch
+from python_mp.model.batch import CU_SEQLENS
+from python_mp.model.config import ModelConfig
+from python_mp.model.errors import InvalidInput
 from python_mp.rank import engines
 from python_mp.rank.engines import Engine, aot_inductor
 from python_mp.rank.engines.echo import REFUSE
@@ -56,7 +56,7 @@ max_error = 0.0
 """
 
 MODULE = """
-from python_mp.errors import InvalidInput
+from python_mp.model.errors import InvalidInput
 from torch import nn
 
 def build(shard):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from python_mp.errors import InvalidInput
-from python_mp.rank import source
+from python_mp.model.errors import InvalidInput
 from python_mp.rank.collectives.communicator import Alone
-from python_mp.rank.shard import Shard
+from python_mp.sharding import source
+from python_mp.sharding.shard import Shard
 from tests.engines.conftest import Texts, encoder_config
 from tests.support.replicas import Array, Served, counted, pids, served
 

@@ -25,12 +25,12 @@ from rich.progress import Progress
 
 from build_scripts.recipe import TensorRt
 from build_scripts.tensorrt import plan as plans
-from build_scripts.tensorrt.collectives import set_aside
+from build_scripts.tensorrt.dist_collective import set_aside
 from build_scripts.tensorrt.profiles import profiles
-from python_mp.errors import LoadError, RequestFailed
+from python_mp.model.errors import LoadError, RequestFailed
 from python_mp.rank.engines.tensorrt import plan_path
-from python_mp.rank.tensorrt_graph import TensorRtGraph
-from python_mp.rank.tensorrt_plan import Plan, communicator
+from python_mp.rank.engines.tensorrt_graph import TensorRtGraph
+from python_mp.rank.engines.tensorrt_plan import Plan, communicator
 
 GPUS = torch.cuda.device_count()
 WIDTH, INNER = 64, 128

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from build_scripts.errors import BuildError
 from build_scripts.trace import LENGTHS, TracedPeers, example, trace
-from python_mp.config import ModelConfig
+from python_mp.model.config import ModelConfig
 from tests.support.configs import FP32, model_config, tensor
 
 

@@ -173,7 +173,7 @@ class Front(Subject):
         return len(os.listdir(f"/proc/{self._process.pid}/fd"))
 
 
-class Nursery(Front):
+class Forkserver(Front):
     """The process that forks the ranks: its own calls, when one of them dies."""
 
     PHASES = ("death",)

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from server import stubs
 from server.endpoints import Endpoints
+from server.watch import stubs
 from tests.osfaults.cases import Case
 from tests.osfaults.front import SETTLE_SECONDS
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
@@ -33,8 +33,8 @@ import pathlib, signal, sys
 pathlib.Path(sys.argv.pop()).touch()
 signal.sigwait([signal.SIGUSR1])
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
-from server import __main__, caretaker
-caretaker.POLL_SECONDS = 0.1
+from server import __main__, reconciler
+reconciler.POLL_SECONDS = 0.1
 sys.exit(__main__.main())
 """
 ASK_SECONDS = 10.0
@@ -71,7 +71,7 @@ class Client(threading.Thread):
             time.sleep(0.02)
 
 
-class Watcher(Subject):
+class Watched(Subject):
     PHASES = ("start", "load", "stub", "server", "reload")
     HOLD_SECONDS = 1.5
     MOST_KINDS = 6

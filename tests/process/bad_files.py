@@ -7,7 +7,7 @@ import platform
 import struct
 from typing import Any
 
-from python_mp.manifest import FORMAT
+from python_mp.model.manifest import FORMAT
 from tests.support.checkpoints import CONFIG
 
 START_SECONDS = 3

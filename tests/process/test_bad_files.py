@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from python_mp.config import ModelConfig
-from python_mp.errors import LoadError
-from python_mp.manifest import FORMAT, admit, sha256, tensors
-from python_mp.manifest import NAME as MANIFEST
-from python_mp.rank import engines, source
+from python_mp.model.config import ModelConfig
+from python_mp.model.errors import LoadError
+from python_mp.model.manifest import FORMAT, admit, sha256, tensors
+from python_mp.model.manifest import NAME as MANIFEST
+from python_mp.rank import engines
 from python_mp.rank.collectives.communicator import Alone
-from python_mp.rank.shard import Shard
+from python_mp.sharding import source
+from python_mp.sharding.shard import Shard
 from tests.process import bad_files
 from tests.process.bad_files import CONFIGS, FIELDS, GOOD, MODULES, SAFETENSORS, SHAPES
 from tests.support import checkpoints

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from python_mp.errors import RequestFailed, Unavailable
 from python_mp.front import group as group_module
 from python_mp.front.group import Group
+from python_mp.model.errors import RequestFailed, Unavailable
 from python_mp.rank.engines.echo import SLEEP
 from tests.support.configs import FP32, INT32, echo_config, model_config, tensor
 from tests.support.processes import until

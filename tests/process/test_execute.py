@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from python_mp import layout
-from python_mp.config import ModelConfig
 from python_mp.front import replica
+from python_mp.model import layout
+from python_mp.model.config import ModelConfig
 from python_mp.rank.engines.echo import RAISE
 from tests.support.configs import echo_config
 from tests.support.replicas import LIMIT, echo_input
@@ -80,10 +80,10 @@ def test_no_thread_waits_while_a_request_is_hashed(
         hashed.append(model._replica._lock.locked())
         return blake2b(*args, **more)
 
-    monkeypatch.setattr("python_mp.batch.hashlib.blake2b", note)
+    monkeypatch.setattr("python_mp.model.batch.hashlib.blake2b", note)
     poison = echo_input(1, faults=[(RAISE, 0, 5)])
     assert answers(execute(model, [InferenceRequest(**echo_input(4))])) == [[4]]
-    assert hashed == [], "while nothing is condemned"
+    assert hashed == [], "while nothing is on the poison list"
     for _ in range(3):
         (said,) = answers(execute(model, [InferenceRequest(**poison)]))
     assert said == "this request has ended two groups of ranks"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from python_mp.errors import InvalidInput, RequestFailed, Unavailable
+from python_mp.model.errors import InvalidInput, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, RAISE, REFUSE, SLEEP
 from tests.support.configs import echo_config
 from tests.support.processes import until

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from python_mp.batch import read_request
-from python_mp.errors import Cancelled, RequestFailed, TimedOut
+from python_mp.model.batch import read_request
+from python_mp.model.errors import Cancelled, RequestFailed, TimedOut
 from python_mp.rank.engines.echo import EXIT, RAISE, SLEEP
 from tests.support.configs import echo_config
 from tests.support.replicas import (
@@ -88,7 +88,7 @@ def test_what_waits_and_is_the_same_is_refused_with_it(tmp_path: Path, fault: in
             with pytest.raises(RequestFailed):
                 each.result(10)
         assert counted(replica, "restarts_total") == [2]
-        assert refused(replica, "condemned") == 10
+        assert refused(replica, "poison") == 10
         with pytest.raises(RequestFailed, match="has ended two groups"):
             ask(replica, 1, fault=(fault, 0, 7)).result(LIMIT)
         assert counted(replica, "restarts_total") == [2], "it is remembered"

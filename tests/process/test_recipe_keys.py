@@ -17,8 +17,8 @@ from build_scripts import job as jobs
 from build_scripts import ranks, recipe, stages
 from build_scripts.job import Job
 from build_scripts.stages import Step
-from python_mp.config import ModelConfig
-from python_mp.parameters import Parameters
+from python_mp.model.config import ModelConfig
+from python_mp.model.parameters import Parameters
 from tests.process.test_stage_keys import encoder, ranker
 
 NOTED = (

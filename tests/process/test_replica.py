@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from python_mp.errors import InvalidInput, RequestFailed, Unavailable
+from python_mp.model.errors import InvalidInput, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, HANG, RAISE, REFUSE, SEGFAULT, SLEEP
 from tests.support.configs import echo_config
 from tests.support.descriptors import alone, opened

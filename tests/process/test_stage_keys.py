@@ -192,7 +192,7 @@ def test_each_file_of_the_code_decides(tmp_path: Path, monkeypatch: pytest.Monke
             path.write_bytes(kept + b"\n")
             assert code.hashes(f"build_scripts.{stage}") != before
             path.write_bytes(kept)
-    assert {"python_mp.rank.nursery", "python_mp.rank.engines.torch", "python_mp.rank._shm"} <= (
+    assert {"python_mp.rank.forkserver", "python_mp.rank.engines.torch", "python_mp.rank._shm"} <= (
         code.hashes("build_scripts.verify").keys()
     )
 
@@ -245,7 +245,7 @@ PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "msgspec"}
 """They show progress, and read what is in the key by its meaning or by its commit."""
 NOT_RUN = {
     "tokenizer": {"numpy", "safetensors", "torch"},
-    "shard": {"numpy", "onnx", "onnxruntime", "tokenizers"},
+    "shards": {"numpy", "onnx", "onnxruntime", "tokenizers"},
     "export": {"numpy", "onnxruntime", "tokenizers", "transformers"},
     "quantise": {"safetensors", "transformers"},
     "compile": {"numpy", "onnx", "onnxruntime", "safetensors", "tokenizers", "transformers"},

@@ -1,4 +1,4 @@
-"""The front survives what happens to it and inside it: each step of its keeper is made to fail."""
+"""The front survives what happens to it and inside it: each step of its supervisor may fail."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from unittest.mock import Mock
 
 import pytest
 
-from python_mp.channel import Arena, Connection
-from python_mp.config import ModelConfig
-from python_mp.errors import LoadError, RequestFailed, Unavailable
-from python_mp.front import keeper, nursery
 from python_mp.front.group import Group
 from python_mp.front.inbox import Inbox
-from python_mp.front.keeper import Keeper
-from python_mp.front.process import RankProcess
 from python_mp.front.replica import Replica
 from python_mp.front.status import Status
-from python_mp.front.watchdog import Watchdog
+from python_mp.front.supervise import forkserver_client, supervisor
+from python_mp.front.supervise.process import RankProcess
+from python_mp.front.supervise.supervisor import Supervisor
+from python_mp.front.supervise.watchdog import Watchdog
+from python_mp.model.config import ModelConfig
+from python_mp.model.errors import LoadError, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import SLEEP
+from python_mp.wire.arena import Arena
+from python_mp.wire.sockets import Connection
 from tests.support.configs import echo_config
 from tests.support.descriptors import ours
 from tests.support.processes import alive, children, cpu_seconds, python, until
@@ -56,18 +57,18 @@ def said(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def the_nursery() -> int:
+def the_forkserver() -> int:
     """The one of these tests; another one, of torch, may be there for others."""
-    (pid,) = filter(is_nursery, children(os.getpid()))
+    (pid,) = filter(is_forkserver, children(os.getpid()))
     return pid
 
 
-def is_nursery(pid: int) -> bool:
-    return b"rank.nursery\0echo\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+def is_forkserver(pid: int) -> bool:
+    return b"rank.forkserver\0echo\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def internal_errors(replica: Served) -> float:
-    return replica.metrics()["python_mp_internal_errors_total{thread=keeper}"]
+    return replica.metrics()["python_mp_internal_errors_total{thread=supervisor}"]
 
 
 class Faults:
@@ -99,12 +100,12 @@ STEPS: dict[str, tuple[object, str]] = {
     "a kill": (RankProcess, "kill"),
     "a reaping": (RankProcess, "reap"),
     "the status": (Status, "_write"),
-    "the log": (keeper.log, "error"),
+    "the log": (supervisor.log, "error"),
     "the watchdog": (Watchdog, "look"),
     "the desk's opening": (Replica, "open"),
     "the desk's work": (Replica, "handle"),
-    "the bookkeeping": (Keeper, "_book"),
-    "the nursery's health": (Keeper, "_drop_unsound_nursery"),
+    "the bookkeeping": (Supervisor, "_book"),
+    "the forkserver's health": (Supervisor, "_drop_unsound_forkserver"),
     "the wait for their end": (sys.modules["python_mp.front.group"], "wait_all"),
 }
 PIDFD = "anon_inode:[pidfd]"
@@ -112,7 +113,7 @@ FAULT, BUG = OSError(errno.ENOSPC, "no space left on device"), RuntimeError("a b
 
 
 @pytest.mark.parametrize(("step", "error"), [*zip(STEPS, cycle((FAULT, BUG)), strict=False)])
-def test_no_step_of_the_keeper_ends_it(
+def test_no_step_of_the_supervisor_ends_it(
     config: ModelConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -166,12 +167,12 @@ def test_an_answer_that_was_not_heard_is_not_taken_for_the_next_one(
     two: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process that starts ranks is asked how one ended: here, while there is no memory."""
-    nursery = two.replica._keeper._nursery
-    assert nursery is not None
-    deaf = Mock(wraps=nursery._socket, recv=once(nursery._socket.recv))
-    monkeypatch.setattr(nursery, "_socket", deaf)
+    forkserver = two.replica._supervisor._forkserver
+    assert forkserver is not None
+    deaf = Mock(wraps=forkserver._socket, recv=once(forkserver._socket.recv))
+    monkeypatch.setattr(forkserver, "_socket", deaf)
     os.kill(pids(two)[0], signal.SIGKILL)
-    until(lambda: two.replica._keeper._generation >= 2 and two.replica.serves)
+    until(lambda: two.replica._supervisor._generation >= 2 and two.replica.serves)
     assert values([ask(two, 3)]) == [[3]]
 
 
@@ -187,7 +188,7 @@ def test_errors_are_shown(two: Served, tmp_path: Path, monkeypatch: pytest.Monke
     fault.armed = False
     until(lambda: two.replica.serves, BACK_SECONDS)
     until(lambda: said(tmp_path)["state"] == "serving", BACK_SECONDS)
-    errors = said(tmp_path)["errors"]["keeper"]
+    errors = said(tmp_path)["errors"]["supervisor"]
     assert errors["count"] == internal_errors(two) == fault.raised
     assert "no space left on device" in errors["text"]
 
@@ -229,10 +230,10 @@ def test_a_group_that_cannot_start_refuses_at_once_and_comes_back(
         until(lambda: said(tmp_path)["state"] == "down")
         with pytest.raises(Unavailable, match=reason):
             ask(replica, 1).result(LIMIT)
-        before = cpu_seconds(the_nursery())
+        before = cpu_seconds(the_forkserver())
         time.sleep(2)
         # Its back-off is still short here; a busy loop would take all of a processor.
-        assert cpu_seconds(the_nursery()) - before < 1
+        assert cpu_seconds(the_forkserver()) - before < 1
         assert not replica.replica.serves
         path.unlink()
         until(lambda: said(tmp_path)["state"] == "serving", BACK_SECONDS)
@@ -245,8 +246,8 @@ def test_a_group_that_cannot_start_refuses_at_once_and_comes_back(
 
 FRONT = """
 import sys, time
-from python_mp.front.nursery import Nursery
-nursery = Nursery("echo", int(sys.argv[1]))
+from python_mp.front.supervise.forkserver_client import ForkserverClient
+forkserver = ForkserverClient("echo", int(sys.argv[1]))
 print("up", flush=True)
 time.sleep(600)
 """
@@ -257,30 +258,30 @@ def test_a_stuck_front_ends_with_its_server() -> None:
         python("import time; time.sleep(600)") as server,
         python(FRONT, server.pid, says="up") as front,
     ):
-        until(lambda: list(map(is_nursery, children(front.pid))) == [True])
-        (nursery,) = children(front.pid)
+        until(lambda: list(map(is_forkserver, children(front.pid))) == [True])
+        (forkserver,) = children(front.pid)
         server.kill()
         assert front.wait(LIMIT) == -signal.SIGKILL
-    until(lambda: not alive(nursery))
+    until(lambda: not alive(forkserver))
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_nursery_that_is_stopped_or_dead_is_replaced(two: Served, number: int) -> None:
-    before, nursery_before = pids(two), the_nursery()
-    os.kill(nursery_before, number)
+def test_a_forkserver_that_is_stopped_or_dead_is_replaced(two: Served, number: int) -> None:
+    before, forkserver_before = pids(two), the_forkserver()
+    os.kill(forkserver_before, number)
     until(lambda: counted(two, "generation", "ranks_alive") == [2, 2], LIMIT)
     assert values([ask(two, 1)]) == [[1]]
-    assert not any(map(alive, [*before, nursery_before]))
+    assert not any(map(alive, [*before, forkserver_before]))
 
 
-def test_a_nursery_that_does_not_answer_keeps_nobody_waiting(
+def test_a_forkserver_that_does_not_answer_keeps_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nursery, "_ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(forkserver_client, "_ANSWER_SECONDS", 2.0)
     with served(echo_config(tmp_path, hang_seconds=0), tmp_path) as replica:
         replica.attend = 0.01
         (before,) = pids(replica)
-        os.kill(the_nursery(), signal.SIGSTOP)
+        os.kill(the_forkserver(), signal.SIGSTOP)
         sleeping = ask(replica, 1, fault=(SLEEP, 0, 300))
         os.kill(before, signal.SIGKILL)
         for number in range(20):  # As `execute` does, which may wait for nothing of this.
@@ -309,7 +310,7 @@ def test_a_rank_that_cannot_be_reaped_is_left_behind(
         os.kill(before[0], signal.SIGKILL)
         assert values([sleeping, ask(two, 2)]) == [[1], [2]]
         assert f"pid {before[0]}, is left behind" in caplog.text
-        os.kill(pids(two)[0], signal.SIGKILL)  # The nursery is as good as before.
+        os.kill(pids(two)[0], signal.SIGKILL)  # The forkserver is as good as before.
         until(lambda: counted(two, "generation", "ranks_alive") == [3, 2], LIMIT)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from python_mp.errors import RequestFailed
+from python_mp.model.errors import RequestFailed
 from python_mp.rank.engines.echo import HANG, SLEEP, WORK
 from tests.support.configs import echo_config
 from tests.support.processes import until

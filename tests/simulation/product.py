@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import python_mp
-from python_mp.front.vital import Vital, vital
+from python_mp.machine.vital import Vital, vital
 
 from .modules import STANDS, here
 from .triton import UTILS
@@ -47,10 +47,13 @@ def _vital(pid: int) -> Vital:
 
 
 def _load() -> SimpleNamespace:
-    importlib.import_module("python_mp.front.vital").vital = _vital
-    names = ("front.replica", "rank.worker", "rank.engines.echo", "channel", "rank_spec")
+    importlib.import_module("python_mp.machine.vital").vital = _vital
+    names = (
+        *("front.replica", "rank.main", "rank.engines.echo", "wire.arena", "wire.message"),
+        *("wire.sockets", "model.rank_spec"),
+    )
     modules = {n.rpartition(".")[2]: importlib.import_module(f"python_mp.{n}") for n in names}
-    log = modules["worker"].log = logging.Logger("simulated_ranks")  # They have no stub to log to.
+    log = modules["main"].log = logging.Logger("simulated_ranks")  # They have no stub to log to.
     log.addHandler(logging.NullHandler())
     spec = spec_from_file_location("simulated_entry", _MODEL)
     assert spec is not None

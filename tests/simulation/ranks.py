@@ -21,7 +21,7 @@ _MAX_ORDER = 1 << 20
 
 
 class Ranks:
-    """Where ranks come from, in place of rank/nursery.py, whose orders it takes."""
+    """Where ranks come from, in place of rank/forkserver.py, whose orders it takes."""
 
     def __init__(
         self,
@@ -38,18 +38,18 @@ class Ranks:
 
     def _popen(self, _: Popen, arguments: list[str], descriptors: Iterable[int]) -> Process:
         (descriptor,) = descriptors
-        nursery = here.machine.spawn("nursery", here.machine.process)
+        forkserver = here.machine.spawn("forkserver", here.machine.process)
         ours = os.dup(descriptor)
-        nursery.run(lambda: self._serve(nursery, Socket(fileno=ours)), "nursery")
-        return nursery
+        forkserver.run(lambda: self._serve(forkserver, Socket(fileno=ours)), "forkserver")
+        return forkserver
 
-    def _serve(self, nursery: Process, orders: Socket) -> None:
+    def _serve(self, forkserver: Process, orders: Socket) -> None:
         here.machine.park(timeout=self._start_seconds)
         orders.send(b"ready")
         while True:
             order, descriptors, _, _ = socket.recv_fds(orders, _MAX_ORDER, 4)
             if not order:
-                nursery.end(0)
+                forkserver.end(0)
             raw = json.loads(order)
             if isinstance(raw, int):
                 answer = {"code": here.machine.processes[raw].exit_code}
@@ -64,15 +64,15 @@ class Ranks:
         spec = self._product.rank_spec.RankSpec.from_json(json.dumps(order))
         rank = here.machine.spawn(f"rank {spec.replica}.{spec.rank}", here.machine.process)
         connection = Socket(fileno=control, process=rank)
-        memory = self._product.channel.Arena(arena, spec.slots, spec.half)
+        memory = self._product.arena.Arena(arena, spec.slots, spec.half)
         os.close(arena)  # The mapping stays.
         spec = replace(spec, parent=rank.pid, control_fd=control, arena_fd=arena)
         rank.run(lambda: self._run(rank, spec, connection, memory), rank.name)
         return rank.pid
 
     def _run(self, rank: Process, spec: Any, control: Socket, arena: Any) -> None:
-        channel = self._product.channel
-        connection = channel.Connection(control)
+        message = self._product.message
+        connection = self._product.sockets.Connection(control)
         here.machine.park(timeout=self._start_seconds)
         if self.failing_starts.get(spec.replica, 0) > 0:
             self.failing_starts[spec.replica] -= 1
@@ -80,8 +80,8 @@ class Ranks:
         engine = _Engine(self._product.echo, spec, rank, self._computed)
         code = 0
         with suppress(OSError):  # The front has hung up.
-            connection.send(channel.Message(channel.Kind.READY, text="{}"))
-            code = self._product.worker.serve(spec, connection, arena, engine)
+            connection.send(message.Message(message.Kind.READY, text="{}"))
+            code = self._product.main.serve(spec, connection, arena, engine)
         rank.end(code)
 
 

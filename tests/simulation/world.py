@@ -154,7 +154,7 @@ class World:
         """When a rank was killed or stopped from outside."""
         self._stopped: set[Process] = set()
         """Ranks that may read late what they were handed in time."""
-        self.condemned: dict[int, float] = {}
+        self.poison: dict[int, float] = {}
         """By content: since when a client knows, and so all replicas do."""
         self._deaf = 0.0
         """When last a replica could not hear, or not tell."""
@@ -255,7 +255,7 @@ class World:
     def _leave(self) -> None:
         """What was known there alone is forgotten."""
         if not self.stubs or self.machine.now - self.deaf < HEARD_SECONDS:
-            self.condemned.clear()
+            self.poison.clear()
 
     def freeze(self, replica: int, stopped: bool) -> None:
         if stub := self.stubs.get(replica):
@@ -366,7 +366,7 @@ class World:
         # What raises alone ends one group an answer, and may try again.
         twice = asked.kind != "raises" or "two groups" in text
         if code == TritonError.INTERNAL and twice:
-            self.condemned.setdefault(asked.number, answer.at)
+            self.poison.setdefault(asked.number, answer.at)
         allowed = {
             TritonError.INVALID_ARG: asked.kind in ("refused", "malformed") or not asked.fits,
             TritonError.CANCELLED: asked.request.cancelled,
@@ -455,18 +455,18 @@ class World:
         for number, fault in zip(numbers, inputs["FAULT"], strict=True):
             kind = int(fault[0])
             if kind in (RAISE, EXIT, SEGFAULT, HANG) and fault[1] == int(rank.name[-1]):
-                self._check_condemned(rank, number)
+                self._check_poison(rank, number)
                 self._commits[number] += 1
                 self._last_commit[number] = self.machine.now
                 return
 
-    def _check_condemned(self, rank: Process, number: int) -> None:
+    def _check_poison(self, rank: Process, number: int) -> None:
         if self.machine.now > self._last_commit[number] + REMEMBERED_SECONDS:
-            self.condemned.pop(number, None)
-        since = max(self.condemned.get(number, inf), self.deaf + HEARD_SECONDS)
+            self.poison.pop(number, None)
+        since = max(self.poison.get(number, inf), self.deaf + HEARD_SECONDS)
         asks = [asked for asked in self.asked if asked.number == number and asked.open]
         if asks and all(since < asked.arrived for asked in asks):
-            self._wrong.append(f"{rank.name} was given request {number}, which was condemned")
+            self._wrong.append(f"{rank.name} was given request {number}, which was poison")
 
     def _wanted(self) -> set[int]:
         """What was not answered a while ago; anything where somebody did not hear of it."""

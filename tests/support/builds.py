@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from build_scripts import build, command, job, publish, stages
 from build_scripts.job import Job
-from build_scripts.report import Result
+from build_scripts.outcome import Result
 
 CONFIG = """# Kept, as all comments.
 name: "tiny"
@@ -136,9 +136,9 @@ def workshop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
         folder / "repository",
         folder / "workspace",
         shard=FakeStage(files=rank_files, log=folder / "ran"),
-        verify=FakeStage(NEEDS=("fetch", "shard"), files=lambda _job: verdict()),
+        verify=FakeStage(NEEDS=("fetch", "shards"), files=lambda _job: verdict()),
     )
-    put_stages(monkeypatch, shard=made.shard, verify=made.verify)
+    put_stages(monkeypatch, shards=made.shard, verify=made.verify)
     return made
 
 

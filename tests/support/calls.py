@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import np_to_triton_dtype
 
 from build_scripts import ranker
-from build_scripts.checkpoint import Checkpoint
+from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.sentences import sentences
 from python_mp.front.metrics import FLUSH_SECONDS
 from server.endpoints import Endpoints

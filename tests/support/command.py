@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server import stubs
 from server.control import Control
 from server.endpoints import Endpoints
-from server.installation import PROJECT
-from server.run import SEGMENTS
+from server.process.installation import PROJECT
+from server.process.run import SEGMENTS
+from server.watch import stubs
 from tests.support.processes import until
 
 TOKEN = "known-to-the-tests"

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from python_mp.config import ModelConfig, parse
+from python_mp.model.config import ModelConfig, parse
 
 INT32, FP32 = "TYPE_INT32", "TYPE_FP32"
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from python_mp.front.nursery import Nursery
+from python_mp.front.supervise.forkserver_client import ForkserverClient
 
 IMPORT_SECONDS = 60.0
 
 
-class Shared(Nursery):
+class Shared(ForkserverClient):
     """Serves several replicas, one order after the other, and outlives them. What a rank leaves
     behind becomes its child, however detached."""
 
@@ -50,7 +50,7 @@ class Pool:
     def used(self) -> Iterator[None]:
         """Within it the ranks of all replicas, of any engine, are forked from one process."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("python_mp.front.keeper.Nursery", self.get)
+            patch.setattr("python_mp.front.supervise.supervisor.ForkserverClient", self.get)
             yield
 
     def close(self) -> None:

@@ -35,10 +35,10 @@ def python(code: str | Path, *arguments: object, says: str = "") -> Iterator[sub
 
 
 def rank_processes(front: int) -> dict[tuple[int, int], int]:
-    """(replica, rank) -> pid of the ranks that the process `front` has, by way of its nursery."""
+    """(replica, rank) -> pid of the ranks of the process `front`, by way of its forkserver."""
     found = {}
-    for nursery in children(front):
-        for pid in children(nursery):
+    for forkserver in children(front):
+        for pid in children(forkserver):
             name, _, place = _read(Path(f"/proc/{pid}/comm")).decode().strip().partition(" ")
             if name == "rank":
                 replica, rank = place.split(".")

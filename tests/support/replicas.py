@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from python_mp.config import ModelConfig
 from python_mp.front.local import FutureAnswer, served
 from python_mp.front.local import Local as Served
-from python_mp.rank_spec import RankSpec
+from python_mp.model.config import ModelConfig
+from python_mp.model.rank_spec import RankSpec
 from tests.support.processes import rank_processes
 
 __all__ = ["FutureAnswer", "Served", "served"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from build_scripts.checkpoint import Checkpoint
+from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.publish import versions
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 
 MODELS = PROJECT / "model_repository"
 ECHO = """

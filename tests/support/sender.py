@@ -13,8 +13,8 @@ import grpc
 import numpy as np
 from tritonclient.grpc.service_pb2 import ModelInferResponse, ModelStreamInferResponse
 
-from server.installation import PROJECT
-from server.launch import TritonServer
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
 from tests.support.bad_json import BINARY, HttpCall
 from tests.support.bad_messages import INFER, is_message, valid_message
 from tests.support.processes import alive

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from server.endpoints import Endpoints
-from server.launch import TritonServer
-from server.run import SEGMENTS
+from server.process.launch import TritonServer
+from server.process.run import SEGMENTS
 
 Serve = Callable[..., AbstractContextManager[TritonServer]]
 

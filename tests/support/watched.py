@@ -9,9 +9,9 @@ from typing import Any
 
 from server.endpoints import Endpoints
 from server.errors import ServerError
-from server.log import Log
-from server.net import Net
+from server.process.log import Log
 from server.settings import Settings
+from server.watch.net import Net
 
 Event = Callable[["FakeServer"], Any]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support.calls import (
     BOUND,
     PROTOCOLS,

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support import bad_json, bad_messages, python_models
 from tests.support.bad_json import GENERATED, JUNK, HttpCall
 from tests.support.calls import settled
@@ -104,7 +104,7 @@ def test_left_alone(sender: Sender, server: TritonServer) -> None:
 
 
 def test_largest_bodies(sender: Sender) -> None:
-    """What the stack limit of server/child.py keeps from being the end of the server."""
+    """What the stack limit of server/process/child.py keeps from being the end of the server."""
     path = "/v2/models/embed/infer"
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     sender.http(HttpCall("POST", path, b"a" * 4_000_000, form))

@@ -17,7 +17,7 @@ import pytest
 
 from build_scripts.build import main as build
 from build_scripts.publish import versions
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 from tests.support import repository
 from tests.support.command import TOKEN, Command, command, variables
 

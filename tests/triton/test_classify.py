@@ -6,7 +6,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from build_scripts import digits
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support.calls import PROTOCOLS, Client, in_parallel
 from tests.support.classifying import CLASSES, DEFAULT_K, classify, held_out
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from build_scripts import digits
-from server.installation import PROJECT
-from server.launch import TritonServer
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
 from tests.support.calls import BOUND, PROTOCOLS, Client, plain_ranker, reference
 from tests.support.command import variables
 

@@ -23,8 +23,8 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from server.endpoints import Endpoints
-from server.installation import PROJECT
-from server.launch import TritonServer
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
 from tests.support.calls import Array, Client, settled, text_tensor
 from tests.support.processes import children, rank_processes
 from tests.support.serving import Serve

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support.calls import (
     BOUND,
     PROTOCOLS,

@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 from build_scripts import build, digits
 from build_scripts import job as jobs
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support import repository
 from tests.support.calls import Client, closeness, in_parallel, reference
 from tests.support.classifying import held_out

@@ -12,8 +12,8 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from server.endpoints import Endpoints
-from server.launch import TritonServer
-from server.run import SEGMENTS
+from server.process.launch import TritonServer
+from server.process.run import SEGMENTS
 from tests.support import repository
 from tests.support.calls import (
     Client,
@@ -37,7 +37,7 @@ def ranker(tmp_path: Path) -> Iterator[TritonServer]:
     server.start()
     server.wait_ready()
     processes = processes_of(server.run.folder).values()
-    assert sum("python_mp.rank.nursery" in p for p in processes) == 3, "with its two ranks"
+    assert sum("python_mp.rank.forkserver" in p for p in processes) == 3, "with its two ranks"
     yield server
     if server.returncode is None:
         os.kill(server.pid, signal.SIGKILL)

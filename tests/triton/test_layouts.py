@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support import repository
 from tests.support.calls import BOUND, Client, in_parallel, reference, settled
 from tests.support.processes import children, rank_processes

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from build_scripts import ranker
 from server.endpoints import Endpoints
 from server.errors import ModelError
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support import python_models, repository
 from tests.support.python_models import BROKEN
 from tests.support.repository import ECHO, MODELS, Layout, newest, with_parameters
@@ -136,7 +136,7 @@ def test_each_names_the_key_or_file(broken: tuple[TritonServer, dict[str, str]])
 def test_nothing_is_left_of_them(broken: tuple[TritonServer, dict[str, str]]) -> None:
     server, _ = broken
     commands = processes_of(server.run.folder).values()
-    ranks = [command for command in commands if "python_mp.rank.nursery" in command]
+    ranks = [command for command in commands if "python_mp.rank.forkserver" in command]
     assert len(ranks) == 3, "those of the good model, and where they come from"
 
 

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from python_mp.front import metrics
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support.calls import Client, Samples, reference, settled
 from tests.support.repository import newest
 

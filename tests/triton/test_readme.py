@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from python_mp.config import Parameters
 from python_mp.front import metrics
-from server.installation import PROJECT
-from server.launch import TritonServer
+from python_mp.model.config import Parameters
+from server.process.installation import PROJECT
+from server.process.launch import TritonServer
 from tests.support.calls import BOUND, Client, closeness
 from tests.support.serving import Serve
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server import stubs
+from server.watch import stubs
 from tests.support import python_models, repository
 from tests.support.calls import Client, in_background, in_parallel
 from tests.support.command import Command, assert_private, command
@@ -25,7 +25,7 @@ from tests.triton.conftest import AddModel
 
 CLIENTS = 8
 # The same server, which looks at its repository more often, to be quick.
-EAGER = "import sys; from server import __main__, caretaker; caretaker.POLL_SECONDS = 0.3"
+EAGER = "import sys; from server import __main__, reconciler; reconciler.POLL_SECONDS = 0.3"
 EAGER_SERVER = ("-c", f"{EAGER}; sys.exit(__main__.main())")
 GROWTH = 1.02  # of ten reloads; the first ten fill the allocators' pools, 1.5 MB in all
 ROW = np.array([[1, 2]], np.int32)

@@ -13,7 +13,7 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from python_mp.rank.engines.echo import EXIT, RAISE, REFUSE, SLEEP
-from server.launch import TritonServer
+from server.process.launch import TritonServer
 from tests.support import repository
 from tests.support.calls import PROTOCOLS, Client, in_background, in_parallel, scrape, settled
 from tests.support.processes import until

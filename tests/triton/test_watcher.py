@@ -50,7 +50,7 @@ class TritonPythonModel:
 # The same server, in which a call raises while there is a file of its name.
 FAULTY = """
 import os, pathlib, sys
-from server import __main__, caretaker, control, launch, model, report, repository
+from server import __main__, reconciler, control, launch, model, report, repository
 
 def breaks(place, name):
     call = getattr(place, name)
@@ -65,7 +65,7 @@ for place, name in {calls}:
 sys.exit(__main__.main())
 """
 FAULTS = {
-    "living": ("caretaker.stubs", "the models' watch"),
+    "living": ("reconciler.stubs", "the models' watch"),
     "read": ("model.Said", "the models' watch"),
     "states": ("repository", "the repository's watch"),
     "ask": ("control.IndexLine", "the probe of tritonserver"),

@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from python_mp.batch import Request, read_request
-from python_mp.channel import Arena, Kind
-from python_mp.config import ModelConfig
-from python_mp.errors import RequestFailed, TimedOut, Unavailable
-from python_mp.front import away, helper, line
-from python_mp.front.away import Away
-from python_mp.front.helper import MOST_AWAY
-from python_mp.front.net import Net
-from python_mp.front.peers import PeerAnswer, Peers
-from python_mp.front.scheduler import Scheduler
+from python_mp.front.peers import away, helper, line
+from python_mp.front.peers.away import Away
+from python_mp.front.peers.guests import PeerAnswer, Peers
+from python_mp.front.peers.helper import MOST_AWAY
+from python_mp.front.schedule.scheduler import Scheduler
 from python_mp.front.status import State, Status
+from python_mp.machine.net import Net
+from python_mp.model.batch import Request, read_request
+from python_mp.model.config import ModelConfig
+from python_mp.model.errors import RequestFailed, TimedOut, Unavailable
+from python_mp.wire.arena import Arena
+from python_mp.wire.message import Kind
 from tests.support.descriptors import ours
 from tests.support.harness import LIMIT, FutureAnswer, echo_config, echo_input, until
 
@@ -84,7 +85,7 @@ class House:
     def stand_alone(self) -> None:
         self.stood_alone += 1
 
-    def condemned(self) -> str:
+    def poison_list(self) -> str:
         return self.poison
 
     def hear(self, told: str) -> None:
@@ -402,7 +403,7 @@ def test_nothing_is_lost_or_doubled_whatever_fails(
 
 
 @pytest.mark.parametrize("knows", [0, 1])
-def test_what_is_condemned_travels_before_anything_else(make: Make, knows: int) -> None:
+def test_what_is_poison_travels_before_anything_else(make: Make, knows: int) -> None:
     """From the one that lends, and to it."""
     houses = first, second = make(0), make(1)
     houses[knows].poison = "poison"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.batch import CU_SEQLENS, Batch, Request, read_request
-from python_mp.config import ModelConfig
-from python_mp.errors import InvalidInput, RequestFailed
+from python_mp.model.batch import CU_SEQLENS, Batch, Request, read_request
+from python_mp.model.config import ModelConfig
+from python_mp.model.errors import InvalidInput, RequestFailed
 from tests.support.harness import FP32, INT32, Array, FutureAnswer, model_config, tensor
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.rank.bins import NOBODY, fill
+from python_mp.sharding.bins import NOBODY, fill
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
 

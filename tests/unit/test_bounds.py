@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from python_mp.config import ModelConfig
-from python_mp.errors import ConfigError
-from python_mp.front import bounds, cgroup
+from python_mp.front import bounds
+from python_mp.machine import cgroup
+from python_mp.model.config import ModelConfig
+from python_mp.model.errors import ConfigError
 from tests.support.harness import FP32, INT32, model_config, tensor
 
 X = tensor("X", FP32, 4)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from clients.chaos.faults import KINDS
-from clients.chaos.house import House, Status
 from clients.chaos.journal import Journal
+from clients.chaos.new_version import versions
 from clients.chaos.processes import HouseError, stat
-from clients.chaos.publish import versions
 from clients.chaos.scene import Scene
+from clients.chaos.target import Status, Target
 from tests.support.harness import until
 
 
@@ -27,7 +27,7 @@ def rank() -> Iterator["subprocess.Popen[bytes]"]:
         process.kill()
 
 
-class FakeHouse(House):
+class FakeHouse(Target):
     """Its server is this process; it has one model with one rank, and sees its versions."""
 
     def __init__(self, pids: list[int], folder: Path) -> None:
@@ -53,7 +53,7 @@ def scene(rank: "subprocess.Popen[bytes]", tmp_path: Path) -> Scene:
     unused: Any = None
     exam: Any = SimpleNamespace(model="m")
     return Scene(
-        house=FakeHouse([rank.pid], tmp_path / "m"),
+        target=FakeHouse([rank.pid], tmp_path / "m"),
         exams=[exam],
         behind={"m": ["m"]},
         connect=unused,
@@ -75,7 +75,7 @@ def test_a_struck_rank_is_dead(kind: str, scene: Scene, rank: "subprocess.Popen[
     with KINDS[kind].commit(scene) as harm:
         assert rank.wait() < 0
         assert harm.what == "rank 0 of m"
-        assert not harm.healed(scene.house.status()), "it names the dead one still"
+        assert not harm.healed(scene.target.status()), "it names the dead one still"
 
 
 def test_a_frozen_rank_is_resumed_in_time_and_after_ctrl_c(
@@ -83,9 +83,9 @@ def test_a_frozen_rank_is_resumed_in_time_and_after_ctrl_c(
 ) -> None:
     with KINDS["freeze"].commit(scene) as harm:
         until(lambda: is_stopped(rank))
-        assert not harm.healed(scene.house.status())
+        assert not harm.healed(scene.target.status())
         until(lambda: not is_stopped(rank))
-        until(lambda: harm.healed(scene.house.status()))
+        until(lambda: harm.healed(scene.target.status()))
     with suppress(KeyboardInterrupt), KINDS["freeze"].commit(scene):
         until(lambda: is_stopped(rank))
         raise KeyboardInterrupt
@@ -96,7 +96,7 @@ def test_a_frozen_rank_is_resumed_in_time_and_after_ctrl_c(
 def test_a_reload_takes_a_version_in_and_out(scene: Scene) -> None:
     with KINDS["reload"].commit(scene) as harm:
         assert harm.what == "m with version 2"
-        assert harm.healed(scene.house.status())
+        assert harm.healed(scene.target.status())
     assert versions(scene.repository / "m") == [1]
 
 

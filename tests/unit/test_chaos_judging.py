@@ -11,7 +11,7 @@ import pytest
 from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
-from clients.chaos.connection import AnswerError, of_answer, of_error, outputs
+from clients.chaos.exchange import AnswerError, of_answer, of_error, outputs
 from clients.chaos.journal import Journal, Outcome, Record
 from clients.chaos.questions import POOL, Array, Exam, Question, QuestionError
 from clients.chaos.verdict import GRACE_SECONDS, Committed, judge

@@ -15,19 +15,19 @@ import torch
 from safetensors.numpy import save_file
 
 from build_scripts import fetch, tokenizer
-from build_scripts.checkpoint import Checkpoint
+from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.recipe import Accuracy, Recipe, Shapes
-from python_mp.batch import Array
-from python_mp.checkpoint import WEIGHTS
-from python_mp.errors import LoadError
-from python_mp.rank import weights
+from python_mp.model.batch import Array
+from python_mp.model.errors import LoadError
 from python_mp.rank.collectives.communicator import Alone
-from python_mp.rank.encoder import Encoder, EncoderConfig
-from python_mp.rank.packed import Packed
-from python_mp.rank.shard import Shard
-from python_mp.rank.weights import Weights
+from python_mp.sharding import weights
+from python_mp.sharding.checkpoint import WEIGHTS
+from python_mp.sharding.families.bert import Encoder, EncoderConfig
+from python_mp.sharding.packed import Packed
+from python_mp.sharding.shard import Shard
+from python_mp.sharding.weights import Weights
 from tests.support.checkpoints import (
     CHAIN,
     CONFIG,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 
 
 @pytest.mark.parametrize("required", ["", "1"])

@@ -12,9 +12,9 @@ from rich.progress import Progress
 
 from build_scripts import digits
 from build_scripts.errors import BuildError
-from python_mp.rank import source
 from python_mp.rank.collectives.communicator import Alone
-from python_mp.rank.shard import Shard
+from python_mp.sharding import source
+from python_mp.sharding.shard import Shard
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from python_mp.config import ModelConfig, Parameters, parse
-from python_mp.errors import ConfigError
+from python_mp.model.config import ModelConfig, Parameters, parse
+from python_mp.model.errors import ConfigError
 from tests.support.harness import FP32, INT32, model_config, tensor
 
 IDS = tensor("IDS", INT32, -1, allow_ragged_batch=True)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.config import ModelConfig, parse
-from python_mp.errors import ConfigError
-from python_mp.parameters import _READERS, ENGINES, Parameters
+from python_mp.model.config import ModelConfig, parse
+from python_mp.model.errors import ConfigError
+from python_mp.model.parameters import _READERS, ENGINES, Parameters
 from tests.support.harness import FP32, INT32, model_config, tensor
 
 X = tensor("X", FP32, 4)

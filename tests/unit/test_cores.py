@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.front.cores import share, threads
+from python_mp.front.place.cores import share, threads
 
 SETS = st.sets(st.integers(0, 63), min_size=1, max_size=16).map(lambda cpus: tuple(sorted(cpus)))
 

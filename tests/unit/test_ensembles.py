@@ -15,9 +15,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
 
 from build_scripts import build
 from build_scripts.job import REPOSITORY
-from python_mp import ensembles, pbtxt
-from python_mp.errors import LoadError
-from server import repository
+from python_mp.model import ensembles, pbtxt
+from python_mp.model.errors import LoadError
+from server.watch import repository
 from tests.support.builds import FakeStage, put_stages, rank_files, verdict
 from tests.support.checkpoints import WORDS, tiny_bert, word_piece
 from tests.support.triton_stub import load_model
@@ -112,8 +112,8 @@ def embed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(REPOSITORY / "embed_tokenizer" / "model.py", folder / "embed_tokenizer")
     together(folder, "one")
     fakes = {
-        "shard": FakeStage(files=rank_files),
-        "verify": FakeStage(NEEDS=("fetch", "shard"), files=lambda _job: verdict()),
+        "shards": FakeStage(files=rank_files),
+        "verify": FakeStage(NEEDS=("fetch", "shards"), files=lambda _job: verdict()),
     }
     put_stages(monkeypatch, **fakes)
     return folder
@@ -162,7 +162,7 @@ def test_where_one_step_fails_none_is_published(
 ) -> None:
     assert run(embed) == 0
     together(embed, "two")
-    failing = FakeStage(NEEDS=("fetch", "shard"), files=lambda _job: verdict(passed=False))
+    failing = FakeStage(NEEDS=("fetch", "shards"), files=lambda _job: verdict(passed=False))
     monkeypatch.setitem(sys.modules, "build_scripts.verify", failing)
     failing.decides = {"worse": 1}
     assert run(embed) == 1

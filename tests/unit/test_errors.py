@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from python_mp.errors import InvalidInput, PythonMpError, RequestFailed, describe, for_clients
+from python_mp.model.errors import InvalidInput, PythonMpError, RequestFailed, describe, for_clients
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from build_scripts import fetch, job, ranker, stages
-from build_scripts.checkpoint import Checkpoint
+from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from tests.support.checkpoints import CONFIG, FOLDER, shapes, tiny_bert, write_json

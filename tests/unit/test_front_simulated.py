@@ -96,7 +96,7 @@ def test_what_a_full_peer_refuses_keeps_bound_and_order(world: World) -> None:
         world.check()
 
 
-def test_a_condemned_request_goes_to_no_peer(world: World) -> None:
+def test_a_poison_request_goes_to_no_peer(world: World) -> None:
     """While its replica was restarted, a peer got it, and lost its ranks."""
     number, inputs = world.new("exits", 1, [1], 0)
     world.call(0, [(number, "exits", inputs, 0)])

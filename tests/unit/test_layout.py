@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.config import InstanceGroup, ModelConfig
-from python_mp.errors import ConfigError
-from python_mp.layout import CPU, Instance, including, replicas
+from python_mp.model.config import InstanceGroup, ModelConfig
+from python_mp.model.errors import ConfigError
+from python_mp.model.layout import CPU, Instance, including, replicas
 from tests.support.harness import FP32, model_config, tensor
 
 SIZES = st.integers(1, 4)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from python_mp import manifest
-from python_mp.config import ModelConfig
-from python_mp.errors import ConfigError, LoadError
-from python_mp.manifest import Manifest, check_hardware, configured, rank_file, refusal
+from python_mp.model import manifest
+from python_mp.model.config import ModelConfig
+from python_mp.model.errors import ConfigError, LoadError
+from python_mp.model.manifest import Manifest, check_hardware, configured, rank_file, refusal
 from tests.support.harness import FP32, model_config, tensor
 
 AGAIN = r"; run `python -m build_scripts.build m`$"

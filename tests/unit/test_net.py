@@ -8,8 +8,8 @@ import weakref
 
 import pytest
 
-from python_mp.front import net as nets
-from python_mp.front.net import PAUSES, Net, pause
+from python_mp.machine import net as nets
+from python_mp.machine.net import PAUSES, Net, pause
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def looped(net: Net, *outcomes: Exception | None) -> list[Exception | None]:
         if outcome is not None:
             raise outcome
 
-    thread = threading.Thread(target=net.loop, args=["keeper", turn, stopping])
+    thread = threading.Thread(target=net.loop, args=["supervisor", turn, stopping])
     thread.start()
     thread.join(10)
     assert not thread.is_alive()
@@ -47,8 +47,8 @@ def test_a_loop_goes_on_whatever_it_meets(caplog: pytest.LogCaptureFixture) -> N
     assert (
         len(looped(net, OSError(28, "full"), OSError(28, "full"), None, MemoryError(), None)) == 5
     )
-    assert counted == ["keeper"] * 3
-    assert net.said()["keeper"].items() >= {"count": 3, "text": "MemoryError"}.items()
+    assert counted == ["supervisor"] * 3
+    assert net.said()["supervisor"].items() >= {"count": 3, "text": "MemoryError"}.items()
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2, "each kind once"
     assert "Traceback" in caplog.text
 
@@ -78,7 +78,7 @@ def test_an_error_keeps_nothing_alive() -> None:
 
     logging.disable()  # pytest's own handler keeps records, and so the frames
     try:
-        Net().hold("keeper", body)
+        Net().hold("supervisor", body)
     finally:
         logging.disable(logging.NOTSET)
     assert arenas[0]() is None

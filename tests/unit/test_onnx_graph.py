@@ -8,7 +8,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
-from python_mp.rank.onnx_graph import COLLECTIVE, DOMAIN, Segment, cut, join
+from python_mp.rank.engines.onnx_graph import COLLECTIVE, DOMAIN, Segment, cut, join
 
 Array = np.ndarray[Any, Any]
 ROWS = 5

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from python_mp.batch import Batch, Request, read_request
-from python_mp.config import ModelConfig
-from python_mp.errors import InvalidInput, RequestFailed, Unavailable
-from python_mp.front.parts import cut
+from python_mp.front.schedule.parts import cut
+from python_mp.model.batch import Batch, Request, read_request
+from python_mp.model.config import ModelConfig
+from python_mp.model.errors import InvalidInput, RequestFailed, Unavailable
 from tests.support.harness import FP32, INT32, Array, FutureAnswer, model_config, tensor
 
 TOKENS, NBYTES = 12, 1024

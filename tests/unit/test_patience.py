@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from python_mp.front import patience as module
 from python_mp.front.inbox import GroupEnded
-from python_mp.front.patience import Patience
+from python_mp.front.supervise import patience as module
+from python_mp.front.supervise.patience import Patience
 
 CANNOT = GroupEnded("rank 0 raised", raised="ValueError: no such layer")
 FULL = GroupEnded("rank 0 raised", raised="OSError: [Errno 28] No space left on device")

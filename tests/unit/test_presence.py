@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from python_mp.errors import LoadError
-from python_mp.front.presence import Presence, runtime_folder
-from python_mp.layout import CPU, Instance
+from python_mp.front.place.presence import Presence, runtime_folder
+from python_mp.model.errors import LoadError
+from python_mp.model.layout import CPU, Instance
 from tests.support.harness import echo_config
 
 LEAD, SHARD = Instance("lead_0", CPU), Instance("shard_0", CPU)

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from clients import proxy
 from clients.connection import LOST, Protocol, connect, sentence
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 
 NEAR = ("127.0.0.1", "localhost", "[::1]", "127.1.2.3", "a-service-of-compose")
 FAR = ("far.invalid", "192.0.2.1")

@@ -13,8 +13,8 @@ import pytest
 
 from build_scripts import build, check, command, publish
 from build_scripts.errors import BuildError
-from python_mp import manifest
-from python_mp.manifest import Manifest
+from python_mp.model import manifest
+from python_mp.model.manifest import Manifest
 from tests.support.builds import Workshop, verdict, workshop
 
 
@@ -49,7 +49,7 @@ def test_bytecode_that_a_later_stage_left_is_not_published(
     publish_now = publish.run
 
     def leave_bytecode(job: Any, *rest: Any) -> Any:
-        for folder in tiny.workspace.glob("*/shard-*"):
+        for folder in tiny.workspace.glob("*/shards-*"):
             (folder / "__pycache__").mkdir()
             (folder / "__pycache__" / "module.cpython-311.pyc").write_bytes(b"verify ran it")
         return publish_now(job, *rest)
@@ -131,7 +131,7 @@ def test_a_damaged_version_is_followed_by_a_whole_one(tiny: Workshop, name: str)
 
 def test_a_damaged_output_is_not_published(tiny: Workshop) -> None:
     tiny.build(publishing=False)
-    (output,) = tiny.workspace.glob("tiny/shard-*/rank0.safetensors")
+    (output,) = tiny.workspace.glob("tiny/shards-*/rank0.safetensors")
     output.with_name("new").write_text("Weights of 0")
     output.with_name("new").replace(output)
     tiny.build()
@@ -240,7 +240,7 @@ def change_layout(tiny: Workshop) -> None:
 
 
 def lose_instances(tiny: Workshop) -> None:
-    tiny.edit("config.pbtxt", ',\n  { name: "shard" kind: KIND_CPU passive: true }', "")
+    tiny.edit("config.pbtxt", ',\n  { name: "shards" kind: KIND_CPU passive: true }', "")
 
 
 def say_engine(tiny: Workshop) -> None:
@@ -401,8 +401,8 @@ def test_a_stage_has_a_command_of_its_own(
     tiny: Workshop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = ["--repository", str(tiny.repository), "--workspace", str(tiny.workspace)]
-    assert command.main("shard", ["tiny", *places]) == 0
+    assert command.main("shards", ["tiny", *places]) == 0
     assert (Path(capsys.readouterr().out.strip()) / "rank1.safetensors").exists()
     assert (tiny.shard.ran, tiny.verify.ran) == (1, 0)
     assert command.main("compile", ["tiny", *places]) == 1
-    assert "has no stage compile; it has fetch, shard, verify" in capsys.readouterr().err
+    assert "has no stage compile; it has fetch, shards, verify" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from build_scripts import job, recipe
 from build_scripts.errors import BuildError
 from build_scripts.job import REPOSITORY
 from build_scripts.recipe import Dtype, Engine, Variant, load
-from python_mp.parameters import DTYPES, ENGINES
+from python_mp.model.parameters import DTYPES, ENGINES
 
 GOOD = """
 family = "module"

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.batch import CU_SEQLENS, Batch, Request
-from python_mp.channel import Kind, Message, Refusal
-from python_mp.errors import InvalidInput
-from python_mp.rank.encoder import EncoderConfig, check
-from python_mp.rank.packed import Packed
+from python_mp.model.batch import CU_SEQLENS, Batch, Request
+from python_mp.model.errors import InvalidInput
+from python_mp.sharding.families.bert import EncoderConfig, check
+from python_mp.sharding.packed import Packed
+from python_mp.wire.message import Kind, Message, Refusal
 from tests.support.harness import FutureAnswer
 
 LENGTHS = st.lists(st.integers(1, 5), min_size=1, max_size=8)

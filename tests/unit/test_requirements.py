@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from server.installation import PROJECT
+from server.process.installation import PROJECT
 
 SERVED = ("backends", "server", "clients", "model_repository")
 OWN = {"python_mp", "server", "clients"}

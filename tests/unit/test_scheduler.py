@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.batch import Request
-from python_mp.config import Parameters
-from python_mp.errors import InvalidInput, Unavailable
-from python_mp.front.scheduler import Scheduler
+from python_mp.front.schedule.scheduler import Scheduler
+from python_mp.model.batch import Request
+from python_mp.model.config import Parameters
+from python_mp.model.errors import InvalidInput, Unavailable
 from tests.support.harness import FutureAnswer
 
 

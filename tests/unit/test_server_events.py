@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from server import stubs
-from server.events import Events
-from server.installation import STUB
-from server.stubs import Roster
+from server.process.installation import STUB
+from server.watch import stubs
+from server.watch.events import Events
+from server.watch.stubs import Roster
 from tests.support.descriptors import ours
 
 SOON, LONG = 20.0, 60.0

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from server import health, metrics
-from server.health import Health
-from server.net import Net
+from server.pages import exposition, health
+from server.pages.health import Health
+from server.watch.net import Net
 
 SECRET = "secret-secret"
 STATUS: dict[str, Any] = {}
@@ -113,7 +113,7 @@ def test_metrics_that_cannot_be_had_hide_no_other_page(
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as broken:
-        broken.setattr(metrics.Metrics, "page", fault)
+        broken.setattr(exposition.Metrics, "page", fault)
         code, _, content = ask(port, b"GET /metrics HTTP/1.1\r\n\r\n")
         assert (code, "log" in json.loads(content)["error"]) == (503, True)
         assert ask(port, b"GET /live HTTP/1.1\r\n\r\n")[0] == 200

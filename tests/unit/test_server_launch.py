@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from server import __main__, installation, paths
+from server import __main__, shell_names
 from server.endpoints import Endpoints
 from server.errors import PortError, ServerError
-from server.launch import TritonServer
+from server.process import installation
+from server.process.launch import TritonServer
 from server.settings import Settings
 
 
@@ -39,7 +40,7 @@ def test_a_host_is_looked_up_once(host: str, number: str) -> None:
 
 def test_names_that_a_shell_leaves_as_they_are() -> None:
     """bash itself says which: in front, within, and at the end of a word."""
-    plain = [chr(code) for code in range(1, 256) if not paths.is_odd(chr(code))]
+    plain = [chr(code) for code in range(1, 256) if not shell_names.is_odd(chr(code))]
     assert {"a", "Z", "5", "-", "_", ".", ":", ",", "+", "@", "%", "ä"} <= {*plain}
     words = [f"/tmp/{word}" for char in plain for word in (char + "a", f"a{char}a", f"a{char}")]
     said = subprocess.run(
@@ -51,12 +52,12 @@ def test_names_that_a_shell_leaves_as_they_are() -> None:
 @pytest.mark.parametrize("name", ["my models", "a$(b)", "`b`", "it's", 'a"b', "a;b", "a*", "a\nb"])
 def test_other_names_get_a_link(tmp_path: Path, name: str) -> None:
     link = tmp_path / "link"
-    assert paths.plain(tmp_path / name, link) == link
+    assert shell_names.plain(tmp_path / name, link) == link
     (tmp_path / name).mkdir()
     assert link.resolve() == tmp_path / name
-    assert paths.plain(tmp_path, link) == tmp_path
-    assert paths.plain_folder(tmp_path / name) == Path("/tmp")
-    assert paths.plain_folder(tmp_path) == tmp_path
+    assert shell_names.plain(tmp_path, link) == tmp_path
+    assert shell_names.plain_folder(tmp_path / name) == Path("/tmp")
+    assert shell_names.plain_folder(tmp_path) == tmp_path
 
 
 @pytest.fixture

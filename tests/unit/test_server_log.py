@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.log import Log, parse
+from server.process.log import Log, parse
 
 READY = "I1122 05:48:46.689991 3715 model_lifecycle.cc:839] \"successfully loaded 'identity'\""
 FAILED = (

@@ -11,13 +11,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import server
-from server import machine
 from server.endpoints import Endpoints
-from server.health import Health
-from server.installation import PROJECT
-from server.machine import Memory
-from server.metrics import Metrics, parts
-from server.net import Net
+from server.pages.exposition import Metrics, parts
+from server.pages.health import Health
+from server.process.installation import PROJECT
+from server.watch import memory_use
+from server.watch.memory_use import Memory
+from server.watch.net import Net
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -161,8 +161,8 @@ def root(tmp_path: Path) -> Path:
 def test_memory(root: Path, files: dict[str, object], memory: Memory) -> None:
     for path, text in files.items():
         write(root, path if path.startswith("proc") else f"sys/fs/cgroup/{path}", text)
-    assert machine.memory(root) == memory
-    for found in (machine.memory(), machine.shared_memory()):
+    assert memory_use.memory(root) == memory
+    for found in (memory_use.memory(), memory_use.shared_memory()):
         assert 0 <= found.used <= found.limit
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from server import repository, stubs, token
+from server import token
 from server.control import Version
 from server.errors import ServerError
-from server.installation import STUB
-from server.model import CONFIRMED, Model, Said, Trouble
+from server.process.installation import STUB
 from server.settings import Settings
-from server.stubs import Stub
+from server.watch import repository, stubs
+from server.watch.model_state import CONFIRMED, Model, Said, Trouble
+from server.watch.stubs import Stub
 
 CONFIG: dict[str, Any] = {
     "backend": "python",

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from server import net, report, repository
 from server.errors import ServerError
-from server.model import read_replicas
-from server.net import Net
-from server.watcher import State, Watcher
+from server.pages import report
+from server.watch import net, repository
+from server.watch.model_state import read_replicas
+from server.watch.net import Net
+from server.watch.watcher import State, Watcher
 from tests.support.watched import FakeServer, nothing, told
 
 ERRORS = [OSError(24, "Too many open files"), KeyError("x")]
@@ -24,8 +25,8 @@ ERRORS = [OSError(24, "Too many open files"), KeyError("x")]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TICK", "CALM"):
-        monkeypatch.setattr(f"server.watcher.{name}", 0.001)
-    monkeypatch.setattr("server.backoff.DELAYS", (0.0, 0.01))
+        monkeypatch.setattr(f"server.watch.watcher.{name}", 0.001)
+    monkeypatch.setattr("server.watch.backoff.DELAYS", (0.0, 0.01))
     monkeypatch.setattr(net, "DELAYS", (0.0, 0.001, 0.002))
 
 

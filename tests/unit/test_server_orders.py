@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from server.caretaker import is_unheard
 from server.control import Control
 from server.endpoints import Endpoints
 from server.errors import ControlError
 from server.token import METADATA
+from server.watch.reconciler import is_unheard
 
 LATE_SECONDS = 0.3
 TOKEN = "a-token"

@@ -7,8 +7,8 @@ from concurrent.futures import wait
 
 import pytest
 
-from python_mp.front import thread as module
-from server.pool import Pool
+from python_mp.machine import thread as module
+from server.watch.pool import Pool
 
 
 def test_so_many_at_once_and_the_rest_in_order() -> None:

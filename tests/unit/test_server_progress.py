@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from server import child, progress, stubs
-from server.log import Log
-from server.progress import STUCK_SECONDS, Progress
+from server.process import child, progress
+from server.process.log import Log
+from server.process.progress import STUCK_SECONDS, Progress
 from server.settings import Settings
-from server.stubs import Stub
+from server.watch import stubs
+from server.watch.stubs import Stub
 
 HOUR = 3600
 

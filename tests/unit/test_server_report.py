@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from server import report
-from server.model import Model
-from server.net import Net
+from server.pages import report
+from server.watch.model_state import Model
+from server.watch.net import Net
 
 SECRET = "/srv/models/big/3/module.py: the weights of customer 7"
 KINDS = ("serves", "never served", "served", "down")
@@ -31,9 +31,9 @@ def model(name: str, kind: str) -> Model:
 
 def pages(*kinds: str, state: str = "SERVING", **more: Any) -> dict[str, Any]:
     models = {f"m{n}": model(f"m{n}", kind) for n, kind in enumerate(kinds)}
-    caretaker = SimpleNamespace(models=models, is_heard=more.pop("is_heard", True))
+    reconciler = SimpleNamespace(models=models, is_heard=more.pop("is_heard", True))
     facts = {
-        "caretaker": caretaker,
+        "reconciler": reconciler,
         "server": SimpleNamespace(pid=1, returncode=None),
         "state": SimpleNamespace(name=state),
         "net": Net(print),
@@ -88,4 +88,4 @@ def test_models_that_serve_do_not_help_it(
 
 
 def test_without_control_of_models_the_process_has_to_do() -> None:
-    assert pages(caretaker=None)["ready"]["ready"]
+    assert pages(reconciler=None)["ready"]["ready"]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from server import run
 from server.errors import ServerError
+from server.process import run
 
 
 @pytest.fixture(autouse=True)

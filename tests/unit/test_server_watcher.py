@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from server import watcher
-from server.backoff import DELAYS, SERVED, Backoff
 from server.endpoints import Endpoints
 from server.errors import ServerError
-from server.watcher import Watcher
+from server.watch import watcher
+from server.watch.backoff import DELAYS, SERVED, Backoff
+from server.watch.watcher import Watcher
 from tests.support.watched import FakeServer, dies, nothing, told
 
 
@@ -96,7 +96,7 @@ def test_a_server_that_served_and_died_is_started_again() -> None:
 
 
 def test_it_is_started_until_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.backoff.DELAYS", (0.0, 0.01, 0.02))
+    monkeypatch.setattr("server.watch.backoff.DELAYS", (0.0, 0.01, 0.02))
     server = FakeServer(dies(1), nothing, told(signal.SIGTERM), refuses=5)
     said = watch(server)
     assert server.starts == 7
@@ -104,7 +104,7 @@ def test_it_is_started_until_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_signal_between_two_tries_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.backoff.DELAYS", (60.0,))
+    monkeypatch.setattr("server.watch.backoff.DELAYS", (60.0,))
     server = FakeServer(dies(-9))
     wait = server.wait
 
@@ -120,8 +120,8 @@ def test_a_signal_between_two_tries_ends_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_dead_for_long_is_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.backoff.DELAYS", (0.0, 0.01))
-    monkeypatch.setattr("server.report.DEAD_SECONDS", 0.2)
+    monkeypatch.setattr("server.watch.backoff.DELAYS", (0.0, 0.01))
+    monkeypatch.setattr("server.pages.report.DEAD_SECONDS", 0.2)
     server = FakeServer(dies(1), refuses=10_000)
     codes: list[int] = []
     start = server.start

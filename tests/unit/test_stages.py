@@ -33,7 +33,7 @@ def test_a_stage_runs_once_after_those_it_needs(tiny: Workshop) -> None:
     assert ensure(tiny.job(), "verify") > 0
     assert ensure(tiny.job(), "verify") == 0
     assert (tiny.shard.ran, tiny.verify.ran) == (1, 1)
-    record = json.loads((output(tiny.job(), "shard") / "stage.json").read_text())
+    record = json.loads((output(tiny.job(), "shards") / "stage.json").read_text())
     assert record["seconds"] >= 0
     assert record["files"]["rank0.safetensors"]["size"] == len("weights of 0")
 
@@ -41,7 +41,7 @@ def test_a_stage_runs_once_after_those_it_needs(tiny: Workshop) -> None:
 def test_nothing_is_left_but_outputs(tiny: Workshop) -> None:
     ensure(tiny.job(), "verify")
     names = sorted(path.name.split("-")[0] for path in (tiny.workspace / "tiny").iterdir())
-    assert names == ["fetch", "shard", "verify"]
+    assert names == ["fetch", "shards", "verify"]
 
 
 @pytest.mark.parametrize(
@@ -54,18 +54,18 @@ def test_nothing_is_left_but_outputs(tiny: Workshop) -> None:
     ],
 )
 def test_a_damaged_output_is_made_again(tiny: Workshop, damage: object) -> None:
-    ensure(tiny.job(), "shard")
-    damage(output(tiny.job(), "shard"))  # type: ignore[operator]
-    assert ensure(tiny.job(), "shard") > 0
-    assert stages.plan(tiny.job())["shard"].is_done(content=True)
+    ensure(tiny.job(), "shards")
+    damage(output(tiny.job(), "shards"))  # type: ignore[operator]
+    assert ensure(tiny.job(), "shards") > 0
+    assert stages.plan(tiny.job())["shards"].is_done(content=True)
 
 
 def test_other_bytes_of_the_same_size_are_found_where_asked(tiny: Workshop) -> None:
-    ensure(tiny.job(), "shard")
-    path = output(tiny.job(), "shard") / "rank0.safetensors"
+    ensure(tiny.job(), "shards")
+    path = output(tiny.job(), "shards") / "rank0.safetensors"
     path.with_name("new").write_text("Weights of 0")
     path.with_name("new").replace(path)
-    step = stages.plan(tiny.job())["shard"]
+    step = stages.plan(tiny.job())["shards"]
     assert step.is_done()
     assert not step.is_done(content=True)
 
@@ -85,32 +85,32 @@ def test_a_change_reaches_the_stages_that_depend_on_it(tiny: Workshop) -> None:
     assert changed(tiny, before) == {"verify"}
     tiny.verify.decides = {}
     tiny.shard.decides = {"new": 1}
-    assert changed(tiny, before) == {"shard", "verify"}
+    assert changed(tiny, before) == {"shards", "verify"}
     tiny.shard.decides = {}
     tiny.shard.TOOLS = ("rich",)
-    assert changed(tiny, before) == {"shard", "verify"}
+    assert changed(tiny, before) == {"shards", "verify"}
     tiny.shard.TOOLS = ()
     tiny.edit("config.pbtxt", "dims: [ 4 ] }", "dims: [ 3 ] }")
-    assert changed(tiny, before) == {"shard", "verify"}
+    assert changed(tiny, before) == {"shards", "verify"}
 
 
 def test_the_users_module_and_the_checkpoint_decide(tiny: Workshop) -> None:
     before = keys(tiny)
     tiny.edit("module.py", "...", "pass")
-    assert changed(tiny, before) == {"shard", "verify"}
+    assert changed(tiny, before) == {"shards", "verify"}
     tiny.edit("module.py", "pass", "...")
     assert changed(tiny, before) == set()
     weights = tiny.repository.parent / "checkpoint" / "model.safetensors"
     weights.with_name("more.safetensors").write_bytes(weights.read_bytes())
     weights.unlink()
-    assert changed(tiny, before) == {"fetch", "shard", "verify"}
+    assert changed(tiny, before) == {"fetch", "shards", "verify"}
 
 
 def test_the_machine_decides_what_is_built_but_not_what_it_is(tiny: Workshop) -> None:
     """So that a repository can be checked on another machine than the one that built it."""
     before, same = keys(tiny), identities(tiny)
     tiny.shard.machine = lambda _job: {"gpu": "another"}  # type: ignore[attr-defined]
-    assert changed(tiny, before) == {"shard", "verify"}
+    assert changed(tiny, before) == {"shards", "verify"}
     assert identities(tiny) == same
     tiny.shard.decides = {"new": 1}
     assert identities(tiny) != same
@@ -152,7 +152,7 @@ def test_a_full_disk_is_named_with_its_figures(tiny: Workshop, error: Exception)
     tiny.shard.files = fill
     said = rf"The disk of {tiny.workspace}/tiny is full: 0\.0 MB were written .* MB are free"
     with pytest.raises(BuildError, match=said):
-        ensure(tiny.job(), "shard")
+        ensure(tiny.job(), "shards")
 
 
 def test_old_outputs_go_and_the_newest_stay(
@@ -162,11 +162,11 @@ def test_old_outputs_go_and_the_newest_stay(
     made = []
     for number in range(4):
         tiny.shard.decides = {"number": number}
-        ensure(tiny.job(), "shard")
-        made.append(output(tiny.job(), "shard"))
+        ensure(tiny.job(), "shards")
+        made.append(output(tiny.job(), "shards"))
     (tiny.workspace / "tiny" / ".building-x").mkdir()
     tiny.shard.decides = {"number": 1}
-    assert ensure(tiny.job(), "shard") == 0  # which makes it the newest
+    assert ensure(tiny.job(), "shards") == 0  # which makes it the newest
     stages.clean(tiny.job())
     assert [folder.exists() for folder in made] == [False, True, False, True]
     assert not (tiny.workspace / "tiny" / ".building-x").exists()
@@ -176,7 +176,7 @@ def test_variants_have_outputs_of_their_own(tiny: Workshop) -> None:
     one = tiny.job()
     other = one.variant(Variant(tensor_parallel_size=1))
     assert stages.plan(one)["fetch"].key == stages.plan(other)["fetch"].key
-    assert stages.plan(one)["shard"].key != stages.plan(other)["shard"].key
+    assert stages.plan(one)["shards"].key != stages.plan(other)["shards"].key
 
 
 def test_versions_of_tools_that_are_not_there_are_left_out() -> None:
@@ -187,8 +187,8 @@ def test_facts_are_not_part_of_what_is_published(
     tiny: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = {"facts.json": '{"options": {"level": 3}}', "model.plan": "plan"}
-    put_stages(monkeypatch, shard=FakeStage(files=lambda _job: facts))
-    ensure(tiny.job(), "shard")
-    step = stages.plan(tiny.job())["shard"]
+    put_stages(monkeypatch, shards=FakeStage(files=lambda _job: facts))
+    ensure(tiny.job(), "shards")
+    step = stages.plan(tiny.job())["shards"]
     assert step.facts() == {"options": {"level": 3}}
     assert step.output().keys() == {"model.plan"}

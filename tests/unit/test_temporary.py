@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from python_mp.temporary import temporary_folder
-from server.installation import PROJECT
+from python_mp.machine.temporary import temporary_folder
+from server.process.installation import PROJECT
 
 PRODUCT = ("server", "backends", "build_scripts", "clients")
 MAKERS = {"TemporaryDirectory", "TemporaryFile", "NamedTemporaryFile", "mkdtemp", "mkstemp"}

@@ -19,7 +19,7 @@ from build_scripts.errors import BuildError
 from build_scripts.recipe import Shapes, TensorRt
 from build_scripts.tensorrt import builder, plan, watch
 from build_scripts.tensorrt.profiles import Profile, Shape
-from python_mp.rank import tensorrt_api
+from python_mp.rank.engines import tensorrt_api
 from tests.support.tensorrt.bindings import bindings
 from tests.support.tensorrt.checked import check_overrides
 from tests.support.tensorrt.cuda import Cuda

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from build_scripts.errors import BuildError
 from build_scripts.tensorrt import dtypes, precision
-from build_scripts.tensorrt.collectives import put_back, set_aside
+from build_scripts.tensorrt.dist_collective import put_back, set_aside
 from tests.support.harness import Array
 
 WIDTH, INNER = 32, 64

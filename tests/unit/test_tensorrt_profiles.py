@@ -17,7 +17,7 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 from build_scripts.errors import BuildError
 from build_scripts.tensorrt import tritonconfig
 from build_scripts.tensorrt.profiles import Shape, profiles
-from python_mp.rank.bins import fill
+from python_mp.sharding.bins import fill
 
 Dims = Sequence[str | int]
 FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from python_mp.errors import LoadError, RequestFailed
-from python_mp.manifest import Manifest
-from python_mp.rank import tensorrt_api, tensorrt_plan
+from python_mp.model.errors import LoadError, RequestFailed
+from python_mp.model.manifest import Manifest
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.rank.collectives.distributed import Distributed
 from python_mp.rank.engines import tensorrt as engine
-from python_mp.rank.packed import Packed
-from python_mp.rank.tensorrt_graph import TensorRtGraph
-from python_mp.rank.tensorrt_plan import Plan
+from python_mp.rank.engines import tensorrt_api, tensorrt_plan
+from python_mp.rank.engines.tensorrt_graph import TensorRtGraph
+from python_mp.rank.engines.tensorrt_plan import Plan
+from python_mp.sharding.packed import Packed
 from tests.support.tensorrt.bindings import bindings
 from tests.support.tensorrt.cuda import Cuda
 from tests.support.tensorrt.library import Library

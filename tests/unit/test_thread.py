@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from python_mp.front import thread
+from python_mp.machine import thread
 
 
 def test_a_thread_runs() -> None:

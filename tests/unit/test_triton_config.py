@@ -9,7 +9,7 @@ import pytest
 from build_scripts.errors import BuildError
 from build_scripts.recipe import Accuracy, Recipe, Shapes
 from build_scripts.triton_config import contradiction, model_config
-from python_mp import layout
+from python_mp.model import layout
 
 HEAD = "max_batch_size: 4\n"
 TWO = 'parameters { key: "tensor_parallel_size" value { string_value: "2" } }\n'

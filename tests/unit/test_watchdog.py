@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from python_mp.config import Parameters
-from python_mp.front import watchdog as module
 from python_mp.front.group import State
 from python_mp.front.inbox import GroupEnded
-from python_mp.front.vital import Vital
-from python_mp.front.watchdog import Watchdog
+from python_mp.front.supervise import watchdog as module
+from python_mp.front.supervise.watchdog import Watchdog
+from python_mp.machine.vital import Vital
+from python_mp.model.config import Parameters
 
-HANG, NURSERY = 10, 999
+HANG, FORKSERVER = 10, 999
 WAITING = 0.004
 """Seconds of a core that a rank takes each second while it waits for a peer, on a slow machine."""
 
@@ -27,7 +27,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, use: list[float], states: str) -> None:
         self.now = 1000.0
         self.use, self.states = use, states
-        self.nursery_state = "S"
+        self.forkserver_state = "S"
         self.blind = False
         clocks = SimpleNamespace(monotonic=self.clock, perf_counter=self.clock)
         monkeypatch.setattr(module, "time", clocks)
@@ -46,13 +46,13 @@ class Machine:
     def vital(self, pid: int) -> Vital:
         if self.blind:
             raise OSError(errno.EMFILE, "too many open files")
-        if pid == NURSERY:
-            return Vital(self.nursery_state, 1.0)
+        if pid == FORKSERVER:
+            return Vital(self.forkserver_state, 1.0)
         return Vital(self.states[pid], self.use[pid] * self.now)
 
     def fires_after(self, most: float = 200.0) -> float | None:
         """Seconds until it says that the group is stuck; None if it does not."""
-        watchdog = Watchdog(self.group, Parameters("echo", hang_seconds=HANG), NURSERY)
+        watchdog = Watchdog(self.group, Parameters("echo", hang_seconds=HANG), FORKSERVER)
         began = self.now
         with suppress(GroupEnded):
             while self.now < began + most:
@@ -89,13 +89,13 @@ def test_to_hang_in_the_kernel_is_progress_for_a_while_only(
     assert Machine(monkeypatch, [0.05, WAITING], "DS").fires_after() is None, "a busy disk"
 
 
-@pytest.mark.parametrize(("states", "nursery"), [("ST", "S"), ("St", "S"), ("SS", "T")])
+@pytest.mark.parametrize(("states", "forkserver"), [("ST", "S"), ("St", "S"), ("SS", "T")])
 def test_a_stopped_process_is_stuck_at_any_time(
-    monkeypatch: pytest.MonkeyPatch, states: str, nursery: str
+    monkeypatch: pytest.MonkeyPatch, states: str, forkserver: str
 ) -> None:
     machine = Machine(monkeypatch, [1.0, 1.0], states)
     machine.group.state, machine.group.oldest = State.STARTING, None
-    machine.nursery_state = nursery
+    machine.forkserver_state = forkserver
     assert HANG <= (machine.fires_after() or 0) <= HANG + 3
 
 

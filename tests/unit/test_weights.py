@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from python_mp.rank.weights import Checkpoint, Recorder, Slices
+from python_mp.sharding.weights import Checkpoint, Recorder, Slices
 
 KEPT = {
     "index": torch.tensor([[257, -(1 << 40)], [3, 4]]),

@@ -14,7 +14,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from PIL import Image, UnidentifiedImageError
 
-from python_mp import steps
+from python_mp.triton import steps
 
 SIDE = 8
 MAX_BYTES = 8 << 20

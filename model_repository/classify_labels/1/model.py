@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from python_mp import steps
+from python_mp.triton import steps
 
 
 class TopKError(ValueError):

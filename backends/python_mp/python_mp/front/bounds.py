@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 
-from ..channel import ALIGN, MAX_TENSORS, described
-from ..config import ModelConfig, TensorSpec
-from ..errors import ConfigError
-from . import cgroup
+from ..machine import cgroup
+from ..model.config import ModelConfig, TensorSpec
+from ..model.errors import ConfigError
+from ..wire.arena import ALIGN
+from ..wire.message import MAX_TENSORS, described
 
 _MOST_CONFIG = 180_000
 """Bytes: what Linux lets a socket hold, by default, less the rest of a rank's order."""

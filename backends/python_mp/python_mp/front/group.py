@@ -20,19 +20,21 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
-from ..batch import Batch, Outputs, Request
-from ..channel import Arena, Connection, Kind, Message, Refusal
-from ..config import ModelConfig
-from ..errors import describe
-from ..layout import RankPlacement, ReplicaLayout, replicas
-from ..rank_spec import RankSpec
-from . import scratch
+from ..machine.vital import vital
+from ..model.batch import Batch, Outputs, Request
+from ..model.config import ModelConfig
+from ..model.errors import describe
+from ..model.layout import RankPlacement, ReplicaLayout, replicas
+from ..model.rank_spec import RankSpec
+from ..wire.arena import Arena
+from ..wire.message import Kind, Message, Refusal
+from ..wire.sockets import Connection
 from .bounds import half, slots
-from .cores import CpuSet, quota, threads
 from .inbox import GroupEnded, Inbox
-from .nursery import Nursery
-from .process import DIE_SECONDS, RankProcess, wait_all
-from .vital import vital
+from .place.cores import CpuSet, quota, threads
+from .supervise import scratch
+from .supervise.forkserver_client import ForkserverClient
+from .supervise.process import DIE_SECONDS, RankProcess, wait_all
 
 _ABORT = b"\1\0\0\0"
 """Into the first bytes of the collectives' region: every wait there ends."""
@@ -77,8 +79,8 @@ class Flight:
 
 
 class Group:
-    """Made and ended by the keeper's thread; `forward` may be called by any thread that holds the
-    replica's lock."""
+    """Made and ended by the supervisor's thread; `forward` may be called by any thread that holds
+    the replica's lock."""
 
     def __init__(self, config: ModelConfig, generation: int) -> None:
         self.generation = generation
@@ -105,19 +107,19 @@ class Group:
     # -- life ------------------------------------------------------------------------------------
 
     def spawn(
-        self, nursery: Nursery, layout: ReplicaLayout, cpus: list[CpuSet], runtime: Path
+        self, forkserver: ForkserverClient, layout: ReplicaLayout, cpus: list[CpuSet], runtime: Path
     ) -> None:
         """Starts all ranks; `runtime` is a private folder.
 
         Raises:
             OSError: the kernel or the disk has not what it takes.
-            NurseryLost: it is dead.
+            ForkserverLost: it is dead.
         """
         began = time.monotonic()
         folder = scratch.make(runtime, layout.index, self.generation)
         self._held.callback(scratch.remove, folder)
         for placement, cores in zip(layout.ranks, cpus, strict=True):
-            self._spawn(nursery, layout, placement, cores, folder)
+            self._spawn(forkserver, layout, placement, cores, folder)
         self.phases["spawn"] = time.monotonic() - began
 
     def wait_ready(
@@ -271,7 +273,7 @@ class Group:
 
     def _spawn(
         self,
-        nursery: Nursery,
+        forkserver: ForkserverClient,
         layout: ReplicaLayout,
         placement: RankPlacement,
         cpus: CpuSet,
@@ -297,7 +299,7 @@ class Group:
         self._held.callback(ours.close)
         with closing(theirs):
             descriptors = [theirs.fileno(), self._arena.fd, self._region, self._stacks]
-            process = RankProcess(nursery, spec, ours, descriptors)
+            process = RankProcess(forkserver, spec, ours, descriptors)
         self._held.callback(process.close)
         self.ranks.append(process)
         self.inbox.add(process)

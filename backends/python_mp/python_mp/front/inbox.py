@@ -1,13 +1,13 @@
 """What the ranks have to say, for whichever of two threads reads it.
 
-    sockets, pidfds --> replies (epoll) --> all (epoll) --> keeper's thread: `wait`
+    sockets, pidfds --> replies (epoll) --> all (epoll) --> supervisor's thread: `wait`
                             |               ^
                             |               wake (eventfd)
                             +--> a thread that attends: `poll`; `replies` is out of `all` then
 
 A rank whose process or socket is at its end is gone, and so is its group: that is raised by `wait`,
-in the keeper's thread, no matter who read it. How the rank ended is asked only there, since to ask
-is to wait for another process. The pidfd is there for a rank whose socket lives on in a process
+in the supervisor's thread, no matter who read it. How the rank ended is asked only there, since to
+ask is to wait for another process. The pidfd is there for a rank whose socket lives on in a process
 that it started.
 """
 
@@ -21,8 +21,8 @@ from contextlib import contextmanager, suppress
 from signal import SIGKILL
 from threading import Lock
 
-from ..channel import Kind, Message
-from .process import RankProcess, describe
+from ..wire.message import Kind, Message
+from .supervise.process import RankProcess, describe
 
 _ONE = (1).to_bytes(8, sys.byteorder)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from .. import layout
-from ..batch import Array, Request, read_request
-from ..config import ModelConfig
-from ..errors import PythonMpError
-from . import cores
+from ..model import layout
+from ..model.batch import Array, Request, read_request
+from ..model.config import ModelConfig
+from ..model.errors import PythonMpError
 from .metrics import Metrics
+from .place import cores
 from .replica import Replica
 
 

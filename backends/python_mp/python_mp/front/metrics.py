@@ -15,8 +15,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .net import THREADS, Net
-from .thread import Thread
+from ..machine.net import THREADS, Net
+from ..machine.thread import Thread
 
 if TYPE_CHECKING:
     from .group import Flight
@@ -52,7 +52,7 @@ HISTOGRAMS = {
     "collective_wait_seconds": "Time a rank waited for its peers during a batch",
 }
 
-REASONS = ("invalid", "queue_full", "down", "timeout", "cancelled", "condemned")
+REASONS = ("invalid", "queue_full", "down", "timeout", "cancelled", "poison")
 LABELLED = {
     "refused_total": ("reason", REASONS),
     "internal_errors_total": ("thread", THREADS),

@@ -1,7 +1,7 @@
 """A replica: its queue, its present group of ranks, and what becomes of requests when one dies.
 
     submit (Triton's thread) --> Scheduler --> Group.forward --> ranks
-    keeper's thread          <-- answers   <-- Inbox.wait    <--
+    supervisor's thread          <-- answers   <-- Inbox.wait    <--
 
 A request is answered, refused, or still in hand; it is never lost. When a group ends, what it had
 in hand goes back to its place in the queue, for a peer replica or the next generation: inference is
@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..batch import Batch, Request
-from ..channel import Refusal
-from ..config import ModelConfig
-from ..errors import (
+from ..model.batch import Batch, Request
+from ..model.config import ModelConfig
+from ..model.errors import (
     Cancelled,
     InvalidInput,
     PythonMpError,
@@ -29,31 +28,32 @@ from ..errors import (
     TimedOut,
     Unavailable,
 )
-from ..layout import ReplicaLayout
+from ..model.layout import ReplicaLayout
+from ..wire.message import Refusal
 from . import bounds
-from .away import Away
-from .blame import CRASH, Condemned, guilty
-from .cores import CpuSet
 from .group import Flight, Group
 from .inbox import GroupEnded, Messages
-from .keeper import Keeper
 from .metrics import Metrics
-from .parts import cut
-from .peers import Peers
-from .scheduler import Scheduler
+from .peers.away import Away
+from .peers.guests import Peers
+from .place.cores import CpuSet
+from .schedule.expiry import GONE, Expiry
+from .schedule.parts import cut
+from .schedule.scheduler import Scheduler
 from .status import Status
-from .sweeper import GONE, Sweeper
+from .supervise.poison import CRASH, PoisonList, guilty
+from .supervise.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
 _QUICK_SECONDS = 5e-3
 _MOST_STRAYS = 2
 """Peers that may be lost with a request until it waits at home."""
-_CONDEMNED = "this request has ended two groups of ranks"
+_POISON = "this request has ended two groups of ranks"
 _REASONS: dict[type[PythonMpError], str] = {
     TimedOut: "timeout",
     Cancelled: "cancelled",
-    RequestFailed: "condemned",
+    RequestFailed: "poison",
 }
 
 
@@ -79,17 +79,17 @@ class Replica:
         self._config = config
         self._metrics = metrics
         self._scheduler = Scheduler(config.parameters)
-        self._condemned = Condemned()
+        self._poison = PoisonList()
         self._lock = threading.Lock()
         self._group: Group | None = None
         self._batches = 0
         self._last_forward_seconds = 0.0
         self._down = "it is still being loaded"
         status = Status(runtime, config, layout.index, metrics.net)
-        self._keeper = Keeper(config, layout, cpus, runtime, status, metrics, server, self)
+        self._supervisor = Supervisor(config, layout, cpus, runtime, status, metrics, server, self)
         self._away = Away(self, status, runtime, metrics.net)
         self._peers = Peers(config, layout.index, runtime, self.submit, self, metrics.net)
-        self._sweeper = Sweeper(self._waiting_since, self._give_up, metrics.net)
+        self._expiry = Expiry(self._waiting_since, self._give_up, metrics.net)
 
     @property
     def serves(self) -> bool:
@@ -98,8 +98,8 @@ class Replica:
     def start(self) -> None:
         """Returns when the ranks serve. Raises LoadError with the first rank's reason."""
         try:
-            self._keeper.start()
-            self._sweeper.start()
+            self._supervisor.start()
+            self._expiry.start()
             self._away.start()
         except Exception:  # Also of the kernel, which may have no thread to give.
             self.stop()
@@ -109,8 +109,8 @@ class Replica:
         """Ends the ranks. Triton calls this when no request is left; one that is, is refused."""
         self._peers.close()
         self._away.stop()
-        self._keeper.stop()
-        self._sweeper.stop()
+        self._supervisor.stop()
+        self._expiry.stop()
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queues the requests. Each is answered later, from another thread."""
@@ -122,7 +122,7 @@ class Replica:
 
     def _submit(self, requests: Sequence[Request]) -> None:
         requests = self._cut(requests)
-        self._refuse_condemned(requests)
+        self._refuse_poison(requests)
         with self._lock:
             refused = [(r, why) for r in requests if not r.answered and (why := self._admit(r))]
             self._dispatch()
@@ -134,8 +134,8 @@ class Replica:
         self, requests: Sequence[Request], is_done: Callable[[], bool], seconds: float
     ) -> None:
         """As `submit`; then, if batches take the ranks only milliseconds, does the work of the
-        keeper's thread here until `is_done()` or the time is up. An answer that comes at once is
-        spared the way through another thread."""
+        supervisor's thread here until `is_done()` or the time is up. An answer that comes at once
+        is spared the way through another thread."""
         with ExitStack() as stack:
             group = self._attended(stack)
             self.submit(requests)
@@ -153,10 +153,10 @@ class Replica:
             return None
         try:
             return group if stack.enter_context(group.inbox.attended()) else None
-        except (OSError, ValueError):  # It has ended, or the kernel cannot; the keeper attends.
+        except (OSError, ValueError):  # It has ended, or the kernel cannot; the supervisor attends.
             return None
 
-    # -- the keeper's Desk -----------------------------------------------------------------------
+    # -- the supervisor's Owner ------------------------------------------------------------------
 
     def open(self, group: Group) -> None:
         if group.generation == 1:
@@ -227,7 +227,7 @@ class Replica:
     def take_back(self, requests: list[Request]) -> None:
         """To their places in the queue, for the next generation or another peer."""
         try:
-            self._refuse_condemned(requests)
+            self._refuse_poison(requests)
         finally:
             with self._lock:
                 self._scheduler.put_back(requests)
@@ -240,11 +240,11 @@ class Replica:
             waiting = self._scheduler.take_all() if down else []
         self._refuse(waiting, Unavailable(down), "down")
 
-    def condemned(self) -> str:
-        return self._condemned.tell()
+    def poison_list(self) -> str:
+        return self._poison.tell()
 
     def hear(self, told: str) -> None:
-        self._condemned.hear(told)
+        self._poison.hear(told)
         self._refuse_its_likes()
 
     # -- requests --------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ class Replica:
             named = list(batch.requests)
         invalid = refusal.error == InvalidInput.__name__
         error = InvalidInput(refusal.text) if invalid else RequestFailed(refusal.text)
-        self._refuse(named, error, "invalid" if invalid else "condemned")
+        self._refuse(named, error, "invalid" if invalid else "poison")
         rest = [request for request in batch.requests if not request.answered]
         # Not with those that came meanwhile: batches of all that there is leave the ranks idle
         # while the clients ask again.
@@ -323,12 +323,12 @@ class Replica:
             self._scheduler.put_back(rest)
 
     def _judge(self, in_hand: list[Request], ended: GroupEnded) -> None:
-        condemned = guilty(in_hand, ended)
-        for request in condemned:
-            self._condemned.add(request)
-        if condemned:
+        poison = guilty(in_hand, ended)
+        for request in poison:
+            self._poison.add(request)
+        if poison:
             self._away.spread()
-            self._refuse(condemned, RequestFailed(ended.raised or str(ended)), "condemned")
+            self._refuse(poison, RequestFailed(ended.raised or str(ended)), "poison")
             self._refuse_its_likes()
         self._refuse([r for r in in_hand if r.is_cancelled()], Cancelled(GONE), "cancelled")
 
@@ -337,17 +337,17 @@ class Replica:
         with self._lock:
             waiting = self._scheduler.waiting_since(math.inf)
         for request in waiting:
-            if request in self._condemned:
-                self._give_up(request, RequestFailed(_CONDEMNED))
+            if request in self._poison:
+                self._give_up(request, RequestFailed(_POISON))
 
-    def _refuse_condemned(self, requests: Iterable[Request]) -> None:
-        poison = [request for request in requests if request in self._condemned]
-        self._refuse(poison, RequestFailed(_CONDEMNED), "condemned")
+    def _refuse_poison(self, requests: Iterable[Request]) -> None:
+        poison = [request for request in requests if request in self._poison]
+        self._refuse(poison, RequestFailed(_POISON), "poison")
 
     def _see_to_the_rest(self) -> None:
         """What waits may go to a peer, or wait too long."""
         if len(self._scheduler):
-            self._sweeper.wake()
+            self._expiry.wake()
             if self._group is None:
                 self._away.wake()
 

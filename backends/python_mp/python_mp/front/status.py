@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from ..config import ModelConfig
-from .net import Net
-from .vital import vital
+from ..machine.net import Net
+from ..machine.vital import vital
+from ..model.config import ModelConfig
 
 FOLDER = "status"
 
@@ -74,11 +74,11 @@ class Status:
 
     def refresh(self) -> None:
         """Writes it, unless it stands there already. Call it now and then."""
-        self._net.hold("keeper", self._write)
+        self._net.hold("supervisor", self._write)
 
     def remove(self) -> None:
         self._state = {}
-        self._net.hold("keeper", lambda: self._path.unlink(missing_ok=True))
+        self._net.hold("supervisor", lambda: self._path.unlink(missing_ok=True))
 
     def _write(self) -> None:
         said = self._state | {"errors": self._net.said()}

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..batch import CU_SEQLENS, Array, check_output
-from ..config import ModelConfig, TensorSpec
-from ..errors import InvalidInput, LoadError, PythonMpError, RequestFailed
-from ..manifest import Manifest, check_hardware
-from ..rank_spec import RankSpec
+from ..model.batch import CU_SEQLENS, Array, check_output
+from ..model.config import ModelConfig, TensorSpec
+from ..model.errors import InvalidInput, LoadError, PythonMpError, RequestFailed
+from ..model.manifest import Manifest, check_hardware
+from ..model.rank_spec import RankSpec
+from ..sharding.packed import Packed
+from ..sharding.shard import Shard
 from .collectives import Communicator, connect
-from .packed import Packed
-from .shard import Shard
 
 log = logging.getLogger(__name__)
 

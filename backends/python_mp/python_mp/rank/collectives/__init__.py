@@ -15,7 +15,7 @@ import logging
 
 import torch
 
-from python_mp.rank.collectives.communicator import Alone, Communicator, Place
+from .communicator import Alone, Communicator, Place
 
 __all__ = ["Communicator", "connect"]
 
@@ -48,13 +48,13 @@ def connect(
     if place.world_size == 1:
         return Alone()
     if kind == "shm":
-        from python_mp.rank.collectives.shared_memory import SharedMemory
+        from .shared_memory import SharedMemory
 
         if region is None:
             raise ValueError("collectives over shared memory need a region")
         return SharedMemory(place, region)
     if kind in ("gloo", "nccl"):
-        from python_mp.rank.collectives.distributed import Distributed
+        from .distributed import Distributed
 
         if store is None:
             raise ValueError(f"collectives over {kind} need a store")

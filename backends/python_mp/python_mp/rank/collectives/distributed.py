@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from python_mp.rank.collectives.communicator import DTYPES, Place
+from .communicator import DTYPES, Place
 
 HEADER = 16  # int64 fields of a message's header: dtype, dimensions, shape
 IN_FLIGHT = 2  # messages that may wait for their receiver

@@ -8,8 +8,8 @@ import os
 import torch
 from torch import Tensor
 
-from python_mp.rank import _shm
-from python_mp.rank.collectives.communicator import DTYPES, Place
+from .. import _shm
+from .communicator import DTYPES, Place
 
 _INDEX = {dtype: index for index, dtype in enumerate(DTYPES)}
 _IS_BFLOAT16 = {torch.float32: 0, torch.bfloat16: 1}

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Protocol
 
-from ...batch import Array
-from ...rank_spec import RankSpec
+from ...model.batch import Array
+from ...model.rank_spec import RankSpec
 
 
 class Engine(Protocol):

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.export.pt2_archive._package import AOTICompiledModel
 
-from ...errors import LoadError
-from ...rank_spec import RankSpec
-from ...temporary import temporary_folder
-from .. import ops
-from ..packed import Packed
-from ..shard import Shard
+from ...machine.temporary import temporary_folder
+from ...model.errors import LoadError
+from ...model.rank_spec import RankSpec
+from ...sharding import ops
+from ...sharding.packed import Packed
+from ...sharding.shard import Shard
 from ..stage import Compute, Stage
 
 INPUTS, OUTPUTS = "inputs", "outputs"

@@ -14,13 +14,13 @@ import torch
 from onnxruntime import InferenceSession, OrtValue
 from torch import Tensor
 
-from ...errors import LoadError
-from ...rank_spec import RankSpec
+from ...model.errors import LoadError
+from ...model.rank_spec import RankSpec
+from ...sharding.packed import HIDDEN_OUT, Packed
+from ...sharding.shard import Shard
 from ..collectives import Communicator
-from ..onnx_graph import Segment, cut
-from ..packed import HIDDEN_OUT, Packed
-from ..shard import Shard
 from ..stage import Compute, Stage
+from .onnx_graph import Segment, cut
 
 
 def load(spec: RankSpec) -> Stage:

@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...errors import LoadError
-from ...manifest import Manifest, check_hardware, rank_file
-from ...rank_spec import RankSpec
+from ...model.errors import LoadError
+from ...model.manifest import Manifest, check_hardware, rank_file
+from ...model.rank_spec import RankSpec
+from ...sharding.packed import HIDDEN_OUT, Packed
+from ...sharding.shard import Shard
 from ..collectives.distributed import Distributed
-from ..packed import HIDDEN_OUT, Packed
-from ..shard import Shard
 from ..stage import Stage, gpu
-from ..tensorrt_api import library
-from ..tensorrt_graph import CUDA_GRAPHS, TensorRtGraph
-from ..tensorrt_plan import Plan, communicator
+from .tensorrt_api import library
+from .tensorrt_graph import CUDA_GRAPHS, TensorRtGraph
+from .tensorrt_plan import Plan, communicator
 
 
 def load(spec: RankSpec) -> Stage:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from ...errors import LoadError
-from ...rank_spec import RankSpec
-from ..shard import Shard
+from ...model.errors import LoadError
+from ...model.rank_spec import RankSpec
+from ...sharding.shard import Shard
 from ..stage import Compute, Stage
 
 

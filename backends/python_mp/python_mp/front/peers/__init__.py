@@ -1,0 +1,1 @@
+"""Replicas compute for one that has no ranks."""

@@ -1,0 +1,1 @@
+"""Which cores each rank gets."""

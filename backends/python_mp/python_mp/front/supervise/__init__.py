@@ -1,0 +1,1 @@
+"""Keeps a group of ranks up, and finds out what ends it."""

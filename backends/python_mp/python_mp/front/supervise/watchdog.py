@@ -1,0 +1,97 @@
+"""Notices a group that does not get on, by what its processes do and not by the clock alone.
+
+A rank that computes uses its processor, however long it takes: that is progress. Ranks that wait
+for a peer sleep. So a group with a batch in hand whose ranks all sleep is stuck: one of them has
+left the others alone in a collective, or waits for something that never comes. A process stopped by
+a signal is stuck at any time, also while the group starts or has nothing to do, and so is the
+forkserver.
+
+What keeps its processor busy for nothing cannot be told from honest work; `forward_timeout_seconds`
+is for who knows how long a batch may take.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+from ...machine.vital import Vital, vital
+from ...model.config import Parameters
+from ..group import Group, State
+from ..inbox import GroupEnded
+
+_BUSY = 0.02
+"""Of one processor, of any rank. Waiting for a peer takes 0.002 (it looks up every 10 ms),
+computing on a machine with 20 times too much to do 0.05."""
+_MOST_SECONDS = 1.0
+_DISAGREE_SECONDS = 2.0
+"""Ranks refuse a batch within milliseconds of each other."""
+_KERNEL = 6
+"""Times `hang_seconds` for a rank in the kernel, state D: a slow disk may have much to read, but
+one that has gone away answers never."""
+
+
+class Watchdog:
+    """Watches one generation and the forkserver that it comes from; `look` must be called every
+    `interval` seconds, or more often."""
+
+    def __init__(self, group: Group, parameters: Parameters, forkserver: int) -> None:
+        self._group = group
+        self._forkserver = forkserver
+        self._hang = parameters.hang_seconds or math.inf
+        self._limit = parameters.forward_timeout_seconds or math.inf
+        self.interval = min(_MOST_SECONDS, self._hang / 5, self._limit / 5)
+        self._next_look = 0.0
+        self._batch = -1
+        self._since = time.monotonic()
+        self._cpu_seconds: dict[int, float] = {}
+        self._running_since: dict[int, float] = {}
+
+    def look(self) -> None:
+        """Raises GroupEnded, with every rank's stacks in the log, when the group is stuck."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + self.interval / 2
+        names = {self._forkserver: "the process that starts ranks"}
+        names |= {rank.pid: f"rank {rank.rank}" for rank in self._group.ranks}
+        try:
+            vitals = {pid: vital(pid) for pid in names}
+        except OSError:  # Who cannot look must not judge.
+            self._since = now
+            return
+        for pid, process in vitals.items():
+            if process.state not in "Tt":
+                self._running_since[pid] = now
+            elif now - self._running_since.setdefault(pid, now) >= self._hang:
+                raise self._stuck(f"{names[pid]} has been stopped for {self._hang} s", killed=True)
+        if self._group.state is State.SERVING:
+            del vitals[self._forkserver]
+            self._look_at_work(now, vitals)
+
+    def _look_at_work(self, now: float, vitals: Mapping[int, Vital]) -> None:
+        flight = self._group.oldest
+        batch = flight.batch.id if flight else -1
+        least = _BUSY * (1 + now - self._since)
+        worked = any(
+            each.cpu_seconds - self._cpu_seconds.get(pid, 0.0) > least
+            for pid, each in vitals.items()
+        )
+        in_kernel = any(each.state == "D" for each in vitals.values())
+        if batch < 0 or batch != self._batch or worked:
+            self._batch, self._since = batch, now
+            self._cpu_seconds = {pid: each.cpu_seconds for pid, each in vitals.items()}
+        elif flight and flight.refused_by and now - self._since >= _DISAGREE_SECONDS:
+            raise self._stuck(f"ranks {sorted(flight.refused_by)} refused what others wait for")
+        elif now - self._since >= self._hang * (_KERNEL if in_kernel else 1):
+            seconds = now - self._since
+            raise self._stuck(f"no rank has got on for {seconds:.0f} s")
+        if flight and time.perf_counter() - flight.dispatched >= self._limit:
+            raise self._stuck(f"a batch has taken more than {self._limit} s")
+
+    def _stuck(self, reason: str, *, killed: bool = False) -> GroupEnded:
+        with suppress(OSError):
+            self._group.ask_for_stacks()
+        return GroupEnded(reason, killed=killed, hung=True)

@@ -1,0 +1,1 @@
+"""What processes ask of the system: threads, limits of the cgroup, states of processes."""

@@ -1,0 +1,1 @@
+"""The nouns, frozen: no torch, no Triton, standard library and NumPy only."""

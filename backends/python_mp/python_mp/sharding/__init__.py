@@ -1,0 +1,1 @@
+"""What module authors import: their shard, its weights, parallel layers, packed batches."""

@@ -1,0 +1,1 @@
+"""Model families that a checkpoint alone is enough for."""

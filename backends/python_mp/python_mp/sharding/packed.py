@@ -1,0 +1,104 @@
+"""The batch as a module sees it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..model.batch import CU_SEQLENS, Array
+from ..model.errors import InvalidInput
+from .attention import attention
+from .bins import fill
+
+HIDDEN, HIDDEN_OUT = "hidden", "hidden_out"
+"""Of a compiled graph: what the stage before handed over, what it hands on."""
+BINS = ("gather", "segments", "scatter")
+
+
+class Packed:
+    """A batch's tensors by name, on the rank's device, rows end to end: [tokens, ...] for ragged
+    inputs, [sequences, ...] for others. Whoever gets one may work in it in place.
+
+    Args:
+        shared: other ranks read the same memory.
+    """
+
+    def __init__(
+        self, inputs: Mapping[str, Array], device: torch.device, *, shared: bool = False
+    ) -> None:
+        self._device = device
+        self._tensors = {name: torch.from_numpy(a).to(device) for name, a in inputs.items()}
+        self._own = {} if shared and device.type == "cpu" else self._tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._own:
+            self._own[name] = self._tensors[name].clone()
+        return self._own[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    @property
+    def cu_seqlens(self) -> Tensor:
+        """int32 [sequences + 1]: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1]. Only
+        models with a ragged input have it, `lengths`, `positions` and `attend`."""
+        return self[CU_SEQLENS]
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Rows of each sequence."""
+        lengths: list[int] = self.cu_seqlens.diff().tolist()
+        return lengths
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """int32 [tokens]: each row's place in its sequence."""
+        ends = [torch.arange(length, dtype=torch.int32) for length in self.lengths]
+        return torch.cat(ends).to(self._device)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax attention of each row to the rows of its sequence.
+
+        q, k, v: [tokens, heads, head size]; returns [tokens, heads x head size].
+        """
+        return attention(q, k, v, self.lengths)
+
+    def refuse(self, bad: Tensor, text: str) -> None:
+        """For `check`: refuses the sequences with a row that is bad; all others are computed.
+
+        Args:
+            bad: bool [tokens, ...] or [sequences, ...].
+            text: true of each of them, and for their clients' eyes.
+
+        Raises:
+            InvalidInput: there is one.
+        """
+        rows = bad.flatten(1).any(1) if bad.dim() > 1 else bad
+        found: list[int] = rows.nonzero().ravel().tolist()
+        if found and CU_SEQLENS in self and len(rows) != len(self.lengths):
+            ends = self.cu_seqlens.tolist()[1:]
+            found = sorted({bisect_right(ends, row) for row in found})
+        if found:
+            raise InvalidInput(text, found)
+
+    def graph_inputs(self, names: Iterable[str], hidden: Tensor | None) -> dict[str, Tensor]:
+        """What a compiled graph asks for by these names: inputs of the model, `hidden`, or what
+        says where the sequences lie."""
+        return {name: self._graph_input(name, hidden) for name in names}
+
+    def _graph_input(self, name: str, hidden: Tensor | None) -> Tensor:
+        if name == HIDDEN:
+            assert hidden is not None
+            return hidden
+        if name == "positions":
+            return self.positions
+        return self._bins[name] if name in BINS else self[name]
+
+    @cached_property
+    def _bins(self) -> dict[str, Tensor]:
+        arrays = zip(BINS, fill(self.lengths), strict=True)
+        return {name: torch.from_numpy(array).to(self._device) for name, array in arrays}

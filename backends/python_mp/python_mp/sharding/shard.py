@@ -1,0 +1,90 @@
+"""What a module knows about its place: the `Shard` that `build(shard)` is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..model.errors import LoadError
+from ..rank.collectives import Communicator
+from .weights import Weights, bounds, read
+
+if TYPE_CHECKING:
+    from .source import Source
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One rank's part of a model: tensor rank `rank` of `size`, pipeline stage `stage` of `stages`.
+
+    `folder` is the version directory and `parameters` holds the config's `module.*` parameters.
+    """
+
+    rank: int
+    size: int
+    stage: int
+    stages: int
+    dtype: torch.dtype
+    device: torch.device
+    folder: Path
+    parameters: Mapping[str, str]
+    communicator: Communicator
+    given: Weights | None = None
+    """Weights to take instead of the folder's."""
+
+    @property
+    def is_first(self) -> bool:
+        return self.stage == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.stage == self.stages - 1
+
+    @property
+    def world_rank(self) -> int:
+        """Among all ranks of the replica; the R of its files `rankR.*`."""
+        return self.stage * self.size + self.rank
+
+    @cached_property
+    def source(self) -> Source:
+        """The folder's module and check; a user's module.py runs once."""
+        from . import source
+
+        return source.read(self.folder)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The folder's safetensors; for `build` only, which is when the files are open."""
+        return self.given or read(self.folder, self.world_rank, self.dtype, self.device)
+
+    def close_weights(self) -> None:
+        """Unmaps the files: what the module needs of them it has copied."""
+        self.__dict__.pop("weights", None)
+
+    def layers(self, total: int) -> range:
+        """The layers of this stage, of `total` in the model."""
+        if total < self.stages:
+            raise LoadError(
+                f"pipeline_parallel_size {self.stages} is more than the model's {total} layers"
+            )
+        return range(*bounds(total, self.stage, self.stages))
+
+    def share(self, total: int, what: str) -> int:
+        """This rank's part of `total` heads or columns.
+
+        Raises:
+            LoadError: tensor_parallel_size does not divide it.
+        """
+        if total % self.size:
+            raise LoadError(f"tensor_parallel_size {self.size} does not divide the {total} {what}")
+        return total // self.size
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """The sum over the stage's ranks, in place."""
+        return self.communicator.all_reduce(x) if self.size > 1 else x

@@ -1,0 +1,73 @@
+"""Where a model's module comes from: the user's module.py, or a checkpoint of a built-in family."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ..model.errors import LoadError, describe
+from ..model.paths import present, regular
+from .packed import Packed
+from .shard import Shard
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+Check = Callable[[Packed], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """`build(shard)` returns one rank's module. `check(batch)` raises InvalidInput for what cannot
+    be computed; it needs no weights, so that compiled engines have it too."""
+
+    build: Callable[[Shard], nn.Module]
+    check: Check | None
+
+
+def read(folder: Path) -> Source:
+    """The source in a version directory.
+
+    Raises:
+        LoadError: there is none, or it cannot be used. The message names the file.
+    """
+    if present(folder, "module.py"):
+        return _user_module(regular(folder, "module.py"))
+    if present(folder, "config.json"):
+        from .families import bert
+
+        config = bert.EncoderConfig.read(regular(folder, "config.json"))
+        return Source(partial(bert.Encoder, config=config), partial(bert.check, config))
+    raise LoadError(f"{folder} holds neither module.py nor a checkpoint's config.json")
+
+
+class _Unchanging(SourceFileLoader):
+    """Leaves no bytecode beside the source: nothing may change a version."""
+
+    def set_data(self, path: str, data: Buffer, *, _mode: int = 0o666) -> None:
+        pass
+
+
+def _user_module(path: Path) -> Source:
+    loader = _Unchanging("module", str(path))
+    spec = importlib.util.spec_from_file_location("module", path, loader=loader)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise LoadError(f"{path} raised {describe(error)}") from error
+    if not callable(getattr(module, "build", None)):
+        raise LoadError(f"{path} has no function build(shard); see README, bring your own model")
+    check = getattr(module, "check", None)
+    if check is not None and not callable(check):
+        raise LoadError(f"{path}: check must be a function of a batch, not {check!r}")
+    return Source(module.build, check)

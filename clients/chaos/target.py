@@ -1,0 +1,141 @@
+"""The server from outside: what it says of itself."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+
+from clients.chaos.processes import HouseError
+
+HEADER = "triton-admin"
+LOOK_SECONDS = 0.05
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Model:
+    """One entry of `models` in /status."""
+
+    name: str
+    ready: bool
+    reason: str
+    versions: tuple[int, ...]
+    stubs: tuple[int, ...]
+    replicas: tuple[dict[str, Any], ...]
+
+    @property
+    def ranks(self) -> list[tuple[int, int]]:
+        """(rank, pid) of the ranks that serve, of all replicas."""
+        return [
+            (rank, pid)
+            for replica in self.replicas
+            if replica["state"] == "serving"
+            for rank, pid in enumerate(replica["ranks"])
+        ]
+
+    @property
+    def is_whole(self) -> bool:
+        return self.ready and all(replica["state"] == "serving" for replica in self.replicas)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What GET /status says; `server` is tritonserver's pid, None while there is none."""
+
+    ready: bool
+    reason: str
+    watcher: int
+    server: int | None
+    models: dict[str, Model]
+
+    @classmethod
+    def parse(cls, said: dict[str, Any]) -> "Status":
+        models = {
+            name: Model(
+                name,
+                model["ready"],
+                model["reason"],
+                tuple(map(int, model["versions"])),
+                tuple(stub["pid"] for stub in model["stubs"]),
+                tuple(model["replicas"]),
+            )
+            for name, model in said["models"].items()
+        }
+        server = said["server"]["pid"]
+        return cls(said["ready"], said["reason"], said["watcher"], server, models)
+
+    @property
+    def is_whole(self) -> bool:
+        """Everything serves, not only enough of it."""
+        return self.ready and all(model.is_whole for model in self.models.values())
+
+    def names(self, pid: int) -> bool:
+        """Whether it counts on that process."""
+        return pid == self.server or any(
+            pid in model.stubs or pid in dict(model.ranks).values()
+            for model in self.models.values()
+        )
+
+
+class Target:
+    """
+    Args:
+        health_url: the watcher's, http://host:port.
+        http_url: Triton's HTTP, http://host:port.
+    """
+
+    def __init__(self, health_url: str, http_url: str, token: str) -> None:
+        self._health_url, self._http_url, self._token = health_url, http_url, token
+
+    def status(self) -> Status:
+        """Raises HouseError."""
+        return Status.parse(self._get(f"{self._health_url}/status"))
+
+    def metadata(self, model: str) -> dict[str, Any]:
+        """Names, types and shapes of a model's tensors. Raises HouseError."""
+        return self._get(f"{self._http_url}/v2/models/{model}")
+
+    def behind(self, model: str) -> list[str]:
+        """The models that a request to `model` passes through. Raises HouseError."""
+        config = self._get(f"{self._http_url}/v2/models/{model}/config")
+        steps = config.get("ensemble_scheduling", {}).get("step", [])
+        return [name for step in steps for name in self.behind(step["model_name"])] or [model]
+
+    def wait(
+        self, holds: Callable[[Status], bool], timeout: float, steady: float = 0.0
+    ) -> float | None:
+        """The moment since which /status says what `holds`, and has said so for `steady` seconds;
+        None if it never does."""
+        until, since = time.monotonic() + timeout, None
+        while (now := time.monotonic()) < until:
+            since = (since or now) if self._says(holds) else None
+            if since is not None and now - since >= steady:
+                return since
+            time.sleep(LOOK_SECONDS)
+        return None
+
+    def _says(self, holds: Callable[[Status], bool]) -> bool:
+        try:
+            return holds(self.status())
+        except HouseError:
+            return False
+
+    def _get(self, url: str) -> dict[str, Any]:
+        request = urllib.request.Request(url, headers={HEADER: self._token})
+        try:
+            with _OPENER.open(request, timeout=5.0) as reply:
+                return dict(json.load(reply))
+        except urllib.error.HTTPError as error:
+            raise HouseError(_refusal(url, error.code)) from error
+        except (OSError, HTTPException, ValueError) as error:
+            raise HouseError(f"{url} does not answer; is the server running?") from error
+
+
+def _refusal(url: str, code: int) -> str:
+    if code in (401, 403):
+        return f"{url} refuses the token; start the server and this program with one ADMIN_TOKEN"
+    return f"{url} answers {code}"

@@ -1,0 +1,1 @@
+"""What the watcher says over HTTP."""

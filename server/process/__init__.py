@@ -1,0 +1,1 @@
+"""One tritonserver: how it is started, and what is left of it."""

@@ -1,0 +1,1 @@
+"""Keeps a server and its models up, whatever dies."""

@@ -1,0 +1,201 @@
+"""What is known of one model: what of it serves, and what is wrong with it."""
+
+import json
+import time
+from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from server.control import Version
+from server.watch import stubs
+from server.watch.backoff import Backoff
+from server.watch.stubs import Stub
+
+Group = tuple[int, str]
+"""Version and instance group."""
+SAID = {"model", "version", "replica", "pid", "state", "reason"}
+SETTLED_NS = 100_000_000
+CONFIRMED = 2  # answers of Triton; between the first ones it may have switched versions
+
+
+class Trouble(NamedTuple):
+    """Why something does not serve.
+
+    Attributes:
+        public: for whoever asks; no text of a model's code, which may name files and contents.
+        full: for who has the admin token.
+    """
+
+    public: str
+    full: str
+
+
+@dataclass
+class Model:
+    """Facts about one model, as last seen.
+
+    Attributes:
+        config: as Triton has it; None while it must be read anew.
+        versions: those that serve.
+        has_served: since tritonserver was started.
+        stubs: those that live and belong to what serves.
+        replicas: what python_mp's fronts say of themselves.
+        lost: groups of active instances with a dead stub; True for passive ones.
+        reason: why it was not loaded as its files say; empty if it was.
+        restarts: how often it was loaded because a stub had died.
+        reloads: how often because its files had changed, by result.
+        mentioned: groups of passive instances that were reported lost.
+        due: when to load it again after a death; None if that is not needed.
+    """
+
+    name: str
+    config: dict[str, Any] | None = None
+    versions: list[int] = field(default_factory=list)
+    has_served: bool = False
+    stubs: list[Stub] = field(default_factory=list)
+    replicas: list[dict[str, Any]] = field(default_factory=list)
+    lost: dict[Group, bool] = field(default_factory=dict)
+    reason: str = ""
+    restarts: int = 0
+    reloads: dict[str, int] = field(default_factory=lambda: {"succeeded": 0, "failed": 0})
+    due: float | None = None
+    mentioned: set[Group] = field(default_factory=set)
+    deaths: Backoff = field(default_factory=Backoff)
+    _suspects: dict[Group, int] = field(default_factory=dict)
+
+    def see(
+        self,
+        versions: Sequence[Version],
+        living: Sequence[Stub],
+        said: Sequence[dict[str, Any]],
+        answer: int,
+        *,
+        loading: bool,
+    ) -> None:
+        """Take in what is there now.
+
+        Args:
+            versions: what Triton says of it.
+            living: stubs of all models.
+            said: what replicas of all models say of themselves.
+            answer: number of Triton's answer, from which `versions` is.
+            loading: it is being loaded, so how many stubs there should be is not known.
+        """
+        self.versions = sorted(version.number for version in versions if version.is_ready)
+        self.has_served = self.has_served or bool(self.versions)
+        self.stubs = [stub for stub in living if stub.model == self.name]
+        self.replicas = [
+            each for each in said if each["model"] == self.name and each["version"] in self.versions
+        ]
+        if self.config is None or loading:
+            self._suspects = {}
+            return
+        missing = {
+            (version, group): passive
+            for version in self.versions
+            for group, passive in stubs.missing(self.stubs, version, self.config).items()
+        }
+        self._suspects = {group: self._suspects.get(group, answer) for group in missing}
+        self.lost = {
+            group: passive
+            for group, passive in missing.items()
+            if group in self.lost or answer - self._suspects[group] >= CONFIRMED
+        }
+
+    @property
+    def needs_config(self) -> bool:
+        """Whether Triton has a config of it that was not read yet."""
+        return self.config is None and bool(self.versions)
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether some group seems to be hurt, and Triton's next answers will tell."""
+        return not self._suspects.keys() <= self.lost.keys()
+
+    @property
+    def is_hurt(self) -> bool:
+        """Whether an active instance is dead: all that Triton gives it fails."""
+        return not all(self.lost.values())
+
+    def why_not(self, models: Mapping[str, "Model"]) -> Trouble | None:
+        """Why it is not ready; None if it is."""
+        if not self.versions:
+            return _trouble("it did not load" if self.reason else "it is not loaded", self.reason)
+        if self.is_hurt and not self._has_living_replica():
+            return _trouble("its stub died", self.reason)
+        if self.replicas and not any(each["state"] == "serving" for each in self.replicas):
+            first = self.replicas[0]
+            return _trouble(f"it is {first['state']}", first["reason"])
+        for step in self.steps():
+            if step in models and models[step].why_not(models):
+                return _trouble(f"it needs {step}, which is not ready")
+        return None
+
+    def _has_living_replica(self) -> bool:
+        if self.replicas:
+            return any(each["state"] == "serving" for each in self.replicas)
+        groups = (self.config or {}).get("instance_group", [])
+        active = {group["name"] for group in groups if not group.get("passive")}
+        return any(stub.group in active for stub in self.stubs)
+
+    @property
+    def backend(self) -> str:
+        """Empty for an ensemble, and while it is not known."""
+        return str((self.config or {}).get("backend", ""))
+
+    def steps(self) -> list[str]:
+        """The models that an ensemble chains; none for another model."""
+        ensemble = (self.config or {}).get("ensemble_scheduling", {})
+        return [step["model_name"] for step in ensemble.get("step", [])]
+
+
+def _trouble(public: str, full: str = "") -> Trouble:
+    return Trouble(public, full or public)
+
+
+def _is_whole(said: object) -> bool:
+    return isinstance(said, dict) and said.keys() >= SAID
+
+
+class Said:
+    """What python_mp's fronts say of themselves: the status files in the folder of a run.
+
+    They are written by python_mp/front/status.py, each whole, and removed at an orderly end only.
+    """
+
+    def __init__(self) -> None:
+        self._all: list[dict[str, Any]] = []
+        self._changed: int | None = None
+
+    def read(self, run: Path) -> bool:
+        """Read them if some were written or removed; False if not."""
+        folder = run / "status"
+        changed = folder.stat().st_mtime_ns if folder.exists() else 0
+        if changed == self._changed:
+            return False
+        # Of two changes within a tick of the file system's clock the second one does not show.
+        settled = time.time_ns() - changed > SETTLED_NS
+        self._all = read_replicas(run)
+        self._changed = changed if settled else None
+        return True
+
+    def of(self, alive: Container[int]) -> list[dict[str, Any]]:
+        """Those whose stubs are `alive`; a reload has two of each replica for a moment."""
+        latest = {_place(each): each for each in self._all if each["pid"] in alive}
+        return [latest[place] for place in sorted(latest)]
+
+
+def read_replicas(run: Path) -> list[dict[str, Any]]:
+    """What all status files say, the latest last; files that are not whole say nothing."""
+    said = []
+    for file in (run / "status").glob("*.json"):
+        with suppress(OSError, ValueError):  # its writer just ended, or could not write
+            said.append(json.loads(file.read_text()))
+    whole = [each for each in said if _is_whole(each)]
+    return sorted(whole, key=lambda each: float(each.get("since", 0)))
+
+
+def _place(said: Mapping[str, Any]) -> tuple[str, int, int]:
+    return said["model"], said["version"], said["replica"]

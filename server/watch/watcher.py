@@ -1,0 +1,320 @@
+"""Runs a server, again after each death, until it is told to stop."""
+
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum, auto
+from types import FrameType
+
+from server.endpoints import Endpoints
+from server.errors import ControlError, ServerError
+from server.pages import report
+from server.pages.health import Health
+from server.process.launch import TritonServer
+from server.process.progress import Progress
+from server.watch.backoff import Backoff
+from server.watch.events import Events
+from server.watch.reconciler import Reconciler
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAME_SIGNAL = 1.0  # seconds; one wish may arrive twice: by the process group and by make
+TICK = 0.1
+REPORT = 1.0  # seconds between two reports while nothing is new
+CALM = 0.4  # seconds between two looks while nothing is to be done; events come at once
+START_PAUSE = 2.0  # seconds between two tries at most, while it cannot even be started
+
+
+class State(Enum):
+    """Of the server, as its watcher sees it."""
+
+    STARTING = auto()
+    SERVING = auto()
+    WAITING = auto()
+    """It died, and is started again in a moment."""
+    DRAINING = auto()
+    """All is served as before, but load balancers are told to look elsewhere."""
+    STOPPING = auto()
+    """What is in flight is finished, and nothing else taken."""
+    ENDED = auto()
+
+
+class Watcher:
+    """The first signal drains the server, the second one ends it.
+
+    Args:
+        server: not yet started.
+        say: takes the lines meant for the user, in a signal handler too.
+        drain_window: seconds between the first signal and the end of service.
+        watch_repository: load what changes in the model repository.
+    """
+
+    def __init__(
+        self,
+        server: TritonServer,
+        say: Callable[[str], None],
+        *,
+        drain_window: float = 0.0,
+        watch_repository: bool = True,
+    ) -> None:
+        self.server = server
+        self.net = server.net
+        self.events = Events()
+        self.reconciler: Reconciler | None = None
+        self.state = State.WAITING
+        self.since = self.served = time.monotonic()
+        self.version = ""
+        self.restarts = 0
+        self.trouble = ""
+        self._say = say
+        self._window = drain_window
+        self._watch = watch_repository
+        self._backoff = Backoff()
+        self._due = self._next_report = 0.0
+        self._serves = False  # this tritonserver does, or did
+        self._begun = False  # some tritonserver did
+        self._asked: float | None = None
+        self._killed = False
+        self._error: ServerError | None = None
+        self._demo: Callable[[Endpoints], str] | None = None
+        self._health: Health
+        self._progress: Progress
+
+    def run(self, demo: Callable[[Endpoints], str] | None = None) -> None:
+        """Serve until a signal has drained the server.
+
+        Args:
+            demo: called with the endpoints once the server is ready; what it returns is shown.
+
+        Raises:
+            ServerError: it never became ready, or did not drain.
+        """
+        for number in STOP_SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, self._on_signal)
+        self._demo = demo
+        self._begin()  # its complaint about a port comes first
+        try:
+            listener = self.server.endpoints.listen("health")
+            with Health(listener, self.server.settings.token, self.net) as self._health:
+                while self.state is not State.ENDED:
+                    if not self._is_calm or time.monotonic() >= self._next_report:
+                        self._publish()
+                    self.net["the events"].run(self._wait)
+                    time.sleep(self.net["the events"].pause)
+                    self.tick()
+        finally:
+            self._leave_models()
+            self.server.stop()
+            self.events.close()
+        if self._error is not None:
+            raise self._error
+
+    def tick(self) -> None:
+        """Look at the server once, and do what its state asks for. Raises nothing."""
+        if self._asked is not None:
+            self.net["the signal's work"].run(self._obey)
+        self.net["the server's watch"].run(self._advance)
+
+    def _advance(self) -> None:
+        match self.state:
+            case State.WAITING if time.monotonic() >= self._due:
+                self._try_again()
+            case State.STARTING:
+                self._start_up()
+            case State.SERVING | State.DRAINING:
+                self._serve()
+            case State.STOPPING:
+                self._stop()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it was told to stop."""
+        return self._asked is not None
+
+    @property
+    def _is_calm(self) -> bool:
+        if self._asked is not None or self.state is not State.SERVING:
+            return False
+        return self.reconciler is None or (self.reconciler.is_calm and not self.reconciler.has_news)
+
+    def _wait(self) -> None:
+        self.events.wait(CALM if self._is_calm else TICK)
+
+    def _end(self, error: ServerError | None = None) -> None:
+        self._turn(State.ENDED)
+        self._error = error
+
+    def _begin(self) -> None:
+        self._leave_models()
+        self._serves = False
+        try:
+            if not self.server.settings.own_control:
+                self.reconciler = Reconciler(self.server, self.events, self._say, watch=self._watch)
+            self.server.start()
+            self.events.watch(self.server.pid)
+            self._progress = Progress(self.server, self._say)
+        except (OSError, RuntimeError) as error:  # the latter of threads: there are too many
+            raise ServerError(f"tritonserver cannot be started: {error}") from error
+        self._turn(State.STARTING)
+
+    def _turn(self, state: State) -> None:
+        self.state, self.since = state, time.monotonic()
+        self._next_report = 0.0
+
+    def _start_up(self) -> None:
+        if self.server.returncode is not None:
+            self._mourn()
+        elif self.server.is_ready():
+            seconds = time.monotonic() - self.since
+            self._turn(State.SERVING)
+            self.trouble = ""
+            again, self._serves, self._begun = self._begun, True, True
+            if self.reconciler is not None:
+                with suppress(ControlError):  # metadata may be restricted
+                    self.version = self.server.control.version()
+                self._look_after_models()
+            self._publish()
+            self._announce(seconds, again=again)
+        elif why := self._progress.look(time.monotonic()):
+            self._give_up(why)
+
+    def _give_up(self, why: str) -> None:
+        """It will never be ready."""
+        self.server.request_stop(at_once=True)
+        if self._begun:
+            self._say(why)  # and once it has ended, it is started again
+        else:
+            self._end(ServerError(why))
+
+    def _serve(self) -> None:
+        self.served = time.monotonic()
+        if self.server.returncode is not None:
+            self._mourn()
+        else:
+            self._look_after_models()
+        if self.state is State.DRAINING and time.monotonic() - self.since > self._window:
+            self._end_service()
+
+    def _look_after_models(self) -> None:
+        if self.reconciler is not None:
+            self.reconciler.tick(reload=self.state is State.SERVING)
+
+    def _mourn(self) -> None:
+        """It ended, and nobody had asked for it."""
+        served = self.state is not State.STARTING
+        self._turn(State.WAITING)
+        self._leave_models()
+        self._publish()  # before the house is cleaned, which takes time
+        error = self.server.log.why_it_ended(self.server.wait(), served=served)
+        if not self._begun:
+            self._end(error)
+            return
+        self.trouble = str(error)
+        self.server.tolerate()
+        self._due = self._backoff.failed(time.monotonic())
+        wait = self._due - time.monotonic()
+        self._say(f"{error}; starting it again" + (f" in {wait:.0f} s" if wait > 0 else ""))
+
+    def _try_again(self) -> None:
+        self.restarts += 1
+        try:
+            self._begin()
+        except ServerError as error:  # no process was there, so one may try often
+            self._leave_models()
+            self._due = self._backoff.failed(time.monotonic(), longest=START_PAUSE)
+            if self.trouble != str(error):
+                self._say(f"{error}; it is tried again until it can be started")
+            self.trouble = str(error)
+
+    def _obey(self) -> None:
+        if self._killed:
+            self.server.request_stop(at_once=True)
+        match self.state:
+            case State.WAITING:
+                self._end()
+            case State.STARTING:
+                self._end_service()
+            case State.SERVING if self._window:
+                self._turn(State.DRAINING)
+            case State.SERVING:
+                self._end_service()
+
+    def _end_service(self) -> None:
+        self._turn(State.STOPPING)
+        if not self._serves:
+            self._leave_models()
+        if self.reconciler is None:
+            self.server.request_stop()
+
+    def _stop(self) -> None:
+        if self.server.returncode is None:
+            self._finish()
+            return
+        self._leave_models()
+        code, patience = self.server.wait(), self.server.settings.exit_timeout
+        if not self._serves:
+            self._end()  # nothing was in flight yet
+        elif self._killed:
+            self._end(ServerError("the server was ended with requests in flight"))
+        elif code:
+            late = f"it had not drained when the {patience} s of --exit-timeout-secs were over"
+            self._end(ServerError(late))
+        else:
+            self._end()
+            self._say("drained")
+
+    def _finish(self) -> None:
+        """Let what is in flight be finished."""
+        if self.reconciler is None:
+            self.server.end_if_drained()
+            return
+        if time.monotonic() - self.since > self.server.settings.exit_timeout:
+            self.server.request_stop(at_once=True)
+        if self.reconciler.drain():
+            self.server.end_idle()
+
+    def _leave_models(self) -> None:
+        if self.reconciler is not None:
+            self.reconciler.close()
+            self.reconciler = None
+
+    def _publish(self) -> None:
+        if self.net["the report"].run(lambda: self._health.tell(**report.of(self))):
+            self._next_report = time.monotonic() + REPORT
+
+    def _announce(self, seconds: float, *, again: bool) -> None:
+        log = self.server.log
+        for name, why in sorted(log.failures.items()):
+            self._say(f"{name} did not load: {why}")
+        names = ", ".join(sorted(log.ready))
+        if again:
+            self._say(f"ready again after {seconds:.1f} s: {names}")
+            return
+        if self._demo is not None:
+            try:
+                self._say(self._demo(self.server.endpoints))
+            except Exception as error:
+                if self._asked is None:
+                    self._say(f"the demonstration failed: {error}")
+        self._say(
+            f"ready after {seconds:.1f} s: {names}\n{self._where()}\nCtrl-C drains and ends it"
+        )
+
+    def _where(self) -> str:
+        endpoints = self.server.endpoints
+        return (
+            f"  HTTP     http://{endpoints.http_url}\n"
+            f"  gRPC     {endpoints.grpc_url}\n"
+            f"  metrics  {endpoints.metrics_url}\n"
+            f"  health   {endpoints.health_url}/ready"
+        )
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        self.events.wake()
+        if self._asked is None:
+            self._asked = now
+            self._say("draining; once more ends it at once")
+        elif now - self._asked > SAME_SIGNAL:
+            self._killed = True

@@ -1,0 +1,173 @@
+"""The chaos program and a server's processes: it must harm those, and no other; and what it puts
+into a repository must go again. The server is made up."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.chaos.leaks import PARTS, Bounds, Usage, run_folder
+from clients.chaos.new_version import next_version, versions
+from clients.chaos.processes import HouseError, Process, ancestors, descendants
+from clients.chaos.target import Status, Target
+
+
+def status(**change: Any) -> dict[str, Any]:
+    """What /status says of an ensemble of one sharded model."""
+    replica = {"state": "serving", "ranks": [31, 32], "generation": 1}
+    model = {"ready": True, "reason": "", "versions": [3], "stubs": [], "replicas": []}
+    sharded = {**model, "stubs": [{"instance": "lead_0", "pid": 21}], "replicas": [replica]}
+    models = {"embed": model, "encoder": sharded}
+    said = {"ready": True, "reason": "", "watcher": 1, "server": {"pid": 11}, "models": models}
+    return {**said, **change}
+
+
+def test_what_can_be_hit_and_whether_all_serves() -> None:
+    said = status()
+    parsed = Status.parse(said)
+    assert parsed.is_whole
+    assert parsed.models["encoder"].ranks == [(0, 31), (1, 32)]
+    assert [parsed.names(pid) for pid in (11, 21, 31, 32, 33)] == [True] * 4 + [False]
+    replicas = said["models"]["encoder"]["replicas"]
+    replicas.append({**replicas[0], "state": "restarting", "ranks": [33, 34]})
+    parsed = Status.parse(said)
+    assert parsed.ready
+    assert not parsed.is_whole
+    assert not parsed.names(33), "it serves nobody"
+
+
+class Scripted(Target):
+    """Whose pages are at hand."""
+
+    def __init__(self, **pages: dict[str, Any]) -> None:
+        super().__init__("http://127.0.0.1:1", "http://127.0.0.1:1", "a token")
+        self._pages = pages
+
+    def _get(self, url: str) -> Any:
+        return self._pages[url.removesuffix("/config").rpartition("/")[2]]
+
+
+def test_a_house_is_asked_until_it_holds_and_what_does_not_last_does_not_count() -> None:
+    """/status may be late: whole, then not, then whole again for good."""
+    target = Scripted(status=status())
+    assert target.wait(lambda now: not now.is_whole, 0.2) is None
+    looks = iter([True] * 3 + [False] + [True] * 1000)
+    asked: list[float] = []
+
+    def holds(_: Status) -> bool:
+        asked.append(time.monotonic())
+        return next(looks)
+
+    since = target.wait(holds, 10, steady=0.5)
+    assert since is not None
+    assert asked[3] <= since <= asked[4]
+    assert asked[-1] - since >= 0.4
+    with pytest.raises(HouseError, match=r"/status does not answer; is the server running\?"):
+        Target("http://127.0.0.1:1", "http://127.0.0.1:1", "right").status()
+
+
+def test_an_ensemble_is_its_steps() -> None:
+    steps = [{"model_name": name} for name in ("tokenizer", "inner")]
+    inner = [{"model_name": "encoder"}]
+    target = Scripted(
+        embed={"ensemble_scheduling": {"step": steps}},
+        inner={"ensemble_scheduling": {"step": inner}},
+        tokenizer={},
+        encoder={},
+    )
+    assert target.behind("embed") == ["tokenizer", "encoder"]
+    assert target.behind("encoder") == ["encoder"]
+
+
+@pytest.fixture
+def child() -> Iterator["subprocess.Popen[bytes]"]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+def test_only_the_server_s_processes_are_hit(child: "subprocess.Popen[bytes]") -> None:
+    mine = Process.of(child.pid, os.getpid())
+    assert os.getpid() in ancestors(child.pid)
+    assert child.pid in [*descendants(os.getpid())]
+    with pytest.raises(HouseError, match="none of the server's"):
+        Process.of(os.getppid(), os.getpid())
+    assert not replace(mine, started=mine.started + 1).send(signal.SIGKILL), "another process"
+    assert child.poll() is None
+    assert mine.send(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not mine.send(signal.SIGKILL)
+    with pytest.raises(HouseError):
+        Process.of(child.pid, os.getpid())
+
+
+def test_a_version_appears_and_goes(tmp_path: Path) -> None:
+    for number in ("2", "10"):
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "weights").write_text(number)
+
+    def interrupted() -> None:
+        with next_version(tmp_path) as number:
+            assert number == 11
+            assert versions(tmp_path) == [2, 10, 11]
+            assert (tmp_path / "11" / "weights").read_text() == "10"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "2"]
+
+
+def test_growth_beyond_its_bound_is_a_leak() -> None:
+    whole = {"processes": 0, "zombies": 0, "segments": 0, "files": 0}
+    whole |= {"MiB of segments": 32, "MiB of files": 32}
+    for part in PARTS:
+        whole |= {f"threads of {part}": 4, f"descriptors of {part}": 4, f"MiB of {part}": 32}
+    before = Usage(dict.fromkeys(whole, 100.0))
+    for figure, more in whole.items():
+        allowed, grown = ({**before.figures, figure: 100.0 + more + n} for n in (0, 1))
+        assert Usage(allowed).leaks(before, Bounds()) == []
+        [leak] = Usage(grown).leaks(before, Bounds())
+        assert leak.startswith(f"{figure}: ")
+
+
+def test_usage_counts_what_a_process_holds(tmp_path: Path) -> None:
+    """A process that stands for watcher and tritonserver: 1 child, 3 files more, 1 thread more."""
+    script = (
+        "import threading; files = [open('/dev/null') for _ in range(3)];"
+        "import subprocess; child = subprocess.Popen(['sleep', '60']);"
+        "import sys; threading.Thread(target=sys.stdin.read).start(); print(flush=True)"
+    )
+    folder = tmp_path / "python_mp_none_such"
+    unpacked = folder / "ranks-1-0-1" / "unpacked"
+    unpacked.mkdir(parents=True)
+    (unpacked / "weights").write_bytes(b"1" * (2 << 20))
+    (unpacked / "link").symlink_to("nowhere")
+    command = [sys.executable, "-c", script]
+    pipe = subprocess.PIPE
+    environment = {**os.environ, "PYTHON_MP_RUNTIME_DIR": str(folder)}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        children = [*descendants(process.pid)]
+        said = status(watcher=process.pid, server={"pid": process.pid})
+        figures = Usage.of(Status.parse(said)).figures
+        assert run_folder(process.pid) == folder
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        process.stdin.close()
+    assert figures["processes"] == 2
+    assert figures["threads of watcher"] == 2
+    assert figures["descriptors of tritonserver"] == 6
+    assert figures["MiB of watcher"] > 1
+    assert figures["files"] == 2
+    assert 2 <= figures["MiB of files"] < 2.1
+    assert figures["zombies"] == figures["segments"] == figures["descriptors of stubs"] == 0

@@ -1,0 +1,85 @@
+"""What the watcher of the models does after an error of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server.control import Version
+from server.watch.events import Events
+from server.watch.net import Net
+from server.watch.reconciler import Reconciler
+from server.watch.stubs import Stub
+
+STUB = Stub(os.getpid(), "m", 1, "lead_0", "run_1_shm")
+CONFIG = {"backend": "python", "instance_group": [{"name": "lead", "count": 1}]}
+
+
+class Roster:
+    """Whose only stub dies once."""
+
+    def __init__(self) -> None:
+        self.living = [STUB]
+        self.dead: list[Stub] = []
+
+    def look(self, now: float, *, interval: float) -> list[Stub]:
+        dead, self.dead = self.dead, []
+        return dead
+
+    def die(self) -> None:
+        self.living, self.dead = [], [STUB]
+
+
+def reconciler(folder: Path, loads: list[str]) -> tuple[Reconciler, Roster, Any]:
+    control = SimpleNamespace(
+        config=lambda _: dict(CONFIG), load=lambda name, _: loads.append(name)
+    )
+    run = SimpleNamespace(
+        folder=folder, prefix="run_1_", segments_changed=lambda: 0, hide_segments=lambda: None
+    )
+    server: Any = SimpleNamespace(
+        net=Net(lambda _: None), run=run, control=control, log=SimpleNamespace(failures={}),
+        settings=SimpleNamespace(model_repository=folder, exit_timeout=1),
+    )  # fmt: skip
+    made = Reconciler(server, Events(), lambda _: None, watch=False)
+    probe: Any = SimpleNamespace(
+        versions=[Version("m", 1, "READY")], answers=0, hurry=lambda _: None, close=lambda: None
+    )
+    roster: Any = Roster()
+    made._probe, made._roster = probe, roster
+    return made, roster, probe
+
+
+def look(watched: Reconciler, probe: Any) -> None:
+    probe.answers += 1
+    watched._net["the models' watch"]._due = 0.0  # without its pause
+    watched.tick()
+
+
+@pytest.mark.parametrize("step", ["_bury", "_end_doomed", "_see", "_revive"])
+def test_a_death_that_met_an_error_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whatever step of the look fails: the roster tells a death only once."""
+    watched, roster, probe = reconciler(tmp_path, loads := [])
+    for _ in range(5):
+        look(watched, probe)
+    roster.die()
+
+    def fails(*_: object) -> None:
+        raise OSError("a fault")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reconciler, step, fails)
+        look(watched, probe)
+    for _ in range(200):
+        look(watched, probe)
+    watched._pool.close()
+    for thread in watched._pool._threads:
+        thread.join(10)
+    assert "m" in loads
+    watched._events.close()
