@@ -1,8 +1,9 @@
-"""docs/faults.md, from what was tried."""
+"""docs/faults.md, from what was tried: python -m tests.osfaults.table RESULTS > docs/faults.md"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -62,3 +63,7 @@ def _outcome(row: Row) -> str:
         return "FAILED: " + row["trouble"].splitlines()[0].replace("|", "/")[:_TEXT]
     said = str(row["how"]).replace("|", "/").partition(";")[0]
     return said if len(said) <= _TEXT else said[: _TEXT - 3] + "..."
+
+
+if __name__ == "__main__":
+    print("\n".join(render(read(map(Path, sys.argv[1:])))))

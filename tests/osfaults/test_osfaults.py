@@ -1,9 +1,14 @@
 """Whatever call of the front or the watcher fails: it serves again once the cause is gone, or says
-why it does not, and every request is answered or refused. The calls are those of a trace."""
+why it does not, and every request is answered or refused. The calls are those of a trace.
+
+In the environment OSFAULTS_ONLY=PATTERN tries only such cases of `test_every_call`, and
+OSFAULTS_RESULTS=FILE keeps what became of them; see table.py.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -12,13 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.osfaults import strace
+from tests.osfaults import strace, table
 from tests.osfaults.cases import Case, Make, lasting, one_of_each, single
-from tests.osfaults.front import Forkserver, Front
+from tests.osfaults.front import ForkserverClient, Front
 from tests.osfaults.subject import Subject
-from tests.osfaults.watched import Watched
+from tests.osfaults.watched import Watcher
 
-PHASES = [(each, phase) for each in (Front, Forkserver, Watched) for phase in each.PHASES]
+PHASES = [(each, phase) for each in (Front, ForkserverClient, Watcher) for phase in each.PHASES]
+ONLY = os.environ.get("OSFAULTS_ONLY", "")
 pytestmark = pytest.mark.usefixtures("_may_trace", "_leaves_no_file")
 
 
@@ -44,14 +50,18 @@ def _may_trace(program: Callable[[str], str]) -> None:
 
 
 def check(subject: Subject, cases: Iterable[Case]) -> None:
-    tried = [subject.try_out(case) for case in cases]
-    assert tried, "nothing was tried"
+    tried = []
+    for case in cases:
+        tried.append(done := subject.try_out(case))
+        if results := os.environ.get("OSFAULTS_RESULTS"):
+            table.keep(Path(results), type(subject).__name__.lower(), done)
+    assert tried or ONLY, "nothing was tried"
     failed = [f"{done.case}: {done.trouble}" for done in tried if done.trouble]
     assert not failed, "\n".join(failed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [Front, Forkserver, Watched])
+@pytest.mark.parametrize("make", [Front, ForkserverClient, Watcher])
 def test_a_call_of_each_kind(make: type[Subject], tmp_path: Path) -> None:
     with closing(make(tmp_path)) as subject:
         check(subject, one_of_each(subject.cases(lasting), make.PHASES, make.MOST_KINDS))
@@ -63,4 +73,5 @@ def test_a_call_of_each_kind(make: type[Subject], tmp_path: Path) -> None:
 @pytest.mark.parametrize(("make", "phase"), PHASES)
 def test_every_call(make: type[Subject], phase: str, cases: Make, tmp_path: Path) -> None:
     with closing(make(tmp_path)) as subject:
-        check(subject, subject.cases(cases, phase))
+        wanted = [each for each in subject.cases(cases, phase) if re.search(ONLY, str(each))]
+        check(subject, wanted)

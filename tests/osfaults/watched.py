@@ -71,7 +71,7 @@ class Client(threading.Thread):
             time.sleep(0.02)
 
 
-class Watched(Subject):
+class Watcher(Subject):
     PHASES = ("start", "load", "stub", "server", "reload")
     HOLD_SECONDS = 1.5
     MOST_KINDS = 6

@@ -164,11 +164,12 @@ def test_ranks_that_disagree_are_ended(tmp_path: Path, fault: tuple[int, int, in
 # A collective has begun, and that nobody is hung for `hang_seconds` does not keep it alive; or the
 # next stage waits for it.
 @pytest.mark.parametrize(
-    ("changes", "more"),
+    ("changes", "more", "said"),
     [
         (
             {"when": "elif self.shard.rank == 1 and bad.any()"},
             {"tensor_parallel_size": 2, "hang_seconds": 0},
+            "refused what others wait for",
         ),
         (
             {
@@ -176,15 +177,16 @@ def test_ranks_that_disagree_are_ended(tmp_path: Path, fault: tuple[int, int, in
                 "returned": 'return {"Y": hidden + x} if hidden is not None else x',
             },
             {"pipeline_parallel_size": 2},
+            "negative",
         ),
     ],
     ids=["ranks", "stages"],
 )
 def test_one_that_fails_alone_ends_its_group(
-    tmp_path: Path, changes: dict[str, str], more: dict[str, int]
+    tmp_path: Path, changes: dict[str, str], more: dict[str, int], said: str
 ) -> None:
     with served(module_config(tmp_path, module("forward", **changes), **more), tmp_path) as replica:
-        with pytest.raises(RequestFailed):
+        with pytest.raises(RequestFailed, match=said):
             replica.ask(X=BAD).result(LIMIT)
         assert np.array_equal(replica.ask(X=GOOD).result(LIMIT)["Y"], 2 * GOOD)
         assert counted(replica, "restarts_total")[0] >= 1
