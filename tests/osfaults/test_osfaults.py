@@ -19,11 +19,11 @@ import pytest
 
 from tests.osfaults import strace, table
 from tests.osfaults.cases import Case, Make, lasting, one_of_each, single
-from tests.osfaults.front import ForkserverClient, Front
+from tests.osfaults.front import Forkserver, Front
 from tests.osfaults.subject import Subject
 from tests.osfaults.watched import Watcher
 
-PHASES = [(each, phase) for each in (Front, ForkserverClient, Watcher) for phase in each.PHASES]
+PHASES = [(each, phase) for each in (Front, Forkserver, Watcher) for phase in each.PHASES]
 ONLY = os.environ.get("OSFAULTS_ONLY", "")
 pytestmark = pytest.mark.usefixtures("_may_trace", "_leaves_no_file")
 
@@ -61,7 +61,7 @@ def check(subject: Subject, cases: Iterable[Case]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [Front, ForkserverClient, Watcher])
+@pytest.mark.parametrize("make", [Front, Forkserver, Watcher])
 def test_a_call_of_each_kind(make: type[Subject], tmp_path: Path) -> None:
     with closing(make(tmp_path)) as subject:
         check(subject, one_of_each(subject.cases(lasting), make.PHASES, make.MOST_KINDS))
