@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.texts import short_texts, token_ids
-from build_scripts.checkpoint_folder import Checkpoint
+from benchmarks.texts import CHECKPOINT, short_texts, token_ids
 from python_mp.model.batch import CU_SEQLENS
 from python_mp.rank.collectives import connect
 from python_mp.sharding import source
@@ -36,7 +35,7 @@ def main(dtype: str, seconds: float) -> float:
         stages=1,
         dtype=getattr(torch, dtype),
         device=CPU,
-        folder=Checkpoint.packaged().path,
+        folder=CHECKPOINT.path,
         parameters={},
         communicator=connect("auto", tensor_rank=0, tensor_size=1),
     )

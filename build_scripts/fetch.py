@@ -3,8 +3,8 @@
     package:NAME               a checkpoint inside an installed package
     FOLDER                     a checkpoint in a folder
     hub:OWNER/NAME@COMMIT      one from the Hugging Face hub; no code and no pickle
-    make:PACKAGE.MODULE        made here: its function make(folder, progress) writes the checkpoint
-                               and returns facts for the manifest
+    make:FILE.py               made by a file beside the recipe: its make(folder, progress) writes
+                               the checkpoint and returns facts for the manifest
 
 What lies on this machine already is not copied.
 """
@@ -16,7 +16,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ RECORD, CHECKPOINT = "source.json", "checkpoint"
 TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
 COMMIT = re.compile("[0-9a-f]{40}")
 ALLOWED = ["*.safetensors", *TEXTS]
-KINDS = "package:NAME, a folder, hub:OWNER/NAME@COMMIT or make:PACKAGE.MODULE"
+KINDS = "package:NAME, a folder, hub:OWNER/NAME@COMMIT or make:FILE.py"
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def inputs(job: Job) -> dict[str, object]:
         return decides | {"files": _hashes(job, folder)}
     kind, name = job.recipe.source.split(":", 1)
     if kind == "make":
-        return decides | {"code": _made_by(name), "module": job.module_sha256}
+        return decides | {"code": code.of_file(maker(job)), "module": job.module_sha256}
     _require_commit(name)
     return decides
 
@@ -93,7 +92,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
         kind, name = source.split(":", 1)
         if kind == "make":
             folder.mkdir()
-            facts = import_module(name).make(folder, progress)
+            facts = code.load(maker(job)).make(folder, progress)
         else:
             source = _download(name, folder)
     verify(job, folder)
@@ -180,11 +179,15 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in Path(name).parts)
 
 
-def _made_by(module: str) -> dict[str, str]:
-    try:
-        return code.of_module(module)
-    except BuildError as error:
-        raise BuildError(f"The source make:{error}") from None
+def maker(job: Job) -> Path:
+    """The file that makes the job's source."""
+    path = job.home / job.recipe.source.removeprefix("make:")
+    if not path.is_file():
+        raise BuildError(
+            f"{job.home} has no file {path.name}, which {job.recipe.source} names: what makes a"
+            " source lies beside recipe.toml, as weights.py does for make:weights.py"
+        )
+    return path
 
 
 def _require_commit(name: str) -> None:

@@ -5,6 +5,7 @@ engine and dtype are the lines to change; everything else says what has to hold 
 """
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -255,6 +256,22 @@ def _hint(said: str) -> str:
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(names)}"
 
 
-_TABLES = Recipe, Ensemble, Shapes, Calibration, Accuracy, TensorRt, Variant
-_FIELDS = tuple(dict.fromkeys(name for table in _TABLES for name in table.__struct_fields__))
+TABLES = Recipe, Ensemble, Shapes, Calibration, Accuracy, TensorRt, Variant
+_FIELDS = tuple(dict.fromkeys(name for table in TABLES for name in table.__struct_fields__))
 _VALUES = tuple(v for kind in (Family, Engine, Dtype, Compatibility) for v in get_args(kind))
+
+
+def schema() -> dict[str, Any]:
+    """Of recipe.toml, for editors: of one model, or of the steps of an ensemble."""
+    kinds = [Recipe, Ensemble]
+    either, tables = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": NAME,
+        "anyOf": list(either),
+        "$defs": tables,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2))

@@ -1,6 +1,6 @@
 """Requests to judge engines by, and others to calibrate them with, as clients would send them.
 
-What lies beside the recipe comes first, then what the Python module has that makes the weights:
+What lies in the model's folder comes first, then what the file has that makes the weights:
 
     samples.py     samples(folder) -> requests, labels or None
                    texts(folder) -> texts, for an encoder
@@ -17,15 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from build_scripts import fetch, sentences
+from build_scripts import code, fetch, sentences
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import SAMPLES, Job
@@ -170,16 +168,11 @@ def _hook(job: Job, name: str) -> Any:
 
 
 def _makers(job: Job) -> list[ModuleType]:
-    kind, _, name = job.recipe.source.partition(":")
-    theirs = [import_module(name)] if kind == "make" else []
+    theirs = [code.load(fetch.maker(job))] if job.recipe.source.startswith("make:") else []
     path = job.folder / SAMPLES
     if not path.exists():
         return theirs
-    spec = spec_from_file_location("samples", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = code.load(path)
     return [module] if hasattr(module, "samples") else [module, *theirs]
 
 

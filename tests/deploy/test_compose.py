@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from build_scripts import digits
 from clients.classify import classify
 from clients.connection import MODULES, Protocol, connect
 from clients.embed import _infer as embed_once
@@ -26,6 +25,7 @@ from server.process.installation import PROJECT
 from tests.deploy.stack import RUNBOOKS, TOKEN, Program, Stack, engine_answers, fresh_clone
 from tests.support import python_models
 from tests.support.calls import reference
+from tests.support.examples import digits
 from tests.support.processes import until
 
 BUILD_SECONDS = 1200.0

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.sentences import sentences
 from python_mp.model.config import ModelConfig
+from tests.support.checkpoints import packaged
 from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.forkserver import Pool
 from tests.support.replicas import Array
@@ -30,7 +30,7 @@ class Texts:
 @pytest.fixture(scope="session")
 def texts() -> Texts:
     """200 texts."""
-    checkpoint, written = Checkpoint.packaged(), sentences(200)
+    checkpoint, written = packaged(), sentences(200)
     encoded = checkpoint.tokenizer().encode_batch(written)
     ids = [np.array(each.ids, np.int32) for each in encoded]
     with warnings.catch_warnings(action="ignore"):
@@ -59,7 +59,7 @@ def encoder_folder(tmp_path: Path) -> Path:
     version = tmp_path / "encoder" / "1"
     version.mkdir(parents=True)
     for name in ("config.json", "model.safetensors"):
-        shutil.copy(Checkpoint.packaged().file(name), version)
+        shutil.copy(packaged().file(name), version)
     return version.parent
 
 

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from build_scripts import digits, ranker
 from build_scripts.job import REPOSITORY
 from python_mp.model.errors import InvalidInput
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding import source
 from python_mp.sharding.shard import Shard
 from tests.support.configs import FP32, model_config, tensor
+from tests.support.examples import digits, ranker
 from tests.support.replicas import LIMIT, Array, served
 
 

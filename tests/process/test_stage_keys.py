@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from build_scripts import code, stages
+from build_scripts import code, fetch, stages
 from build_scripts import job as jobs
 from build_scripts.job import PROJECT, REPOSITORY, Job
 from tests.support.checkpoints import tiny_bert
@@ -163,7 +163,7 @@ def _covered(job: Job, stage: str) -> set[str]:
     step = stages.plan(job)[stage]
     covered = set(code.hashes(f"build_scripts.{stage}"))
     if job.recipe.source.startswith("make:"):
-        covered |= code.hashes(job.recipe.source.removeprefix("make:")).keys()
+        covered |= code.of_file(fetch.maker(job)).keys()
     return covered.union(*(_covered(job, need) for need in step.stage.NEEDS if need in job.outputs))
 
 
@@ -213,12 +213,15 @@ def test_somebodys_own_package_counts_too(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / f"compiled_for_test{EXTENSION_SUFFIXES[0]}").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     found = code.hashes("theirs_for_test.make")
+    (tmp_path / "weights.py").write_text("import theirs_for_test.make")
     assert found.keys() == {
         "theirs_for_test", "theirs_for_test.make", "theirs_for_test.data", "beside_for_test",
         "spaced_for_test.part", "called_for_test", "compiled_for_test",
     }  # fmt: skip
-    assert code.of_module("theirs_for_test.make").items() - found.items() == {
-        (f"library {tool}", version(tool)) for tool in ("numpy", "safetensors")
+    of_file = code.of_file(tmp_path / "weights.py")
+    assert of_file.items() - found.items() == {
+        *((f"library {tool}", version(tool)) for tool in ("numpy", "safetensors")),
+        ("weights.py", of_file["weights.py"]),
     }
 
 

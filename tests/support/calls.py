@@ -19,11 +19,11 @@ import tritonclient.http
 from numpy.typing import NDArray
 from tritonclient.utils import np_to_triton_dtype
 
-from build_scripts import ranker
-from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.sentences import sentences
 from python_mp.front.metrics import FLUSH_SECONDS
 from server.endpoints import Endpoints
+from tests.support.checkpoints import packaged
+from tests.support.examples import ranker
 from tests.support.processes import until
 
 Array = NDArray[Any]
@@ -94,7 +94,7 @@ def reference() -> Reference:
     with warnings.catch_warnings(action="ignore"):
         from sentence_transformers import SentenceTransformer
 
-        model = SentenceTransformer(str(Checkpoint.packaged().path), device="cpu")
+        model = SentenceTransformer(str(packaged().path), device="cpu")
         vectors = model.encode(texts, batch_size=16, show_progress_bar=False)
     return Reference(texts, np.asarray(vectors))
 

@@ -1,4 +1,5 @@
-"""A tiny checkpoint of a BERT, as a sentence-transformers folder, to be changed in every way."""
+"""A tiny checkpoint of a BERT, as a sentence-transformers folder, to be changed in every way; and
+that of `embed`."""
 
 from __future__ import annotations
 
@@ -10,6 +11,9 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import BertProcessing
+
+from build_scripts import fetch, job
+from build_scripts.checkpoint_folder import Checkpoint
 
 SPECIAL = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 WORDS = [*SPECIAL, *"abcdefghijklmnopqrstuvwxyz", "##a", "##b", "##c", "##e", "##s", "the", "."]
@@ -86,3 +90,10 @@ def tiny_bert(folder: Path, seed: int = 0, **changes: Any) -> Path:
     save_file(tensors(CONFIG, seed), folder / "model.safetensors")
     word_piece().save(str(folder / "tokenizer.json"))
     return folder
+
+
+def packaged() -> Checkpoint:
+    """What embed/recipe.toml names."""
+    folder = fetch.local_folder(job.load("embed_encoder"))
+    assert folder is not None
+    return Checkpoint(folder)

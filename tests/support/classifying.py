@@ -9,8 +9,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from build_scripts import digits
 from tests.support.calls import Array, Client
+from tests.support.examples import digits
 
 DEFAULT_K, CLASSES = 3, 10
 

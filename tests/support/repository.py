@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.publish import versions
 from server.process.installation import PROJECT
+from tests.support.checkpoints import packaged
 
 MODELS = PROJECT / "model_repository"
 ECHO = """
@@ -127,7 +127,7 @@ def add_variant(repository: Path, layout: Layout) -> None:
     encoder = f"{layout.name}_encoder"
     source = MODELS / "embed_encoder"
     config = layout.apply((source / "config.pbtxt").read_text())
-    files = [Checkpoint.packaged().file(name) for name in ("config.json", "model.safetensors")]
+    files = [packaged().file(name) for name in ("config.json", "model.safetensors")]
     config = config.replace('name: "embed_encoder"', f'name: "{encoder}"')
     model = add(repository, encoder, config, files)
     shutil.copytree(source / "warmup", model / "warmup")

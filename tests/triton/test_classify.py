@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from build_scripts import digits
 from server.process.launch import TritonServer
 from tests.support.calls import PROTOCOLS, Client, in_parallel
 from tests.support.classifying import CLASSES, DEFAULT_K, classify, held_out
+from tests.support.examples import digits
 
 
 @pytest.mark.parametrize(("protocol", "size"), [("grpc", 1), ("grpc", 64), ("http", 20)])

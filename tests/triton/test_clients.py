@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from build_scripts import digits
 from server.process.installation import PROJECT
 from server.process.launch import TritonServer
 from tests.support.calls import BOUND, PROTOCOLS, Client, plain_ranker, reference
 from tests.support.command import variables
+from tests.support.examples import digits
 
 FEW = [3, 1, 4]
 

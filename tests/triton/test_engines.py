@@ -20,12 +20,13 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from build_scripts import build, digits
+from build_scripts import build
 from build_scripts import job as jobs
 from server.process.launch import TritonServer
 from tests.support import repository
 from tests.support.calls import Client, closeness, in_parallel, reference
 from tests.support.classifying import held_out
+from tests.support.examples import digits
 from tests.support.serving import Serve
 
 pytestmark = pytest.mark.timeout(900)

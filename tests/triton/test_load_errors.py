@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
-from build_scripts import ranker
 from server.endpoints import Endpoints
 from server.errors import ModelError
 from server.process.launch import TritonServer
 from tests.support import python_models, repository
+from tests.support.examples import ranker
 from tests.support.python_models import BROKEN
 from tests.support.repository import ECHO, MODELS, Layout, newest, with_parameters
 from tests.support.serving import Serve, processes_of

@@ -10,11 +10,11 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from build_scripts import digits
 from build_scripts.errors import BuildError
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding import source
 from python_mp.sharding.shard import Shard
+from tests.support.examples import digits
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +16,12 @@ from rich.progress import Progress
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from build_scripts import fetch, job, ranker, stages
+from build_scripts import fetch, job, stages
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
-from build_scripts.job import Job
+from build_scripts.job import REPOSITORY, Job
 from tests.support.checkpoints import CONFIG, FOLDER, shapes, tiny_bert, write_json
+from tests.support.examples import ranker
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PBTXT = """
@@ -130,7 +133,8 @@ def test_what_may_change_on_the_hub_is_refused_with_its_commit(
 
 
 def test_what_is_made_comes_with_its_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make_job(tmp_path, "make:build_scripts.ranker", "module")
+    made = make_job(tmp_path, "make:seeded.py", "module")
+    shutil.copy(REPOSITORY / "ranker" / "seeded.py", made.home)
     out = run(made, monkeypatch)
     source = fetch.read(made)
     assert source.facts == {"trained": False, "seed": 0}
@@ -139,6 +143,9 @@ def test_what_is_made_comes_with_its_facts(tmp_path: Path, monkeypatch: pytest.M
     again = (tmp_path / "model.safetensors").read_bytes()
     assert again == (out / "checkpoint" / "model.safetensors").read_bytes(), "of the same seed"
     assert {name: tensor.shape for name, tensor in weights.items()} == dict(ranker.shapes())
+    with (made.home / "seeded.py").open("a") as file:
+        file.write("# changed\n")
+    assert run(replace(made), monkeypatch) != out
 
 
 SHARDS = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -222,7 +229,12 @@ def test_a_bad_checkpoint_is_refused_in_a_sentence(
     ("source", "family", "said"),
     [
         ("no/such/folder", "module", "there is no folder .*no/such/folder; a source is package:NA"),
-        ("make:no_such.module", "module", "make:no_such.module names no Python module"),
+        ("make:weights.py", "module", "has no file weights.py, which make:weights.py names"),
+        (
+            "make:build_scripts.digits",
+            "module",
+            "has no file build_scripts.digits, which",
+        ),
         ("package:no_such_package", "encoder", "package no-such-package is not installed; run `m"),
         ("empty", "tokenizer", r"has no tokenizer\.json"),
     ],

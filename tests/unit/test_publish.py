@@ -240,7 +240,7 @@ def change_layout(tiny: Workshop) -> None:
 
 
 def lose_instances(tiny: Workshop) -> None:
-    tiny.edit("config.pbtxt", ',\n  { name: "shards" kind: KIND_CPU passive: true }', "")
+    tiny.edit("config.pbtxt", ',\n  { name: "shard" kind: KIND_CPU passive: true }', "")
 
 
 def say_engine(tiny: Workshop) -> None:

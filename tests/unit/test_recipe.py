@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any, get_args
 
+import jsonschema
 import msgspec
 import pytest
 
@@ -208,3 +210,26 @@ def test_engines_and_dtypes_are_those_of_the_backend() -> None:
 def test_the_recipes_of_the_repository_are_good(model: str) -> None:
     made = load(job.recipe_of(model, REPOSITORY), model)
     assert made.source.startswith(("package:", "make:"))
+
+
+SCHEMA = job.PROJECT / "docs" / "recipe.schema.json"
+
+
+def test_editors_have_the_schema_of_now() -> None:
+    """`python -m build_scripts.recipe > docs/recipe.schema.json` makes it."""
+    assert json.loads(SCHEMA.read_text()) == json.loads(json.dumps(recipe.schema()))
+
+
+@pytest.mark.parametrize("path", job.recipes(), ids=lambda path: path.parent.name)
+def test_editors_find_it_and_it_takes_what_the_build_takes(path: Path) -> None:
+    first, given = path.read_text().splitlines()[0], tomllib.loads(path.read_text())
+    assert (path.parent / first.removeprefix("#:schema ")).resolve() == SCHEMA
+    jsonschema.validate(given, json.loads(SCHEMA.read_text()))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(given | {"sorce": ""}, json.loads(SCHEMA.read_text()))
+
+
+@pytest.mark.parametrize("table", recipe.TABLES)
+def test_every_key_is_in_the_reference(table: type[recipe.Table]) -> None:
+    page = (job.PROJECT / "docs" / "recipe.md").read_text()
+    assert [name for name in table.__struct_fields__ if f"`{name}`" not in page] == []

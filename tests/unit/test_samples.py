@@ -96,13 +96,13 @@ def test_sentences_of_the_gate_are_in_no_text_to_calibrate_with() -> None:
     assert max(len(text.split()) for text in others) > 150  # long ones, too
 
 
-@pytest.mark.parametrize("source", ["make:build_scripts.ranker", "make:build_scripts.digits"])
+@pytest.mark.parametrize(("model", "file"), [("ranker", "seeded.py"), ("classifier", "digits.py")])
 def test_weights_that_are_made_come_with_disjoint_samples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, file: str
 ) -> None:
-    job = made(tmp_path, monkeypatch, source)
-    model = {"ranker": "ranker", "digits": "classifier"}[source.rpartition(".")[2]]
-    shutil.copy(REPOSITORY / model / "config.pbtxt", tmp_path)
+    job = made(tmp_path, monkeypatch, f"make:{file}")
+    for name in ("config.pbtxt", "module.py", file):
+        shutil.copy(REPOSITORY / model / name, tmp_path)
     ours, theirs = sides(job)
     assert ours.isdisjoint(theirs)
     assert (len(samples.judged(job).requests), len(samples.calibration(job))) == (200, 64)

@@ -1,6 +1,6 @@
-"""Weights for the `classifier`, trained on scikit-learn's handwritten digits.
+"""Weights for the `classifier`, trained on scikit-learn's handwritten digits; named by recipe.toml.
 
-python -m build_scripts.digits --images DIR    writes some of the held-out digits, to try
+python model_repository/classifier/digits.py --images DIR    writes some held-out digits, to try
 """
 
 import argparse
@@ -29,7 +29,7 @@ from python_mp.sharding import source
 from python_mp.sharding.shard import Shard
 
 Array = NDArray[Any]
-CLASSIFIER = Path(__file__).resolve().parent.parent / "model_repository" / "classifier"
+CLASSIFIER = Path(__file__).resolve().parent
 SIDE, CLASSES, PATCHES, PATCH_PIXELS = 8, 10, 16, 4
 DIM, HIDDEN, BLOCKS = 64, 256, 4
 SEED, HELD_OUT, LEAST_ACCURACY = 0, 0.2, 0.97
@@ -57,7 +57,7 @@ def make(folder: Path, progress: Progress) -> dict[str, object]:
     if accuracy < LEAST_ACCURACY:
         raise BuildError(
             f"The classifier recognises {accuracy:.1%} of the held-out digits, which is less than"
-            f" {LEAST_ACCURACY:.0%}: change SEED or EPOCHS in build_scripts/digits.py."
+            f" {LEAST_ACCURACY:.0%}: change SEED or EPOCHS in {Path(__file__).name}."
         )
     tensors = {name: leaf.detach() for name, leaf in leaves.tensors.items()}
     save_file(tensors, folder / "model.safetensors")
@@ -225,7 +225,7 @@ def write_images(folder: Path, count: int = 20) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m build_scripts.digits")
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="to write to")
     write_images(parser.parse_args(arguments).images)
     return 0

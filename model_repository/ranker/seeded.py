@@ -1,4 +1,5 @@
-"""Weights for the example `ranker`: a gated MLP, untrained, the same from the same seed."""
+"""Weights for the example `ranker`: a gated MLP, untrained, the same from the same seed; named by
+recipe.toml."""
 
 from collections.abc import Iterator
 from pathlib import Path
