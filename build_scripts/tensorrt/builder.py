@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import onnx
 import torch
 from rich.progress import Progress
@@ -76,4 +76,8 @@ def _facts(options: TensorRt) -> dict[str, Any]:
     versions = {"tensorrt": library().__version__, "cuda": torch.version.cuda}
     if found := re.search(r"Module\s+([\d.]+)", DRIVER.read_text() if DRIVER.exists() else ""):
         versions["driver"] = found[1]
-    return {"versions": versions, "hardware": {"gpu": gpu()}, "options": asdict(options)}
+    return {
+        "versions": versions,
+        "hardware": {"gpu": gpu()},
+        "options": msgspec.structs.asdict(options),
+    }

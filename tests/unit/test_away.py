@@ -28,8 +28,10 @@ from python_mp.model.config import ModelConfig
 from python_mp.model.errors import RequestFailed, TimedOut, Unavailable
 from python_mp.wire.arena import Arena
 from python_mp.wire.message import Kind
+from tests.support.configs import echo_config
 from tests.support.descriptors import ours
-from tests.support.harness import LIMIT, FutureAnswer, echo_config, echo_input, until
+from tests.support.processes import until
+from tests.support.replicas import LIMIT, FutureAnswer, echo_input
 
 
 class House:

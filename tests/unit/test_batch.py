@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from python_mp.model.batch import CU_SEQLENS, Batch, Request, read_request
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import InvalidInput, RequestFailed
-from tests.support.harness import FP32, INT32, Array, FutureAnswer, model_config, tensor
+from tests.support.configs import FP32, INT32, model_config, tensor
+from tests.support.replicas import Array, FutureAnswer
 
 
 def ragged(name: str, dtype: str, *more: int, **options: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from python_mp.front import bounds
 from python_mp.machine import cgroup
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import ConfigError
-from tests.support.harness import FP32, INT32, model_config, tensor
+from tests.support.configs import FP32, INT32, model_config, tensor
 
 X = tensor("X", FP32, 4)
 GIB = 1 << 30

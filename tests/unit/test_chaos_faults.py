@@ -17,7 +17,7 @@ from clients.chaos.new_version import versions
 from clients.chaos.processes import HouseError, stat
 from clients.chaos.scene import Scene
 from clients.chaos.target import Status, Target
-from tests.support.harness import until
+from tests.support.processes import until
 
 
 @pytest.fixture

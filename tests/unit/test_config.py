@@ -11,7 +11,7 @@ import pytest
 
 from python_mp.model.config import ModelConfig, Parameters, parse
 from python_mp.model.errors import ConfigError
-from tests.support.harness import FP32, INT32, model_config, tensor
+from tests.support.configs import FP32, INT32, model_config, tensor
 
 IDS = tensor("IDS", INT32, -1, allow_ragged_batch=True)
 HIDDEN = tensor("HIDDEN", FP32, -1, 8)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from python_mp.model.config import ModelConfig, parse
 from python_mp.model.errors import ConfigError
 from python_mp.model.parameters import _READERS, ENGINES, Parameters
-from tests.support.harness import FP32, INT32, model_config, tensor
+from tests.support.configs import FP32, INT32, model_config, tensor
 
 X = tensor("X", FP32, 4)
 IDS = tensor("IDS", INT32, -1, allow_ragged_batch=True)

@@ -12,7 +12,7 @@ from python_mp.machine import net as nets
 from python_mp.machine.net import Net
 from python_mp.model.batch import Request
 from python_mp.model.errors import Cancelled, TimedOut
-from tests.support.harness import FutureAnswer
+from tests.support.replicas import FutureAnswer
 
 
 def test_a_late_request_is_given_up_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:

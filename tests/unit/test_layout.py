@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from python_mp.model.config import InstanceGroup, ModelConfig
 from python_mp.model.errors import ConfigError
 from python_mp.model.layout import CPU, Instance, including, replicas
-from tests.support.harness import FP32, model_config, tensor
+from tests.support.configs import FP32, model_config, tensor
 
 SIZES = st.integers(1, 4)
 X = tensor("X", FP32, 1)

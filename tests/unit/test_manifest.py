@@ -15,7 +15,7 @@ from python_mp.model import manifest
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import ConfigError, LoadError
 from python_mp.model.manifest import Manifest, check_hardware, configured, rank_file, refusal
-from tests.support.harness import FP32, model_config, tensor
+from tests.support.configs import FP32, model_config, tensor
 
 AGAIN = r"; run `python -m build_scripts.build m`$"
 

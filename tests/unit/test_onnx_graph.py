@@ -5,41 +5,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
 from python_mp.rank.engines.onnx_graph import COLLECTIVE, DOMAIN, Segment, cut, join
+from tests.support.graphs import graph
 
 Array = np.ndarray[Any, Any]
 ROWS = 5
 
 
-def graph(collectives: int) -> ModelProto:
+def product(collectives: int) -> ModelProto:
     """x [n, 4] -> y: so many times "matrix product, all-reduce, add what was there before"."""
-    random = np.random.default_rng(0)
-    nodes, weights, x = [], [], "x"
+    random, nodes, types, weights, x = np.random.default_rng(0), "", [], {}, "x"
     for n in range(collectives):
-        matrix = random.standard_normal((4, 4)).astype(np.float32)
-        weights.append(numpy_helper.from_array(matrix, f"w{n}"))
-        nodes += [
-            helper.make_node("MatMul", [x, f"w{n}"], [f"part{n}"]),
-            helper.make_node(COLLECTIVE, [f"part{n}"], [f"sum{n}"], domain=DOMAIN),
-            helper.make_node("Add", [f"sum{n}", x], [f"x{n}"]),
-        ]
+        weights[f"w{n}"] = random.standard_normal((4, 4)).astype(np.float32)
+        nodes += f"part{n} = MatMul ({x}, w{n}) sum{n} = {DOMAIN}.{COLLECTIVE} (part{n})"
+        nodes += f" x{n} = Add (sum{n}, {x}) "
+        types += [f"float[n, 4] {name}{n}" for name in ("part", "sum", "x")]
         x = f"x{n}"
-    nodes.append(helper.make_node("Relu", [x], ["y"]))
-    rows = helper.make_tensor_value_info
-    inner = [node.output[0] for node in nodes[:-1]]
-    made = helper.make_graph(
-        nodes,
-        "ranks",
-        [rows("x", TensorProto.FLOAT, ["n", 4])],
-        [rows("y", TensorProto.FLOAT, ["n", 4])],
-        weights,
-        value_info=[rows(name, TensorProto.FLOAT, ["n", 4]) for name in inner],
-    )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
-    return helper.make_model(made, opset_imports=opsets, ir_version=10)
+    between = f"<{', '.join(types)}>" if types else ""
+    ends = "ranks (float[n, 4] x) => (float[n, 4] y)"
+    return graph(f"{ends} {between} {{ {nodes} y = Relu ({x}) }}", **weights)
 
 
 def run(segments: Sequence[Segment], x: Array, ranks: int = 2) -> Array:
@@ -63,7 +50,7 @@ def expected(model: ModelProto, x: Array, ranks: int = 2) -> Array:
 
 @pytest.mark.parametrize("collectives", [0, 1, 3])
 def test_the_segments_compute_the_whole(collectives: int) -> None:
-    model = graph(collectives)
+    model = product(collectives)
     segments = cut(model)
     assert len(segments) == collectives + 1
     assert all(
@@ -74,7 +61,7 @@ def test_the_segments_compute_the_whole(collectives: int) -> None:
 
 
 def test_a_segment_has_its_own_weights_and_what_is_needed_later() -> None:
-    segments = cut(graph(2))
+    segments = cut(product(2))
     weights = [[w.name for w in segment.model.graph.initializer] for segment in segments]
     assert weights == [["w0"], ["w1"], []]
     _, second, last = segments
@@ -84,7 +71,7 @@ def test_a_segment_has_its_own_weights_and_what_is_needed_later() -> None:
 
 def test_joined_segments_are_the_graph_again() -> None:
     """Also when two of them use the same name inside."""
-    model = graph(2)
+    model = product(2)
     segments = cut(model)
     for segment in segments:
         segment.model.graph.node.insert(

@@ -17,7 +17,8 @@ from python_mp.front.schedule.parts import cut
 from python_mp.model.batch import Batch, Request, read_request
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import InvalidInput, RequestFailed, Unavailable
-from tests.support.harness import FP32, INT32, Array, FutureAnswer, model_config, tensor
+from tests.support.configs import FP32, INT32, model_config, tensor
+from tests.support.replicas import Array, FutureAnswer
 
 TOKENS, NBYTES = 12, 1024
 LENGTHS = st.lists(st.integers(1, TOKENS), min_size=1, max_size=20)

@@ -10,7 +10,7 @@ import pytest
 from python_mp.front.inbox import GroupEnded
 from python_mp.front.supervise.poison import REMEMBER_SECONDS, PoisonList, guilty
 from python_mp.model.batch import Request
-from tests.support.harness import FutureAnswer
+from tests.support.replicas import FutureAnswer
 
 CRASH = GroupEnded("rank 0 exited with 1")
 KILL = GroupEnded("rank 0 was killed by SIGKILL", killed=True)

@@ -13,7 +13,7 @@ import pytest
 from python_mp.front.place.presence import Presence, runtime_folder
 from python_mp.model.errors import LoadError
 from python_mp.model.layout import CPU, Instance
-from tests.support.harness import echo_config
+from tests.support.configs import echo_config
 
 LEAD, SHARD = Instance("lead_0", CPU), Instance("shard_0", CPU)
 MINE = tuple(sorted(os.sched_getaffinity(0)))

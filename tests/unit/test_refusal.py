@@ -16,7 +16,7 @@ from python_mp.model.errors import InvalidInput
 from python_mp.sharding.families.bert import EncoderConfig, check
 from python_mp.sharding.packed import Packed
 from python_mp.wire.message import Kind, Message, Refusal
-from tests.support.harness import FutureAnswer
+from tests.support.replicas import FutureAnswer
 
 LENGTHS = st.lists(st.integers(1, 5), min_size=1, max_size=8)
 

@@ -13,7 +13,7 @@ from python_mp.front.schedule.scheduler import Scheduler
 from python_mp.model.batch import Request
 from python_mp.model.config import Parameters
 from python_mp.model.errors import InvalidInput, Unavailable
-from tests.support.harness import FutureAnswer
+from tests.support.replicas import FutureAnswer
 
 
 def request(tokens: int = 1, nbytes: int = 4, signature: str = "", **more: Any) -> Request:

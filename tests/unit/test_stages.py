@@ -134,7 +134,7 @@ def test_a_stage_that_fails_leaves_nothing(tiny: Workshop) -> None:
     tiny.verify.files = fail
     with pytest.raises(BuildError, match="no compiler"):
         ensure(tiny.job(), "verify")
-    assert [p.name[:5] for p in sorted((tiny.workspace / "tiny").iterdir())] == ["fetch", "shard"]
+    assert [p.name[:5] for p in sorted((tiny.workspace / "tiny").iterdir())] == ["fetch", "shards"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from typing import Any
 
 import onnx
 import pytest
-from onnx import TensorProto, helper
 from rich.progress import Progress
 
 from build_scripts.errors import BuildError
@@ -20,17 +19,13 @@ from build_scripts.recipe import Shapes, TensorRt
 from build_scripts.tensorrt import builder, plan, watch
 from build_scripts.tensorrt.profiles import Profile, Shape
 from python_mp.rank.engines import tensorrt_api
+from tests.support.graphs import graph
 from tests.support.tensorrt.bindings import bindings
 from tests.support.tensorrt.checked import check_overrides
 from tests.support.tensorrt.cuda import Cuda
 from tests.support.tensorrt.library import Library
 
 PROFILE: Profile = {"x": Shape((1, 4), (2, 4), (4, 4))}
-
-
-def save_graph(path: Path, kind: int, name: str, dims: list[Any], *nodes: onnx.NodeProto) -> None:
-    ends = [[helper.make_tensor_value_info(each, kind, dims)] for each in (name, "y")]
-    onnx.save(helper.make_model(helper.make_graph(nodes, "graph", *ends)), path)
 
 
 class Bench:
@@ -42,8 +37,8 @@ class Bench:
         Cuda(patch)
         self.folder, self.graph, self.plan = folder, folder / "rank0.onnx", folder / "model.plan"
         self.cache = folder / "cache" / "timing"
-        node = helper.make_node("DistCollective", ["x"], ["y"], domain="python_mp", nb_rank=2)
-        save_graph(self.graph, TensorProto.FLOAT, "x", ["n", 4], node)
+        sums = "y = python_mp.DistCollective <nb_rank: int = 2> (x)"
+        onnx.save(graph(f"g (float[n, 4] x) => (float[n, 4] y) {{ {sums} }}"), self.graph)
         self.progress = Progress(disable=True)
 
     def build(self, **options: Any) -> dict[str, Any]:
@@ -208,9 +203,8 @@ def test_the_longest_sequence_bounds_an_encoder(
 ) -> None:
     bench = make()
     for rank in range(2):
-        path = bench.folder / f"rank{rank}.onnx"
-        node = helper.make_node("Identity", ["gather"], ["y"])
-        save_graph(path, TensorProto.INT32, "gather", ["r", "w"], node)
+        text = "g (int32[r, w] gather) => (int32[r, w] y) { y = Identity (gather) }"
+        onnx.save(graph(text), bench.folder / f"rank{rank}.onnx")
     source = SimpleNamespace(folder=bench.folder)
     monkeypatch.setattr(builder.fetch, "read", lambda job: source)
     (bench.folder / "config.json").write_text('{"max_position_embeddings": 100}')

@@ -11,154 +11,102 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from build_scripts.errors import BuildError
 from build_scripts.tensorrt import dtypes, precision
 from build_scripts.tensorrt.dist_collective import put_back, set_aside
-from tests.support.harness import Array
+from tests.support.graphs import graph
+from tests.support.replicas import Array
 
 WIDTH, INNER = 32, 64
 Feed = dict[str, Array]
 
 
-def weights(name: str, *shape: int) -> TensorProto:
-    random = np.random.default_rng(len(name) + sum(map(ord, name)))
-    return numpy_helper.from_array(random.standard_normal(shape).astype(np.float32) / 8, name)
+BLOCK = """block (float[t, 32] x) => (float[t, 4] y)
+<float[t, 64] a, float[t, 64] b, float[t, 32] partial, float[t, 32] sum, float[t, 32] c> {
+  [up] a = MatMul (x, up)
+  [gelu] b = Gelu (a)
+  [down] partial = MatMul (b, down)
+  [reduce] sum = python_mp.DistCollective <nb_rank: int = 2> (partial)
+  [residual] c = Add (sum, x)
+  [norm] d = LayerNormalization (c, scale)
+  [head] y = MatMul (d, head)
+}"""
+PRODUCT = "g (float[t, 4] x) => (float[t, 4] y) {{ {before} [product] y = MatMul ({x}, {w}) }}"
+QUANTISED = """{name}_q = QuantizeLinear ({name}, s, z)
+{name}_d = DequantizeLinear ({name}_q, s, z)"""
+
+
+def weight(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32) / 8
 
 
 def tensor_parallel() -> ModelProto:
-    """A block of one of two ranks: up, gelu, down, sum over ranks, residual, norm, head."""
-    nodes = [
-        helper.make_node("MatMul", ["x", "up"], ["a"], name="up"),
-        helper.make_node("Gelu", ["a"], ["b"], name="gelu"),
-        helper.make_node("MatMul", ["b", "down"], ["partial"], name="down"),
-        collective("partial", "sum"),
-        helper.make_node("Add", ["sum", "x"], ["c"], name="residual"),
-        helper.make_node("LayerNormalization", ["c", "scale"], ["d"], name="norm"),
-        helper.make_node("MatMul", ["d", "head"], ["y"], name="head"),
-    ]
-    between = {"a": INNER, "b": INNER, "partial": WIDTH, "sum": WIDTH, "c": WIDTH, "d": WIDTH}
-    graph = helper.make_graph(
-        nodes,
-        "block",
-        [value("x", WIDTH)],
-        [value("y", 4)],
-        [
-            weights("up", WIDTH, INNER),
-            weights("down", INNER, WIDTH),
-            weights("head", WIDTH, 4),
-            numpy_helper.from_array(np.ones(WIDTH, np.float32), "scale"),
-        ],
-        value_info=[value(name, size) for name, size in between.items()],
-    )
-    return model(graph)
+    """A block of one of two ranks."""
+    given = {"up": weight(WIDTH, INNER), "down": weight(INNER, WIDTH, seed=1)}
+    scale = np.ones(WIDTH, np.float32)
+    return graph(BLOCK, **given, head=weight(WIDTH, 4, seed=2), scale=scale)
 
 
-def collective(source: str, target: str) -> NodeProto:
-    return helper.make_node(
-        "DistCollective", [source], [target], name="reduce", domain="python_mp", nb_rank=2
-    )
-
-
-def value(name: str, size: int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["tokens", size])
-
-
-def model(graph: onnx.GraphProto) -> ModelProto:
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("python_mp", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
-
-
-def product(*before: NodeProto, weight: TensorProto, other: str = "x") -> ModelProto:
-    """y = `other` x "w", where `before` makes "w" of `weight`."""
-    name = "w" if before else weight.name
-    nodes = [*before, helper.make_node("MatMul", [other, name], ["y"])]
-    return model(helper.make_graph(nodes, "g", [value("x", 4)], [value("y", 4)], [weight]))
+def product(before: str = "", *, half: bool = False) -> ModelProto:
+    """y = x times "c", or times "w", which `before` makes of "c"."""
+    text = PRODUCT.format(before=before, x="x", w="w" if before else "c")
+    return graph(text, c=weight(4, 4).astype(np.float16 if half else np.float32))
 
 
 def quantised(kind: int, *, weights_only: bool = False) -> ModelProto:
     """x and w through QuantizeLinear and DequantizeLinear of this type."""
-    nodes: list[NodeProto] = []
-    for name in ("w",) if weights_only else ("x", "w"):
-        nodes.append(helper.make_node("QuantizeLinear", [name, "s", "z"], [f"{name}_q"]))
-        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", "s", "z"], [f"{name}_d"]))
-    left = "x" if weights_only else "x_d"
-    nodes.append(helper.make_node("MatMul", [left, "w_d"], ["y"]))
-    constants = [
-        weights("w", 4, 4),
-        numpy_helper.from_array(np.array(0.1, np.float32), "s"),
-        helper.make_tensor("z", kind, [], [0]),
-    ]
-    return model(helper.make_graph(nodes, "g", [value("x", 4)], [value("y", 4)], constants))
-
-
-def half(tensor: TensorProto) -> TensorProto:
-    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
-
-
-def cast(to: int) -> NodeProto:
-    return helper.make_node("Cast", ["c"], ["w"], to=to)
-
-
-W, C = weights("w", 4, 4), weights("c", 4, 4)
+    names = ("w",) if weights_only else ("x", "w")
+    before = "\n".join(QUANTISED.format(name=name) for name in names)
+    text = PRODUCT.format(before=before, x="x" if weights_only else "x_d", w="w_d")
+    made = graph(text, w=weight(4, 4), s=np.array(0.1, np.float32))
+    made.graph.initializer.append(helper.make_tensor("z", kind, [], [0]))
+    return made
 
 
 @pytest.mark.parametrize(
-    ("graph", "name"),
+    ("model", "name"),
     [
-        (product(weight=W), "float32"),
-        (product(weight=half(W)), "float16"),
-        (product(cast(TensorProto.FLOAT16), weight=C), "float16"),
-        (product(cast(TensorProto.BFLOAT16), weight=half(C)), "bfloat16"),
-        (product(cast(TensorProto.FLOAT), weight=half(C)), "float32"),
-        (product(helper.make_node("Transpose", ["c"], ["w"]), weight=half(C)), "float16"),
+        (product(), "float32"),
+        (product(half=True), "float16"),
+        (product("w = Cast <to: int = 10> (c)"), "float16"),
+        (product("w = Cast <to: int = 16> (c)", half=True), "bfloat16"),
+        (product("w = Cast <to: int = 1> (c)", half=True), "float32"),
+        (product("w = Transpose (c)", half=True), "float16"),
         (quantised(TensorProto.INT8), "int8"),
         (quantised(TensorProto.FLOAT8E4M3FN), "fp8"),
         (quantised(TensorProto.INT8, weights_only=True), "float32"),
     ],
 )
-def test_precision_is_read_from_the_graph(graph: ModelProto, name: str) -> None:
-    assert dtypes.shares(graph) == {name: 1.0}
-    assert dtypes.require(graph, name) == 1.0
+def test_precision_is_read_from_the_graph(model: ModelProto, name: str) -> None:
+    assert dtypes.shares(model) == {name: 1.0}
+    assert dtypes.require(model, name) == 1.0
     for other in {"float32", "float16", "bfloat16", "int8", "fp8"} - {name}:
         with pytest.raises(BuildError, match=f"in {other}, but its weights are .* {name} 100%"):
-            dtypes.require(graph, other)
+            dtypes.require(model, other)
 
 
 def test_shares_are_of_elements() -> None:
-    nodes = [
-        helper.make_node("MatMul", ["x", "large"], ["a"]),
-        helper.make_node("Gemm", ["x", "small"], ["b"]),
-        helper.make_node("MatMul", ["a", "a"], ["c"]),  # Two activations: no weights.
-    ]
-    constants = [half(weights("large", 4, 12)), weights("small", 4, 4)]
-    graph = helper.make_graph(nodes, "g", [value("x", 4)], [value("c", 12)], constants)
-    assert dtypes.shares(model(graph)) == {"float16": 0.75, "float32": 0.25}
+    text = """g (float[t, 4] x) => (float[t, 12] c) {
+      a = MatMul (x, large)
+      b = Gemm (x, small)
+      c = MatMul (a, a)
+    }"""  # The last is of two activations: no weights.
+    model = graph(text, large=weight(4, 12).astype(np.float16), small=weight(4, 4))
+    assert dtypes.shares(model) == {"float16": 0.75, "float32": 0.25}
     with pytest.raises(BuildError, match=r"float32, .* in float16 75%, float32 25%"):
-        dtypes.require(model(graph), "float32")
+        dtypes.require(model, "float32")
 
 
 def test_layers_that_were_to_be_kept_do_not_count() -> None:
-    graph = product(weight=W)
-    graph.graph.node[0].name = "kept"
     whole = quantised(TensorProto.INT8)
     whole.graph.node.append(helper.make_node("MatMul", ["y", "w"], ["z"], name="kept"))
     assert dtypes.shares(whole) == {"int8": 0.5, "float32": 0.5}
     assert dtypes.require(whole, "int8", kept=["kept"]) == 1.0
     with pytest.raises(BuildError, match="multiplied in nothing"):
-        dtypes.require(graph, "int8", kept=["kept"])
-
-
-def named() -> ModelProto:
-    """The block with weights named as an exported module's are."""
-    whole = tensor_parallel()
-    for name in ("up", "down"):
-        full = f"module.blocks.0.{name}.weight"
-        next(each for each in whole.graph.initializer if each.name == name).name = full
-        next(each for each in whole.graph.node if each.name == name).input[1] = full
-    return whole
+        dtypes.require(whole, "int8", kept=["kept", "product"])
 
 
 def test_collectives_are_set_aside_and_put_back() -> None:
@@ -252,7 +200,12 @@ def test_modelopt_converts(dtype: str, least: float, error: float) -> None:
 @real_modelopt
 @pytest.mark.parametrize("dtype", ["int8"])
 def test_modelopt_keeps_layers(dtype: str) -> None:
-    converted = precision.convert(named(), dtype, feeds(), ["blocks.*.up"])
+    named = tensor_parallel()
+    for name in ("up", "down"):  # as an exported module's
+        full = f"module.blocks.0.{name}.weight"
+        next(each for each in named.graph.initializer if each.name == name).name = full
+        next(each for each in named.graph.node if each.name == name).input[1] = full
+    converted = precision.convert(named, dtype, feeds(), ["blocks.*.up"])
     shares = dtypes.shares(converted)
     sizes = {"up": WIDTH * INNER, "down": INNER * WIDTH, "head": 4 * WIDTH}
     assert shares[dtype] <= 1 - sizes["up"] / sum(sizes.values())
@@ -263,25 +216,18 @@ def test_modelopt_keeps_layers(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_inputs_may_differ_in_their_first_dimension(dtype: str) -> None:
     """As tokens and the places they are gathered from: only whole batches make sense."""
-    nodes = [
-        helper.make_node("MatMul", ["x", "up"], ["a"], name="up"),
-        helper.make_node("Gather", ["a", "places"], ["b"], name="gather"),
-        helper.make_node("MatMul", ["b", "down"], ["y"], name="down"),
-    ]
-    places = helper.make_tensor_value_info("places", TensorProto.INT32, ["rows"])
-    graph = helper.make_graph(
-        nodes,
-        "gather",
-        [value("x", WIDTH), places],
-        [value("y", WIDTH)],
-        [weights("up", WIDTH, INNER), weights("down", INNER, WIDTH)],
-    )
+    text = """g (float[t, 32] x, int32[rows] places) => (float[t, 32] y) {
+      [up] a = MatMul (x, up)
+      [gather] b = Gather (a, places)
+      [down] y = MatMul (b, down)
+    }"""
+    model = graph(text, up=weight(WIDTH, INNER), down=weight(INNER, WIDTH, seed=1))
     random, given = np.random.default_rng(0), list[Feed]()
     for tokens in (6, 4):
         x = random.standard_normal((tokens, WIDTH)).astype(np.float32)
         given.append({"x": x, "places": np.arange(tokens - 1, -1, -2, dtype=np.int32)})
-    converted = precision.convert(model(graph), dtype, given)
-    assert output(converted, given[0]) == pytest.approx(output(model(graph), given[0]), abs=0.2)
+    converted = precision.convert(model, dtype, given)
+    assert output(converted, given[0]) == pytest.approx(output(model, given[0]), abs=0.2)
 
 
 def output(whole: ModelProto, feed: Mapping[str, Array]) -> Array:
