@@ -13,12 +13,12 @@ from socket import socket
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from python_mp.machine.net import Net
 from python_mp.machine.thread import Thread
 from server import token
 from server.errors import ServerError
 from server.pages import exposition
 from server.pages.exposition import Metrics
-from server.watch.net import Net
 
 CONNECTIONS = 128  # one more, and the oldest is dropped
 SECONDS = 5.0  # for a client to connect, send its request and take the answer, all in all

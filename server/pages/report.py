@@ -3,28 +3,55 @@
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from server.watch.model_state import Model, Trouble
-
-if TYPE_CHECKING:
-    from server.watch.watcher import Watcher
+from server.watch.state import State
 
 DEAD_SECONDS = 60.0  # without service; then restarting is no help, and whoever watches us may try
 JSON = dict[str, Any]
 
 
-def of(watcher: "Watcher") -> JSON:
+@dataclass(frozen=True)
+class Facts:
+    """What the watcher knows at one moment.
+
+    Attributes:
+        models: all that are to be served; None where nothing is known of single models.
+        is_heard: whether tritonserver answers.
+        is_draining: whether the watcher was told to stop.
+        trouble: why tritonserver ended, or cannot be started.
+        pid: of tritonserver; None while it does not live.
+        version: of tritonserver.
+        restarts: of tritonserver after it had died.
+        since: when it came into its state; seconds of the monotonic clock, as the next one.
+        served: when it served last.
+        errors: of the watcher's loops, by name.
+    """
+
+    state: State
+    models: Mapping[str, Model] | None
+    is_heard: bool
+    is_draining: bool
+    trouble: str
+    pid: int | None
+    version: str
+    restarts: int
+    since: float
+    served: float
+    errors: Mapping[str, JSON]
+
+
+def of(facts: Facts) -> JSON:
     """The arguments of `Health.tell`."""
-    models = (
-        dict(sorted(watcher.reconciler.models.items())) if watcher.reconciler is not None else {}
-    )
+    models = dict(sorted((facts.models or {}).items()))
     troubles = {name: model.why_not(models) for name, model in models.items()}
-    trouble = why_not_ready(watcher)
-    if trouble is None and watcher.reconciler is not None:
+    trouble = why_not_ready(facts)
+    if trouble is None and facts.models is not None:
         trouble = why_models_are_not(models, troubles)
     return {
-        "live": is_live(watcher),
+        "live": is_live(facts),
         "ready": {
             "ready": trouble is None,
             "reason": trouble.public if trouble else "",
@@ -33,32 +60,34 @@ def of(watcher: "Watcher") -> JSON:
         "status": {
             "ready": trouble is None,
             "reason": trouble.full if trouble else "",
-            "draining": watcher.is_draining,
+            "draining": facts.is_draining,
             "watcher": os.getpid(),
             "server": {
-                "pid": watcher.server.pid if watcher.server.returncode is None else None,
-                "version": watcher.version,
-                "restarts": watcher.restarts,
-                "since": time.time() - (time.monotonic() - watcher.since),
+                "pid": facts.pid,
+                "version": facts.version,
+                "restarts": facts.restarts,
+                "since": time.time() - (time.monotonic() - facts.since),
             },
-            "errors": watcher.net.report(),
+            "errors": facts.errors,
             "models": {name: _detail(model, troubles[name]) for name, model in models.items()},
         },
     }
 
 
-def why_not_ready(watcher: "Watcher") -> Trouble | None:
+def why_not_ready(facts: Facts) -> Trouble | None:
     """What keeps all of it from being ready, whatever the models are; None if nothing does."""
-    public = ""
-    if watcher.is_draining:
+    if facts.is_draining:
         return Trouble("it is draining", "it is draining")
-    if watcher.state.name == "STARTING":
-        public = "it is starting"
-    elif watcher.state.name == "WAITING":
-        public = "tritonserver ended"
-    elif watcher.reconciler is not None and not watcher.reconciler.is_heard:
-        return Trouble("tritonserver does not answer", "tritonserver does not answer")
-    return Trouble(public, watcher.trouble or public) if public else None
+    match facts.state:
+        case State.STARTING:
+            public = "it is starting"
+        case State.WAITING:
+            public = "tritonserver ended"
+        case _ if facts.models is not None and not facts.is_heard:
+            return Trouble("tritonserver does not answer", "tritonserver does not answer")
+        case _:
+            return None
+    return Trouble(public, facts.trouble or public)
 
 
 def why_models_are_not(
@@ -85,10 +114,10 @@ def why_models_are_not(
     )
 
 
-def is_live(watcher: "Watcher") -> bool:
+def is_live(facts: Facts) -> bool:
     """False once tritonserver has been away for too long. A first start may take its time."""
-    away = time.monotonic() - watcher.served
-    return not watcher.restarts or away < DEAD_SECONDS
+    away = time.monotonic() - facts.served
+    return not facts.restarts or away < DEAD_SECONDS
 
 
 def _summary(model: Model, trouble: Trouble | None) -> JSON:

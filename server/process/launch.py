@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
+from python_mp.machine.net import Net
 from python_mp.machine.thread import Thread
 from server import token
 from server.control import Control
@@ -23,7 +24,6 @@ from server.process.run import Run, begin
 from server.settings import Settings
 from server.shell_names import plain
 from server.watch import probe, repository
-from server.watch.net import Net
 
 KILL_AFTER = 10.0  # seconds beyond tritonserver's own exit timeout
 STUB = Path(__file__).with_name("stub.sh")
@@ -66,7 +66,7 @@ class TritonServer:
         )
         self._show = show
         self._colour = colour
-        self.net = Net(show)
+        self.net = Net(say=show)
         self.log = self._new_log()
         self._run: Run | None = None
         self._process: subprocess.Popen[str] | None = None

@@ -5,10 +5,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from python_mp.machine.net import Loop
 from python_mp.machine.thread import Thread
 from server.control import Control, Version
 from server.errors import ControlError
-from server.watch.net import Loop
 
 HURRY, CALM, PATIENCE = 0.15, 0.4, 1.0  # seconds
 JOIN_SECONDS = 5.0

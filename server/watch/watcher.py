@@ -4,18 +4,19 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from enum import Enum, auto
 from types import FrameType
 
 from server.endpoints import Endpoints
 from server.errors import ControlError, ServerError
 from server.pages import report
 from server.pages.health import Health
+from server.pages.report import Facts
 from server.process.launch import TritonServer
 from server.process.progress import Progress
 from server.watch.backoff import Backoff
 from server.watch.events import Events
 from server.watch.reconciler import Reconciler
+from server.watch.state import State
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_SIGNAL = 1.0  # seconds; one wish may arrive twice: by the process group and by make
@@ -23,20 +24,6 @@ TICK = 0.1
 REPORT = 1.0  # seconds between two reports while nothing is new
 CALM = 0.4  # seconds between two looks while nothing is to be done; events come at once
 START_PAUSE = 2.0  # seconds between two tries at most, while it cannot even be started
-
-
-class State(Enum):
-    """Of the server, as its watcher sees it."""
-
-    STARTING = auto()
-    SERVING = auto()
-    WAITING = auto()
-    """It died, and is started again in a moment."""
-    DRAINING = auto()
-    """All is served as before, but load balancers are told to look elsewhere."""
-    STOPPING = auto()
-    """What is in flight is finished, and nothing else taken."""
-    ENDED = auto()
 
 
 class Watcher:
@@ -126,11 +113,6 @@ class Watcher:
                 self._serve()
             case State.STOPPING:
                 self._stop()
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether it was told to stop."""
-        return self._asked is not None
 
     @property
     def _is_calm(self) -> bool:
@@ -280,8 +262,26 @@ class Watcher:
             self.reconciler = None
 
     def _publish(self) -> None:
-        if self.net["the report"].run(lambda: self._health.tell(**report.of(self))):
+        if self.net["the report"].run(lambda: self._health.tell(**report.of(self._facts()))):
             self._next_report = time.monotonic() + REPORT
+
+    def _facts(self) -> Facts:
+        watched = self.reconciler
+        return Facts(
+            state=self.state,
+            models=watched.models if watched is not None else None,
+            is_heard=watched is not None and watched.is_heard,
+            is_draining=self._asked is not None,
+            trouble=self.trouble,
+            pid=self.server.pid if self.server.returncode is None else None,
+            version=self.version,
+            restarts=self.restarts,
+            since=self.since,
+            served=self.served,
+            errors={
+                loop.name: {"errors": loop.errors, "error": loop.error} for loop in self.net.loops
+            },
+        )
 
     def _announce(self, seconds: float, *, again: bool) -> None:
         log = self.server.log

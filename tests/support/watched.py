@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from python_mp.machine.net import Net
 from server.endpoints import Endpoints
 from server.errors import ServerError
 from server.process.log import Log
 from server.settings import Settings
-from server.watch.net import Net
 
 Event = Callable[["FakeServer"], Any]
 
@@ -26,7 +26,7 @@ class FakeServer:
         # Without HTTP there is no control of models, and that is not what is tested here.
         self.settings = Settings(Path(), self.endpoints, options=["--allow-http=false"])
         self.log = Log(print)
-        self.net = Net(print)
+        self.net = Net(say=print)
         self.starts = 0
         self.stops: list[bool] = []
         self.is_tolerant = False

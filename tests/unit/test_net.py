@@ -1,15 +1,18 @@
-"""The net round a thread's loop."""
+"""The net round a loop."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from python_mp.machine import net as nets
-from python_mp.machine.net import PAUSES, Net, pause
+from python_mp.machine.net import PAUSES, Loop, Net, pause
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +91,50 @@ def test_pauses_grow_and_stay_short() -> None:
     waits = [pause(failures) for failures in range(1, 100)]
     assert waits == sorted(waits)
     assert max(PAUSES) <= 1.0, "it serves again soon after the cause's end"
+
+
+def run_all(loop: Loop, *outcomes: Exception | None) -> None:
+    for outcome in outcomes:
+        time.sleep(loop.pause)
+        loop.run(raising(outcome))
+
+
+def raising(outcome: Exception | None) -> Callable[[], Any]:
+    def body() -> None:
+        if outcome is not None:
+            raise outcome
+
+    return body
+
+
+def test_an_error_is_said_once_and_anew_once_it_had_gone() -> None:
+    """Also where the lines cannot be written."""
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line.splitlines()[0])
+        raise OSError(28, "No space left on device")
+
+    loop = Net(say=say)["work"]
+    run_all(loop, *[ValueError("odd")] * 5, *[KeyError("x")] * 2)
+    assert (loop.errors, loop.error) == (7, "KeyError: 'x'")
+    run_all(loop, None, None, KeyError("x"))
+    assert (loop.errors, loop.error) == (8, "KeyError: 'x'")
+    assert said == [
+        "error: work: ValueError: odd; it is tried again",
+        "error: work: KeyError: 'x'; it is tried again",
+        "work: works again",
+        "error: work: KeyError: 'x'; it is tried again",
+    ]
+
+
+def test_a_run_within_the_pause_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nets, "PAUSES", (10.0, 20.0))
+    now = [0.0]
+    monkeypatch.setattr(nets.time, "monotonic", lambda: now[0])
+    runs: list[float] = []
+    loop = Net()["work"]
+    for now[0] in range(100):
+        loop.run(lambda: runs.append(now[0]) or 1 / 0)  # type: ignore[func-returns-value]
+    assert runs == [0, 10, 30, 50, 70, 90]
+    assert loop.pause == 90 + 20 - 99

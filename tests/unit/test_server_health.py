@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from python_mp.machine.net import Net
 from server.pages import exposition, health
 from server.pages.health import Health
-from server.watch.net import Net
 
 SECRET = "secret-secret"
 STATUS: dict[str, Any] = {}
@@ -30,7 +30,7 @@ def port(said: list[str]) -> Iterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
     number = listener.getsockname()[1]
     before = set(threading.enumerate())
-    with Health(listener, SECRET, Net(said.append)) as pages:
+    with Health(listener, SECRET, Net(say=said.append)) as pages:
         pages.tell(live=True, ready={"ready": False, "reason": "it is starting"}, status=STATUS)
         yield number
     assert set(threading.enumerate()) <= before
@@ -136,7 +136,7 @@ def test_the_thread_goes_on_after_an_error(
 
     monkeypatch.setattr(Health, "_serve", fails)
     listener = socket.create_server(("127.0.0.1", 0))
-    with Health(listener, SECRET, Net(said.append)) as pages:
+    with Health(listener, SECRET, Net(say=said.append)) as pages:
         pages.tell(live=True, ready={"ready": True}, status=STATUS)
         assert ask(listener.getsockname()[1], b"GET /ready HTTP/1.1\r\n\r\n")[0] == 200
     assert [line.split(":")[2].strip() for line in said[:2]] == ["OSError", "ValueError"]

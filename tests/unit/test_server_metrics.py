@@ -11,13 +11,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import server
+from python_mp.machine.net import Net
 from server.endpoints import Endpoints
 from server.pages.exposition import Metrics, parts
 from server.pages.health import Health
 from server.process.installation import PROJECT
 from server.watch import memory_use
 from server.watch.memory_use import Memory
-from server.watch.net import Net
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -94,7 +94,7 @@ def test_models() -> None:
 def test_the_page_is_open_and_follows_what_was_told() -> None:
     endpoints = Endpoints.free()
     url = f"{endpoints.health_url}/metrics"
-    with Health(endpoints.listen("health"), "secret", Net(print)) as health:
+    with Health(endpoints.listen("health"), "secret", Net(say=print)) as health:
         for draining in (False, True):
             said = status() | {"draining": draining}
             health.tell(live=True, ready={"ready": True}, status=said)

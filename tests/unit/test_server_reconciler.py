@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from python_mp.machine.net import Net
 from server.control import Version
 from server.watch.events import Events
-from server.watch.net import Net
 from server.watch.reconciler import Reconciler
 from server.watch.stubs import Stub
 
@@ -42,7 +42,7 @@ def reconciler(folder: Path, loads: list[str]) -> tuple[Reconciler, Roster, Any]
         folder=folder, prefix="run_1_", segments_changed=lambda: 0, hide_segments=lambda: None
     )
     server: Any = SimpleNamespace(
-        net=Net(lambda _: None), run=run, control=control, log=SimpleNamespace(failures={}),
+        net=Net(say=lambda _: None), run=run, control=control, log=SimpleNamespace(failures={}),
         settings=SimpleNamespace(model_repository=folder, exit_timeout=1),
     )  # fmt: skip
     made = Reconciler(server, Events(), lambda _: None, watch=False)

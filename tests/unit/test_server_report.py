@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from server.pages import report
+from server.pages.report import Facts
 from server.watch.model_state import Model
-from server.watch.net import Net
+from server.watch.state import State
 
 SECRET = "/srv/models/big/3/module.py: the weights of customer 7"
 KINDS = ("serves", "never served", "served", "down")
@@ -31,12 +31,12 @@ def model(name: str, kind: str) -> Model:
 
 def pages(*kinds: str, state: str = "SERVING", **more: Any) -> dict[str, Any]:
     models = {f"m{n}": model(f"m{n}", kind) for n, kind in enumerate(kinds)}
-    reconciler = SimpleNamespace(models=models, is_heard=more.pop("is_heard", True))
-    facts = {
-        "reconciler": reconciler,
-        "server": SimpleNamespace(pid=1, returncode=None),
-        "state": SimpleNamespace(name=state),
-        "net": Net(print),
+    facts: dict[str, Any] = {
+        "state": State[state],
+        "models": models,
+        "is_heard": True,
+        "pid": 1,
+        "errors": {},
         "is_draining": False,
         "trouble": "",
         "version": "2.51.0",
@@ -44,7 +44,7 @@ def pages(*kinds: str, state: str = "SERVING", **more: Any) -> dict[str, Any]:
         "since": 0.0,
         "served": 0.0,
     }
-    return report.of(SimpleNamespace(**facts | more))  # type: ignore[arg-type]
+    return report.of(Facts(**facts | more))
 
 
 @pytest.mark.parametrize("kinds", PAIRS, ids=", ".join)
@@ -88,4 +88,4 @@ def test_models_that_serve_do_not_help_it(
 
 
 def test_without_control_of_models_the_process_has_to_do() -> None:
-    assert pages(reconciler=None)["ready"]["ready"]
+    assert pages(models=None)["ready"]["ready"]

@@ -1,22 +1,22 @@
-"""No unexpected error ends a loop of the watcher."""
+"""No unexpected error ends the watcher."""
 
 from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from python_mp.machine import net
 from server.errors import ServerError
 from server.pages import report
-from server.watch import net, repository
+from server.watch import repository
 from server.watch.model_state import read_replicas
-from server.watch.net import Net
-from server.watch.watcher import State, Watcher
+from server.watch.state import State
+from server.watch.watcher import Watcher
 from tests.support.watched import FakeServer, nothing, told
 
 ERRORS = [OSError(24, "Too many open files"), KeyError("x")]
@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TICK", "CALM"):
         monkeypatch.setattr(f"server.watch.watcher.{name}", 0.001)
     monkeypatch.setattr("server.watch.backoff.DELAYS", (0.0, 0.01))
-    monkeypatch.setattr(net, "DELAYS", (0.0, 0.001, 0.002))
+    monkeypatch.setattr(net, "PAUSES", (0.0, 0.001, 0.002))
 
 
 def failing(times: int, error: BaseException, then: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,46 +40,6 @@ def failing(times: int, error: BaseException, then: Callable[..., Any]) -> Calla
         return then(*args, **more)
 
     return call
-
-
-def run_all(loop: net.Loop, body: Callable[[], object], times: int) -> None:
-    while times:
-        time.sleep(loop.pause)
-        loop.run(body)
-        times -= 1
-
-
-def test_an_error_is_told_once_and_counted() -> None:
-    """Also where the log cannot be written. Another one is told again, and shown."""
-    said: list[str] = []
-
-    def say(line: str) -> None:
-        said.append(line.splitlines()[0])
-        raise OSError(28, "No space left on device")
-
-    whole = Net(say)
-    run_all(whole["work"], failing(5, ValueError("odd"), lambda: None), 5)
-    run_all(whole["work"], failing(2, KeyError("x"), lambda: None), 2)
-    assert whole.report()["work"] == {"errors": 7, "error": "KeyError: 'x'"}
-    run_all(whole["work"], lambda: None, 2)
-    assert whole.report() == {"work": {"errors": 7, "error": ""}}
-    assert said == [
-        "error: work: ValueError: odd; it is tried again",
-        "error: work: KeyError: 'x'; it is tried again",
-        "work: works again",
-    ]
-
-
-def test_it_pauses_longer_and_never_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(net, "DELAYS", (10.0, 20.0))
-    now = [0.0]
-    monkeypatch.setattr(net.time, "monotonic", lambda: now[0])
-    runs: list[float] = []
-    loop = Net(print)["work"]
-    for now[0] in range(100):
-        loop.run(lambda: runs.append(now[0]) or 1 / 0)  # type: ignore[func-returns-value]
-    assert runs == [0, 10, 30, 50, 70, 90]
-    assert loop.pause == 90 + 20 - 99
 
 
 CALLS = ["is_ready", "request_stop", "end_if_drained", "wait", "tolerate", "start"]
@@ -110,7 +70,7 @@ def test_a_report_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "of", failing(5, MemoryError(), report.of))
     watcher = Watcher(server, print)  # type: ignore[arg-type]
     watcher.run()
-    assert watcher.net.report()["the report"] == {"errors": 5, "error": ""}
+    assert (watcher.net["the report"].errors, watcher.net["the report"].error) == (5, "")
 
 
 def test_a_first_start_that_fails_is_the_end() -> None:
