@@ -17,8 +17,8 @@ from build_scripts.errors import BuildError
 from build_scripts.recipe import TensorRt
 from build_scripts.tensorrt import plan
 from build_scripts.tensorrt.profiles import profiles
+from python_mp.rank.device import gpu
 from python_mp.rank.engines.tensorrt_api import library
-from python_mp.rank.stage import gpu
 
 if TYPE_CHECKING:
     from build_scripts.job import Job

@@ -7,7 +7,8 @@ All images have the same number of tokens, so attention runs over a rectangle of
 import torch.nn.functional as F
 from torch import nn
 
-from python_mp.sharding.layers import ColumnParallelLinear, LayerNorm, RowParallelLinear, linear
+from python_mp.sharding.layers import ColumnParallelLinear, LayerNorm, RowParallelLinear
+from python_mp.sharding.numerics import linear
 
 SIDE, PATCH, CLASSES = 8, 2, 10
 DIM, HEADS, BLOCKS = 64, 4, 4

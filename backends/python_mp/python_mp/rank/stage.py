@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.batch import CU_SEQLENS, Array, check_output
+from ..model.batch import Array
 from ..model.config import ModelConfig, TensorSpec
-from ..model.errors import InvalidInput, LoadError, PythonMpError, RequestFailed
+from ..model.errors import LoadError
 from ..model.manifest import Manifest, check_hardware
 from ..model.rank_spec import RankSpec
 from ..sharding.packed import Packed
 from ..sharding.shard import Shard
+from ..sharding.source import Check, Source, read
 from .collectives import Communicator, connect
-
-log = logging.getLogger(__name__)
+from .device import Device, of_index
+from .warm_up import warm_up
 
 Compute = Callable[[Packed, Tensor | None], Tensor | Mapping[str, Tensor]]
 """(batch, what the stage before returned) -> what the next one gets, or the outputs by name."""
@@ -35,34 +34,42 @@ COMPUTE_DTYPES = {
 class Stage:
     """Checks a batch, receives from the stage before, computes, and hands on or answers."""
 
-    def __init__(self, shard: Shard, compute: Compute, outputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        device: Device,
+        compute: Compute,
+        check: Check | None,
+        outputs: tuple[TensorSpec, ...],
+    ) -> None:
         self._shard = shard
+        self._device = device
         self._compute = compute
+        self._check = check
         self._outputs = outputs if shard.is_last and shard.rank == 0 else ()
-        self._check = shard.source.check
         self._begun_at, self._checked = 0, False
         self.phases: dict[str, float] = {}
 
     @classmethod
-    def load(cls, spec: RankSpec, engine: Callable[[Shard], Compute]) -> Stage:
-        """Joins the other ranks and loads what `engine(shard)` makes.
+    def load(cls, spec: RankSpec, engine: Callable[[Shard, Source], Compute]) -> Stage:
+        """Joins the other ranks and loads what `engine(shard, source)` makes.
 
         Raises:
             LoadError: it cannot be loaded, or failed at a batch of zeros.
         """
         torch.set_num_threads(spec.threads)
         torch.set_grad_enabled(False)
-        device = torch.device("cpu" if spec.device < 0 else f"cuda:{spec.device}")
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
+        device = of_index(spec.device)
         _check_hardware(spec.config, device)
         times = [time.monotonic()]
-        communicator = _connect(spec, device)
+        communicator = _connect(spec, device.place)
         times.append(time.monotonic())
-        shard = _shard(spec, device, communicator)
-        stage = cls(shard, engine(shard), spec.config.outputs)
+        shard = _shard(spec, device.place, communicator)
+        source = read(shard.folder)
+        compute = engine(shard, source)
+        stage = cls(shard, device, compute, source.check, spec.config.outputs)
         times.append(time.monotonic())
-        _warm_up(stage, spec.config)
+        warm_up(stage.forward, spec.config)
         times.append(time.monotonic())
         names = ("rendezvous", "load", "warm_up")
         stage.phases = {n: b - a for n, a, b in zip(names, times, times[1:], strict=False)}
@@ -80,7 +87,7 @@ class Stage:
         hidden = None if self._shard.is_first else communicator.receive()
         result = self._compute(batch, hidden)
         if self._shard.is_last:
-            return {spec.name: _output(result, spec) for spec in self._outputs}
+            return {spec.name: self._output(result, spec) for spec in self._outputs}
         if not isinstance(result, Tensor):
             raise LoadError("a stage that is not the last must return the tensor to hand on")
         communicator.send(result.contiguous())
@@ -92,6 +99,13 @@ class Stage:
             return False
         return self._shard.communicator.operations() == self._begun_at
 
+    def _output(self, result: Tensor | Mapping[str, Tensor], spec: TensorSpec) -> Array:
+        if isinstance(result, Tensor):
+            raise LoadError("the last stage must return {output name: tensor}, not a tensor")
+        if spec.name not in result:
+            raise LoadError(f"the module returned {sorted(result)}, but no output '{spec.name}'")
+        return self._device.to_host(result[spec.name], getattr(torch, spec.dtype))
+
     def waited_ns(self) -> int:
         return int(self._shard.communicator.wait_seconds() * 1e9)
 
@@ -100,68 +114,11 @@ class Stage:
         self._shard.communicator.close()
 
 
-def _check_hardware(config: ModelConfig, device: torch.device) -> None:
+def _check_hardware(config: ModelConfig, device: Device) -> None:
     """Raises LoadError where the artifact was built for another GPU or other libraries."""
     manifest = Manifest.read(config.folder)
     if manifest and manifest.engine != "tensorrt":  # It knows the library's version, and checks.
-        present = gpu(device) if device.type == "cuda" else None
-        check_hardware(manifest, torch_version=torch.__version__, gpu=present)
-
-
-def gpu(device: torch.device | None = None) -> dict[str, str]:
-    """`name` and `compute_capability` ("9.0") of a GPU, by default the current one."""
-    major, minor = torch.cuda.get_device_capability(device)
-    name = torch.cuda.get_device_name(device)
-    return {"name": name, "compute_capability": f"{major}.{minor}"}
-
-
-def _warm_up(stage: Stage, config: ModelConfig) -> None:
-    """One batch of zeros, so that a module or weights of the wrong shape fail the load and the
-    first request is no slower than others.
-
-    Raises:
-        LoadError: the module raised. That its `check` refuses zeros is all right.
-    """
-    zeros = {
-        spec.name: np.zeros([1, *(abs(dim) for dim in spec.dims[spec.ragged :])], spec.dtype)
-        for spec in config.inputs
-        if not spec.optional and spec.name != config.parameters.lengths
-    }
-    if config.has_ragged_input:
-        zeros[CU_SEQLENS] = np.array([0, 1], np.int32)
-    try:
-        outputs = stage.forward(zeros)
-        for spec in config.outputs if outputs else ():
-            check_output(outputs, spec, 1)
-            _compare(spec, outputs[spec.name].shape[1:])
-    except InvalidInput:
-        pass
-    except RequestFailed as error:
-        raise LoadError(f"of a batch of zeros: {error}") from None
-    except PythonMpError:
-        raise
-    except Exception as error:
-        raise LoadError(
-            f"the module raised {type(error).__name__} for a batch of zeros: {error}"
-        ) from error
-
-
-def _compare(spec: TensorSpec, row: tuple[int, ...]) -> None:
-    if any(want not in (-1, size) for want, size in zip(spec.row, row, strict=True)):
-        log.warning(
-            "output '%s' has rows of shape %s; config.pbtxt says %s, which Triton tells clients",
-            *(spec.name, list(row), list(spec.row)),
-        )
-
-
-def _output(result: Tensor | Mapping[str, Tensor], spec: TensorSpec) -> Array:
-    if isinstance(result, Tensor):
-        raise LoadError("the last stage must return {output name: tensor}, not a tensor")
-    if spec.name not in result:
-        raise LoadError(f"the module returned {sorted(result)}, but no output '{spec.name}'")
-    wanted = getattr(torch, spec.dtype)
-    array: Array = result[spec.name].to("cpu", wanted).contiguous().numpy()
-    return array
+        check_hardware(manifest, torch_version=torch.__version__, gpu=device.describe())
 
 
 def _connect(spec: RankSpec, device: torch.device) -> Communicator:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layers import widened
+from .numerics import widened
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .numerics import linear
 from .shard import Shard
 from .weights import bounds
 
@@ -94,27 +95,3 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
-
-
-_WIDEN = {
-    torch.bfloat16: not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-    torch.float16: not torch.ops.mkldnn._is_mkldnn_fp16_supported(),
-}
-
-
-def widened(x: Tensor) -> bool:
-    """Whether products of `x` are better done in float32 and rounded.
-
-    On a CPU without instructions for them torch multiplies 16-bit numbers one element at a time,
-    ten times slower than float32. Widening the operands and rounding the float32 sums gives the
-    same result, since that is how such products are summed anyway.
-    """
-    return x.device.type == "cpu" and _WIDEN.get(x.dtype, False)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b, in the dtype of x."""
-    if widened(x):
-        wide = None if bias is None else bias.float()
-        return F.linear(x.float(), weight.float(), wide).to(x.dtype)
-    return F.linear(x, weight, bias)

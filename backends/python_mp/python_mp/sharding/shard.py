@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,9 +13,6 @@ from torch import Tensor
 from ..model.errors import LoadError
 from ..rank.collectives import Communicator
 from .weights import Weights, bounds, read
-
-if TYPE_CHECKING:
-    from .source import Source
 
 
 @dataclass(frozen=True)
@@ -50,13 +46,6 @@ class Shard:
     def world_rank(self) -> int:
         """Among all ranks of the replica; the R of its files `rankR.*`."""
         return self.stage * self.size + self.rank
-
-    @cached_property
-    def source(self) -> Source:
-        """The folder's module and check; a user's module.py runs once."""
-        from . import source
-
-        return source.read(self.folder)
 
     @cached_property
     def weights(self) -> Weights:

@@ -20,6 +20,7 @@ from ...model.rank_spec import RankSpec
 from ...sharding import ops
 from ...sharding.packed import Packed
 from ...sharding.shard import Shard
+from ...sharding.source import Source
 from ..stage import Compute, Stage
 
 INPUTS, OUTPUTS = "inputs", "outputs"
@@ -32,7 +33,7 @@ def load(spec: RankSpec) -> Stage:
     return Stage.load(spec, partial(_graph, spec.scratch or None))
 
 
-def _graph(scratch: str | None, shard: Shard) -> Compute:
+def _graph(scratch: str | None, shard: Shard, _: Source) -> Compute:
     ops.connect(shard.communicator)
     path = shard.folder / f"rank{shard.world_rank}.pt2"
     return AotGraph(path, shard.is_last, shard.device.index, scratch)

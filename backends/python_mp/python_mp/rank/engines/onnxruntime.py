@@ -18,6 +18,7 @@ from ...model.errors import LoadError
 from ...model.rank_spec import RankSpec
 from ...sharding.packed import HIDDEN_OUT, Packed
 from ...sharding.shard import Shard
+from ...sharding.source import Source
 from ..collectives import Communicator
 from ..stage import Compute, Stage
 from .onnx_graph import Segment, cut
@@ -28,7 +29,7 @@ def load(spec: RankSpec) -> Stage:
     return Stage.load(spec, _graph)
 
 
-def _graph(shard: Shard) -> Compute:
+def _graph(shard: Shard, _: Source) -> Compute:
     return OnnxGraph(shard.folder / f"rank{shard.world_rank}.onnx", shard.communicator)
 
 

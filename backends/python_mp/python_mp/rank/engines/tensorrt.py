@@ -13,8 +13,10 @@ from ...model.manifest import Manifest, check_hardware, rank_file
 from ...model.rank_spec import RankSpec
 from ...sharding.packed import HIDDEN_OUT, Packed
 from ...sharding.shard import Shard
+from ...sharding.source import Source
 from ..collectives.distributed import Distributed
-from ..stage import Stage, gpu
+from ..device import gpu
+from ..stage import Stage
 from .tensorrt_api import library
 from .tensorrt_graph import CUDA_GRAPHS, TensorRtGraph
 from .tensorrt_plan import Plan, communicator
@@ -22,7 +24,11 @@ from .tensorrt_plan import Plan, communicator
 
 def load(spec: RankSpec) -> Stage:
     """Raises LoadError when TensorRT, the GPU or the plan is missing, or they do not fit."""
-    return Stage.load(spec, partial(TensorRtStage, limit=spec.config.parameters.max_batch_tokens))
+    return Stage.load(spec, partial(_plan, spec.config.parameters.max_batch_tokens))
+
+
+def _plan(limit: int, shard: Shard, _: Source) -> TensorRtStage:
+    return TensorRtStage(shard, limit)
 
 
 class TensorRtStage:

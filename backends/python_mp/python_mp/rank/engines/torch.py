@@ -7,6 +7,7 @@ from torch import nn
 from ...model.errors import LoadError
 from ...model.rank_spec import RankSpec
 from ...sharding.shard import Shard
+from ...sharding.source import Source
 from ..stage import Compute, Stage
 
 
@@ -15,8 +16,8 @@ def load(spec: RankSpec) -> Stage:
     return Stage.load(spec, _module)
 
 
-def _module(shard: Shard) -> Compute:
-    module = shard.source.build(shard)
+def _module(shard: Shard, source: Source) -> Compute:
+    module = source.build(shard)
     if not isinstance(module, nn.Module):
         raise LoadError(f"build(shard) must return a module, a torch.nn.Module, not {module!r:.80}")
     module.eval()

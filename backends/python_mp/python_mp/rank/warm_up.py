@@ -1,0 +1,57 @@
+"""A stage's first batch, of zeros, before anybody waits for an answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ..model.batch import CU_SEQLENS, Array, check_output
+from ..model.config import ModelConfig, TensorSpec
+from ..model.errors import InvalidInput, LoadError, PythonMpError, RequestFailed
+
+log = logging.getLogger(__name__)
+
+Forward = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
+def warm_up(
+    forward: Callable[[Mapping[str, Array]], Mapping[str, Array]], config: ModelConfig
+) -> None:
+    """One batch of zeros, so that a module or weights of the wrong shape fail the load and the
+    first request is no slower than others.
+
+    Raises:
+        LoadError: the module raised. That its `check` refuses zeros is all right.
+    """
+    zeros = {
+        spec.name: np.zeros([1, *(abs(dim) for dim in spec.dims[spec.ragged :])], spec.dtype)
+        for spec in config.inputs
+        if not spec.optional and spec.name != config.parameters.lengths
+    }
+    if config.has_ragged_input:
+        zeros[CU_SEQLENS] = np.array([0, 1], np.int32)
+    try:
+        outputs = forward(zeros)
+        for spec in config.outputs if outputs else ():
+            check_output(outputs, spec, 1)
+            _compare(spec, outputs[spec.name].shape[1:])
+    except InvalidInput:
+        pass
+    except RequestFailed as error:
+        raise LoadError(f"of a batch of zeros: {error}") from None
+    except PythonMpError:
+        raise
+    except Exception as error:
+        raise LoadError(
+            f"the module raised {type(error).__name__} for a batch of zeros: {error}"
+        ) from error
+
+
+def _compare(spec: TensorSpec, row: tuple[int, ...]) -> None:
+    if any(want not in (-1, size) for want, size in zip(spec.row, row, strict=True)):
+        log.warning(
+            "output '%s' has rows of shape %s; config.pbtxt says %s, which Triton tells clients",
+            *(spec.name, list(row), list(spec.row)),
+        )
