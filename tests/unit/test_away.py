@@ -224,9 +224,7 @@ def test_a_hung_peer_is_waited_for_once_and_told_later(make: Make) -> None:
 
 
 @pytest.mark.parametrize("connects", [True, False])
-def test_who_cannot_be_told_is_told_later(
-    make: Make, monkeypatch: pytest.MonkeyPatch, connects: bool
-) -> None:
+def test_told_later(make: Make, monkeypatch: pytest.MonkeyPatch, connects: bool) -> None:
     first, second = make(0), make(1)
     first.needs_help = False
     tried = []
@@ -366,9 +364,7 @@ def test_an_answer_waits_for_a_home_only_once() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nothing_is_lost_or_doubled_whatever_fails(
-    make: Make, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
+def test_nothing_lost_or_doubled(make: Make, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     chance = random.Random(seed)
     kinds = [errno.EMFILE, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS, errno.EAGAIN]
 

@@ -78,9 +78,7 @@ def test_a_struck_rank_is_dead(kind: str, scene: Scene, rank: "subprocess.Popen[
         assert not harm.healed(scene.target.status()), "it names the dead one still"
 
 
-def test_a_frozen_rank_is_resumed_in_time_and_after_ctrl_c(
-    scene: Scene, rank: "subprocess.Popen[bytes]"
-) -> None:
+def test_a_frozen_rank_is_resumed(scene: Scene, rank: "subprocess.Popen[bytes]") -> None:
     with KINDS["freeze"].commit(scene) as harm:
         until(lambda: is_stopped(rank))
         assert not harm.healed(scene.target.status())

@@ -179,9 +179,7 @@ def test_a_refusal_at_its_place_is_counted_apart(sent: float, ended: float) -> N
         (13.5, 80.0, Outcome.HUNG, "during stub, a stub"),
     ],
 )
-def test_what_nothing_excuses_is_a_finding_with_its_place(
-    sent: float, ended: float, outcome: Outcome, place: str
-) -> None:
+def test_what_nothing_excuses(sent: float, ended: float, outcome: Outcome, place: str) -> None:
     found = findings(*[record(sent, ended, outcome)] * 3)
     assert found == [f"3 x {outcome} at embed over grpc {place}: why"]
 

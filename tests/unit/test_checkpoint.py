@@ -133,9 +133,7 @@ def test_a_checkpoint_is_read_as_transformers_reads_it(
         ("architectures", ["JinaBertModel"]),
     ],
 )
-def test_what_the_encoder_does_not_compute_is_named(
-    tmp_path: Path, key: str, value: object
-) -> None:
+def test_what_it_does_not_compute_is_named(tmp_path: Path, key: str, value: object) -> None:
     """At the build, and where somebody puts the files into a version folder."""
     folder = tiny_bert(tmp_path, **{"config.json": {**CONFIG, key: value}})
     said = f"has (the )?{key.removesuffix('s')}"
@@ -158,9 +156,7 @@ def test_what_the_encoder_does_not_compute_is_named(
     ],
     ids=["without effect", "with effect"],
 )
-def test_all_else_that_a_config_says_is_as_in_transformers(
-    tmp_path: Path, said: dict[str, Any]
-) -> None:
+def test_all_else_is_as_in_transformers(tmp_path: Path, said: dict[str, Any]) -> None:
     folder = tiny_bert(tmp_path, **{"config.json": CONFIG | said})
     np.testing.assert_allclose(embed(folder, TEXTS), encoded(folder, TEXTS), atol=1e-5)
 
@@ -197,9 +193,7 @@ def test_another_family_is_refused_also_under_berts_name(tmp_path: Path, family:
 
 
 @pytest.mark.parametrize("left_out", [*shapes(CONFIG)][::4])
-def test_a_tensor_that_is_missing_or_of_another_shape_is_named(
-    tmp_path: Path, left_out: str
-) -> None:
+def test_a_tensor_that_does_not_fit_is_named(tmp_path: Path, left_out: str) -> None:
     folder, found = tiny_bert(tmp_path), tensors(CONFIG)
     tensor = found.pop(left_out)
     for broken in ({}, {left_out: np.concatenate([tensor] * 2)}):
@@ -401,9 +395,7 @@ LENGTHS = {
 
 @pytest.mark.parametrize("limit", ["8", 0, 1, 6.0, True, float("nan")])
 @pytest.mark.parametrize("file", LENGTHS)
-def test_a_length_that_cuts_off_everything_is_refused(
-    tmp_path: Path, file: str, limit: object
-) -> None:
+def test_a_length_that_is_none_is_refused(tmp_path: Path, file: str, limit: object) -> None:
     said = CONFIG if file == "config.json" else {}
     with pytest.raises(BuildError, match=LENGTHS[file]):
         Checkpoint(tiny_bert(tmp_path, **{file: said | {LENGTHS[file]: limit}})).tokenizer()

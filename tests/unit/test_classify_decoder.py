@@ -88,9 +88,7 @@ def test_refuses_and_names_the_index(module: ModuleType, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["huge", "scans"])
-def test_what_would_cost_too_much_is_refused_by_its_header(
-    module: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_refused_by_header(module: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     decoded: list[Image.Image] = []
     monkeypatch.setattr(module, "_pixels", decoded.append)
     with pytest.raises(module.ImageError):
@@ -115,9 +113,7 @@ def test_the_largest_is_served(module: ModuleType) -> None:
 @pytest.mark.parametrize(
     "whole", [encoded(NOISE), encoded(NOISE, "JPEG", progressive=True, exif=EXIF_TURNED)]
 )
-def test_a_file_cut_anywhere_is_refused_or_has_all_its_pixels(
-    module: ModuleType, whole: bytes
-) -> None:
+def test_a_file_cut_anywhere(module: ModuleType, whole: bytes) -> None:
     complete = module.decode([whole])
     refused = 0
     for length in range(1, len(whole), 3):

@@ -61,9 +61,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_answers_come_in_the_order_of_what_was_asked(
-    server: FakeServer, concurrency: int, tmp_path: Path
-) -> None:
+def test_answers_come_in_order(server: FakeServer, concurrency: int, tmp_path: Path) -> None:
     vectors = embed.embed(NUMBERS, batch_size=7, concurrency=concurrency)
     assert (vectors.shape, vectors.dtype) == ((101, embed.DIM), np.float32)
     assert vectors.argmax(axis=1).tolist() == list(range(101))
@@ -78,9 +76,7 @@ def test_answers_come_in_the_order_of_what_was_asked(
     assert missing.error == "No such file or directory"
 
 
-def test_addresses_follow_protocol_and_environment(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_addresses_and_environment(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     embed.embed(["1"], concurrency=1)
     monkeypatch.setenv("HOST", "0.0.0.0")
     monkeypatch.setenv("HTTP_PORT", "9000")
@@ -89,9 +85,7 @@ def test_addresses_follow_protocol_and_environment(
     assert server.urls == ["127.0.0.1:8001", "127.0.0.1:9000", "elsewhere:1"]
 
 
-def test_requests_are_in_flight_together(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_fly_together(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     together = threading.Barrier(3, timeout=10)
     infer = server.infer
     monkeypatch.setattr(server, "infer", lambda *args: (together.wait(), infer(*args))[1])

@@ -12,9 +12,7 @@ SETS = st.sets(st.integers(0, 63), min_size=1, max_size=16).map(lambda cpus: tup
 
 
 @given(st.lists(SETS, min_size=1, max_size=3), st.lists(st.integers(0, 2), min_size=1))
-def test_everyone_gets_some_of_what_it_inherited(
-    sets: list[tuple[int, ...]], of: list[int]
-) -> None:
+def test_everyone_gets_some_of_its_own(sets: list[tuple[int, ...]], of: list[int]) -> None:
     inherited = [sets[index % len(sets)] for index in of]
     shares = share(inherited)
     assert len(shares) == len(inherited)
@@ -52,7 +50,5 @@ def test_examples() -> None:
     ("cores", "ranks", "limit", "expected"),
     [(8, 2, None, 8), (8, 2, 4.0, 2), (8, 2, 64.0, 8), (8, 4, 2.0, 1), (8, 2, 3.9, 1)],
 )
-def test_threads_keep_to_the_quota(
-    cores: int, ranks: int, limit: float | None, expected: int
-) -> None:
+def test_the_quota_holds(cores: int, ranks: int, limit: float | None, expected: int) -> None:
     assert threads(tuple(range(cores)), ranks, limit) == expected

@@ -47,9 +47,7 @@ def test_an_error_that_cannot_be_shown_still_has_a_name(base: type[Exception]) -
 
 @pytest.mark.parametrize("text", ["'/" + "a" * 100_000, "'//\"" * 30_000, "\ud800" * 10_000])
 @pytest.mark.parametrize("kind", [InvalidInput, RequestFailed, ValueError])
-def test_whatever_a_module_says_is_short_and_can_be_sent_at_once(
-    text: str, kind: type[Exception]
-) -> None:
+def test_whatever_is_said_is_short_and_can_be_sent(text: str, kind: type[Exception]) -> None:
     began = time.monotonic()
     for said in (describe(kind(text)), for_clients(kind(text))):
         assert len(said.encode()) < 20_000

@@ -119,9 +119,7 @@ def test_the_hub_is_asked_for_nothing_that_runs(
 
 
 @pytest.mark.parametrize("revision", ["", "@main", "@0123abc", f"@{'A' * 40}"])
-def test_what_may_change_on_the_hub_is_refused_with_its_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str
-) -> None:
+def test_what_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
     def model_info(repository: str, *, revision: str | None) -> Any:
         assert (repository, revision) == ("owner/name", asked)
         return SimpleNamespace(sha=COMMIT)
@@ -239,18 +237,14 @@ def test_a_bad_checkpoint_is_refused_in_a_sentence(
         ("empty", "tokenizer", r"has no tokenizer\.json"),
     ],
 )
-def test_a_source_that_is_not_there_is_said(
-    tmp_path: Path, source: str, family: str, said: str
-) -> None:
+def test_a_missing_source_is_said(tmp_path: Path, source: str, family: str, said: str) -> None:
     (tiny_bert(tmp_path / "empty") / "tokenizer.json").unlink()
     source = source.replace("empty", str(tmp_path / "empty"))
     with pytest.raises(BuildError, match=said):
         stages.plan(make_job(tmp_path, source, family))
 
 
-def test_a_hub_that_does_not_answer_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_is_silent_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise ConnectionError("no route\nmore of it")
 

@@ -48,9 +48,7 @@ def fitting(draw: st.DrawFn) -> ModelConfig:
 
 
 @given(fitting())
-def test_every_instance_holds_one_rank_rank_0_is_active_the_rest_are_blocks(
-    config: ModelConfig,
-) -> None:
+def test_every_instance_holds_one_rank_in_blocks(config: ModelConfig) -> None:
     laid = replicas(config)
     active, passive = (
         [
@@ -95,9 +93,7 @@ def test_numbers_that_do_not_fit_are_named(tp: int, pp: int, active: int, passiv
 
 
 @given(SIZES, SIZES, st.integers(1, 4), st.integers(0, 4))
-def test_a_replica_added_later_takes_the_place_it_would_have_had(
-    tp: int, pp: int, count: int, index: int
-) -> None:
+def test_a_replica_added_later_has_its_place(tp: int, pp: int, count: int, index: int) -> None:
     shards = tp * pp - 1
 
     def of(replicas: int) -> ModelConfig:

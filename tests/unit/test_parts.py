@@ -85,9 +85,7 @@ def answer(of: Request) -> Any:
 
 
 @given(LENGTHS, st.data())
-def test_whatever_becomes_of_its_parts_it_is_answered_once(
-    lengths: list[int], data: st.DataObject
-) -> None:
+def test_whatever_its_parts_become(lengths: list[int], data: st.DataObject) -> None:
     whole = request(lengths)
     parts = cut(whole, CONFIG)
     assert [part.continues for part in parts] == [n > 0 for n in range(len(parts))]

@@ -48,9 +48,7 @@ def pauses(
     return waited
 
 
-def test_what_cannot_start_is_tried_ever_more_seldom(
-    served: Patience, clock: SimpleNamespace
-) -> None:
+def test_what_cannot_start_is_tried_seldom(served: Patience, clock: SimpleNamespace) -> None:
     assert served.seconds(EXITED) == 0.0, "it had served: again at once"
     waited = pauses(served, clock, CANNOT, took=0.3)
     assert waited == sorted(waited)
@@ -65,9 +63,7 @@ def test_what_may_pass_is_over_within_five_seconds(
     assert max(pauses(served, clock, ended, took)) + took <= 5.0
 
 
-def test_a_long_start_that_may_pass_is_not_tried_all_the_time(
-    served: Patience, clock: SimpleNamespace
-) -> None:
+def test_a_long_start_is_not_always_tried(served: Patience, clock: SimpleNamespace) -> None:
     assert max(pauses(served, clock, FULL, took=15.0)) >= 30.0
 
 

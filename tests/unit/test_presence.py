@@ -58,9 +58,7 @@ def test_withdraw_leaves_nothing_but_other_loads(model: Presence, tmp_path: Path
     assert model.gather([LEAD]) == [(77,)]
 
 
-def test_instances_loaded_one_by_one_would_wait_for_ever(
-    model: Presence, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_instances_loaded_one_by_one(model: Presence, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_PARALLEL_INSTANCE_LOADING", "0")
     model.announce(LEAD)
     assert model.gather([LEAD]) == [MINE]

@@ -82,9 +82,7 @@ def test_what_is_near_is_asked_straight(
 
 
 @pytest.mark.parametrize("variable", proxy.VARIABLES)
-def test_a_proxy_in_the_way_is_named(
-    asked: Asked, monkeypatch: pytest.MonkeyPatch, variable: str
-) -> None:
+def test_a_proxy_is_named(asked: Asked, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, f"http://user:secret@{asked.address}")
     said = failure("grpc", FAR[0])
     assert f"through the proxy {asked.address}, which {variable} names" in said

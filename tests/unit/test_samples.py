@@ -75,9 +75,7 @@ def text_hook(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bring", [lambda _: None, text_file, text_hook])
-def test_an_encoders_gate_has_other_texts_than_its_calibration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bring: Any
-) -> None:
+def test_other_texts_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bring: Any) -> None:
     tiny_bert(tmp_path / "checkpoint")
     bring(tmp_path)
     ours, theirs = sides(made(tmp_path, monkeypatch, "checkpoint", encoder=True))
@@ -109,9 +107,7 @@ def test_weights_that_are_made_come_with_disjoint_samples(
 
 
 @pytest.mark.parametrize("code", ["", OWN % (40, 40), OWN % (4, 4), OWN % (300, 300) + CALIBRATION])
-def test_a_modules_gate_has_other_samples_than_its_calibration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
-) -> None:
+def test_other_samples_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     (tmp_path / "samples.py").write_text(code)
     job = made(tmp_path, monkeypatch, "checkpoint")
     ours, theirs = sides(job)
@@ -125,17 +121,13 @@ def test_a_modules_gate_has_other_samples_than_its_calibration(
 @pytest.mark.parametrize(
     "code", [OWN % (3, 3), OWN % (40, 40) + "def calibration(f): return samples(f)[0]"]
 )
-def test_without_others_nothing_is_calibrated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
-) -> None:
+def test_without_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     (tmp_path / "samples.py").write_text(code)
     with pytest.raises(BuildError, match="no samples to calibrate with that it is not judged by"):
         samples.calibration(made(tmp_path, monkeypatch, "checkpoint"))
 
 
-def test_what_lies_beside_the_recipe_is_part_of_the_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lies_beside_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = made(tmp_path, monkeypatch, "checkpoint")
     keys = [job.samples]
     for name, text in (("samples.py", OWN), ("samples.py", REFERENCE), ("labels.json", "[]")):
@@ -144,9 +136,7 @@ def test_what_lies_beside_the_recipe_is_part_of_the_key(
     assert all(one != other for one, other in pairwise(keys))
 
 
-def test_samples_that_the_config_does_not_allow_are_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_too_large_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_bert(tmp_path / "checkpoint")
     text_hook(tmp_path)  # of 3 to 15 tokens
     job = made(tmp_path, monkeypatch, "checkpoint", encoder=True)
@@ -169,9 +159,7 @@ def limited(folder: Path, name: str, most: int) -> None:
     config.write_text("\n".join([*lines, limit]))
 
 
-def test_a_module_is_judged_by_the_reference_that_it_brings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_brings_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "samples.py").write_text(OWN % (40, 40) + REFERENCE)
     job = made(tmp_path, monkeypatch, "checkpoint")
     requests = samples.judged(job).requests

@@ -90,9 +90,7 @@ def test_half_a_status_file_hides_no_other(tmp_path: Path, content: bytes) -> No
 
 
 @pytest.mark.parametrize("call", ["iterdir", "lstat"])
-def test_a_fault_of_the_file_system_takes_no_model_away(
-    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_the_disk(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").touch()
     changes = repository.Changes(tmp_path)

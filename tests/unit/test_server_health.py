@@ -106,9 +106,7 @@ def test_a_slow_client_has_one_deadline(port: int, monkeypatch: pytest.MonkeyPat
     assert time.monotonic() - began < 20
 
 
-def test_metrics_that_cannot_be_had_hide_no_other_page(
-    port: int, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metrics_that_fail(port: int, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fault(_: object) -> bytes:
         raise OSError(24, "Too many open files")
 
@@ -123,9 +121,7 @@ def test_metrics_that_cannot_be_had_hide_no_other_page(
     assert said[0].startswith("error: the metrics page: OSError: [Errno 24] Too many open files")
 
 
-def test_the_thread_goes_on_after_an_error(
-    said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_goes_on_after_an_error(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     left = iter([OSError(24, "Too many open files"), ValueError("odd")])
     serve = Health._serve
 

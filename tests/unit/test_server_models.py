@@ -207,9 +207,7 @@ def test_what_did_not_reach_tritonserver_comes_again(models: Path, is_gone: bool
 
 
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.EIO, errno.EACCES])
-def test_a_short_machine_is_no_fault_of_the_model(
-    models: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_short_machine(models: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def fails(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 

@@ -61,9 +61,7 @@ def look(watched: Reconciler, probe: Any) -> None:
 
 
 @pytest.mark.parametrize("step", ["_bury", "_end_doomed", "_see", "_revive"])
-def test_a_death_that_met_an_error_is_not_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_no_death_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """Whatever step of the look fails: the roster tells a death only once."""
     watched, roster, probe = reconciler(tmp_path, loads := [])
     for _ in range(5):

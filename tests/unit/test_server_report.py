@@ -80,9 +80,7 @@ def test_reasons_are_told_to_who_has_the_token(kinds: tuple[str, ...], state: st
         (("serves",), {"is_heard": False}, "tritonserver does not answer"),
     ],
 )
-def test_models_that_serve_do_not_help_it(
-    kinds: tuple[str, ...], facts: dict[str, Any], reason: str
-) -> None:
+def test_what_else_it_needs(kinds: tuple[str, ...], facts: dict[str, Any], reason: str) -> None:
     said = pages(*kinds, **facts)["ready"]
     assert (said["ready"], said["reason"]) == (False, reason)
 

@@ -82,9 +82,7 @@ def holder() -> Iterator[tuple[run.Run, subprocess.Popen[bytes]]]:
     child.wait()
 
 
-def test_a_process_that_is_no_stub_is_left_alone(
-    holder: tuple[run.Run, subprocess.Popen[bytes]],
-) -> None:
+def test_what_is_no_stub_is_left_alone(holder: tuple[run.Run, subprocess.Popen[bytes]]) -> None:
     made, child = holder
     assert run.holders(made.lock_file) == [child.pid]
     run.remove_leftovers()
@@ -103,9 +101,7 @@ def test_an_orphaned_stub_is_ended(
     assert list(run.SEGMENTS.iterdir()) == []
 
 
-def test_the_guard_ends_a_run_whose_watcher_died(
-    holder: tuple[run.Run, subprocess.Popen[bytes]],
-) -> None:
+def test_the_guard_ends_what_is_left(holder: tuple[run.Run, subprocess.Popen[bytes]]) -> None:
     made, child = holder
     with made.guard() as guard:
         with pytest.raises(subprocess.TimeoutExpired):

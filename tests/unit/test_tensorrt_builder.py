@@ -198,9 +198,7 @@ def test_all_ranks_and_what_they_are_bound_to(make: Make, monkeypatch: pytest.Mo
     assert bench.fake.configs[1].profiles == [{"x": ((1, 4), (2, 4), (8, 4))}]
 
 
-def test_the_longest_sequence_bounds_an_encoder(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_longest_bounds_an_encoder(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make()
     for rank in range(2):
         text = "g (int32[r, w] gather) => (int32[r, w] y) { y = Identity (gather) }"
@@ -220,9 +218,7 @@ def test_the_longest_sequence_bounds_an_encoder(
         ((2, 4, 8), "smallest of `rows` in recipe.toml must be 1, not 2"),
     ],
 )
-def test_batches_that_no_plan_would_hold_are_refused(
-    make: Make, rows: tuple[int, int, int], said: str
-) -> None:
+def test_batches_beyond_all_plans(make: Make, rows: tuple[int, int, int], said: str) -> None:
     bench = make()
     with pytest.raises(BuildError, match=said):
         bench.build_all(bench.folder, family="module", shapes=Shapes(rows=rows))

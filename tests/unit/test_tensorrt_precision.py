@@ -138,9 +138,7 @@ def test_a_collective_of_unknown_type_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
-def test_a_conversion_that_leaves_float32_is_an_error(
-    dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_leaves_float32_is_an_error(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And so is one that cannot be made, or not here."""
 
     def quantize(source: str, *, output_path: str, **_: Any) -> None:

@@ -124,8 +124,6 @@ def test_config_for_several_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("inputs", "outputs"), [(RAGGED, {}), ({"X": ("n", 4)}, {"hidden_out": ("n", 8)})]
 )
-def test_what_that_backend_cannot_serve_is_refused(
-    inputs: dict[str, Dims], outputs: dict[str, Dims]
-) -> None:
+def test_what_it_cannot_serve(inputs: dict[str, Dims], outputs: dict[str, Dims]) -> None:
     with pytest.raises(BuildError, match="neither pipelines nor sequences"):
         tritonconfig.config(graph(inputs, outputs), max_batch_size=1)

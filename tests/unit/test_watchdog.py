@@ -63,9 +63,7 @@ class Machine:
 
 
 @pytest.mark.parametrize("ranks", [1, 8])
-def test_a_hang_is_noticed_however_many_ranks_wait(
-    monkeypatch: pytest.MonkeyPatch, ranks: int
-) -> None:
+def test_a_hang_is_noticed(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
     machine = Machine(monkeypatch, [WAITING] * ranks, "S" * ranks)
     assert HANG <= (machine.fires_after() or 0) <= HANG + 3
     machine = Machine(monkeypatch, [*[WAITING] * (ranks - 1), 0.06], "S" * ranks)
@@ -81,18 +79,14 @@ def test_what_one_rank_refuses_the_others_do_not_wait_for(monkeypatch: pytest.Mo
     assert computing.fires_after() is None
 
 
-def test_to_hang_in_the_kernel_is_progress_for_a_while_only(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_to_hang_in_the_kernel_is_progress_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     fired = Machine(monkeypatch, [0.0, WAITING], "DS").fires_after()
     assert 5 * HANG <= (fired or 0) <= 7 * HANG
     assert Machine(monkeypatch, [0.05, WAITING], "DS").fires_after() is None, "a busy disk"
 
 
 @pytest.mark.parametrize(("states", "forkserver"), [("ST", "S"), ("St", "S"), ("SS", "T")])
-def test_a_stopped_process_is_stuck_at_any_time(
-    monkeypatch: pytest.MonkeyPatch, states: str, forkserver: str
-) -> None:
+def test_stopped_is_stuck(monkeypatch: pytest.MonkeyPatch, states: str, forkserver: str) -> None:
     machine = Machine(monkeypatch, [1.0, 1.0], states)
     machine.group.state, machine.group.oldest = State.STARTING, None
     machine.forkserver_state = forkserver

@@ -1,0 +1,118 @@
+"""What holds for the whole project: imports, temporary files, time limits, CI."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from python_mp.machine.temporary import temporary_folder
+from server.process.installation import PROJECT
+
+SERVED = ("backends", "server", "clients", "model_repository")
+OWN = {"python_mp", "server", "clients"}
+# By the name of the import, where a package is called otherwise or follows from another one.
+PACKAGES = {"PIL": "pillow", "google": "protobuf", "geventhttpclient": "tritonclient"}
+# Triton brings the first; others are asked for in a sentence where an engine or dtype needs them.
+ELSEWHERE = {"triton_python_backend_utils", "tensorrt", "cuda", "_typeshed"}
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Top-level names of what a file imports, other than relatively."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
+
+
+def test_every_import_is_required() -> None:
+    lines = (PROJECT / "requirements-serving.txt").read_text().splitlines()
+    required = {re.split(r"[\[=]", line)[0] for line in lines if line and line[0] != "#"}
+    files = [file for folder in SERVED for file in (PROJECT / folder).rglob("*.py")]
+    assert len(files) > 100
+    wanted = {name: file for file in files for name in imported(file)}
+    known = OWN | ELSEWHERE | sys.stdlib_module_names
+    missing = {
+        name: str(file.relative_to(PROJECT))
+        for name, file in wanted.items()
+        if name not in known and PACKAGES.get(name, name).replace("_", "-") not in required
+    }
+    assert missing == {}
+
+
+PRODUCT = ("server", "backends", "build_scripts", "clients")
+MAKERS = {"TemporaryDirectory", "TemporaryFile", "NamedTemporaryFile", "mkdtemp", "mkstemp"}
+
+
+def test_the_environment_names_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    assert temporary_folder() == Path("/tmp")
+    monkeypatch.setenv("TMP", "/scratch")
+    assert temporary_folder() == Path("/scratch")
+    monkeypatch.setenv("TMPDIR", "")
+    assert temporary_folder() == Path("/scratch")
+    monkeypatch.setenv("TMPDIR", "here")
+    assert temporary_folder() == Path.cwd() / "here"
+
+
+def test_no_other_folder_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    with pytest.raises(FileNotFoundError), tempfile.TemporaryDirectory(dir=temporary_folder()):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def choices(file: Path) -> Iterator[str]:
+    """Where a file leaves the choice to Python."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            has_place = any(keyword.arg == "dir" for keyword in node.keywords)
+            if name == "gettempdir" or (name in MAKERS and not has_place):
+                yield f"{file.relative_to(PROJECT)}, line {node.lineno}"
+
+
+def test_the_choice_is_nowhere_pythons() -> None:
+    files = [file for part in PRODUCT for file in (PROJECT / part).rglob("*.py")]
+    assert len(files) > 100
+    assert [place for file in files for place in choices(file)] == []
+
+
+@pytest.mark.parametrize("required", ["", "1"])
+def test_ci_says_what_is_missing(tmp_path: Path, required: str) -> None:
+    """On a machine with nothing but a shell, where nothing can be installed."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "cat", "dirname", "env", "mktemp", "sed", "tail"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    for name, does in {"id": "echo 1000", "make": 'echo "make $*"'}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{does}\n")
+        (programs / name).chmod(0o755)
+    (tmp_path / "project" / ".ci").mkdir(parents=True)
+    script = shutil.copy(PROJECT / ".ci" / "run", tmp_path / "project" / ".ci" / "run")
+    environment = {"PATH": str(programs), "REQUIRE_PROGRAMS": required}
+    done = subprocess.run([script], env=environment, capture_output=True, text=True)
+    assert done.returncode == (1 if required else 0), done.stderr
+    assert done.stdout.split("\n")[:-1] == ([] if required else ["make check models", "make test"])
+    for name in ("promtool", "docker", "docker compose", "a Docker engine that answers"):
+        assert done.stderr.count(f"!!!   {name}\n") == 2, "at the beginning, and at the end"
+
+
+def test_every_test_has_a_limit(request: pytest.FixtureRequest) -> None:
+    """Of the run that this is: none is as long as what ends everything, or has none at all."""
+    last = float(request.config.getini("faulthandler_timeout"))
+    assert 0 < float(request.config.getini("timeout")) < last
+    assert request.config.getini("faulthandler_exit_on_timeout")
+    for item in request.session.items:
+        marker = item.get_closest_marker("timeout")
+        assert marker is None or 0 < marker.args[0] < last, item.nodeid
