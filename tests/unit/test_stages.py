@@ -134,7 +134,8 @@ def test_a_stage_that_fails_leaves_nothing(tiny: Workshop) -> None:
     tiny.verify.files = fail
     with pytest.raises(BuildError, match="no compiler"):
         ensure(tiny.job(), "verify")
-    assert [p.name[:5] for p in sorted((tiny.workspace / "tiny").iterdir())] == ["fetch", "shards"]
+    made = sorted(path.name for path in (tiny.workspace / "tiny").iterdir())
+    assert [name.partition("-")[0] for name in made] == ["fetch", "shards"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from python_mp.triton import steps
 from tests.support.checkpoints import SPECIAL, WORDS, word_piece
 from tests.support.images import GOOD
 from tests.support.triton_stub import REPOSITORY, InferenceRequest, TritonError, load_model
