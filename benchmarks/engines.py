@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from benchmarks.parallel import latency_ms, texts_per_second
 from benchmarks.texts import short_texts, token_ids
-from build_scripts import build, job, stages
+from build_scripts import artifact, job, stages
 from build_scripts.job import Job
 from python_mp.front.local import Local, served
 from python_mp.model.config import ModelConfig
@@ -61,11 +61,11 @@ def _jobs() -> list[Job]:
     jobs = [given, *map(given.variant, recipe.variants)]
     with Progress(console=Console(stderr=True)) as progress:
         for each in jobs:
-            build.build(each, progress, publishing=False)
+            artifact.build(each, progress, publishing=False)
     return jobs
 
 
 def _config(job: Job, folder: Path) -> ModelConfig:
     steps = stages.plan(job)
-    artifact = steps[stages.artifact_stage(steps)].folder
-    return job.served_from(artifact, folder / f"{job.recipe.engine}-{job.recipe.dtype}")
+    made = steps[stages.artifact_stage(steps)].folder
+    return job.served_from(made, folder / f"{job.recipe.engine}-{job.recipe.dtype}")

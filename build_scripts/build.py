@@ -8,18 +8,17 @@ recipe.toml and config.pbtxt say is published: what the command says instead is 
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from rich.progress import Progress
 
-from build_scripts import check, command, outcome, publish, stages
+from build_scripts import check, command, outcome
 from build_scripts import job as jobs
+from build_scripts.artifact import Artifact
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.outcome import Result
-from build_scripts.publish import Steps
 from build_scripts.recipe import Variant
 
 NOT_PUBLISHED = (
@@ -94,12 +93,14 @@ def _together(
     if options.without_gpu and any(job.needs_gpu for job in made.values()):
         yield from (Result.of(job, "left out") for job in made.values())
         return
-    for model, job in made.items():
-        results[model] = _caught(job, partial(_verified, progress=progress, publishing=publishing))
+    artifacts = {
+        model: Artifact(job, progress, publishing=publishing) for model, job in made.items()
+    }
+    for model, artifact in artifacts.items():
+        results[model] = _caught(artifact.job, artifact.verify)
     if publishing and all(result.status != "failed" for result in results.values()):
-        for model, job in made.items():
-            publishes = partial(_published, result=results[model], progress=progress)
-            results[model] = _caught(job, publishes)
+        for model, artifact in artifacts.items():
+            results[model] = _caught(artifact.job, partial(artifact.publish, results[model]))
     yield from (results[model] for model in models)
     for job in made.values() if options.variants else ():
         yield from (_variant(job, variant, progress) for variant in job.recipe.variants)
@@ -111,69 +112,17 @@ def _variant(job: Job, variant: Variant, progress: Progress) -> Result:
     except BuildError as error:
         said = job.recipe.variant(variant)
         return Result(job.model, said.engine, said.dtype, "", "failed", error=str(error))
-    return _caught(other, partial(_verified, progress=progress, publishing=False))
+    return _caught(other, Artifact(other, progress, publishing=False).verify)
 
 
-def _caught(job: Job, work: Callable[[Job], Result]) -> Result:
+def _caught(job: Job, work: Callable[[], Result]) -> Result:
     try:
-        return work(job)
+        return work()
     except command.EXPECTED as error:
         return Result.of(job, "failed", error=str(error))
     except Exception as error:  # a mistake of ours, or of a library: others are built all the same
         command.CONSOLE.print_exception()
         return Result.of(job, "failed", error=f"{type(error).__name__}: {error}")
-
-
-def build(job: Job, progress: Progress, *, publishing: bool = True) -> Result:
-    """Have the job's artifact, verified and, if `publishing`, in the repository.
-
-    Raises:
-        BuildError: it cannot be done; the repository is as it was.
-    """
-    result = _verified(job, progress, publishing=publishing)
-    return _published(job, result, progress) if publishing else result
-
-
-def _verified(job: Job, progress: Progress, *, publishing: bool) -> Result:
-    """Of a job that is ready to be published, or has been."""
-    steps = stages.plan(job)
-    if publishing:
-        if wrong := job.contradiction:
-            raise BuildError(wrong)
-        if found := publish.current(job, steps):
-            size = sum(file["size"] for file in found.files.values())
-            return Result.of(job, "kept", size=size, accuracy=found.accuracy, latency=found.latency)
-    with command.locked(job):
-        stages.clean(job)
-        return _judged(job, steps, _ensure(job, steps, progress, publishing))
-
-
-def _published(job: Job, result: Result, progress: Progress) -> Result:
-    if result.status != "verified":
-        return result
-    publish.run(job, stages.plan(job), progress)
-    return replace(result, status="published")
-
-
-def _ensure(job: Job, steps: Steps, progress: Progress, publishing: bool) -> float:
-    """Have what is asked for at the end; returns the seconds that stages have run."""
-    *_, last = steps
-    seconds = stages.ensure(job, steps, last, progress)
-    if publishing:  # which reads these again, whatever the last one needed
-        seconds += stages.ensure(job, steps, "fetch", progress)
-        artifact = stages.artifact_stage(steps)
-        seconds += stages.ensure(job, steps, artifact, progress, content=True)
-    return seconds
-
-
-def _judged(job: Job, steps: Steps, seconds: float) -> Result:
-    found = publish.verdict(steps)
-    measured = {"accuracy": found["accuracy"], "latency": found["latency"], "seconds": seconds}
-    if not found["passed"]:
-        error = f"{job.name} is not accurate enough: {'; '.join(found['misses'])}"
-        return Result.of(job, "failed", error=error, worst=found["worst"], **measured)
-    files = steps[stages.artifact_stage(steps)].output().values()
-    return Result.of(job, "verified", size=sum(path.stat().st_size for path in files), **measured)
 
 
 def _check(options: argparse.Namespace) -> int:

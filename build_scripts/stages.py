@@ -181,10 +181,14 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def clean(job: Job) -> None:
-    """Remove what killed builds left, and all but the newest outputs of each stage."""
+    """Remove what killed builds left, and all but the newest outputs of each stage; of stages that
+    are no more, all."""
     folder = job.workspace / job.model
     storage.sweep(folder)
-    for name in {*ORDER, *TOKENIZER_ORDER}:
-        outputs = sorted(folder.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime)
-        for old in outputs[:-KEPT_OUTPUTS]:
+    by_stage: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*-*"), key=lambda path: path.stat().st_mtime):
+        by_stage.setdefault(path.name.rpartition("-")[0], []).append(path)
+    for name, outputs in by_stage.items():
+        kept = KEPT_OUTPUTS if name in (*ORDER, *TOKENIZER_ORDER) else 0
+        for old in outputs[: max(0, len(outputs) - kept)]:
             shutil.rmtree(old)

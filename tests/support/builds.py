@@ -14,7 +14,7 @@ import pytest
 from rich.progress import Progress
 from safetensors.numpy import save_file
 
-from build_scripts import build, command, job, publish, stages
+from build_scripts import artifact, command, job, publish, stages
 from build_scripts.job import Job
 from build_scripts.outcome import Result
 
@@ -85,7 +85,7 @@ class Workshop:
         return job.load("tiny", self.repository, self.overrides | overrides, self.workspace)
 
     def build(self, *, publishing: bool = True, **overrides: Any) -> Result:
-        return build.build(self.job(**overrides), command.progress(), publishing=publishing)
+        return artifact.build(self.job(**overrides), command.progress(), publishing=publishing)
 
     def edit(self, name: str, old: str, new: str) -> None:
         path = self.model / name

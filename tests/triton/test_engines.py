@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from build_scripts import build
+from build_scripts import artifact
 from build_scripts import job as jobs
 from server.process.launch import TritonServer
 from tests.support import repository
@@ -92,7 +92,7 @@ def publish(folder: Path, variant: Variant) -> None:
     text = re.sub(r"(accuracy\]\nsamples) = \d+", r"\1 = 40", text)
     (own / recipe.parent.name / recipe.name).write_text(text)
     with Progress(console=Console(quiet=True)) as progress:
-        assert build.build(jobs.load(variant.model, own), progress).status == "published"
+        assert artifact.build(jobs.load(variant.model, own), progress).status == "published"
 
 
 def add(models: Path, folder: Path, variant: Variant) -> None:

@@ -87,8 +87,8 @@ def test_none_where_there_is_none(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("{", "cannot be read"),
-        ("[]", "is of format None, and not of 3 as now"),
-        ('{"format": 2, "recipe": {}}', "is of format 2, and not of 3 as now"),
+        ("[]", "is of format None, but 3 is read now"),
+        ('{"format": 2, "recipe": {}}', "is of format 2, but 3 is read now"),
         ('{"format": 3, "model": "m"}', "lacks keys or has unknown ones"),
     ],
 )

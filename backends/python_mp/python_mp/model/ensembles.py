@@ -35,8 +35,8 @@ def misfit(version: Path, tokenizer: str | None) -> str:
         if tokenizer and newest_tokenizer(model.parent / other) not in (None, tokenizer):
             return (
                 f"{model.name}/{version.name} and {other} were built with two tokenizers, so that"
-                f" the ensemble {ensemble} would answer nonsense: name one source in both"
-                f" recipe.toml, and run `python -m build_scripts.build {model.name} {other}`"
+                f" the ensemble {ensemble} would answer nonsense: make both by one recipe.toml, and"
+                f" run `python -m build_scripts.build {model.name} {other}`"
             )
     return ""
 

@@ -80,7 +80,7 @@ class Manifest:
             raise LoadError(f"{path} cannot be read ({error}); {again}") from None
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             was = stored.get("format") if isinstance(stored, dict) else None
-            raise LoadError(f"{path} is of format {was}, and not of {FORMAT} as now; {again}")
+            raise LoadError(f"{path} is of format {was}, but {FORMAT} is read now; {again}")
         known = {field.name for field in fields(cls)}
         if stored.keys() != known:
             wrong = ", ".join(sorted(stored.keys() ^ known))
