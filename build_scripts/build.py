@@ -13,8 +13,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from build_scripts import check, command, outcome
-from build_scripts import job as jobs
+from build_scripts import check, command, outcome, recipe_file
 from build_scripts.artifact import Artifact
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
@@ -63,7 +62,7 @@ def _build(options: argparse.Namespace) -> int:
 
 def _recipes(options: argparse.Namespace) -> list[list[str]]:
     """The models of each recipe that is asked for, by its name or by that of one of its models."""
-    found = jobs.recipes(options.repository.resolve())
+    found = recipe_file.every_recipe(options.repository.resolve())
     if not found:
         raise BuildError(f"No model in {options.repository} has a recipe.toml")
     known = {path.parent.name for path in found} | {

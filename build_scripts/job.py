@@ -6,15 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from build_scripts import code, recipe, storage, triton_config
+from build_scripts import code, recipe_file, storage, triton_config
 from build_scripts.errors import BuildError
+from build_scripts.places import PROJECT as PROJECT
+from build_scripts.places import REPOSITORY as REPOSITORY
+from build_scripts.places import WORKSPACE as WORKSPACE
 from build_scripts.recipe import Recipe, Variant
 from python_mp.model import layout
 from python_mp.model.config import ModelConfig, parse
 
-PROJECT = Path(__file__).resolve().parent.parent
-REPOSITORY = PROJECT / "model_repository"
-WORKSPACE = PROJECT / "build" / "engines"
 SAMPLES = "samples.py"
 CODE = {"module": "module.py", "tokenizer": "model.py"}
 
@@ -131,7 +131,7 @@ class Job:
     @property
     def beside(self) -> dict[str, Path]:
         """What else lies in the model's folder: samples.py, and all that it may read."""
-        known = {recipe.NAME, triton_config.NAME, self.code.name if self.code else ""}
+        known = {recipe_file.NAME, triton_config.NAME, self.code.name if self.code else ""}
         return {
             name: path
             for name, path in storage.files(self.folder).items()
@@ -169,7 +169,8 @@ class Job:
 
     def checked(self) -> "Job":
         """Itself. Raises BuildError where config.pbtxt makes no sense for it."""
-        assert self.recipe.family == "tokenizer" or self.config
+        if self.recipe.family != "tokenizer":
+            _ = self.config
         return self
 
     def output(self, stage: str) -> Path:
@@ -185,40 +186,13 @@ def load(
     sizes: Mapping[str, int] | None = None,
 ) -> Job:
     """Raises BuildError where the model, its recipe or its config.pbtxt make no sense."""
-    path = recipe_of(model, repository)
+    path = recipe_file.of_model(model, repository)
     folder = repository / model
     if not folder.is_dir():
         raise BuildError(f"{path} makes {model}, but there is no folder {folder}")
-    said = recipe.load(path, model, overrides)
+    said = recipe_file.load(path, model, overrides)
     made = Job(model, folder, path.parent, said, sizes or {}, workspace)
     return made.checked()
-
-
-def recipe_of(model: str, repository: Path = REPOSITORY) -> Path:
-    """The recipe.toml that the model is built by."""
-    found = [path for path, names in recipes(repository).items() if model in names]
-    if len(found) > 1:
-        raise BuildError(f"{model} is built by {' and by '.join(map(str, found))}: remove one")
-    if not found:
-        known = ", ".join(models(repository)) or "none"
-        raise BuildError(f"No recipe in {repository} makes '{model}'; those with one: {known}")
-    return found[0]
-
-
-def recipes(repository: Path = REPOSITORY) -> dict[Path, list[str]]:
-    """All recipes, and the models that each is of; one that cannot be read is of its folder's."""
-    found = {}
-    for path in sorted(repository.glob(f"*/{recipe.NAME}")):
-        try:
-            found[path] = recipe.models(path)
-        except BuildError:
-            found[path] = [path.parent.name]
-    return found
-
-
-def models(repository: Path = REPOSITORY) -> list[str]:
-    """Names of the models that have a recipe."""
-    return sorted(name for names in recipes(repository).values() for name in names)
 
 
 def artifact_stage(names: Iterable[str]) -> str:

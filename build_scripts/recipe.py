@@ -4,21 +4,13 @@ It is of the model NAME, or names one source and all models that are made of it 
 engine and dtype are the lines to change; everything else says what has to hold for any of them.
 """
 
-import difflib
-import json
-import re
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
-from build_scripts.errors import BuildError
 from python_mp.model.parameters import ENGINES
 
-NAME = "recipe.toml"
 Family = Literal["encoder", "module", "tokenizer"]
 Engine = Literal["torch", "aot_inductor", "onnxruntime", "tensorrt"]
 Dtype = Literal["float32", "bfloat16", "float16", "int8", "fp8"]
@@ -27,7 +19,6 @@ Size = Annotated[int, Meta(ge=1, le=1 << 40)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Error = Annotated[float, Meta(ge=0)]
 Triple = tuple[Size, Size, Size]
-T = TypeVar("T")
 
 
 class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -193,85 +184,4 @@ def _with(dtype: Dtype) -> list[str]:
     return [name for name in get_args(Engine) if dtype in ENGINES[name]]
 
 
-def models(path: Path) -> list[str]:
-    """The models that a recipe is of. Raises BuildError where that cannot be read."""
-    given = _toml(path)
-    return sorted(given["steps"]) if isinstance(given.get("steps"), dict) else [path.parent.name]
-
-
-def load(path: Path, model: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """What a recipe says of one of its models, with `overrides` in the place of some of it.
-
-    Raises:
-        BuildError: it does not make sense; the message names file and key.
-    """
-    given, prefix = _toml(path), ""
-    if "steps" in given:
-        source = convert(Ensemble, given | {"steps": {}}, str(path)).source
-        prefix, given = f"steps.{model}", given["steps"][model] | {"source": source}
-    if "layout" in given:
-        raise BuildError(_OLD_LAYOUT.format(path=path, model=model))
-    if overrides:
-        given.pop("variants", None)  # They are the recipe's as it is written.
-    is_tokenizer = given.get("family") == "tokenizer"
-    given |= {k: v for k, v in (overrides or {}).items() if k == "source" or not is_tokenizer}
-    if is_tokenizer and (extra := set(given) - {"family", "source", "keep"}):
-        raise BuildError(f"{path}: a tokenizer has family, source and keep; not {sorted(extra)[0]}")
-    return convert(Recipe, given, str(path), prefix)
-
-
-_OLD_LAYOUT = (
-    "{path} is of 0.1: [layout] stands in config.pbtxt only now (tensor_parallel_size,"
-    " pipeline_parallel_size, instance_group). Take the table out of the recipe, and run"
-    " `python -m build_scripts.build {model}`"
-)
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise BuildError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BuildError(f"{path} is not valid TOML: {error}") from None
-
-
-def convert(kind: type[T], given: object, where: str, prefix: str = "") -> T:
-    """A table of that kind. Raises BuildError with file, key and what is wrong."""
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        said, _, at = str(error).partition(" - at `$")
-        key = f"{prefix}{at.rstrip('`')}".lstrip(".")
-        raise BuildError(f"{where}: {key}{': ' if key else ''}{said}{_hint(said)}") from None
-
-
-def _hint(said: str) -> str:
-    """What was meant by an unknown field or value."""
-    found = re.fullmatch(r"Object contains unknown field `(.+)`|Invalid enum value '(.*)'", said)
-    if not found:
-        return ""
-    names = _FIELDS if found[1] else _VALUES
-    close = difflib.get_close_matches(found[1] or found[2], names, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(names)}"
-
-
 TABLES = Recipe, Ensemble, Shapes, Calibration, Accuracy, TensorRt, Variant
-_FIELDS = tuple(dict.fromkeys(name for table in TABLES for name in table.__struct_fields__))
-_VALUES = tuple(v for kind in (Family, Engine, Dtype, Compatibility) for v in get_args(kind))
-
-
-def schema() -> dict[str, Any]:
-    """Of recipe.toml, for editors: of one model, or of the steps of an ensemble."""
-    kinds = [Recipe, Ensemble]
-    either, tables = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": NAME,
-        "anyOf": list(either),
-        "$defs": tables,
-    }
-
-
-if __name__ == "__main__":
-    print(json.dumps(schema(), indent=2))

@@ -209,8 +209,8 @@ SLOW = "torch", "transformers", "onnx", "onnxruntime", "sklearn", "tokenizers", 
 
 def test_looking_at_the_models_imports_nothing_slow() -> None:
     code = (
-        "import sys; from build_scripts import build, check, job, stages\n"
-        "for name in job.models(): stages.plan(job.load(name))\n"
+        "import sys; from build_scripts import build, check, job, recipe_file, stages\n"
+        "for name in recipe_file.every_model(): stages.plan(job.load(name))\n"
         f"print([name for name in {SLOW!r} if name in sys.modules])"
     )
     environment = {"PYTHONPATH": f"{PROJECT}:{PROJECT / 'backends' / 'python_mp'}"}

@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from build_scripts import artifact
+from build_scripts import artifact, recipe_file
 from build_scripts import job as jobs
 from server.process.launch import TritonServer
 from tests.support import repository
@@ -78,7 +78,7 @@ ALL = {
 def publish(folder: Path, variant: Variant) -> None:
     """Builds the variant and publishes it into a repository of its own in `folder`."""
     own = folder / variant.name
-    recipe = jobs.recipe_of(variant.model)
+    recipe = recipe_file.of_model(variant.model)
     for name in {variant.model, recipe.parent.name}:
         left = shutil.ignore_patterns("[0-9]*")
         shutil.copytree(repository.MODELS / name, own / name, ignore=left)

@@ -11,10 +11,11 @@ import jsonschema
 import msgspec
 import pytest
 
-from build_scripts import job, recipe
+from build_scripts import job, recipe, recipe_file
 from build_scripts.errors import BuildError
 from build_scripts.job import REPOSITORY
-from build_scripts.recipe import Dtype, Engine, Variant, load
+from build_scripts.recipe import Dtype, Engine, Variant
+from build_scripts.recipe_file import load
 from python_mp.model.parameters import DTYPES, ENGINES
 
 GOOD = """
@@ -83,7 +84,7 @@ def test_a_recipe_of_an_ensemble_has_one_source(tmp_path: Path) -> None:
     tokenizer, encoder = (read(tmp_path, ENSEMBLE, model) for model in ("tokenizer", "encoder"))
     assert (tokenizer.source, encoder.source) == ("package:p", "package:p")
     assert encoder.shapes.tokens == (1, 4, 8)
-    assert recipe.models(tmp_path / "recipe.toml") == ["encoder", "tokenizer"]
+    assert recipe_file.models(tmp_path / "recipe.toml") == ["encoder", "tokenizer"]
     other = read(tmp_path, ENSEMBLE, "tokenizer", source="package:q", engine="onnxruntime")
     assert (other.source, other.engine) == ("package:q", "torch")  # which it has not
 
@@ -171,6 +172,13 @@ def test_what_does_not_make_sense_is_named(tmp_path: Path, old: str, new: str, s
             "max_error = -1",
             "steps.encoder.accuracy.max_error: Expected `floa",
         ),
+        (
+            "[steps.encoder]",
+            '[steps.encoder]\nsource = "q"',
+            "encoder.source: all steps are of the",
+        ),
+        (ENSEMBLE, "source = 'x'\nsteps = 3", "steps.encoder must be a table"),
+        (ENSEMBLE, "source = 'x'\n[steps]\nencoder = 3", "steps.encoder must be a table"),
         ('family = "encoder"', "", "steps.encoder: Object missing required field `family`"),
         ("accuracy = { max_error = 1 }", "", "steps.encoder: accuracy.float32 sets no bound"),
     ],
@@ -206,9 +214,9 @@ def test_engines_and_dtypes_are_those_of_the_backend() -> None:
     assert get_args(Dtype) == DTYPES
 
 
-@pytest.mark.parametrize("model", job.models())
+@pytest.mark.parametrize("model", recipe_file.every_model())
 def test_the_recipes_of_the_repository_are_good(model: str) -> None:
-    made = load(job.recipe_of(model, REPOSITORY), model)
+    made = load(recipe_file.of_model(model, REPOSITORY), model)
     assert made.source.startswith(("package:", "make:"))
 
 
@@ -216,11 +224,11 @@ SCHEMA = job.PROJECT / "docs" / "recipe.schema.json"
 
 
 def test_editors_have_the_schema_of_now() -> None:
-    """`python -m build_scripts.recipe > docs/recipe.schema.json` makes it."""
-    assert json.loads(SCHEMA.read_text()) == json.loads(json.dumps(recipe.schema()))
+    """`python -m build_scripts.recipe_file > docs/recipe.schema.json` makes it."""
+    assert json.loads(SCHEMA.read_text()) == json.loads(json.dumps(recipe_file.schema()))
 
 
-@pytest.mark.parametrize("path", job.recipes(), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", recipe_file.every_recipe(), ids=lambda path: path.parent.name)
 def test_editors_find_it_and_it_takes_what_the_build_takes(path: Path) -> None:
     first, given = path.read_text().splitlines()[0], tomllib.loads(path.read_text())
     assert (path.parent / first.removeprefix("#:schema ")).resolve() == SCHEMA
