@@ -13,8 +13,11 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from rich.progress import Progress
 from safetensors.numpy import save_file
 
+from build_scripts import job as jobs
+from build_scripts import stages
 from python_mp.front.supervise import scratch
 from python_mp.model.batch import CU_SEQLENS
 from python_mp.model.config import ModelConfig
@@ -22,7 +25,6 @@ from python_mp.model.errors import InvalidInput
 from python_mp.rank import engines
 from python_mp.rank.engines import Engine, aot_inductor
 from python_mp.rank.engines.echo import REFUSE
-from tests.engines import building
 from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.processes import until
 from tests.support.replicas import Array, counted, lone_rank, pids, served
@@ -44,7 +46,6 @@ output [
   { name: "Z" data_type: TYPE_FP32 dims: [ 2 ] }
 ]
 instance_group [ { name: "lead" kind: KIND_CPU } ]
-parameters { key: "engine" value { string_value: "torch" } }
 """
 RECIPE = """
 family = "module"
@@ -98,8 +99,12 @@ def built(engine: str, folder: Path) -> ModelConfig:
     (model / "module.py").write_text(MODULE)
     (model / "config.pbtxt").write_text(CONFIG)
     (model / "recipe.toml").write_text(RECIPE.format(source=source))
-    job = building.plan(folder, "contract", folder / "workspace", engine=engine)
-    return job.served_from(building.build(job), folder / "served")
+    job = jobs.load("contract", folder, {"engine": engine}, folder / "workspace")
+    steps = stages.plan(job)
+    *_, artifact = (name for name in steps if name != "verify")
+    (job.workspace / job.model).mkdir(parents=True)
+    stages.ensure(job, steps, artifact, Progress(disable=True))
+    return job.served_from(job.output(artifact), folder / "served")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -15,17 +14,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from server.endpoints import Endpoints
 from server.watch import stubs
 from tests.osfaults.cases import Case
 from tests.osfaults.front import SETTLE_SECONDS
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
-from tests.support.command import variables
+from tests.support.command import infer, variables
 from tests.support.processes import ENVIRONMENT, children
-from tests.support.python_models import ECHO, IDENTITY
-from tests.support.serving import processes_of
+from tests.support.python_models import add
 
 # It waits for a signal, blocked from its birth on, so that strace is there before the first call.
 GATED = """
@@ -33,7 +30,8 @@ import pathlib, signal, sys
 pathlib.Path(sys.argv.pop()).touch()
 signal.sigwait([signal.SIGUSR1])
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
-from server import __main__, reconciler
+from server import __main__
+from server.watch import reconciler
 reconciler.POLL_SECONDS = 0.1
 sys.exit(__main__.main())
 """
@@ -59,7 +57,7 @@ class Client(threading.Thread):
         while not self.stopped.is_set():
             number, asked = number + 1, time.monotonic()
             try:
-                answer = infer(self._endpoints, number, MODEL)
+                answer = infer(self._endpoints, number, MODEL, ASK_SECONDS)
             except OSError as error:
                 self.refused += 1
                 if time.monotonic() - asked > ASK_SECONDS * 0.9:
@@ -95,7 +93,7 @@ class Watcher(Subject):
         if phase == "start":
             return
         if not self._began:
-            self._begin()
+            self._open_gate()
         self._wait_served(3 * SLACK_SECONDS, "serve without a fault")
         if (self._repository / LATE).exists():
             shutil.rmtree(self._repository / LATE)
@@ -133,7 +131,7 @@ class Watcher(Subject):
                 raise Trouble(f"it ended with {self._process.returncode}")
             error = self._last_words()
             self._start_process()
-            self._begin()
+            self._open_gate()
             self._wait_served(limit, "start without a fault")
         return f"{phase} fails: {error}" if error else ""
 
@@ -194,9 +192,6 @@ class Watcher(Subject):
         self._began = True
         self._process.send_signal(signal.SIGUSR1)
 
-    def _begin(self) -> None:
-        self._open_gate()
-
     def _wait_served(self, seconds: float, what: str) -> None:
         wait(lambda: self._is_served(""), seconds, what)
 
@@ -216,7 +211,7 @@ class Watcher(Subject):
 
     def _has(self, model: str, version: int) -> bool:
         try:
-            return infer(self._endpoints, 7, f"{model}/versions/{version}") == 7
+            return infer(self._endpoints, 7, f"{model}/versions/{version}", ASK_SECONDS) == 7
         except OSError:
             return False
 
@@ -229,16 +224,8 @@ class Watcher(Subject):
 
     def _below(self) -> tuple[int, int]:
         """tritonserver's process id, and its stub's of the model."""
-        folder = next(
-            Path(entry.partition("=")[2])
-            for child in children(self.pid)
-            for entry in environment(child)
-            if entry.startswith("PYTHON_MP_RUNTIME_DIR=")
-        )
-        processes = processes_of(folder)
-        triton = next(pid for pid, line in processes.items() if "--model-repository" in line)
-        stub = max(stub.pid for stub in stubs.living(triton) if stub.model == MODEL)
-        return triton, stub
+        triton = children(self.pid)[0]
+        return triton, max(stub.pid for stub in stubs.living(triton) if stub.model == MODEL)
 
 
 @contextmanager
@@ -251,29 +238,8 @@ def blocked(number: signal.Signals) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def environment(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
-
-
-def infer(endpoints: Endpoints, value: float, model: str) -> float:
-    tensor = {"name": "IN", "shape": [1, 1], "datatype": "FP32", "data": [value]}
-    url = f"http://{endpoints.http_url}/v2/models/{model}/infer"
-    body = json.dumps({"inputs": [tensor]}).encode()
-    with urllib.request.urlopen(url, body, timeout=ASK_SECONDS) as reply:
-        said: dict[str, Any] = json.load(reply)
-        return float(said["outputs"][0]["data"][0])
-
-
-def add(repository: Path, model: str) -> None:
-    """By one rename, as the build scripts do it."""
-    draft = repository / ".building-test"
-    (draft / "1").mkdir(parents=True)
-    (draft / "config.pbtxt").write_text(IDENTITY)
-    (draft / "1" / "model.py").write_text(ECHO)
-    draft.rename(repository / model)
-
-
 def publish(model: Path, number: int) -> None:
+    """By one rename, as the build scripts do it."""
     draft = model / ".building-test"
     shutil.copytree(model / "1", draft, ignore=shutil.ignore_patterns("__pycache__"))
     draft.rename(model / str(number))

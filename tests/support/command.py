@@ -134,11 +134,13 @@ class Command:
         return {path.name for path in SEGMENTS.glob(f"{self.run[0]}*")}
 
 
-def infer(endpoints: Endpoints, value: float, model: str = "identity") -> float:
+def infer(
+    endpoints: Endpoints, value: float, model: str = "identity", seconds: float = 60
+) -> float:
     tensor = {"name": "IN", "shape": [1, 1], "datatype": "FP32", "data": [value]}
     url = f"http://{endpoints.http_url}/v2/models/{model}/infer"
     body = json.dumps({"inputs": [tensor]}).encode()
-    with urllib.request.urlopen(url, body, timeout=60) as reply:
+    with urllib.request.urlopen(url, body, timeout=seconds) as reply:
         return float(json.load(reply)["outputs"][0]["data"][0])
 
 
