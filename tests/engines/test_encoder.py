@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from build_scripts.checkpoint_folder import Checkpoint
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import InvalidInput
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding import source
 from python_mp.sharding.shard import Shard
 from tests.support.calls import closeness, reference
+from tests.support.checkpoints import packaged
 from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.replicas import Array, Served, counted, pids, served
 
@@ -32,7 +32,7 @@ BOUND = {"float32": 0.999999, "bfloat16": 0.999, "float16": 0.99999}
 @cache
 def tokens() -> list[Array]:
     """Of the reference's texts, as embed_tokenizer makes them."""
-    encoded = Checkpoint.packaged().tokenizer().encode_batch(reference().texts)
+    encoded = packaged().tokenizer().encode_batch(reference().texts)
     return [np.array(each.ids, np.int32) for each in encoded]
 
 
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with the real checkpoint."""
     (version := tmp_path_factory.mktemp("encoder") / "1").mkdir()
     for name in ("config.json", "model.safetensors"):
-        shutil.copy(Checkpoint.packaged().file(name), version)
+        shutil.copy(packaged().file(name), version)
     return version.parent
 
 
