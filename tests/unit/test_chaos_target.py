@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from clients.chaos import __main__ as program
 from clients.chaos.leaks import PARTS, Bounds, Usage, run_folder
 from clients.chaos.new_version import next_version, versions
 from clients.chaos.processes import HouseError, Process, ancestors, descendants
@@ -171,3 +172,16 @@ def test_usage_counts_what_a_process_holds(tmp_path: Path) -> None:
     assert figures["files"] == 2
     assert 2 <= figures["MiB of files"] < 2.1
     assert figures["zombies"] == figures["segments"] == figures["descriptors of stubs"] == 0
+
+
+def test_what_cannot_begin_is_a_sentence_and_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No server, and faults that there are not."""
+    monkeypatch.setenv("HEALTH_PORT", "1")
+    assert program.main([]) == 2
+    assert capsys.readouterr().err.startswith("chaos: ")
+    for faults in ("kil", "kill,"):
+        with pytest.raises(SystemExit, match="2"):
+            program.main(["--faults", faults])
+        assert f"no fault {faults.rpartition(',')[2]!r}; there are" in capsys.readouterr().err

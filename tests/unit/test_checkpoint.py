@@ -219,8 +219,7 @@ def split(folder: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("has_whole", "has_index", "has_stray"),
-    [(1, 0, 1), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1)],
+    ("has_whole", "has_index", "has_stray"), [(1, 0, 1), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1)]
 )
 def test_one_rule_says_which_files_are_the_checkpoint(
     tmp_path: Path, has_whole: bool, has_index: bool, has_stray: bool

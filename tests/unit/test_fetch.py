@@ -195,10 +195,7 @@ def widen_all(checkpoint: Path) -> None:
         (lambda c: cut_short(c / WEIGHTS), f"{WEIGHTS} cannot be read"),
         (lambda c: cut_short(in_two_files(c)), f"{SHARDS[1]} cannot be read"),
         (lambda c: in_two_files(c).unlink(), f"has no {SHARDS[1]}, which {INDEX}"),
-        (
-            lambda c: save_weights(in_two_files(c), {"other": (1,)}),
-            f"{SHARDS[1]} lacks the tensor",
-        ),
+        (lambda c: save_weights(in_two_files(c), {"other": (1,)}), f"{SHARDS[1]} lacks the tensor"),
         (leave_the_folder, "has no ../config.json"),
         (
             lambda c: (c / WEIGHTS).rename(c / "pytorch_model.bin"),
@@ -228,11 +225,7 @@ def test_a_bad_checkpoint_is_refused_in_a_sentence(
     [
         ("no/such/folder", "module", "there is no folder .*no/such/folder; a source is package:NA"),
         ("make:weights.py", "module", "has no file weights.py, which make:weights.py names"),
-        (
-            "make:build_scripts.digits",
-            "module",
-            "has no file build_scripts.digits, which",
-        ),
+        ("make:build_scripts.digits", "module", "has no file build_scripts.digits, which"),
         ("package:no_such_package", "encoder", "package no-such-package is not installed; run `m"),
         ("empty", "tokenizer", r"has no tokenizer\.json"),
     ],

@@ -22,8 +22,7 @@ from server.process.installation import PROJECT
 NEAR = ("127.0.0.1", "localhost", "[::1]", "127.1.2.3", "a-service-of-compose")
 FAR = ("far.invalid", "192.0.2.1")
 EXCEPTIONS = (
-    *("far.invalid", ".invalid", "x, far.invalid,", "*", "far.invalid.more"),
-    *("192.0.2.1", "192.0.2.0/24"),
+    *("far.invalid", ".invalid", "x, far.invalid,", "*", "far.invalid.more", "192.0.2.0/24"),
 )
 PORT = 1  # nobody listens there
 

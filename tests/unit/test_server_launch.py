@@ -93,8 +93,7 @@ def test_the_environment_overrides_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "http", "grpc"),
-    [("10.0.0.1", "10.0.0.1", "10.0.0.1"), ("::1", "ipv6:::1", "[::1]")],
+    ("host", "http", "grpc"), [("10.0.0.1", "10.0.0.1", "10.0.0.1"), ("::1", "ipv6:::1", "[::1]")]
 )
 def test_all_of_tritons_listen_on_the_host(host: str, http: str, grpc: str) -> None:
     options = Endpoints(host, 1, 2, 3).options()

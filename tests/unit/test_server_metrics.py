@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import server
-from python_mp.machine.net import Net
-from server.endpoints import Endpoints
 from server.pages.exposition import Metrics, parts
-from server.pages.health import Health
 from server.process.installation import PROJECT
 from server.watch import memory_use
 from server.watch.memory_use import Memory
@@ -89,21 +85,6 @@ def test_models() -> None:
     for step, part in zip(steps, ("pre", "forward", "post"), strict=True):
         assert value(found, "model_step", ensemble="embed", model=step, part=part) == 1
         assert value(found, "model_step", ensemble=step, model=step, part="forward") == 1
-
-
-def test_the_page_is_open_and_follows_what_was_told() -> None:
-    endpoints = Endpoints.free()
-    url = f"{endpoints.health_url}/metrics"
-    with Health(endpoints.listen("health"), "secret", Net(say=print)) as health:
-        for draining in (False, True):
-            said = status() | {"draining": draining}
-            health.tell(live=True, ready={"ready": True}, status=said)
-            with urllib.request.urlopen(url) as page:
-                assert page.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-                found = samples(page.read())
-            assert value(found, "draining") == draining
-    assert value(found, "memory_bytes") > 0
-    assert found["process_resident_memory_bytes", frozenset()] > 0, "the watcher's own"
 
 
 def test_the_version_is_the_projects() -> None:
