@@ -67,7 +67,7 @@ def test_chaos_finds_nothing(tmp_path: Path, check_left: CheckLeft) -> None:
 def test_chaos_finds_what_nobody_announced(tmp_path: Path, check_left: CheckLeft) -> None:
     """A stub is killed behind its back, so refusals are out of place."""
     repository.copy(tmp_path / "models", "ranker")
-    with command(tmp_path / "models") as served:
+    with command(tmp_path / "models", "--exit-timeout-secs=3") as served:
         served.wait_ready()
         options = "--faults=cancel", "--seconds=5", "--deadline=10"
         with chaos(served, *options) as program:
