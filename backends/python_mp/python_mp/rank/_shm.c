@@ -433,7 +433,7 @@ static Status receive_message(Group *group, char *x, size_t bytes) {
 
 /* ---- Python: pointers and counts come in as integers; `collectives` checks the tensors ---- */
 
-static PyObject *group_aborted; /* python_mp.errors.GroupAborted */
+static PyObject *group_aborted; /* python_mp.model.errors.GroupAborted */
 
 static PyObject *result(Group *group, Status status) {
     group->operations++;
@@ -626,7 +626,7 @@ static PyObject *shm_region_bytes(PyObject *Py_UNUSED(module), PyObject *args) {
 }
 
 static int fill_module(PyObject *module) {
-    PyObject *errors = PyImport_ImportModule("python_mp.errors");
+    PyObject *errors = PyImport_ImportModule("python_mp.model.errors");
     if (!errors) return -1;
     group_aborted = PyObject_GetAttrString(errors, "GroupAborted");
     Py_DECREF(errors);
