@@ -31,7 +31,7 @@ def start(
     monkeypatch.setattr(logging.getLogger("python_mp"), "handlers", [])
     monkeypatch.setattr(replica, "_QUICK_SECONDS", LIMIT)
     module = load(ROOT / "backends" / "python_mp" / "model.py", monkeypatch)
-    module.WINDOW_SECONDS = LIMIT  # However slow this machine is, all is returned.
+    module.instance.WINDOW_SECONDS = LIMIT  # However slow this machine is, all is returned.
     instances = []
 
     def make(config: ModelConfig) -> Any:
@@ -77,7 +77,7 @@ def test_no_thread_waits_while_a_request_is_hashed(
     hashed = []
 
     def note(*args: Any, **more: Any) -> Any:
-        hashed.append(model._replica._lock.locked())
+        hashed.append(model._instance._replica._lock.locked())
         return blake2b(*args, **more)
 
     monkeypatch.setattr("python_mp.model.batch.hashlib.blake2b", note)

@@ -311,7 +311,7 @@ class World:
         stub = self.stubs[replica]
         if not stub.model:
             return stub.loading.error is not None
-        front = stub.model._replica
+        front = stub.model._instance._replica
         waits = len(front._scheduler) + len(front._scheduler._lent)
         return bool(front._group and front._group.idle and not waits)
 
@@ -399,7 +399,7 @@ class World:
         return sum(asked.arrived <= attack for attack in self.attacks) >= 2
 
     def _check_replica(self, replica: int, stub: Stub) -> None:
-        front, now = stub.model._replica, self.machine.now
+        front, now = stub.model._instance._replica, self.machine.now
         waiting = list(front._scheduler._waiting)
         where = f"replica {replica}"
         # Bounds hold when a request comes; what was with the ranks may come back beyond them.

@@ -158,7 +158,9 @@ def pb_utils(**others: Any) -> ModuleType:
 
 
 def run(path: Path) -> ModuleType:
-    """What importing the file makes."""
+    """What importing the file makes; what of the backend knows Triton is imported anew with it."""
+    for name in [name for name in sys.modules if name.startswith("python_mp.triton")]:
+        del sys.modules[name]
     spec = importlib.util.spec_from_file_location(path.parent.name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -108,7 +108,7 @@ def test_a_peer_that_does_not_read_keeps_nobody_waiting(world: World) -> None:
     for _ in range(3):
         ask(world, 0, *["good"] * 8)
     world.pass_time(1.0)
-    assert world.stubs[0].model._replica.serves
+    assert world.stubs[0].model._instance._replica.serves
 
 
 def test_what_a_full_peer_refuses_keeps_bound_and_order(world: World) -> None:
