@@ -60,7 +60,7 @@ def ranker(repository: Path) -> None:
     """All stages but `compile`, with samples that read another file."""
     model = repository / "m"
     model.mkdir(parents=True)
-    for name in ("config.pbtxt", "module.py"):
+    for name in ("config.pbtxt", "module.py", "seeded.py"):
         shutil.copy(REPOSITORY / "ranker" / name, model)
     (model / "samples.py").write_text(SAMPLES)
     (model / "scale.json").write_text("1")
