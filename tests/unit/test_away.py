@@ -47,6 +47,7 @@ class House:
         self.guests: list[Request] = []
         self.came_back: list[Request] = []
         self.settled: list[Request] = []
+        self.take_in, self.hear = self.guests.extend, self.warned.append
         self.stood_alone = 0
         self.queue = Scheduler(config.parameters)
         self._lock = threading.Lock()
@@ -58,9 +59,6 @@ class House:
         self.peers.close()
         self.away.stop()
         self.status.remove()
-
-    def take_in(self, guests: Any) -> None:
-        self.guests += guests
 
     def ask(self, *numbers: int) -> list[Request]:
         read = [read_request(echo_input(n), self.config, FutureAnswer()) for n in numbers]
@@ -89,9 +87,6 @@ class House:
 
     def poison_list(self) -> str:
         return self.poison
-
-    def hear(self, told: str) -> None:
-        self.warned.append(told)
 
     def remove(self, request: Request) -> bool:
         with self._lock:

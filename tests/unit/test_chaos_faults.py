@@ -60,7 +60,7 @@ def scene(rank: "subprocess.Popen[bytes]", tmp_path: Path) -> Scene:
         journal=Journal(),
         order=random.Random(0),
         rate=50.0,
-        freeze_seconds=(0.3, 0.4),
+        freeze_seconds=(1.5, 1.6),
         patience=10.0,
         repository=tmp_path,
     )

@@ -73,6 +73,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "animated": (animated, "IMAGE[1] is animated; send a single picture."),
     "no pixels": (lambda: png(0, 5, b""), NOT_AN_IMAGE),
     "huge": (lambda: png(2**31 - 1, 2**31 - 1, b""), TOO_LARGE.format("2147483647 x 2147483647")),
+    "large": (lambda: png(100_000, 168, b""), TOO_LARGE.format("100000 x 168")),
     "scans": (many_scans, "IMAGE[1] has more than 40 scans."),
     "rows missing": (lambda: png(64, 64, bytes(100)), DAMAGED),
     "checksum": (bad_checksum, DAMAGED),

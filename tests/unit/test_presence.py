@@ -21,7 +21,7 @@ MINE = tuple(sorted(os.sched_getaffinity(0)))
 
 @pytest.fixture
 def model(tmp_path: Path) -> Presence:
-    return Presence(tmp_path, echo_config(Path("m"), start_timeout_seconds=1))
+    return Presence(tmp_path, echo_config(Path("m"), start_timeout_seconds=60))
 
 
 def test_cores_are_gathered_in_the_order_asked(model: Presence, tmp_path: Path) -> None:
@@ -84,6 +84,7 @@ def test_the_runtime_folder_is_private(tmp_path: Path, monkeypatch: pytest.Monke
 def test_one_that_does_not_come_is_named(model: Presence, tmp_path: Path) -> None:
     """Also where a dead process left that it was there."""
     model.announce(LEAD)
+    model = Presence(tmp_path, echo_config(Path("m"), start_timeout_seconds=1))
     with pytest.raises(LoadError, match="instance shard_0 did not load"):
         model.gather([LEAD, SHARD])
     (path,) = tmp_path.iterdir()

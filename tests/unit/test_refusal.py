@@ -68,14 +68,7 @@ def test_any_refusal_fits_into_a_message(text: str, sequences: tuple[int, ...]) 
     assert bool(refusal.sequences) == bool(sequences)
 
 
-SIZES = EncoderConfig(
-    hidden_size=8,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    vocab_size=100,
-    max_position_embeddings=6,
-    layer_norm_eps=1e-12,
-)
+SIZES = EncoderConfig(vocab_size=100, max_position_embeddings=6)
 
 
 @given(st.lists(st.lists(st.integers(-3, 103), min_size=1, max_size=8), min_size=1, max_size=8))
