@@ -23,12 +23,16 @@ class Shared(ForkserverClient):
         super().__init__(engine, 0)
         self._one = Lock()
 
-    def close(self, *, at_once: bool = False) -> None:
-        if at_once or not self.is_sound:
-            super().close(at_once=at_once)
+    def stop(self) -> None:
+        if not self.is_sound:
+            super().stop()
+
+    def kill(self) -> None:
+        self._process.kill()
+        super().stop()
 
     def end(self) -> None:
-        super().close()
+        super().stop()
 
     def _ask(self, *order: Any) -> dict[str, Any] | None:
         with self._one:

@@ -18,7 +18,7 @@ import pytest
 
 from python_mp.front.peers import away, helper, line
 from python_mp.front.peers.away import Away
-from python_mp.front.peers.guests import PeerAnswer, Peers
+from python_mp.front.peers.guests import Guests, PeerAnswer
 from python_mp.front.peers.helper import MOST_AWAY
 from python_mp.front.schedule.scheduler import Scheduler
 from python_mp.front.status import State, Status
@@ -52,11 +52,11 @@ class House:
         self.queue = Scheduler(config.parameters)
         self._lock = threading.Lock()
         self.away = Away(self, self.status, folder, self.net)
-        self.peers = Peers(config, replica, folder, self.take_in, self, self.net)
+        self.peers = Guests(config, replica, folder, self.take_in, self, self.net)
         self.away.start()
 
     def close(self) -> None:
-        self.peers.close()
+        self.peers.stop()
         self.away.stop()
         self.status.remove()
 
@@ -158,7 +158,7 @@ def test_each_guest_comes_to_its_own_end(make: Make) -> None:
     with pytest.raises(RequestFailed, match="no"):
         result(asked[2])
     first.needs_help = False
-    second.peers.close()  # as if its process had died
+    second.peers.stop()  # as if its process had died
     until(lambda: first.came_back == [asked[0], asked[3]])
     assert first.settled == asked[1:3]
     assert first.waiting == [asked[0], asked[3]], "in their old order"

@@ -3,7 +3,7 @@
     STARTING --every rank READY--> SERVING --a rank dies, raises or stops answering--> ENDED
 
 The group is the unit of failure. A rank that is gone leaves its peers waiting inside a collective,
-so none of them is worth keeping: `end` kills all. A new generation has new processes, sockets and
+so none of them is worth keeping: `kill` ends all. A new generation has new processes, sockets and
 memory; whatever the old one still says has no way to arrive.
 """
 
@@ -38,7 +38,7 @@ from .supervise.process import DIE_SECONDS, RankProcess, wait_all
 
 _ABORT = b"\1\0\0\0"
 """Into the first bytes of the collectives' region: every wait there ends."""
-_LEAVE_SECONDS = 5.0
+_STOP_SECONDS = 5.0
 _STACK_SECONDS = 0.3
 _MOST_STACK_BYTES = 16 << 10
 
@@ -159,26 +159,36 @@ class Group:
                 time.sleep(0.005)
             time.sleep(0.005)  # A stack comes in several writes.
 
-    def close_door(self) -> None:
-        """No batch is taken from now on."""
+    def refuse_batches(self) -> None:
+        """From now on."""
         self.state = State.ENDED
 
-    def end(self, *, graceful: bool = False) -> None:
+    def stop(self) -> None:
+        """The ranks exit by themselves; those that do not are killed."""
+        self.refuse_batches()
+        try:
+            self._abort_collectives()
+            for rank in self.ranks:
+                rank.close_connection()
+            wait_all(self.ranks, _STOP_SECONDS)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
         """No rank outlives this, but one that hangs in the kernel."""
-        self.close_door()
+        self.refuse_batches()
         with self._held:
-            with suppress(OSError):  # Then they are killed in the middle of a collective.
-                os.pwrite(self._region, _ABORT, 0)
-            if graceful:
-                for rank in self.ranks:
-                    rank.hang_up()
-                wait_all(self.ranks, _LEAVE_SECONDS)
+            self._abort_collectives()
             for rank in self.ranks:
                 rank.kill()
             wait_all(self.ranks, DIE_SECONDS)
             for rank in self.ranks:
                 rank.reap(0.0, 0.0)
-                rank.hang_up()
+                rank.close_connection()
+
+    def _abort_collectives(self) -> None:
+        with suppress(OSError):  # Then they are killed in the middle of one.
+            os.pwrite(self._region, _ABORT, 0)
 
     @property
     def alive(self) -> int:
@@ -265,7 +275,7 @@ class Group:
         """The front is through with the flight's outputs."""
         flight.held = False
 
-    def sweep(self) -> list[Flight]:
+    def free_slots(self) -> list[Flight]:
         """Frees the slots of flights that nobody needs any more, and returns those flights."""
         gone = [flight for flight in self._flights if flight.landed and not flight.held]
         self._flights = [flight for flight in self._flights if flight not in gone]

@@ -35,7 +35,7 @@ from .group import Flight, Group
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
 from .peers.away import Away
-from .peers.guests import Peers
+from .peers.guests import Guests
 from .place.cores import CpuSet
 from .schedule.expiry import GONE, Expiry
 from .schedule.parts import cut
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 _QUICK_SECONDS = 5e-3
 _MOST_STRAYS = 2
-"""Peers that may be lost with a request until it waits at home."""
+"""Guests that may be lost with a request until it waits at home."""
 _POISON = "this request has ended two groups of ranks"
 _REASONS: dict[type[PythonMpError], str] = {
     TimedOut: "timeout",
@@ -88,7 +88,7 @@ class Replica:
         status = Status(runtime, config, layout.index, metrics.net)
         self._supervisor = Supervisor(config, layout, cpus, runtime, status, metrics, server, self)
         self._away = Away(self, status, runtime, metrics.net)
-        self._peers = Peers(config, layout.index, runtime, self.submit, self, metrics.net)
+        self._guests = Guests(config, layout.index, runtime, self.submit, self, metrics.net)
         self._expiry = Expiry(self._waiting_since, self._give_up, metrics.net)
 
     @property
@@ -107,7 +107,7 @@ class Replica:
 
     def stop(self) -> None:
         """Ends the ranks. Triton calls this when no request is left; one that is, is refused."""
-        self._peers.close()
+        self._guests.stop()
         self._away.stop()
         self._supervisor.stop()
         self._expiry.stop()
@@ -158,7 +158,7 @@ class Replica:
 
     # -- the supervisor's Owner ------------------------------------------------------------------
 
-    def open(self, group: Group) -> None:
+    def group_serves(self, group: Group) -> None:
         if group.generation == 1:
             self._away.spread()
         with self._lock:
@@ -182,14 +182,14 @@ class Replica:
             with self._lock:
                 for flight in flights:
                     group.release(flight)
-                for flight in group.sweep():
+                for flight in group.free_slots():
                     self._metrics.landed(flight)
                 self._dispatch()
 
-    def close(self, group: Group, ended: GroupEnded | None) -> None:
+    def group_ended(self, group: Group, ended: GroupEnded | None) -> None:
         with self._lock:
             self._group = None
-            group.close_door()
+            group.refuse_batches()
             in_hand = group.in_hand
         self._away.wake()  # To know who may help, before anybody asks.
         if ended is None:
@@ -202,7 +202,7 @@ class Replica:
             self._metrics.count("replays_total", len(replayed))
             self.take_back(replayed)
 
-    def shut(self, reason: str) -> None:
+    def gave_up(self, reason: str) -> None:
         with self._lock:
             self._down = reason
         self._away.wake()

@@ -104,7 +104,7 @@ def _become_a_rank(spec: RankSpec, orders: socket.socket) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        rank.leave(code)
+        rank.exit_at_once(code)
 
 
 def _reap(pid: int) -> int | None:
@@ -144,4 +144,4 @@ def _children() -> list[int]:
 
 if __name__ == "__main__":
     serve(sys.argv[1], *map(int, sys.argv[2:]))
-    rank.leave(0)
+    rank.exit_at_once(0)

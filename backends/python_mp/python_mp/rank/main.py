@@ -125,7 +125,7 @@ def _place(
         return {}, str(error)
 
 
-def leave(exit_code: int) -> NoReturn:
+def exit_at_once(exit_code: int) -> NoReturn:
     """Ends the process, not by way of torch's destructors: they take most of a second."""
     logging.shutdown()
     os._exit(exit_code)

@@ -69,7 +69,7 @@ class Away:
         if self._thread.ident:
             self._thread.join()
         for helper in self._all:
-            helper.hang_up()
+            helper.stop()
         for helper in self._all:
             helper.join()
         self._helpers, self._all = {}, []
@@ -125,7 +125,7 @@ class Away:
         """Whether helpers are left; those that still compute stay."""
         for helper in self._helpers.values():
             if not helper.load:
-                helper.hang_up()
+                helper.stop()
         self._helpers = {name: each for name, each in self._helpers.items() if each.load}
         return bool(self._helpers)
 

@@ -36,8 +36,8 @@ _MOST_CHARACTERS = 1000
 """Of an error's text, so that many of them fit into a socket's buffer."""
 
 
-class Peers:
-    """The listener of one replica.
+class Guests:
+    """Requests of peers that have no ranks: where this replica listens for them.
 
     Args:
         submit: takes guests.
@@ -67,7 +67,7 @@ class Peers:
         self._thread = Thread(target=self._run, name="peers", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Of what it had open nothing is left."""
         self._stopping.set()
         if listener := self._listener:
@@ -77,7 +77,7 @@ class Peers:
         with self._lock:
             lines = self._lines.copy()
         for each in lines:
-            each.hang_up()
+            each.shutdown()
         for thread in lines.values():
             thread.join(line.SILENCE_SECONDS)  # It may be queueing a guest.
         with suppress(OSError):
@@ -181,9 +181,9 @@ class PeerAnswer:
         try:
             self._connection.send(kind, self._number, outputs, text)
         except OSError:
-            self._connection.hang_up()
+            self._connection.shutdown()
         except Exception:
-            self._connection.hang_up()
+            self._connection.shutdown()
             raise
 
 

@@ -108,8 +108,9 @@ class Helper:
                 with suppress(OSError):
                     self._connection.send(Kind.RECALLED, number)
 
-    def hang_up(self) -> None:
-        self._connection.hang_up()
+    def stop(self) -> None:
+        """Its thread ends soon; see `join`."""
+        self._connection.shutdown()
 
     def join(self) -> None:
         self._thread.join(line.SILENCE_SECONDS)  # It may be answering.

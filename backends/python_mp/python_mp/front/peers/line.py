@@ -141,7 +141,7 @@ class Line:
         """For what comes, from now on. Raises OSError."""
         _set_timeout(self._socket, socket.SO_RCVTIMEO, max(_SHORTEST, seconds))
 
-    def hang_up(self) -> None:
+    def shutdown(self) -> None:
         """Whoever receives here or there hears of it."""
         with self._lock, suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

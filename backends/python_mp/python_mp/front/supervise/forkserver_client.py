@@ -109,11 +109,14 @@ class ForkserverClient:
             return -SIGKILL if answer is None else answer.get("code")
         return None
 
-    def close(self, *, at_once: bool = False) -> None:
-        """Ends it, and what ranks there are."""
+    def kill(self) -> None:
+        """With it the kernel kills all ranks."""
+        self._process.kill()
+        self.stop()
+
+    def stop(self) -> None:
+        """At its socket's end of file it exits, and with it what ranks there are."""
         self._socket.close()
-        if at_once:
-            self._process.kill()
         for _ in range(2):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_SECONDS)

@@ -59,7 +59,7 @@ class RankProcess:
                 os.killpg(self.pid, signal.SIGKILL)  # Not reaped yet, so nobody else's pid.
             self._signal(signal.SIGKILL)
 
-    def hang_up(self) -> None:
+    def close_connection(self) -> None:
         """Closes the connection, upon which the rank exits by itself."""
         self.connection.close()
 
@@ -84,7 +84,7 @@ class RankProcess:
         """Lets go of it, whatever became of it."""
         self.is_reaped = True
         self._close_pidfd()
-        self.hang_up()
+        self.close_connection()
 
     def _close_pidfd(self) -> None:
         with contextlib.suppress(OSError):  # It is closed even then; see close(2).

@@ -2,7 +2,7 @@
 
     for each generation:  start --> serve until something ends it --> close --> kill all --> wait
 
-It knows nothing of requests; the `Desk` does. Whatever it meets, also inside itself, is the end of
+It knows nothing of requests; its `Owner` does. Whatever it meets, also inside itself, is the end of
 one generation at most: every step is in the net.
 """
 
@@ -35,19 +35,19 @@ log = logging.getLogger(__name__)
 _REFRESH_SECONDS = 1.0
 
 
-class Desk(Protocol):
-    """Where the requests are; called from the supervisor's thread."""
+class Owner(Protocol):
+    """Has the requests that the group computes; called from the supervisor's thread."""
 
-    def open(self, group: Group) -> None:
-        """The group serves."""
+    def group_serves(self, group: Group) -> None:
+        """It takes batches from now on."""
 
     def handle(self, group: Group, messages: Messages) -> None:
         """Ranks have said something."""
 
-    def close(self, group: Group, ended: GroupEnded | None) -> None:
+    def group_ended(self, group: Group, ended: GroupEnded | None) -> None:
         """The group has ended, or is to be stopped: nothing that it says counts any more."""
 
-    def shut(self, reason: str) -> None:
+    def gave_up(self, reason: str) -> None:
         """There will be no group for a while: what waits need not wait."""
 
 
@@ -68,7 +68,7 @@ class Supervisor:
         status: Status,
         metrics: Metrics,
         server: int,
-        desk: Desk,
+        owner: Owner,
     ) -> None:
         self._config = config
         self._layout = layout
@@ -77,7 +77,7 @@ class Supervisor:
         self._status = status
         self._metrics = metrics
         self._server = server
-        self._desk = desk
+        self._owner = owner
         self._name = f"{config.name} replica {layout.index}"
         self._forkserver: ForkserverClient | None = None
         self._group: Group | None = None
@@ -116,9 +116,9 @@ class Supervisor:
         try:
             self._net.hold("supervisor", lambda: scratch.remove_leftovers(self._runtime))
             self._net.loop("supervisor", self._live, self._stopping)
-            self._net.hold("supervisor", self._close_forkserver)
+            self._net.hold("supervisor", self._stop_forkserver)
             reason = self._down or f"{self._config.name} is being unloaded"
-            self._net.hold("supervisor", lambda: self._desk.shut(reason))
+            self._net.hold("supervisor", lambda: self._owner.gave_up(reason))
         finally:
             self._first_start.set()
 
@@ -127,7 +127,7 @@ class Supervisor:
         self._generation += 1
         self._patience.begin()
         ended = self._try()
-        self._bury(ended)
+        self._clean_up(ended)
         if self._patience.is_over(ended):
             self._stopping.set()
         self._pause(self._patience.seconds(ended))
@@ -160,7 +160,7 @@ class Supervisor:
         group.spawn(forkserver, self._layout, self._cpus, self._runtime)
         self._metrics.gauge("generation", group.generation)
         group.wait_ready(deadline, self._stopping, watchdog.look, watchdog.interval)
-        self._desk.open(group)
+        self._owner.group_serves(group)
         self._patience.serves()
         self._down = ""
         ranks = [rank.pid for rank in group.ranks]
@@ -178,11 +178,11 @@ class Supervisor:
 
     def _serve(self, group: Group, watchdog: Watchdog) -> None:
         while not self._stopping.is_set():
-            self._desk.handle(group, group.inbox.wait(watchdog.interval))
+            self._owner.handle(group, group.inbox.wait(watchdog.interval))
             watchdog.look()
             self._status.refresh()
 
-    def _bury(self, ended: GroupEnded | None) -> None:
+    def _clean_up(self, ended: GroupEnded | None) -> None:
         """Whatever of it fails, the rest is done."""
         group, stopping = self._group, self._stopping.is_set()
         steps: list[Callable[[], None]] = [self._drop_unsound_forkserver]
@@ -190,7 +190,7 @@ class Supervisor:
             served = bool(group and group.alive)
             steps += [partial(self._say, group, ended), partial(self._book, ended, served)]
         if group:
-            steps += [partial(self._desk.close, group, None if stopping else ended)]
+            steps += [partial(self._owner.group_ended, group, None if stopping else ended)]
             steps += [partial(self._end, group, stopping)]
         for step in steps:
             self._net.hold("supervisor", step)
@@ -198,9 +198,9 @@ class Supervisor:
 
     def _end(self, group: Group, graceful: bool) -> None:
         try:
-            group.end(graceful=graceful)
+            group.stop() if graceful else group.kill()
         except Exception:
-            self._close_forkserver(at_once=True)  # And the ranks with it.
+            self._kill_forkserver()  # And the ranks with it.
             raise
 
     def _say(self, group: Group | None, ended: GroupEnded) -> None:
@@ -217,7 +217,7 @@ class Supervisor:
         self._metrics.count("restarts_total")
         self._metrics.count("hangs_total", ended.hung)
         if self._down:
-            self._desk.shut(self._down)
+            self._owner.gave_up(self._down)
 
     def _reason(self, ended: GroupEnded) -> str:
         return f"{self._name}: {ended}" + (f": {ended.raised}" if ended.raised else "")
@@ -250,9 +250,14 @@ class Supervisor:
 
     def _drop_unsound_forkserver(self) -> None:
         if self._forkserver and not self._forkserver.is_sound:
-            self._close_forkserver(at_once=True)
+            self._kill_forkserver()
 
-    def _close_forkserver(self, *, at_once: bool = False) -> None:
+    def _stop_forkserver(self) -> None:
         forkserver, self._forkserver = self._forkserver, None
         if forkserver:
-            forkserver.close(at_once=at_once)
+            forkserver.stop()
+
+    def _kill_forkserver(self) -> None:
+        forkserver, self._forkserver = self._forkserver, None
+        if forkserver:
+            forkserver.kill()
