@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,65 +41,65 @@ cosine_min = 0.9
 """
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return tiny_bert(tmp_path / "checkpoint")
-
-
 def save_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     save_file({name: np.ones(shape, np.float32) for name, shape in shapes.items()}, path)
 
 
-def make_job(tmp_path: Path, source: object, family: str = "encoder") -> Job:
-    folder = tmp_path / "repository" / "m"
-    folder.mkdir(parents=True, exist_ok=True)
-    text = RECIPE.format(family=family, source=source)
-    (folder / "recipe.toml").write_text(text + (GATE if family != "tokenizer" else ""))
-    (folder / "config.pbtxt").write_text(PBTXT)
-    for name in ("module.py", "model.py"):
-        (folder / name).write_text("")
-    return job.load("m", folder.parent, workspace=tmp_path / "workspace")
+class Bench:
+    """A model whose source is fetched, and a checkpoint."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.checkpoint = folder, tiny_bert(folder / "checkpoint")
+        self._patch = patch
+
+    def job(self, source: object, family: str = "encoder") -> Job:
+        folder = self.folder / "repository" / "m"
+        folder.mkdir(parents=True, exist_ok=True)
+        text = RECIPE.format(family=family, source=source)
+        (folder / "recipe.toml").write_text(text + (GATE if family != "tokenizer" else ""))
+        (folder / "config.pbtxt").write_text(PBTXT)
+        for name in ("module.py", "model.py"):
+            (folder / name).write_text("")
+        return job.load("m", folder.parent, workspace=self.folder / "workspace")
+
+    def run(self, made: Job, stage: str = "fetch") -> Path:
+        self._patch.setattr(stages, "ORDER", ("fetch",))
+        steps = stages.plan(made)
+        stages.ensure(made, steps, stage, Progress(disable=True))
+        return steps[stage].folder
 
 
-def run(made: Job, monkeypatch: pytest.MonkeyPatch, *, stage: str = "fetch") -> Path:
-    monkeypatch.setattr(stages, "ORDER", ("fetch",))
-    steps = stages.plan(made)
-    stages.ensure(made, steps, stage, Progress(disable=True))
-    return steps[stage].folder
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
 
 
-def test_a_folder_is_recorded_and_not_copied(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = make_job(tmp_path, checkpoint)
-    out = run(made, monkeypatch)
+def test_a_folder_is_recorded_and_not_copied(bench: Bench) -> None:
+    made = bench.job(bench.checkpoint)
+    out = bench.run(made)
     assert sorted(path.name for path in out.iterdir()) == ["source.json", "stage.json"]
     source = fetch.read(made)
-    assert (source.folder, source.id) == (checkpoint, str(checkpoint))
+    assert (source.folder, source.id) == (bench.checkpoint, str(bench.checkpoint))
     assert source.files.keys() == {*FOLDER, "model.safetensors", "tokenizer.json"}
     assert len(source.sha256) == 64
-    write_json(checkpoint / "config.json", CONFIG | {"note": 1})
-    other = make_job(tmp_path, checkpoint)
-    assert run(other, monkeypatch) != out
+    write_json(bench.checkpoint / "config.json", CONFIG | {"note": 1})
+    other = bench.job(bench.checkpoint)
+    assert bench.run(other) != out
     assert fetch.read(other).sha256 != source.sha256
 
 
-def test_a_tokenizer_is_cut_and_not_padded(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = run(make_job(tmp_path, checkpoint, "tokenizer"), monkeypatch, stage="tokenizer")
+def test_a_tokenizer_is_cut_and_not_padded(bench: Bench) -> None:
+    out = bench.run(bench.job(bench.checkpoint, "tokenizer"), stage="tokenizer")
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     assert tokenizer.padding is None
     assert tokenizer.truncation["max_length"] == 16
 
 
-def test_the_hub_is_asked_for_nothing_that_runs(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hub_gives_nothing_that_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
-    commit = tmp_path / "hub" / "snapshots" / COMMIT
+    commit = bench.folder / "hub" / "snapshots" / COMMIT
     commit.mkdir(parents=True)
-    for path in checkpoint.iterdir():
+    for path in bench.checkpoint.iterdir():
         (commit / path.name).symlink_to(path)  # as its cache does
 
     def snapshot_download(repository: str, **options: Any) -> str:
@@ -108,8 +107,8 @@ def test_the_hub_is_asked_for_nothing_that_runs(
         return str(commit)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    made = make_job(tmp_path, f"hub:owner/name@{COMMIT}")
-    out = run(made, monkeypatch)
+    made = bench.job(f"hub:owner/name@{COMMIT}")
+    out = bench.run(made)
     assert (asked["repository"], asked["revision"]) == ("owner/name", COMMIT)
     assert not {"*", "*.bin", "*.py", "*.pt"} & set(asked["allow_patterns"])
     source = fetch.read(made)
@@ -119,7 +118,7 @@ def test_the_hub_is_asked_for_nothing_that_runs(
 
 
 @pytest.mark.parametrize("revision", ["", "@main", "@0123abc", f"@{'A' * 40}"])
-def test_what_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
+def test_what_may_change(bench: Bench, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
     def model_info(repository: str, *, revision: str | None) -> Any:
         assert (repository, revision) == ("owner/name", asked)
         return SimpleNamespace(sha=COMMIT)
@@ -127,23 +126,23 @@ def test_what_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revisi
     asked = revision.removeprefix("@") or None
     monkeypatch.setattr(huggingface_hub, "model_info", model_info)
     with pytest.raises(BuildError, match=f"write hub:owner/name@{COMMIT}, which it is now"):
-        stages.plan(make_job(tmp_path, f"hub:owner/name{revision}"))
+        stages.plan(bench.job(f"hub:owner/name{revision}"))
 
 
-def test_what_is_made_comes_with_its_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make_job(tmp_path, "make:seeded.py", "module")
+def test_what_is_made_comes_with_its_facts(bench: Bench) -> None:
+    made = bench.job("make:seeded.py", "module")
     shutil.copy(REPOSITORY / "ranker" / "seeded.py", made.home)
-    out = run(made, monkeypatch)
+    out = bench.run(made)
     source = fetch.read(made)
     assert source.facts == {"trained": False, "seed": 0}
     weights = load_file(out / "checkpoint" / "model.safetensors")
-    ranker.make(tmp_path, Progress(disable=True))
-    again = (tmp_path / "model.safetensors").read_bytes()
+    ranker.make(bench.folder, Progress(disable=True))
+    again = (bench.folder / "model.safetensors").read_bytes()
     assert again == (out / "checkpoint" / "model.safetensors").read_bytes(), "of the same seed"
     assert {name: tensor.shape for name, tensor in weights.items()} == dict(ranker.shapes())
     with (made.home / "seeded.py").open("a") as file:
         file.write("# changed\n")
-    assert run(replace(made), monkeypatch) != out
+    assert bench.run(replace(made)) != out
 
 
 SHARDS = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -164,12 +163,10 @@ def in_two_files(checkpoint: Path) -> Path:
     return checkpoint / SHARDS[1]
 
 
-def test_weights_in_several_files_are_read(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_two_files(checkpoint)
-    made = make_job(tmp_path, checkpoint)
-    run(made, monkeypatch)
+def test_weights_in_several_files_are_read(bench: Bench) -> None:
+    in_two_files(bench.checkpoint)
+    made = bench.job(bench.checkpoint)
+    bench.run(made)
     assert {*SHARDS, INDEX} < fetch.read(made).files.keys()
 
 
@@ -206,18 +203,12 @@ def widen_all(checkpoint: Path) -> None:
         (lambda c: (c / "config.json").write_text("{"), "config.json is not valid JSON"),
     ],
 )
-def test_a_bad_checkpoint_is_refused_in_a_sentence(
-    tmp_path: Path,
-    checkpoint: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    damage: Callable[[Path], None],
-    named: str,
-) -> None:
-    damage(checkpoint)
+def test_a_bad_checkpoint_is_refused(bench: Bench, damage: Any, named: str) -> None:
+    damage(bench.checkpoint)
     with pytest.raises(BuildError) as raised:
-        run(make_job(tmp_path, checkpoint), monkeypatch)
+        bench.run(bench.job(bench.checkpoint))
     assert named in str(raised.value)
-    assert not list((tmp_path / "workspace").rglob("source.json"))
+    assert not list((bench.folder / "workspace").rglob("source.json"))
 
 
 @pytest.mark.parametrize(
@@ -230,14 +221,14 @@ def test_a_bad_checkpoint_is_refused_in_a_sentence(
         ("empty", "tokenizer", r"has no tokenizer\.json"),
     ],
 )
-def test_a_missing_source_is_said(tmp_path: Path, source: str, family: str, said: str) -> None:
-    (tiny_bert(tmp_path / "empty") / "tokenizer.json").unlink()
-    source = source.replace("empty", str(tmp_path / "empty"))
+def test_a_missing_source_is_said(bench: Bench, source: str, family: str, said: str) -> None:
+    (tiny_bert(bench.folder / "empty") / "tokenizer.json").unlink()
+    source = source.replace("empty", str(bench.folder / "empty"))
     with pytest.raises(BuildError, match=said):
-        stages.plan(make_job(tmp_path, source, family))
+        stages.plan(bench.job(source, family))
 
 
-def test_a_hub_that_is_silent_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_silent_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise ConnectionError("no route\nmore of it")
 
@@ -245,6 +236,6 @@ def test_a_hub_that_is_silent_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(huggingface_hub, "model_info", fails)
     said = f"^hub:owner/name@{COMMIT} cannot be downloaded: no route$"
     with pytest.raises(BuildError, match=said):
-        run(make_job(tmp_path, f"hub:owner/name@{COMMIT}"), monkeypatch)
+        bench.run(bench.job(f"hub:owner/name@{COMMIT}"))
     with pytest.raises(BuildError, match="its 40 digits .*: no route"):
-        stages.plan(make_job(tmp_path, "hub:owner/name"))
+        stages.plan(bench.job("hub:owner/name"))
