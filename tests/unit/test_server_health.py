@@ -42,10 +42,12 @@ def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), 10)
 
 
-def ask(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
+def ask(port: int, request: bytes, *, ends: bool = False) -> tuple[int, dict[str, str], bytes]:
+    """Of a client that closes its half of the connection, or does not."""
     with connect(port) as connection:
         connection.sendall(request)
-        connection.shutdown(socket.SHUT_WR)
+        if ends:
+            connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     head, _, content = answer.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
@@ -144,9 +146,10 @@ PATHS = {"/live": 200, "/ready": 503, "/metrics": 200, "/status": 403, "/": 404,
 @pytest.mark.parametrize("path", PATHS)
 def test_every_form_of_a_probe(path: str, port: int) -> None:
     forms = ("{}", "{}?verbose=1&x=/ready", "{}?a=http://b/c", "http://any.host:8003{}")
-    for form, method, end in itertools.product(forms, ("GET", "HEAD"), (b"\r\n", b"\n")):
+    ways = itertools.product(forms, ("GET", "HEAD"), (b"\r\n", b"\n"), (False, True))
+    for form, method, end, ends in ways:
         line = f"{method} {form.format(path)} HTTP/1.1".encode()
-        code, headers, content = ask(port, line + end + b"Host: x" + end + end)
+        code, headers, content = ask(port, line + end + b"Host: x" + end + end, ends=ends)
         assert code == PATHS[path]
         length = int(headers["Content-Length"])
         assert length > 0
