@@ -123,6 +123,9 @@ def test_what_errors_mean(error: Exception, outcome: Outcome) -> None:
 
 
 def test_the_journal_misses_no_request() -> None:
+    late = Journal(deadline=0.0)
+    late.ended(late.sent("m", "grpc"), Outcome.RIGHT)
+    assert late.counts == {Outcome.HUNG: 1}
     journal = Journal(deadline=60.0)
     answered, doubled, _lost = (journal.sent("m", "http") for _ in range(3))
     journal.ended(answered, Outcome.RIGHT)

@@ -66,6 +66,10 @@ def test_a_counter_passes_differences_once(metrics: Metrics, sink: Calls) -> Non
     metrics.flush()
     metrics.flush()
     assert sink.take() == [("COUNTER", "python_mp_tokens_total", LABELS, 1)]
+    metrics.start()
+    metrics.count("tokens_total", 2)
+    metrics.stop()
+    assert ("COUNTER", "python_mp_tokens_total", LABELS, 2) in sink.take()
 
 
 def test_a_gauge_passes_its_last_value_if_it_changed(metrics: Metrics, sink: Calls) -> None:
@@ -90,9 +94,10 @@ def test_a_histogram_is_what_prometheus_stores(rounds: list[list[float]]) -> Non
     for seconds in rounds:
         for each in seconds:
             metrics.observe("forward_seconds", each, rank=1)
+            metrics.observe("forward_seconds", 7.0, rank=0)  # labels keep them apart
         metrics.flush()
     for kind, name, labels, value in sink.take():
-        if "forward_seconds" in name:
+        if "forward_seconds" in name and labels["rank"] == "1":
             assert kind == "COUNTER"
             assert labels.items() >= {**LABELS, "rank": "1"}.items()
             key = name.removeprefix("python_mp_forward_seconds_"), labels.get("le", "")

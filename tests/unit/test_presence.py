@@ -91,3 +91,9 @@ def test_one_that_does_not_come_is_named(model: Presence, tmp_path: Path) -> Non
     path.rename(path.with_name(path.name.replace(str(os.getpid()), str(1 << 30))))
     with pytest.raises(LoadError, match="lead_0 did not load within 1 s"):
         model.gather([LEAD])
+
+
+def test_a_full_disk_is_a_sentence(model: Presence, tmp_path: Path) -> None:
+    (tmp_path / f"m.1.lead_0.-1.{os.getpid()}.draft").mkdir()  # as good as any error
+    with pytest.raises(LoadError, match="cannot be written: Is a directory"):
+        model.announce(LEAD)

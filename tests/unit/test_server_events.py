@@ -114,3 +114,10 @@ def test_threads_and_signals_wake_it(events: Events) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.1)
     assert waits(events) < SOON
     signal.signal(signal.SIGALRM, before)
+
+
+def test_a_process_that_is_gone_has_ended(events: Events) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    events.watch(process.pid)
+    assert events.has_ended(process.pid)

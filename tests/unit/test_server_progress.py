@@ -102,3 +102,4 @@ def test_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = Start(tmp_path, monkeypatch, 90.0)
     start.living = [stub("big")]
     assert start.goes_on(HOUR) == "the server was not ready within 90 s (--load-timeout-secs)"
+    assert start.now == 91
