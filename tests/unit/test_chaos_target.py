@@ -15,7 +15,6 @@ import pytest
 
 from clients.chaos import __main__ as program
 from clients.chaos.leaks import PARTS, Bounds, Usage, run_folder
-from clients.chaos.new_version import next_version, versions
 from clients.chaos.processes import HouseError, Process, ancestors, descendants
 from clients.chaos.target import Status, Target
 
@@ -107,23 +106,6 @@ def test_only_the_server_s_processes_are_hit(child: "subprocess.Popen[bytes]") -
     assert not mine.send(signal.SIGKILL)
     with pytest.raises(HouseError):
         Process.of(child.pid, os.getpid())
-
-
-def test_a_version_appears_and_goes(tmp_path: Path) -> None:
-    for number in ("2", "10"):
-        (tmp_path / number).mkdir()
-        (tmp_path / number / "weights").write_text(number)
-
-    def interrupted() -> None:
-        with next_version(tmp_path) as number:
-            assert number == 11
-            assert versions(tmp_path) == [2, 10, 11]
-            assert (tmp_path / "11" / "weights").read_text() == "10"
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "2"]
 
 
 def test_growth_beyond_its_bound_is_a_leak() -> None:
