@@ -18,7 +18,7 @@ from torch import Tensor
 
 from build_scripts import samples
 from build_scripts.job import Job
-from python_mp.model.batch import Array
+from python_mp.model.request import Array
 from python_mp.rank.engines.onnx_graph import Segment, cut
 from python_mp.sharding.packed import HIDDEN_OUT, Packed
 

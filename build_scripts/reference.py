@@ -22,7 +22,7 @@ from build_scripts.job import Job
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from python_mp.model.batch import Array
+    from python_mp.model.request import Array
 
     Outputs = dict[str, Array]
 

@@ -27,9 +27,10 @@ from build_scripts import code, fetch, sentences
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import SAMPLES, Job
-from python_mp.model import batch
-from python_mp.model.batch import Array, Batch
+from python_mp.model import request as requests
+from python_mp.model.batch import Batch
 from python_mp.model.config import ModelConfig
+from python_mp.model.request import Array
 
 Request = dict[str, Array]
 TEXTS = "texts.txt"
@@ -103,8 +104,8 @@ def packed(config: ModelConfig, requests: Sequence[Request]) -> Request:
     return {name: np.concatenate(rows) for name, rows in parts.items()}
 
 
-def _read(config: ModelConfig, request: Request) -> batch.Request:
-    return batch.read_request(request, config, _NoAnswer())
+def _read(config: ModelConfig, request: Request) -> requests.Request:
+    return requests.read_request(request, config, _NoAnswer())
 
 
 def _both(job: Job) -> tuple[Samples, list[Request]]:

@@ -25,8 +25,8 @@ from build_scripts.job import Job, artifact_stage
 from python_mp.machine.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from python_mp.model.batch import Array
     from python_mp.model.config import ModelConfig
+    from python_mp.model.request import Array
 
 NEEDS = ("fetch", "reference", "shards", "export", "quantise", "compile")
 TOOLS = (

@@ -28,7 +28,7 @@ from build_scripts.errors import BuildError
 from build_scripts.tensorrt import dtypes
 from build_scripts.tensorrt.dist_collective import put_back, set_aside
 from python_mp.machine.temporary import temporary_folder
-from python_mp.model.batch import Array
+from python_mp.model.request import Array
 
 if TYPE_CHECKING:
     from build_scripts.job import Job

@@ -80,7 +80,7 @@ def test_no_thread_waits_while_a_request_is_hashed(
         hashed.append(model._instance._replica._lock.locked())
         return blake2b(*args, **more)
 
-    monkeypatch.setattr("python_mp.model.batch.hashlib.blake2b", note)
+    monkeypatch.setattr("python_mp.model.request.hashlib.blake2b", note)
     poison = echo_input(1, faults=[(RAISE, 0, 5)])
     assert answers(execute(model, [InferenceRequest(**echo_input(4))])) == [[4]]
     assert hashed == [], "while nothing is on the poison list"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from python_mp.model.batch import read_request
 from python_mp.model.errors import Cancelled, RequestFailed, TimedOut
+from python_mp.model.request import read_request
 from python_mp.rank.engines.echo import EXIT, RAISE, SLEEP
 from tests.support.configs import echo_config
 from tests.support.replicas import (

@@ -313,7 +313,7 @@ class World:
             return stub.loading.error is not None
         front = stub.model._instance._replica
         waits = len(front._scheduler) + len(front._scheduler._lent)
-        return bool(front._group and front._group.idle and not waits)
+        return bool(front._group and front._group.flights.idle and not waits)
 
     def close(self) -> None:
         self.machine.close()
@@ -415,8 +415,10 @@ class World:
         late = [r for r in waiting if r.deadline < now - LATE_SECONDS]
         if late and now - self.trouble[replica] > LATE_SECONDS:
             self._fail(f"{where}: a request waits {now - late[0].deadline:.1f} s past its time-out")
-        if front._group and len(front._group._flights) > self._slots:
-            self._fail(f"{where}: {len(front._group._flights)} batches in {self._slots} slots")
+        if front._group and len(front._group.flights._flights) > self._slots:
+            self._fail(
+                f"{where}: {len(front._group.flights._flights)} batches in {self._slots} slots"
+            )
         if self.ranks.failing_starts.get(replica) or stub.process.missing_descriptors:
             self.trouble[replica] = now
         if not front.serves and now - self.trouble[replica] > RESTART_SECONDS:

@@ -23,9 +23,9 @@ from python_mp.front.peers.helper import MOST_AWAY
 from python_mp.front.schedule.scheduler import Scheduler
 from python_mp.front.status import State, Status
 from python_mp.machine.net import Net
-from python_mp.model.batch import Request, read_request
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import RequestFailed, TimedOut, Unavailable
+from python_mp.model.request import Request, read_request
 from python_mp.wire.arena import Arena
 from python_mp.wire.message import Kind
 from tests.support.configs import echo_config

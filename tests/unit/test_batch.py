@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.model.batch import CU_SEQLENS, Batch, Request, read_request
+from python_mp.model.batch import CU_SEQLENS, Batch
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import InvalidInput, RequestFailed
+from python_mp.model.request import Request, read_request
 from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.replicas import Array, FutureAnswer
 

@@ -19,8 +19,8 @@ from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.recipe import Accuracy, Recipe, Shapes
-from python_mp.model.batch import Array
 from python_mp.model.errors import LoadError
+from python_mp.model.request import Array
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding import weights
 from python_mp.sharding.checkpoint import WEIGHTS

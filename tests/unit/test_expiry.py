@@ -10,8 +10,8 @@ import pytest
 from python_mp.front.schedule.expiry import Expiry
 from python_mp.machine import net as nets
 from python_mp.machine.net import Net
-from python_mp.model.batch import Request
 from python_mp.model.errors import Cancelled, TimedOut
+from python_mp.model.request import Request
 from tests.support.replicas import FutureAnswer
 
 

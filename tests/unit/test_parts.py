@@ -14,9 +14,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from python_mp.front.schedule.parts import cut
-from python_mp.model.batch import Batch, Request, read_request
+from python_mp.model.batch import Batch
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import InvalidInput, RequestFailed, Unavailable
+from python_mp.model.request import Request, read_request
 from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.replicas import Array, FutureAnswer
 

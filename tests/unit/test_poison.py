@@ -9,7 +9,7 @@ import pytest
 
 from python_mp.front.inbox import GroupEnded
 from python_mp.front.supervise.poison import REMEMBER_SECONDS, PoisonList, guilty
-from python_mp.model.batch import Request
+from python_mp.model.request import Request
 from tests.support.replicas import FutureAnswer
 
 CRASH = GroupEnded("rank 0 exited with 1")

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.model.batch import CU_SEQLENS, Batch, Request
+from python_mp.model.batch import CU_SEQLENS, Batch
 from python_mp.model.errors import InvalidInput
+from python_mp.model.request import Request
 from python_mp.sharding.families.bert import EncoderConfig, check
 from python_mp.sharding.packed import Packed
 from python_mp.wire.message import Kind, Message, Refusal

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from python_mp.front.schedule.scheduler import Scheduler
-from python_mp.model.batch import Request
 from python_mp.model.config import Parameters
 from python_mp.model.errors import InvalidInput, Unavailable
+from python_mp.model.request import Request
 from tests.support.replicas import FutureAnswer
 
 

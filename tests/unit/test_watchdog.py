@@ -37,7 +37,10 @@ class Machine:
             batch=SimpleNamespace(id=1), dispatched=self.now, refused_by=set[int]()
         )
         self.group: Any = SimpleNamespace(
-            ranks=ranks, oldest=flight, state=State.SERVING, ask_for_stacks=lambda: None
+            ranks=ranks,
+            flights=SimpleNamespace(oldest=flight),
+            state=State.SERVING,
+            ask_for_stacks=lambda: None,
         )
 
     def clock(self) -> float:
@@ -72,10 +75,10 @@ def test_a_hang_is_noticed(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
 
 def test_what_one_rank_refuses_the_others_do_not_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, [WAITING] * 2, "SS")
-    machine.group.oldest.refused_by = {1}
+    machine.group.flights.oldest.refused_by = {1}
     assert 2 <= (machine.fires_after() or 0) <= 5
     computing = Machine(monkeypatch, [0.5, WAITING], "RS")
-    computing.group.oldest.refused_by = {1}
+    computing.group.flights.oldest.refused_by = {1}
     assert computing.fires_after() is None
 
 
@@ -88,7 +91,7 @@ def test_to_hang_in_the_kernel_is_progress_for_a_while(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(("states", "forkserver"), [("ST", "S"), ("St", "S"), ("SS", "T")])
 def test_stopped_is_stuck(monkeypatch: pytest.MonkeyPatch, states: str, forkserver: str) -> None:
     machine = Machine(monkeypatch, [1.0, 1.0], states)
-    machine.group.state, machine.group.oldest = State.STARTING, None
+    machine.group.state, machine.group.flights.oldest = State.STARTING, None
     machine.forkserver_state = forkserver
     assert HANG <= (machine.fires_after() or 0) <= HANG + 3
 

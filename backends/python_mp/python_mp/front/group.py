@@ -14,14 +14,12 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple
 
 from ..machine.vital import vital
-from ..model.batch import Batch, Outputs, Request
+from ..model.batch import Batch
 from ..model.config import ModelConfig
 from ..model.errors import describe
 from ..model.layout import RankPlacement, ReplicaLayout, replicas
@@ -30,6 +28,7 @@ from ..wire.arena import Arena
 from ..wire.message import Kind, Message, Refusal
 from ..wire.sockets import Connection
 from .bounds import half, slots
+from .flights import Flight, Flights, Step
 from .inbox import GroupEnded, Inbox
 from .place.cores import CpuSet, quota, threads
 from .supervise import scratch
@@ -49,35 +48,6 @@ class State(Enum):
     ENDED = auto()
 
 
-class Step(NamedTuple):
-    """What a rank says of its part in a batch; seconds."""
-
-    rank: int
-    compute: float
-    waited: float
-    """Of these, for its peers."""
-
-
-@dataclass
-class Flight:
-    """A batch on its way through the ranks. Its slot is free when every rank is through with it and
-    the front has let go of the outputs."""
-
-    batch: Batch
-    slot: int
-    dispatched: float
-    waiting_for: set[int]
-    outputs: Outputs | None = None
-    refusal: Refusal | None = None
-    refused_by: set[int] = field(default_factory=set)
-    steps: list[Step] = field(default_factory=list)
-    held: bool = True
-
-    @property
-    def landed(self) -> bool:
-        return not self.waiting_for
-
-
 class Group:
     """Made and ended by the supervisor's thread; `forward` may be called by any thread that holds
     the replica's lock."""
@@ -87,10 +57,9 @@ class Group:
         self.state = State.STARTING
         sizes = config.parameters
         self._config = config
-        self._first_stage = set(range(sizes.tensor_parallel_size))
         self._answering = config.world_size - sizes.tensor_parallel_size
         self._slots = slots(config)
-        self._flights: list[Flight] = []
+        self.flights = Flights(self._slots, set(range(sizes.tensor_parallel_size)))
         self._parted = False
         self.ranks: list[RankProcess] = []
         self.phases: dict[str, float] = {}
@@ -197,39 +166,18 @@ class Group:
     # -- batches ---------------------------------------------------------------------------------
 
     @property
-    def idle(self) -> bool:
-        return not self._flights
-
-    @property
-    def oldest(self) -> Flight | None:
-        flights = self._flights[:1]
-        return flights[0] if flights else None
-
-    @property
     def has_room(self) -> bool:
-        """The first stage has nothing to do and a slot is free: the moment to cut a batch."""
-        busy = any(flight.waiting_for & self._first_stage for flight in self._flights)
-        serves = self.state is State.SERVING and not self._parted
-        return serves and not busy and len(self._flights) < self._slots
-
-    @property
-    def holds_suspect(self) -> bool:
-        return any(r.suspicion > 0 for flight in self._flights for r in flight.batch.requests)
-
-    @property
-    def in_hand(self) -> list[Request]:
-        """Requests not answered yet, oldest first."""
-        requests = (request for flight in self._flights for request in flight.batch.requests)
-        return [request for request in requests if not request.answered]
+        """It serves and can take a batch now."""
+        return self.state is State.SERVING and not self._parted and self.flights.has_room
 
     def forward(self, batch: Batch) -> Flight:
         """Writes the batch into a free slot and tells every rank. Call only if `has_room`."""
-        slot = (set(range(self._slots)) - {flight.slot for flight in self._flights}).pop()
+        slot = self.flights.free_slot
         tensors = self._arena.write_inputs(slot, batch.pack(self._config))
         message = Message(Kind.FORWARD, slot, batch.id, tensors=tensors).encode()
         # Booked only now: an exception above leaves nothing half done.
         flight = Flight(batch, slot, time.perf_counter(), {rank.rank for rank in self.ranks})
-        self._flights.append(flight)
+        self.flights.add(flight)
         for rank in self.ranks:
             try:
                 rank.connection.send(message)
@@ -247,7 +195,7 @@ class Group:
         Not as soon as the outputs are there: where a rank has missed a collective, its peers may
         have come to an end with each other's data, and it never does.
         """
-        flight = next(f for f in self._flights if f.batch.id == message.batch)
+        flight = self.flights.of_batch(message.batch)
         flight.waiting_for.discard(rank)
         flight.steps.append(Step(rank, message.compute_ns / 1e9, message.waited_ns / 1e9))
         if message.kind is Kind.REFUSED:
@@ -274,12 +222,6 @@ class Group:
     def release(self, flight: Flight) -> None:
         """The front is through with the flight's outputs."""
         flight.held = False
-
-    def free_slots(self) -> list[Flight]:
-        """Frees the slots of flights that nobody needs any more, and returns those flights."""
-        gone = [flight for flight in self._flights if flight.landed and not flight.held]
-        self._flights = [flight for flight in self._flights if flight not in gone]
-        return gone
 
     def _spawn(
         self,

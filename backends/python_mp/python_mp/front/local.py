@@ -11,9 +11,9 @@ from threading import Lock
 from typing import Any
 
 from ..model import layout
-from ..model.batch import Array, Request, read_request
 from ..model.config import ModelConfig
 from ..model.errors import PythonMpError
+from ..model.request import Array, Request, read_request
 from .metrics import Metrics
 from .place import cores
 from .replica import Replica

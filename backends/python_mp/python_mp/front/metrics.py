@@ -13,13 +13,11 @@ import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..machine.net import THREADS, Net
 from ..machine.thread import Thread
-
-if TYPE_CHECKING:
-    from .group import Flight
+from .flights import Flight
 
 FLUSH_SECONDS = 1.0
 BUCKETS = (*(m * 10.0**e for e in range(-5, 1) for m in (1, 2, 5)), 10.0)

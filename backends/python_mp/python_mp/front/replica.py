@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..model.batch import Batch, Request
+from ..model.batch import Batch
 from ..model.config import ModelConfig
 from ..model.errors import (
     Cancelled,
@@ -29,9 +29,11 @@ from ..model.errors import (
     Unavailable,
 )
 from ..model.layout import ReplicaLayout
+from ..model.request import Request
 from ..wire.message import Refusal
 from . import bounds
-from .group import Flight, Group
+from .flights import Flight
+from .group import Group
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
 from .peers.away import Away
@@ -182,7 +184,7 @@ class Replica:
             with self._lock:
                 for flight in flights:
                     group.release(flight)
-                for flight in group.free_slots():
+                for flight in group.flights.free_slots():
                     self._metrics.landed(flight)
                 self._dispatch()
 
@@ -190,7 +192,7 @@ class Replica:
         with self._lock:
             self._group = None
             group.refuse_batches()
-            in_hand = group.in_hand
+            in_hand = group.flights.in_hand
         self._away.wake()  # To know who may help, before anybody asks.
         if ended is None:
             self._refuse(in_hand, Unavailable(f"{self._config.name} was stopped"), "down")
@@ -277,7 +279,9 @@ class Replica:
         """Gives the group batches while it has room, with the lock held. A suspect flies alone."""
         group = self._group
         while group and group.has_room and self._scheduler.head:
-            if not group.idle and (self._scheduler.next_is_suspect or group.holds_suspect):
+            if not group.flights.idle and (
+                self._scheduler.next_is_suspect or group.flights.holds_suspect
+            ):
                 break
             self._batches += 1
             batch = Batch(self._batches, tuple(self._scheduler.next_batch()))

@@ -1,4 +1,4 @@
-"""The nouns: a request as it came, and the packed batch that the ranks compute.
+"""The packed batch that the ranks compute.
 
 three requests, 2 + 3 + 1 tokens           rows      a a b b b c
 packed end to end, nothing padded          cu_seqlens 0 2 5 6
@@ -6,123 +6,19 @@ packed end to end, nothing padded          cu_seqlens 0 2 5 6
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import math
-import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from threading import Lock
-from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from .config import CU_SEQLENS as CU_SEQLENS
 from .config import ModelConfig, TensorSpec
-from .errors import InvalidInput, PythonMpError, RequestFailed
-from .size import Size
-
-log = logging.getLogger(__name__)
-
-_ANSWERING = Lock()
-
-Array = npt.NDArray[Any]
-Outputs = dict[str, Array]
-Signature = tuple[tuple[str, tuple[int, ...]], ...]
-"""Inputs present and the shapes of their rows; only requests with equal ones share a batch."""
-
-
-class Answer(Protocol):
-    """The way back to one client. Exactly one of `send` and `fail` is called, once."""
-
-    @property
-    def keeps(self) -> bool:
-        """Whether `send` only keeps the arrays, to be read later; once False it stays so."""
-
-    def send(self, outputs: Mapping[str, Array]) -> None: ...
-
-    def fail(self, error: PythonMpError) -> None: ...
-
-    def is_cancelled(self) -> bool:
-        """Whether nobody waits for it any more. It may take a round trip to the server."""
-
-
-@dataclass(eq=False)
-class Request:
-    """One Triton request: `inputs[name]` is [b, ...] as the client sent it.
-
-    `lengths` has the packed rows of each of its b sequences (1 where nothing is ragged).
-    `suspicion` grows with every group that died with this request in hand; `alone` keeps it out of
-    others' batches, so that it can only hurt itself; `company` is the most requests that its batch
-    may have. Past `deadline` it need not be computed any more. A `guest` came from another replica
-    and stays with this one; `strays` are the peers that were lost with it, or to which it could not
-    be sent. `output_nbytes` is the size of its outputs, as far as config.pbtxt says it. A part that
-    `continues` a larger request belongs to one that the queue has taken already.
-    """
-
-    inputs: Mapping[str, Array]
-    lengths: Sequence[int]
-    signature: Signature
-    answer: Answer
-    arrived: float = field(default_factory=time.perf_counter)
-    deadline: float = math.inf
-    suspicion: float = 0.0
-    alone: bool = False
-    guest: bool = False
-    strays: int = 0
-    answered: bool = False
-    output_nbytes: int = 0
-    company: float = math.inf
-    continues: bool = False
-
-    def is_cancelled(self) -> bool:
-        return not self.answered and self.answer.is_cancelled()
-
-    def deliver(self, send: Callable[[Any], None], what: Any) -> None:
-        """Answers, once, whoever else tries; one client's trouble is not the others'."""
-        with _ANSWERING:
-            if self.answered:
-                return
-            self.answered = True
-        try:
-            send(what)
-        except Exception:
-            log.exception("an answer could not be sent")
-            with suppress(Exception):  # Mostly the client has gone, or this was the refusal itself.
-                self.answer.fail(RequestFailed("the answer could not be sent"))
-
-    def send(self, outputs: Mapping[str, Array]) -> None:
-        """To `deliver`: what lies in a slot, which the next batches write over, is copied for an
-        answer that is read later."""
-        if self.answer.keeps:
-            outputs = {n: a if a.flags.owndata else a.copy() for n, a in outputs.items()}
-        self.answer.send(outputs)
-
-    @cached_property
-    def tokens(self) -> int:
-        return sum(self.lengths)
-
-    @cached_property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.inputs.values())
-
-    @cached_property
-    def size(self) -> Size:
-        return Size(self.tokens, self.nbytes, self.output_nbytes)
-
-    @cached_property
-    def content(self) -> bytes:
-        """A hash of all its inputs."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, array in sorted(self.inputs.items()):
-            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.digest()
+from .errors import RequestFailed
+from .request import Array, Outputs, Request, check_nbytes
 
 
 @dataclass(frozen=True)
@@ -202,71 +98,6 @@ def check_output(outputs: Mapping[str, Array], spec: TensorSpec, rows: int) -> N
             f"the engine's output '{spec.name}' has rows of shape {list(shape[1:])}; in"
             f" config.pbtxt they have {list(spec.row)}"
         )
-
-
-def read_request(inputs: Mapping[str, Array], config: ModelConfig, answer: Answer) -> Request:
-    """Checks what Triton did not: which rows are real, and that ragged inputs agree on it.
-
-    Raises:
-        InvalidInput: naming the input and the numbers.
-    """
-    present = [spec for spec in config.inputs if spec.name in inputs]
-    for spec in present:
-        # Triton drops the batch dimension where a request says that it is 0.
-        if inputs[spec.name].ndim != 1 + len(spec.dims):
-            shape = list(inputs[spec.name].shape)
-            raise InvalidInput(f"'{spec.name}' has shape {shape}, which lacks the batch dimension")
-    signature = tuple((s.name, inputs[s.name].shape[1 + s.ragged :]) for s in present)
-    ragged = {spec.name: inputs[spec.name].shape[1] for spec in present if spec.ragged}
-    sequences = {spec.name: inputs[spec.name].shape[0] for spec in present}
-    count = min(sequences.values(), default=0)
-    if count < 1:
-        raise InvalidInput("the batch is empty")
-    if count != max(sequences.values()):
-        raise InvalidInput(f"inputs need the same number of sequences; got {sequences}")
-    lengths = _lengths(inputs, config, ragged, count) if ragged else [1] * count
-    return Request(
-        inputs,
-        lengths,
-        signature,
-        answer,
-        deadline=time.perf_counter() + config.queue_seconds,
-        output_nbytes=output_nbytes(lengths, config),
-    )
-
-
-def output_nbytes(lengths: Sequence[int], config: ModelConfig) -> int:
-    """Of sequences of these lengths; where the size of a row is free, at least."""
-    return sum(
-        spec.row_nbytes * (sum(lengths) if spec.ragged else len(lengths)) for spec in config.outputs
-    )
-
-
-def answer_nbytes(lengths: Sequence[int], config: ModelConfig) -> int:
-    """Of these sequences' outputs as the client gets them: all are as long as the longest."""
-    return output_nbytes([max(lengths)] * len(lengths), config)
-
-
-def check_nbytes(nbytes: int, most: float) -> None:
-    """Raises RequestFailed where an answer would be too large."""
-    if nbytes > most:
-        raise RequestFailed(
-            f"the request would be answered with {nbytes} bytes; {most} is the most, by"
-            " max_queue_bytes or max_batch_bytes: send fewer sequences, or of more equal length"
-        )
-
-
-def _lengths(
-    inputs: Mapping[str, Array], config: ModelConfig, ragged: Mapping[str, int], count: int
-) -> list[int]:
-    width = min(ragged.values())
-    if width < 1 or width != max(ragged.values()):
-        raise InvalidInput(f"ragged inputs need the same number of rows, at least 1; got {ragged}")
-    name = config.parameters.lengths
-    given: list[int] = inputs[name].ravel().tolist() if name in inputs else [width] * count
-    if min(given) < 1 or max(given) > width:
-        raise InvalidInput(f"'{name}' holds {min(given)} to {max(given)}; it must be 1 to {width}")
-    return given
 
 
 def _b(request: Request) -> int:

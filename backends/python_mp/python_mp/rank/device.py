@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..model.batch import Array
+from ..model.request import Array
 
 
 class Device(Protocol):

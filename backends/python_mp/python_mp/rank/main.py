@@ -20,9 +20,9 @@ import traceback
 from collections.abc import Mapping
 from typing import NoReturn
 
-from ..model.batch import Array
 from ..model.errors import EngineFailed, InvalidInput, PythonMpError, RequestFailed, describe
 from ..model.rank_spec import RankSpec
+from ..model.request import Array
 from ..wire.arena import Arena
 from ..wire.message import Kind, Message, Placed, Refusal
 from ..wire.sockets import Connection

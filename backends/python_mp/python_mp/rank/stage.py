@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..model.batch import Array
 from ..model.config import ModelConfig, TensorSpec
 from ..model.errors import LoadError
 from ..model.manifest import Manifest, check_hardware
 from ..model.rank_spec import RankSpec
+from ..model.request import Array
 from ..sharding.packed import Packed
 from ..sharding.shard import Shard
 from ..sharding.source import Check, Source, read

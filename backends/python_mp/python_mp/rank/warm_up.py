@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ..model.batch import CU_SEQLENS, Array, check_output
+from ..model.batch import CU_SEQLENS, check_output
 from ..model.config import ModelConfig, TensorSpec
 from ..model.errors import InvalidInput, LoadError, PythonMpError, RequestFailed
+from ..model.request import Array
 
 log = logging.getLogger(__name__)
 

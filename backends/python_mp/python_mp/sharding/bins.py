@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..model.batch import Array
+from ..model.request import Array
 
 NOBODY = -1
 

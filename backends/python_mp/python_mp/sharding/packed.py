@@ -9,8 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..model.batch import CU_SEQLENS, Array
+from ..model.batch import CU_SEQLENS
 from ..model.errors import InvalidInput
+from ..model.request import Array
 from .attention import attention
 from .bins import fill
 

@@ -19,9 +19,9 @@ from ..front.place import cores
 from ..front.place.presence import Presence, runtime_folder
 from ..front.replica import Replica
 from ..model import ensembles, layout, manifest
-from ..model.batch import Request, read_request
 from ..model.config import ModelConfig
 from ..model.errors import PythonMpError, RequestFailed, describe
+from ..model.request import Request, read_request
 from .answers import TritonAnswer, Window
 from .metric_sink import TritonSink
 

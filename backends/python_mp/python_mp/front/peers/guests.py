@@ -24,9 +24,9 @@ from typing import Any
 
 from ...machine.net import Net
 from ...machine.thread import Thread
-from ...model.batch import Array, Request, read_request
 from ...model.config import ModelConfig
 from ...model.errors import PythonMpError
+from ...model.request import Array, Request, read_request
 from ...wire.message import Kind, Message
 from . import line, news
 from .line import Line

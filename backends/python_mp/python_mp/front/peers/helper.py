@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from ...machine.net import Net
 from ...machine.thread import Thread
 from ...model import errors
-from ...model.batch import Array, Request
+from ...model.request import Array, Request
 from ...wire.message import Kind, Message
 from . import line, news
 from .line import Line

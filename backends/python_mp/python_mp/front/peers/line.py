@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ...model.batch import Array
+from ...model.request import Array
 from ...wire.arena import ALIGN, Arena
 from ...wire.message import Kind, Message
 

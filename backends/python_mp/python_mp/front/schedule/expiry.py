@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from ...machine.net import Net
 from ...machine.thread import Thread
-from ...model.batch import Request
 from ...model.errors import Cancelled, TimedOut
+from ...model.request import Request
 
 PERIOD_SECONDS = 0.05
 _ASKED_NEXT, _ASKED_IN_TURN = 16, 16

@@ -16,9 +16,9 @@ from threading import Lock
 
 import numpy as np
 
-from ...model.batch import Array, Outputs, Request, answer_nbytes, check_nbytes, output_nbytes
 from ...model.config import ModelConfig, Parameters
 from ...model.errors import InvalidInput, PythonMpError, RequestFailed
+from ...model.request import Array, Outputs, Request, answer_nbytes, check_nbytes, output_nbytes
 from ...model.size import Size
 
 

@@ -7,9 +7,9 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from ...model.batch import Request
 from ...model.config import Parameters
 from ...model.errors import InvalidInput, Unavailable
+from ...model.request import Request
 from ...model.size import Size
 
 

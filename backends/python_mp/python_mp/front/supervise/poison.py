@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from threading import Lock
 
-from ...model.batch import Request
+from ...model.request import Request
 from ..inbox import GroupEnded
 
 GUILTY = 2.0

@@ -72,7 +72,7 @@ class Watchdog:
             self._look_at_work(now, vitals)
 
     def _look_at_work(self, now: float, vitals: Mapping[int, Vital]) -> None:
-        flight = self._group.oldest
+        flight = self._group.flights.oldest
         batch = flight.batch.id if flight else -1
         least = _BUSY * (1 + now - self._since)
         worked = any(

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Protocol
 
-from ...model.batch import Array
 from ...model.rank_spec import RankSpec
+from ...model.request import Array
 
 
 class Engine(Protocol):

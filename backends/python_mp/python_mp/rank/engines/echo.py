@@ -14,9 +14,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...model.batch import Array
 from ...model.errors import InvalidInput, RequestFailed
 from ...model.rank_spec import RankSpec
+from ...model.request import Array
 
 FAULT = "FAULT"
 RAISE, EXIT, SLEEP, HANG, SEGFAULT, REFUSE, WORK, FAIL = range(1, 9)
