@@ -43,7 +43,7 @@ class Subject:
     HOLD_SECONDS: float
     """For which a cause lasts, from what happens on."""
     FOLLOW = strace.FOLLOW
-    MOST_KINDS = 12
+    MOST_KINDS: int
     """Of which `make test` tries a call."""
 
     def __init__(self, folder: Path) -> None:

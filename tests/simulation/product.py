@@ -7,12 +7,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import python_mp
 from python_mp.machine.vital import Vital, vital
+from tests.support.triton_stub import run
 
 from .modules import STANDS, here
 from .triton import UTILS
@@ -55,12 +55,7 @@ def _load() -> SimpleNamespace:
     modules = {n.rpartition(".")[2]: importlib.import_module(f"python_mp.{n}") for n in names}
     log = modules["main"].log = logging.Logger("simulated_ranks")  # They have no stub to log to.
     log.addHandler(logging.NullHandler())
-    spec = spec_from_file_location("simulated_entry", _MODEL)
-    assert spec is not None
-    assert spec.loader is not None
-    entry = module_from_spec(spec)
-    spec.loader.exec_module(entry)
-    return SimpleNamespace(entry=entry, **modules)
+    return SimpleNamespace(entry=run(_MODEL), **modules)
 
 
 def load() -> SimpleNamespace:
