@@ -1,7 +1,5 @@
 """What every engine must do; a new engine adds a line to ENGINES."""
 
-from __future__ import annotations
-
 import os
 import signal
 import tempfile

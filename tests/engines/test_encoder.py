@@ -1,7 +1,5 @@
 """The built-in encoder against sentence-transformers, in every layout."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

@@ -1,7 +1,5 @@
 """The examples' modules, split over ranks, against the same in one piece and float64."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass

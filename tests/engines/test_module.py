@@ -1,7 +1,5 @@
 """A module of one's own may treat what it is given as its own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

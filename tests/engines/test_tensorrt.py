@@ -3,8 +3,6 @@
 Everything up to this is checked without them: see tests/unit/test_tensorrt_*.py.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What cannot be compiled is refused by the build, in a sentence that says what to do."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

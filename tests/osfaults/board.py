@@ -3,8 +3,6 @@
 Its other side makes no system call but its naps, so that no fault can come between them.
 """
 
-from __future__ import annotations
-
 import json
 import mmap
 import struct

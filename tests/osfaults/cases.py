@@ -5,8 +5,6 @@ EINTR that its page in section 2 lists, where that refers to another page (pread
 waitpid, ...) the other one's.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,8 +1,6 @@
 """The front under faults: a process with the stubs of a model, its load, the death of a rank, and
 its unload, which together with a load is a reload."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

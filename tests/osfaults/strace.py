@@ -1,7 +1,5 @@
 """What a process calls, and faults in its calls, by strace; see strace(1), TAMPERING."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What is tried out: something that serves, to which things happen while its calls fail."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

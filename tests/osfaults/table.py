@@ -1,7 +1,5 @@
 """docs/faults.md, from what was tried: python -m tests.osfaults.table RESULTS > docs/faults.md"""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import defaultdict

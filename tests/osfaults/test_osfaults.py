@@ -5,8 +5,6 @@ In the environment OSFAULTS_ONLY=PATTERN tries only such cases of `test_every_ca
 OSFAULTS_RESULTS=FILE keeps what became of them; see table.py.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """`python -m server` under faults: its own calls, not those of tritonserver below it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

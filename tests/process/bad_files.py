@@ -1,7 +1,5 @@
 """What may be wrong with a model's files, for `test_bad_files`: title to content."""
 
-from __future__ import annotations
-
 import json
 import platform
 import struct

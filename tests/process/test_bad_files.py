@@ -1,8 +1,6 @@
 """A model whose files are wrong or whose code misbehaves is refused in a sentence, in time, and
 leaves no process; the next good load works."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """Two replicas: what waits at one that is down is computed by the other."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterator

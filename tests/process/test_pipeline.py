@@ -1,7 +1,5 @@
 """Pipeline stages overlap: while one computes a batch, the one before computes the next."""
 
-from __future__ import annotations
-
 import time
 from itertools import pairwise
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Work for every rank, in processes that end with the build."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

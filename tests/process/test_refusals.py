@@ -1,7 +1,5 @@
 """What a batch is refused for: only the guilty are, and the others are computed once, together."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from pathlib import Path

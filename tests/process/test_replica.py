@@ -1,7 +1,5 @@
 """A replica of echo ranks: right answers, and what becomes of requests when ranks die."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import os

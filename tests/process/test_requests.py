@@ -1,7 +1,5 @@
 """What waits and need not any more, what is refused, and what fails on its way."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -1,7 +1,5 @@
 """The front survives what happens to it and inside it: each step of its supervisor may fail."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

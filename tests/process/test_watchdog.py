@@ -1,7 +1,5 @@
 """Ranks that are neither dead nor getting on, and ranks that are merely slow."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

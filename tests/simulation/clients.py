@@ -1,7 +1,5 @@
 """What hypothesis does to the simulated world: the rules of the state machine."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any, ClassVar
 

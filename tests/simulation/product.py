@@ -1,7 +1,5 @@
 """The product once more: its own modules, imported on the simulated machine."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import sys

@@ -1,7 +1,5 @@
 """Simulated ranks: the product's own loop and its echo engine, in a simulated process each."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

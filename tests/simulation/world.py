@@ -3,8 +3,6 @@
 A request's first number says whose it is, so an answer can be compared with what was asked.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import os

@@ -1,7 +1,5 @@
 """Models' configs made in memory."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from math import prod

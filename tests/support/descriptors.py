@@ -5,8 +5,6 @@ every process that has ever used them. So a test looks at what is ours alone, or
 of its own.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import re

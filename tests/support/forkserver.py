@@ -1,7 +1,5 @@
 """One forkserver for the ranks of many tests: to import torch is most of a start."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager

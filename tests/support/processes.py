@@ -1,7 +1,5 @@
 """Processes: those that a test starts, and what became of others."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

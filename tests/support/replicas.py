@@ -1,7 +1,5 @@
 """Replicas without Triton, whose answers are futures."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future

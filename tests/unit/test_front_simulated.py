@@ -7,8 +7,6 @@ it finds, SIMULATION_STEPS=N makes it longer or shorter. Sequences that were fou
 with what it showed.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 import os
