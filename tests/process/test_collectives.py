@@ -219,9 +219,9 @@ def reduce_once(communicator: Communicator, _stage: int, _link: Connection) -> t
 )
 def test_every_kind_sums_in_float32(tmp_path: Path, kind: str, name: str) -> None:
     """And auto takes gloo where the extension is not built."""
-    wanted = in_rank_order([values(1, rank, 10_001, torch.bfloat16) for rank in range(2)])
-    with Ranks(tmp_path, reduce_once, 2, kind=kind) as group:
-        assert group.results() == [(name, wanted.view(torch.uint8).numpy().tobytes())] * 2
+    wanted = in_rank_order([values(1, rank, 10_001, torch.bfloat16) for rank in range(3)])
+    with Ranks(tmp_path, reduce_once, 3, kind=kind) as group:
+        assert group.results() == [(name, wanted.view(torch.uint8).numpy().tobytes())] * 3
 
 
 PIECE = 8 << 20
