@@ -14,8 +14,8 @@ import pytest
 from python_mp.front import group as group_module
 from python_mp.front.group import Group
 from python_mp.front.replica import Replica
-from python_mp.model.request import read_request
 from python_mp.model.errors import Cancelled, RequestFailed, TimedOut, Unavailable
+from python_mp.model.request import read_request
 from python_mp.rank.engines.echo import EXIT, RAISE, SLEEP
 from tests.support.configs import FP32, INT32, echo_config, model_config, tensor
 from tests.support.processes import until
