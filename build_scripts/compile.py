@@ -25,7 +25,7 @@ TOOLS = ("tensorrt", "torch")
 
 
 def applies(job: Job) -> bool:
-    return job.recipe.family != "tokenizer" and job.recipe.engine in ("aot_inductor", "tensorrt")
+    return job.recipe.engine in ("aot_inductor", "tensorrt")
 
 
 def inputs(job: Job) -> dict[str, object]:

@@ -31,7 +31,7 @@ OPSET = 20
 
 
 def applies(job: Job) -> bool:
-    return job.recipe.family != "tokenizer" and job.recipe.engine != "torch"
+    return job.recipe.engine != "torch"
 
 
 def inputs(job: Job) -> dict[str, object]:

@@ -62,10 +62,6 @@ def read(job: Job) -> Source:
     return Source(folder, sha256=storage.digest(stored["files"]), **stored)
 
 
-def applies(_job: Job) -> bool:
-    return True
-
-
 def inputs(job: Job) -> dict[str, object]:
     decides: dict[str, object] = {"source": job.recipe.source, "family": job.recipe.family}
     if job.recipe.family == "encoder":
@@ -111,7 +107,7 @@ def verify(job: Job, folder: Path) -> None:
         checkpoint_folder.tensors(folder)
         return
     found = Checkpoint(folder)
-    if job.recipe.family == "tokenizer":
+    if job.recipe.is_tokenizer:
         return
     width = found.model().config.hidden_size
     for spec in job.config.outputs:
@@ -170,7 +166,7 @@ def _needed(job: Job, folder: Path) -> list[str]:
         if path.is_file()
     ]
     needed = {"config.json", *(name for name in texts if not _is_hidden(name))}
-    if job.recipe.family == "tokenizer":
+    if job.recipe.is_tokenizer:
         return sorted({*needed, "tokenizer.json"})
     return sorted({*needed, *checkpoint_folder.weight_files(folder)})
 

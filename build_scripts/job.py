@@ -64,7 +64,7 @@ class Job:
     @cached_property
     def tensors(self) -> dict[str, Any] | None:
         """What stages read of config.pbtxt, as JSON values; None for a tokenizer."""
-        if self.recipe.family == "tokenizer":
+        if self.recipe.is_tokenizer:
             return None
         return {
             "inputs": [asdict(spec) for spec in self.config.inputs],
@@ -76,7 +76,7 @@ class Job:
     @property
     def name(self) -> str:
         """What it is called in progress and tables."""
-        if self.recipe.family == "tokenizer":
+        if self.recipe.is_tokenizer:
             return self.model
         return f"{self.model} {self.recipe.engine} {self.recipe.dtype} {self.layout}"
 
@@ -97,7 +97,7 @@ class Job:
     @property
     def needs_gpu(self) -> bool:
         """Whether it can neither be built nor verified without one."""
-        if self.recipe.family == "tokenizer":
+        if self.recipe.is_tokenizer:
             return False
         return self.recipe.engine == "tensorrt" or self.on_gpu
 
@@ -105,7 +105,7 @@ class Job:
     def contradiction(self) -> str:
         """Where config.pbtxt says another engine or dtype than the recipe; empty where it does not,
         which is all that is asked of it."""
-        if self.recipe.family == "tokenizer":
+        if self.recipe.is_tokenizer:
             return ""
         return triton_config.contradiction(self.folder, self.recipe)
 
@@ -169,7 +169,7 @@ class Job:
 
     def checked(self) -> "Job":
         """Itself. Raises BuildError where config.pbtxt makes no sense for it."""
-        if self.recipe.family != "tokenizer":
+        if not self.recipe.is_tokenizer:
             _ = self.config
         return self
 

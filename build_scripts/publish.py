@@ -36,7 +36,7 @@ def artifact_key(job: Job, steps: Steps) -> str:
         "stages": {name: steps[name].identity for name in (artifact_stage(steps), list(steps)[-1])},
         "module": job.module_sha256,
     }
-    if job.recipe.family != "tokenizer":
+    if not job.recipe.is_tokenizer:
         decides["inputs"] = manifest.tensors(job.config.inputs)
         decides["outputs"] = manifest.tensors(job.config.outputs)
     return storage.digest(decides)
@@ -125,7 +125,7 @@ def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
     mine = code.versions(("triton-multi-device",))
     machine = platform.machine()
     hardware: dict[str, Any] = {"machine": machine, "cpu": None, "cpu_features": [], "gpu": None}
-    is_tokenizer = job.recipe.family == "tokenizer"
+    is_tokenizer = job.recipe.is_tokenizer
     found = verdict(steps)
     return Manifest(
         artifact=artifact_key(job, steps),

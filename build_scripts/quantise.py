@@ -36,8 +36,6 @@ TOOLS = ("numpy", "nvidia-modelopt", "onnx", "onnxruntime", "tokenizers", "torch
 
 
 def applies(job: Job) -> bool:
-    if job.recipe.family == "tokenizer":
-        return False
     onnx_int8 = job.recipe.engine == "onnxruntime" and job.recipe.dtype == "int8"
     return onnx_int8 or (job.recipe.engine == "tensorrt" and job.recipe.dtype != "float32")
 

@@ -132,8 +132,13 @@ class Step(Table, frozen=True, kw_only=True):
     tensorrt: TensorRt = TensorRt()
     variants: tuple[Variant, ...] = ()
 
+    @property
+    def is_tokenizer(self) -> bool:
+        """Which has neither an engine nor shards."""
+        return self.family == "tokenizer"
+
     def __post_init__(self) -> None:
-        if self.family == "tokenizer":
+        if self.is_tokenizer:
             return
         if not self.shapes.tokens and not self.shapes.rows:
             raise ValueError("shapes is missing: tokens = [min, opt, max], or rows")

@@ -31,10 +31,6 @@ TOOLS = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
 FILE = "outputs.npz"
 
 
-def applies(job: Job) -> bool:
-    return job.recipe.family != "tokenizer"
-
-
 def inputs(job: Job) -> dict[str, object]:
     return {"samples": job.samples}
 

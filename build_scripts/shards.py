@@ -27,10 +27,6 @@ NEEDS = ("fetch",)
 TOOLS = ("safetensors", "torch", "transformers")
 
 
-def applies(job: Job) -> bool:
-    return job.recipe.family != "tokenizer"
-
-
 def inputs(job: Job) -> dict[str, object]:
     return {"layout": asdict(job.layout), "dtype": job.weights_dtype}
 

@@ -45,15 +45,15 @@ class Stage(Protocol):
     TOOLS: tuple[str, ...]
     """Distributions whose versions decide the outcome."""
 
-    def applies(self, job: Job) -> bool: ...
-
     def inputs(self, job: Job) -> dict[str, object]:
         """JSON values that decide the outcome."""
 
     def run(self, job: Job, out: Path, progress: Progress) -> None:
         """Writes files into the empty folder `out`."""
 
-    # And, where the outcome fits some machines only:
+    # And, where it is not for every engine:
+    # def applies(self, job: Job) -> bool
+    # and, where the outcome fits some machines only:
     # def machine(self, job: Job) -> dict[str, object]: JSON values that say which.
 
 
@@ -104,14 +104,19 @@ class Step:
 
 def plan(job: Job) -> dict[str, Step]:
     """The stages that apply to the job, in order, and where their outputs are or will be."""
-    order = TOKENIZER_ORDER if job.recipe.family == "tokenizer" else ORDER
+    order = TOKENIZER_ORDER if job.recipe.is_tokenizer else ORDER
     steps: dict[str, Step] = {}
     for name in order:
         stage = cast(Stage, import_module(f"{__package__}.{name}"))
-        if stage.applies(job):
+        if applies(stage, job):
             steps[name] = _step(job, name, stage, steps)
             job.outputs[name] = steps[name].folder
     return steps
+
+
+def applies(stage: Stage, job: Job) -> bool:
+    """Whether a job of this engine has the stage."""
+    return bool(stage.applies(job)) if hasattr(stage, "applies") else True
 
 
 def _step(job: Job, name: str, stage: Stage, steps: dict[str, Step]) -> Step:

@@ -40,10 +40,6 @@ PROBES = (
 """Beside sentences: case, accents, scripts, characters that nobody knows, spaces, a long word."""
 
 
-def applies(job: Job) -> bool:
-    return job.recipe.family == "tokenizer"
-
-
 def inputs(_job: Job) -> dict[str, object]:
     return {}
 

@@ -43,10 +43,6 @@ WORST = 5
 LATENCY_ROUNDS = 20
 
 
-def applies(job: Job) -> bool:
-    return job.recipe.family != "tokenizer"
-
-
 def inputs(job: Job) -> dict[str, object]:
     return {
         "accuracy": job.recipe.accuracy.as_json(),

@@ -69,7 +69,7 @@ def in_the_key(
     step = steps[name]
     with noted(patched) as read:
         stages._step(fresh, name, step.stage, steps)
-        step.stage.applies(fresh)
+        stages.applies(step.stage, fresh)
     needs = (in_the_key(job, steps, need, patched) for need in step.stage.NEEDS if need in steps)
     return read.union(*needs)
 
