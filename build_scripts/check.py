@@ -9,7 +9,7 @@ from build_scripts import publish, stages
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.publish import Steps
-from python_mp.model import ensembles, manifest
+from python_mp.model import admission, ensembles, manifest
 from python_mp.model.errors import LoadError
 from python_mp.model.manifest import Manifest
 
@@ -42,7 +42,7 @@ def _misfits(job: Job, found: Manifest, folder: Path) -> Iterator[str]:
         for missing in (name for name in files if not (folder / name).is_file()):
             yield f"a rank is missing: there is no {folder / missing}"
     try:
-        manifest.check_files(folder, found)
+        admission.check_files(folder, found)
     except LoadError as error:
         yield str(error)
 

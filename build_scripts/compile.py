@@ -18,7 +18,7 @@ from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.quiet import quiet
 from build_scripts.shards import add_code
-from python_mp.model import manifest
+from python_mp.model import admission
 
 NEEDS = ("fetch", "shards", "export", "quantise")
 TOOLS = ("tensorrt", "torch")
@@ -94,7 +94,7 @@ def gpu() -> dict[str, str] | None:
 def cpu_features() -> list[str]:
     """Instruction sets of this processor, which the code compiled here may use."""
     families = ("avx", "amx", "fma", "f16c", "bmi")
-    return sorted(flag for flag in manifest.cpu_features() if flag.startswith(families))
+    return sorted(flag for flag in admission.cpu_features() if flag.startswith(families))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from build_scripts import code, fetch, storage
 from build_scripts.compile import gpu
 from build_scripts.job import Job
 from build_scripts.stages import Step, artifact_stage
-from python_mp.model import manifest
+from python_mp.model import admission, manifest
 from python_mp.model.errors import LoadError
 from python_mp.model.manifest import Manifest
 
@@ -55,7 +55,7 @@ def current(job: Job, steps: Steps) -> Manifest | None:
         found = Manifest.read(folder)
         if found is None or found.artifact != artifact_key(job, steps):
             return None
-        manifest.check_files(folder, found)
+        admission.check_files(folder, found)
     except LoadError:
         return None
     return None if machine_misfits(found) else found
@@ -64,7 +64,7 @@ def current(job: Job, steps: Steps) -> Manifest | None:
 def machine_misfits(found: Manifest) -> list[str]:
     """Why this machine cannot serve it; none where it can."""
     present = gpu() if found.hardware["gpu"] else None
-    misfits = manifest.machine_misfit(found), manifest.gpu_misfit(found, present)
+    misfits = admission.machine_misfit(found), admission.gpu_misfit(found, present)
     return [misfit for misfit in misfits if misfit]
 
 

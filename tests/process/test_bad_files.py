@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from python_mp.model.admission import admit
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import LoadError
-from python_mp.model.manifest import FORMAT, admit, sha256, tensors
+from python_mp.model.manifest import FORMAT, sha256, tensors
 from python_mp.model.manifest import NAME as MANIFEST
 from python_mp.rank import engines
 from python_mp.rank.collectives.communicator import Alone

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from python_mp.model import manifest
+from python_mp.model import admission, manifest
+from python_mp.model.admission import check_hardware, refusal
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import ConfigError, LoadError
-from python_mp.model.manifest import Manifest, check_hardware, configured, rank_file, refusal
+from python_mp.model.manifest import Manifest, configured, rank_file
 from tests.support.configs import FP32, model_config, tensor
 
 AGAIN = r"; run `python -m build_scripts.build m`$"
@@ -162,12 +163,12 @@ def test_another_machine_is_refused(version: Path) -> None:
 def test_a_lacking_instruction_set_is_refused(
     version: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    has = sorted(manifest.cpu_features())[:2]
+    has = sorted(admission.cpu_features())[:2]
     assert has
     hardware = {"machine": platform.machine(), "cpu": None, "cpu_features": has, "gpu": None}
     described(version, hardware=hardware).write(version)
     check(version)
-    monkeypatch.setattr(manifest, "cpu_features", lambda: frozenset(has[:1]))
+    monkeypatch.setattr(admission, "cpu_features", lambda: frozenset(has[:1]))
     refuse(version, f"built for processors with {has[1]}, which this one has not")
 
 

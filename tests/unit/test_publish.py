@@ -13,7 +13,7 @@ import pytest
 
 from build_scripts import build, check, command, publish
 from build_scripts.errors import BuildError
-from python_mp.model import manifest
+from python_mp.model import admission
 from python_mp.model.manifest import Manifest
 from tests.support.builds import Workshop, verdict, workshop
 
@@ -34,7 +34,7 @@ def test_a_version_has_its_files_and_a_manifest(tiny: Workshop) -> None:
     assert {path.name for path in (tiny.model / "1").iterdir()} == names
     found = Manifest.read(tiny.model / "1")
     assert found is not None
-    manifest.refusal(tiny.model / "1", found, tiny.job().config)
+    admission.refusal(tiny.model / "1", found, tiny.job().config)
     assert found.files.keys() == names - {"manifest.json"}
     assert found.layout == {"tensor_parallel_size": 2, "pipeline_parallel_size": 1}
     assert found.inputs == [{"name": "X", "dtype": "float32", "dims": [4]}]

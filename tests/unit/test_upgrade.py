@@ -10,7 +10,7 @@ import pytest
 
 from build_scripts import build, triton_config
 from build_scripts.job import REPOSITORY
-from python_mp.model import ensembles, manifest
+from python_mp.model import admission, ensembles
 from python_mp.model.errors import LoadError
 from python_mp.model.manifest import Manifest, configured
 from tests.support import builds
@@ -46,7 +46,7 @@ def load(model: Path, version: str) -> str:
     """What the backend says at the load; nothing where it takes the version."""
     given = triton_config.model_config(model, "torch", "float32").source[0]
     try:
-        manifest.admit(configured(given, str(model), version))
+        admission.admit(configured(given, str(model), version))
     except LoadError as error:
         return str(error)
     return ""

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from ..model.admission import check_hardware
 from ..model.config import ModelConfig, TensorSpec
 from ..model.errors import LoadError
-from ..model.manifest import Manifest, check_hardware
+from ..model.manifest import Manifest
 from ..model.rank_spec import RankSpec
 from ..model.request import Array
 from ..sharding.packed import Packed

@@ -18,7 +18,7 @@ from ..front.metrics import Metrics
 from ..front.place import cores
 from ..front.place.presence import Presence, runtime_folder
 from ..front.replica import Replica
-from ..model import ensembles, layout, manifest
+from ..model import admission, ensembles, layout, manifest
 from ..model.config import ModelConfig
 from ..model.errors import PythonMpError, RequestFailed, describe
 from ..model.request import Request, read_request
@@ -62,7 +62,7 @@ def _load(args: Mapping[str, str]) -> Passive:
     everyone = [rank.instance for replica in replicas for rank in replica.ranks]
     shares = cores.share(presence.gather(everyone))
     first = mine.index * config.world_size
-    built = manifest.admit(config)
+    built = admission.admit(config)
     ensembles.admit(config.folder, built.source.get("tokenizer") if built else None)
     cpus = shares[first : first + config.world_size]
     return Active(config, mine, cpus, runtime, instance, presence)

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...model.admission import check_hardware
 from ...model.errors import LoadError
-from ...model.manifest import Manifest, check_hardware, rank_file
+from ...model.manifest import Manifest, rank_file
 from ...model.rank_spec import RankSpec
 from ...sharding.packed import HIDDEN_OUT, Packed
 from ...sharding.shard import Shard
