@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from build_scripts import checkpoint_tokenizer
 from build_scripts.sentences import sentences
 from tests.support.checkpoints import packaged
 
@@ -18,7 +19,7 @@ def short_texts() -> list[str]:
 
 def token_ids(texts: list[str]) -> list[npt.NDArray[np.int32]]:
     """INPUT_IDS [1, tokens] of each text, cut at 256 tokens."""
-    encodings = CHECKPOINT.tokenizer().encode_batch(texts)
+    encodings = checkpoint_tokenizer.load(CHECKPOINT).encode_batch(texts)
     return [np.array([encoding.ids], np.int32) for encoding in encodings]
 
 

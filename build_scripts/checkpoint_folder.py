@@ -18,7 +18,6 @@ from python_mp.sharding import checkpoint
 from python_mp.sharding.checkpoint import INDEX, WEIGHTS
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
 ADAPTER = "adapter_config.json"
@@ -55,13 +54,6 @@ class Checkpoint:
     @cached_property
     def settings(self) -> Settings:
         return sentence_folder.read(self.path)
-
-    def tokenizer(self) -> Tokenizer:
-        """It gives the ids of transformers' AutoTokenizer; it cuts texts at the model's limit and
-        pads nothing."""
-        from build_scripts import tokenizer
-
-        return tokenizer.load(self)
 
     def model(self) -> PreTrainedModel:
         """As transformers loads it, in float32, on the CPU.

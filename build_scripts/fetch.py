@@ -23,6 +23,7 @@ from rich.progress import Progress
 
 from build_scripts import checkpoint_folder, code, storage
 from build_scripts.checkpoint_folder import Checkpoint
+from build_scripts.checkpoint_tokenizer import written
 from build_scripts.errors import BuildError
 from build_scripts.job import PROJECT, Job
 
@@ -123,9 +124,7 @@ def _tokenizer(job: Job, folder: Path) -> str | None:
     """The hash of what the family `tokenizer` would serve of it."""
     if job.recipe.family == "module" or not (folder / "tokenizer.json").is_file():
         return None
-    from build_scripts import tokenizer
-
-    return sha256(tokenizer.written(Checkpoint(folder)).encode()).hexdigest()
+    return sha256(written(Checkpoint(folder)).encode()).hexdigest()
 
 
 def local_folder(job: Job) -> Path | None:

@@ -11,7 +11,6 @@ No other file is touched.
 import json
 import platform
 import shutil
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,9 +155,3 @@ def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
         latency=found["latency"],
         built=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-if __name__ == "__main__":
-    from build_scripts import build  # which imports this module
-
-    sys.exit(build.main())

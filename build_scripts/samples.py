@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from build_scripts import code, fetch, sentences
+from build_scripts import checkpoint_tokenizer, code, fetch, sentences
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import SAMPLES, Job
@@ -158,7 +158,7 @@ def _divided(job: Job, there: int) -> tuple[int, int]:
 
 
 def _encoded(checkpoint: Checkpoint, texts: Sequence[str]) -> list[Request]:
-    encoded = checkpoint.tokenizer().encode_batch(list(texts))
+    encoded = checkpoint_tokenizer.load(checkpoint).encode_batch(list(texts))
     ids = [np.array([each.ids], np.int32) for each in encoded]
     return [{"INPUT_IDS": row, "LENGTHS": np.full((1, 1), row.size, np.int32)} for row in ids]
 

@@ -1,43 +1,19 @@
-"""Stage `tokenizer`: a checkpoint's tokenizer as it is served, one file, cut and not padded.
-
-tokenizer.json alone is not all of a tokenizer: transformers reads tokenizer_config.json beside it,
-sentence-transformers its own file. So AutoTokenizer makes it, and what it makes is written down.
-"""
+"""Stage `tokenizer`: a checkpoint's tokenizer as it is served, one file, cut and not padded."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
 from build_scripts import fetch
 from build_scripts.checkpoint_folder import Checkpoint
-from build_scripts.errors import BuildError
+from build_scripts.checkpoint_tokenizer import FILE, written
 from build_scripts.job import Job
-from build_scripts.quiet import quiet
-from build_scripts.sentences import sentences
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 NEEDS = ("fetch",)
 TOOLS = ("tokenizers", "transformers")
-FILE = "tokenizer.json"
-UNSET = 1 << 40
-"""A model_max_length of that size stands for none."""
-PROBES = (
-    "Grüße aus ÎLE-DE-FRANCE, Σίσυφος, ΟΔΟΣ, İstanbul",
-    "中文 日本語 한국어 العربية עברית ไทย",
-    "\u2603 \U0001f600 \ue000 \U000f0000 \u0301 \u200b\u00ad\ufffd",
-    "a\tb\nc\r\n  d\u00a0e\0f",
-    "   ",
-    "x" * 300,
-    "don't re-enter http://example.org/a?b=c&d=[e] 3.14 1,000",
-)
-"""Beside sentences: case, accents, scripts, characters that nobody knows, spaces, a long word."""
 
 
 def inputs(_job: Job) -> dict[str, object]:
@@ -47,133 +23,6 @@ def inputs(_job: Job) -> dict[str, object]:
 def run(job: Job, out: Path, _progress: Progress) -> None:
     """Writes `tokenizer.json`."""
     (out / FILE).write_text(written(Checkpoint(fetch.read(job).folder)))
-
-
-def written(checkpoint: Checkpoint) -> str:
-    """What is served, as JSON."""
-    return load(checkpoint).to_str(pretty=True)
-
-
-def load(checkpoint: Checkpoint) -> Tokenizer:
-    """A tokenizer that gives the ids of transformers' AutoTokenizer for that folder, with the
-    settings of sentence-transformers.
-
-    Raises:
-        BuildError: it cannot be read, contradicts itself, or one file cannot say what it does.
-    """
-    from tokenizers import Tokenizer
-
-    theirs = _auto(checkpoint)
-    _require_room(checkpoint, theirs)
-    if checkpoint.settings.do_lower_case:
-        _lowercase(theirs.backend_tokenizer)
-    limit = _limit(checkpoint, theirs.model_max_length)
-    ours = Tokenizer.from_str(theirs.backend_tokenizer.to_str())
-    ours.enable_truncation(limit, direction=theirs.truncation_side)
-    ours.no_padding()
-    _compare(checkpoint, ours, theirs, limit)
-    return ours
-
-
-def _auto(checkpoint: Checkpoint) -> Any:
-    if not checkpoint.file(FILE).is_file():
-        raise BuildError(f"The checkpoint {checkpoint.path} has no {FILE}.")
-    with quiet():
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(
-                checkpoint.path, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # of many libraries, some with no class of their own
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise BuildError(
-                f"transformers cannot load the tokenizer of {checkpoint.path}: {reason}"
-            ) from None
-
-
-def _require_room(checkpoint: Checkpoint, theirs: Any) -> None:
-    """For the special tokens: what cuts a text has to leave them."""
-    special = theirs.num_special_tokens_to_add()
-    said = {
-        "model_max_length": theirs.model_max_length,
-        "max_seq_length": checkpoint.settings.max_seq_length or UNSET,
-        "max_position_embeddings": checkpoint.config.get("max_position_embeddings", 512),
-    }
-    for key, limit in said.items():
-        unset = type(limit) is float and limit > UNSET
-        if not unset and (type(limit) is not int or limit < max(special, 1)):
-            raise BuildError(
-                f"The checkpoint {checkpoint.path} has {key} {limit!r}; it must be a whole number,"
-                f" and at least {max(special, 1)}: {special} tokens are added to every text."
-            )
-
-
-def _limit(checkpoint: Checkpoint, model_max_length: float) -> int:
-    """Tokens of a text, special ones included: the least of what is said."""
-    positions = int(checkpoint.config.get("max_position_embeddings", 512))
-    wished = checkpoint.settings.max_seq_length
-    if wished and model_max_length < min(wished, positions):
-        raise BuildError(
-            f"The checkpoint {checkpoint.path} cuts texts at {model_max_length} tokens by"
-            f" tokenizer_config.json (model_max_length), but at {wished} by its"
-            " sentence-transformers file (max_seq_length): make them say the same."
-        )
-    return int(min(wished or UNSET, model_max_length, positions))
-
-
-def _lowercase(tokenizer: Tokenizer) -> None:
-    """As sentence-transformers does: before all else, unless it is done somewhere."""
-    from tokenizers import normalizers
-
-    said = tokenizer.normalizer
-    if not _lowercases(said):
-        rest = [] if said is None else [said]
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
-
-
-def _lowercases(normalizer: Any) -> bool:
-    from tokenizers import normalizers
-
-    if isinstance(normalizer, normalizers.Sequence):
-        return any(_lowercases(each) for each in list[Any](normalizer))  # type: ignore[call-overload]
-    return isinstance(normalizer, normalizers.Lowercase) or bool(
-        getattr(normalizer, "lowercase", False)
-    )
-
-
-def _compare(checkpoint: Checkpoint, ours: Tokenizer, theirs: Any, limit: int) -> None:
-    special = [f"a {token} b" for token in theirs.all_special_tokens]
-    known = int(checkpoint.config.get("vocab_size", 30522))
-    for text in _probes(special):
-        try:
-            found = ours.encode(text)
-        except Exception as error:
-            raise BuildError(
-                f"The tokenizer of {checkpoint.path} fails at {text[:40]!r} ({error}): its"
-                " vocabulary must have the token for what it does not know."
-            ) from None
-        wanted = theirs(text, truncation=True, max_length=limit)["input_ids"]
-        if found.ids != wanted:
-            raise BuildError(
-                f"The tokenizer of {checkpoint.path} does what no {FILE} can say: for"
-                f" {text[:40]!r} transformers gives the ids {wanted[:12]}, the file"
-                f" {found.ids[:12]}. Look for what tokenizer_config.json says beyond it."
-            )
-        if text not in special and max(found.ids, default=0) >= known:
-            raise BuildError(
-                f"The tokenizer of {checkpoint.path} gives the id {max(found.ids)}, but the model"
-                f" knows {known} tokens (vocab_size): they are not of one checkpoint."
-            )
-        if not found.ids or any(found.type_ids):
-            raise BuildError(
-                f"The tokenizer of {checkpoint.path} gives {text[:40]!r} the ids {found.ids[:12]}"
-                f" of the segments {found.type_ids[:12]}; the encoder needs some, all of segment 0."
-            )
-
-
-def _probes(special: Iterable[str]) -> list[str]:
-    return [*PROBES, *special, *sentences(100)]
 
 
 if __name__ == "__main__":

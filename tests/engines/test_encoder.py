@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from build_scripts import checkpoint_tokenizer
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import InvalidInput
 from python_mp.rank.collectives.communicator import Alone
@@ -30,7 +31,7 @@ BOUND = {"float32": 0.999999, "bfloat16": 0.999, "float16": 0.99999}
 @cache
 def tokens() -> list[Array]:
     """Of the reference's texts, as embed_tokenizer makes them."""
-    encoded = packaged().tokenizer().encode_batch(reference().texts)
+    encoded = checkpoint_tokenizer.load(packaged()).encode_batch(reference().texts)
     return [np.array(each.ids, np.int32) for each in encoded]
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from build_scripts import fetch, tokenizer
+from build_scripts import checkpoint_tokenizer, fetch
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
@@ -266,7 +266,7 @@ def embed(folder: Path, texts: tuple[str, ...]) -> Array:
     given = weights.Tensors(checkpoint.model().state_dict(), torch.float32)
     rows = [
         hidden(folder, given, each.ids).mean(0)
-        for each in checkpoint.tokenizer().encode_batch(list(texts))
+        for each in checkpoint_tokenizer.load(checkpoint).encode_batch(list(texts))
     ]
     return np.array([row / np.linalg.norm(row) for row in rows])
 
@@ -375,13 +375,13 @@ def test_ids_are_those_of_transformers_or_refused(tmp_path: Path, name: str, oth
     said = SAID[other] | SAID[name]
     folder = tiny_bert(tmp_path, **{"tokenizer_config.json": said, TRANSFORMER: None})
     try:
-        ours = Checkpoint(folder).tokenizer()
+        ours = checkpoint_tokenizer.load(Checkpoint(folder))
     except BuildError:
         assert name in ("special tokens as text", "RoBERTa's class")
         return
     theirs = AutoTokenizer.from_pretrained(folder)
     limit = min(theirs.model_max_length, 32)
-    for text in (*TEXTS, "<x> a", *tokenizer.PROBES):
+    for text in (*TEXTS, "<x> a", *checkpoint_tokenizer.PROBES):
         assert ours.encode(text).ids == theirs(text, truncation=True, max_length=limit)["input_ids"]
 
 
@@ -397,13 +397,15 @@ LENGTHS = {
 def test_a_length_that_is_none_is_refused(tmp_path: Path, file: str, limit: object) -> None:
     said = CONFIG if file == "config.json" else {}
     with pytest.raises(BuildError, match=LENGTHS[file]):
-        Checkpoint(tiny_bert(tmp_path, **{file: said | {LENGTHS[file]: limit}})).tokenizer()
+        checkpoint_tokenizer.load(
+            Checkpoint(tiny_bert(tmp_path, **{file: said | {LENGTHS[file]: limit}}))
+        )
 
 
 def test_lengths_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     folder = tiny_bert(tmp_path, **{"tokenizer_config.json": {"model_max_length": 8}})
     with pytest.raises(BuildError, match=r"8 tokens by tokenizer_config.json .* 16 by"):
-        Checkpoint(folder).tokenizer()
+        checkpoint_tokenizer.load(Checkpoint(folder))
 
 
 def test_a_vocabulary_without_its_unknown_token_is_refused(tmp_path: Path) -> None:
@@ -414,11 +416,11 @@ def test_a_vocabulary_without_its_unknown_token_is_refused(tmp_path: Path) -> No
     said["added_tokens"] = [each for each in said["added_tokens"] if each["content"] != "[UNK]"]
     file.write_text(json.dumps(said))
     with pytest.raises(BuildError, match=r"Missing \[UNK\] token|for what it does not know"):
-        Checkpoint(folder).tokenizer()
+        checkpoint_tokenizer.load(Checkpoint(folder))
 
 
 def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused(tmp_path: Path) -> None:
     folder = tiny_bert(tmp_path)
     word_piece([*WORDS[:5], *"0123456789", *WORDS[5:]]).save(str(folder / "tokenizer.json"))
     with pytest.raises(BuildError, match=r"gives the id \d+, but the model knows 38 tokens"):
-        Checkpoint(folder).tokenizer()
+        checkpoint_tokenizer.load(Checkpoint(folder))
