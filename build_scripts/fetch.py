@@ -9,9 +9,6 @@
 What lies on this machine already is not copied.
 """
 
-import os
-import re
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint_folder, code, storage
+from build_scripts import checkpoint_folder, code, hub, storage
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.checkpoint_tokenizer import written
 from build_scripts.errors import BuildError
@@ -30,9 +27,6 @@ from build_scripts.job import PROJECT, Job
 NEEDS: tuple[str, ...] = ()
 TOOLS = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
 RECORD, CHECKPOINT = "source.json", "checkpoint"
-TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
-COMMIT = re.compile("[0-9a-f]{40}")
-ALLOWED = ["*.safetensors", *TEXTS]
 KINDS = "package:NAME, a folder, hub:OWNER/NAME@COMMIT or make:FILE.py"
 
 
@@ -72,7 +66,7 @@ def inputs(job: Job) -> dict[str, object]:
     kind, name = job.recipe.source.split(":", 1)
     if kind == "make":
         return decides | {"code": code.of_file(maker(job)), "module": job.module_sha256}
-    _require_commit(name)
+    hub.require_commit(name)
     return decides
 
 
@@ -91,7 +85,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
             folder.mkdir()
             facts = code.load(maker(job)).make(folder, progress)
         else:
-            source = _download(name, folder)
+            source = hub.download(name, folder)
     verify(job, folder)
     record = {
         "id": source,
@@ -160,7 +154,7 @@ def _needed(job: Job, folder: Path) -> list[str]:
         return [name for name in storage.files(folder) if not _is_hidden(name)]
     texts = [
         str(path.relative_to(folder))
-        for pattern in TEXTS
+        for pattern in hub.TEXTS
         for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}"))
         if path.is_file()
     ]
@@ -183,51 +177,6 @@ def maker(job: Job) -> Path:
             " source lies beside recipe.toml, as weights.py does for make:weights.py"
         )
     return path
-
-
-def _require_commit(name: str) -> None:
-    """A branch or a tag may be another checkpoint tomorrow, under the same key. Raises BuildError
-    for one, with the commit that it is now."""
-    repository, _, revision = name.partition("@")
-    if COMMIT.fullmatch(revision):
-        return
-    import huggingface_hub
-
-    try:
-        now = huggingface_hub.model_info(repository, revision=revision or None).sha
-        hint = f"write hub:{repository}@{now}, which it is now"
-    except Exception as error:
-        hint = (
-            f"write hub:{repository}@ and its 40 digits (the hub did not say them: {_said(error)})"
-        )
-    raise BuildError(f"The source hub:{name} is not one checkpoint for ever: {hint}.")
-
-
-def _said(error: Exception) -> str:
-    """Of many classes of many libraries, all with a sentence."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _download(name: str, folder: Path) -> str:
-    """Put the hub's files into `folder`; returns the source with the commit that was got."""
-    from huggingface_hub import snapshot_download
-
-    repository, _, revision = name.partition("@")
-    try:
-        cached = Path(snapshot_download(repository, revision=revision, allow_patterns=ALLOWED))
-    except Exception as error:
-        raise BuildError(f"hub:{name} cannot be downloaded: {_said(error)}") from error
-    shutil.copytree(cached, folder, copy_function=_link)
-    return f"hub:{repository}@{cached.name}"
-
-
-def _link(source: str, target: str) -> None:
-    """A second name for the file in the hub's cache, or a copy on another disk."""
-    real = Path(source).resolve()
-    try:
-        os.link(real, target)
-    except OSError:
-        shutil.copyfile(real, target)
 
 
 if __name__ == "__main__":
