@@ -90,12 +90,12 @@ def substituted(expression: str, model: str) -> str:
 
 
 def queries() -> Iterator[str]:
-    """Of all panels but those of GPUs, with the variables as the dashboard opens, and with two
-    models chosen. A repeated panel has one model at a time."""
+    """Of all panels but those of GPUs and of alerts, with the variables as the dashboard opens, and
+    with two models chosen. A repeated panel has one model at a time."""
     for panel in PANELS:
         chosen = ["embed"] if "repeat" in panel else ["embed", "(embed|ranker)", ".*"]
         for target in panel["targets"]:
-            if "DCGM" not in target["expr"]:
+            if not re.search("DCGM|ALERTS", target["expr"]):
                 yield from (substituted(target["expr"], model) for model in chosen)
 
 

@@ -25,8 +25,8 @@ from tests.triton.conftest import AddModel
 
 CLIENTS = 8
 # The same server, which looks at its repository more often, to be quick.
-EAGER = "import sys; from server import __main__, reconciler; reconciler.POLL_SECONDS = 0.3"
-EAGER_SERVER = ("-c", f"{EAGER}; sys.exit(__main__.main())")
+EAGER = "import sys; from server import __main__; from server.watch import reconciler"
+EAGER_SERVER = ("-c", f"{EAGER}; reconciler.POLL_SECONDS = 0.3; sys.exit(__main__.main())")
 GROWTH = 1.02  # of ten reloads; the first ten fill the allocators' pools, 1.5 MB in all
 ROW = np.array([[1, 2]], np.int32)
 

@@ -187,9 +187,10 @@ def test_paths_with_characters_that_a_shell_reads(
 
 STUCK = """
 import sys
-from server import __main__, paths, progress
+from server import __main__, shell_names
+from server.process import progress
 progress.STUCK_SECONDS = 2.0
-paths.is_odd = lambda _: False
+shell_names.is_odd = lambda _: False
 sys.exit(__main__.main())
 """
 

@@ -50,7 +50,10 @@ class TritonPythonModel:
 # The same server, in which a call raises while there is a file of its name.
 FAULTY = """
 import os, pathlib, sys
-from server import __main__, reconciler, control, launch, model, report, repository
+from server import __main__, control
+from server.pages import report
+from server.process import launch
+from server.watch import model_state, reconciler, repository
 
 def breaks(place, name):
     call = getattr(place, name)
@@ -66,7 +69,7 @@ sys.exit(__main__.main())
 """
 FAULTS = {
     "living": ("reconciler.stubs", "the models' watch"),
-    "read": ("model.Said", "the models' watch"),
+    "read": ("model_state.Said", "the models' watch"),
     "states": ("repository", "the repository's watch"),
     "ask": ("control.IndexLine", "the probe of tritonserver"),
     "of": ("report", "the report"),
