@@ -36,7 +36,7 @@ class Front(Subject):
 
     PHASES: tuple[str, ...] = ("load", "death", "unload")
     HOLD_SECONDS = 1.0
-    MOST_KINDS = 9
+    USUAL = PHASES, 9
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -176,7 +176,7 @@ class Forkserver(Front):
     """The process that forks the ranks: its own calls, when one of them dies."""
 
     PHASES = ("death",)
-    MOST_KINDS = 6
+    USUAL = PHASES, 6
     FOLLOW = ()  # Ranks are forks of it.
 
     @property

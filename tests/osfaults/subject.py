@@ -41,8 +41,8 @@ class Subject:
     HOLD_SECONDS: float
     """For which a cause lasts, from what happens on."""
     FOLLOW = strace.FOLLOW
-    MOST_KINDS: int
-    """Of which `make test` tries a call."""
+    USUAL: tuple[tuple[str, ...], int]
+    """What `make test` tries: phases, and of how many kinds a call."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

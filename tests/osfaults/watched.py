@@ -70,7 +70,7 @@ class Client(threading.Thread):
 class Watcher(Subject):
     PHASES = ("start", "load", "stub", "server", "reload")
     HOLD_SECONDS = 1.5
-    MOST_KINDS = 6
+    USUAL = ("start", "stub", "reload"), 6
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

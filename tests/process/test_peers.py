@@ -18,7 +18,7 @@ from tests.support.replicas import LIMIT, Served, ask, counted, pids, served, va
 
 pytestmark = pytest.mark.usefixtures("one_forkserver")
 
-START_SECONDS = 2.0
+START_SECONDS = 3.0
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_replica_that_cannot_start_is_helped_while_a_peer_serves(tmp_path: Pat
         os.kill(pids(second)[0], signal.SIGKILL)
         until(lambda: bool(second.replica._down) and not first.replica._away.is_hopeful)
         with pytest.raises(Unavailable, match="exited with 1"):
-            ask(first, 1).result(1)
+            ask(first, 1).result(LIMIT)
         cause.unlink()
         until(lambda: first.replica.serves)
         assert values([ask(first, 2)]) == [[2]]
