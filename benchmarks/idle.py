@@ -15,7 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clients.chaos.processes import descendants, stat
+import psutil
+
+from clients.chaos.processes import descendants
 from server.endpoints import VARIABLES, Endpoints
 from server.process.installation import STUB
 
@@ -24,8 +26,6 @@ SECONDS = 60.0
 START_SECONDS = 300.0
 KINDS = ("watcher", "forkservers", "ranks", "stubs", "others")
 """`others` are what else the watcher has started, but for tritonserver."""
-_UTIME, _STIME = 11, 12  # fields of /proc/PID/stat after the name
-_TICKS = os.sysconf("SC_CLK_TCK")
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -61,23 +61,21 @@ def _processes(watcher: int) -> dict[tuple[str, int], float]:
     """(kind, pid) -> processor seconds of it so far."""
     found = {}
     for pid in (watcher, *descendants(watcher)):
-        if fields := stat(pid):
-            ticks = int(fields[_UTIME]) + int(fields[_STIME])
-            found["watcher" if pid == watcher else _kind(pid), pid] = ticks / _TICKS
+        with suppress(psutil.Error):  # it has ended
+            process = psutil.Process(pid)
+            times = process.cpu_times()
+            kind = "watcher" if pid == watcher else _kind(process)
+            found[kind, pid] = times.user + times.system
     return found
 
 
-def _kind(pid: int) -> str:
-    command = name = ""
-    with suppress(OSError):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-        name = Path(f"/proc/{pid}/comm").read_text()
-    if name.startswith("rank "):
+def _kind(process: psutil.Process) -> str:
+    if process.name().startswith("rank "):
         return "ranks"
+    command = process.cmdline()
     if "python_mp.rank.forkserver" in command:
         return "forkservers"
-    program = Path(command.partition("\0")[0]).name
-    return {STUB: "stubs", "tritonserver": "tritonserver"}.get(program, "others")
+    return {STUB: "stubs", "tritonserver": "tritonserver"}.get(Path(command[0]).name, "others")
 
 
 @contextmanager

@@ -90,12 +90,7 @@ def _plan(options: argparse.Namespace, target: Target) -> Plan:
     status = target.status()
     if status.server is None or status.watcher not in ancestors(status.server):
         raise HouseError("the server's processes are not here; run this on its host, as its user")
-    try:
-        Usage.of(status)
-    except PermissionError as error:
-        raise HouseError(
-            f"{error.filename} is closed to us; run this as the server's user"
-        ) from error
+    Usage.of(status)  # or its processes are closed to us
     if not status.is_whole:
         raise HouseError(f"the server is not whole, before any harm: {status.reason}")
     return Plan(

@@ -3,17 +3,19 @@ shared memory, files."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.chaos.processes import HouseError, descendants, stat
+import psutil
+
+from clients.chaos.processes import HouseError, descendants, state
 from clients.chaos.target import Status
 
 SEGMENTS = Path("/dev/shm")
 PARTS = ("watcher", "tritonserver", "stubs")
-_FOLDER = b"PYTHON_MP_RUNTIME_DIR="
+_FOLDER = "PYTHON_MP_RUNTIME_DIR"
 _REPOSITORY = "--model-repository="
-_THREADS = 17  # field of /proc/PID/stat after the name
 _MIB = 1 << 20
 
 
@@ -42,14 +44,29 @@ class Usage:
 
     @classmethod
     def of(cls, status: Status) -> "Usage":
-        """Of the server that /status describes."""
+        """Of the server that /status describes.
+
+        Raises:
+            HouseError: its processes are another user's, or one has just ended.
+        """
+        try:
+            return cls._of(status)
+        except psutil.AccessDenied as error:
+            raise HouseError(
+                f"process {error.pid} is closed to us; run this as the server's user"
+            ) from error
+        except psutil.NoSuchProcess as error:
+            raise HouseError(f"process {error.pid} has ended") from error
+
+    @classmethod
+    def _of(cls, status: Status) -> "Usage":
         tree = [status.watcher, *descendants(status.watcher)]
         folder = run_folder(status.server)
         segments = [each.stat() for each in SEGMENTS.glob(f"{folder.name}*")]
         files = [each.lstat() for each in folder.rglob("*") if not each.is_dir()]
         figures: dict[str, float] = {
             "processes": len(tree),
-            "zombies": sum(stat(pid)[:1] == ["Z"] for pid in tree),
+            "zombies": sum(state(pid) == psutil.STATUS_ZOMBIE for pid in tree),
             "segments": len(segments),
             "MiB of segments": _megabytes_of(segments),
             "files": len(files),
@@ -58,7 +75,8 @@ class Usage:
         stubs = [pid for pid in tree if is_stub(pid)]
         pids = [[status.watcher], [status.server] if status.server else [], stubs]
         for part, those in zip(PARTS, pids, strict=True):
-            figures |= {f"{name} of {part}": count(those) for name, count in _COUNTS.items()}
+            for name, count in _COUNTS.items():
+                figures[f"{name} of {part}"] = sum(count(psutil.Process(pid)) for pid in those)
         return cls(figures)
 
     def growth(self, before: "Usage") -> dict[str, float]:
@@ -75,21 +93,22 @@ class Usage:
 
 
 def is_stub(pid: int) -> bool:
-    return b"triton_python_backend_stub" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    with suppress(psutil.ZombieProcess):
+        return "triton_python_backend_stub" in " ".join(psutil.Process(pid).cmdline())
+    return False
 
 
 def repository(server: int) -> Path:
     """Where the models of this tritonserver lie, by its command line."""
-    options = Path(f"/proc/{server}/cmdline").read_bytes().decode().split("\0")
-    given = [option.partition("=")[2] for option in options if option.startswith(_REPOSITORY)]
-    return Path(f"/proc/{server}/cwd").resolve() / given[0]
+    process = psutil.Process(server)
+    given = [each.partition("=")[2] for each in process.cmdline() if each.startswith(_REPOSITORY)]
+    return Path(process.cwd()) / given[0]
 
 
 def run_folder(server: int | None) -> Path:
     """The run's private folder; the names of its segments begin with that one's."""
-    for variable in Path(f"/proc/{server}/environ").read_bytes().split(b"\0"):
-        if variable.startswith(_FOLDER):
-            return Path(os.fsdecode(variable.removeprefix(_FOLDER)))
+    if (folder := psutil.Process(server).environ().get(_FOLDER)) is not None:
+        return Path(folder)
     raise HouseError("the environment of tritonserver names no folder of the run")
 
 
@@ -97,23 +116,17 @@ def _megabytes_of(files: Iterable[os.stat_result]) -> float:
     return sum(512 * each.st_blocks for each in files) / _MIB
 
 
-def _threads(pids: Sequence[int]) -> float:
-    return sum(int(stat(pid)[_THREADS]) for pid in pids)
-
-
-def _descriptors(pids: Sequence[int]) -> float:
-    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
-
-
 def megabytes(pids: Sequence[int]) -> float:
     """Of memory, MiB."""
-    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() for pid in pids]
-    lines = [line.split() for rollup in rollups for line in rollup]
-    return sum(int(line[1]) for line in lines if line[0] == "Pss:") / 1024
+    return sum(_megabytes(psutil.Process(pid)) for pid in pids)
 
 
-_COUNTS: dict[str, Callable[[Sequence[int]], float]] = {
-    "threads": _threads,
-    "descriptors": _descriptors,
-    "MiB": megabytes,
+def _megabytes(process: psutil.Process) -> float:
+    return float(process.memory_full_info().pss) / _MIB
+
+
+_COUNTS: dict[str, Callable[[psutil.Process], float]] = {
+    "threads": psutil.Process.num_threads,
+    "descriptors": psutil.Process.num_fds,
+    "MiB": _megabytes,
 }

@@ -1,12 +1,10 @@
-"""Processes by /proc: whose they are, and how to hit no other."""
+"""Processes: whose they are, and how to hit no other."""
 
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-_STATE, _PARENT, _STARTED = 0, 1, 19  # fields of /proc/PID/stat after the name
+import psutil
 
 
 class HouseError(Exception):
@@ -17,16 +15,18 @@ class HouseError(Exception):
 class Process:
     """A process and not merely its number: one that started at another time is another one."""
 
-    pid: int
-    started: int
+    known: psutil.Process
 
     @classmethod
     def of(cls, pid: int, ancestor: int) -> "Process":
         """Raises HouseError unless it lives and descends from `ancestor`."""
-        fields = stat(pid)
-        if not fields or ancestor not in ancestors(pid):
+        if ancestor not in ancestors(pid):
             raise HouseError(f"process {pid} is none of the server's")
-        return cls(pid, int(fields[_STARTED]))
+        return cls(psutil.Process(pid))
+
+    @property
+    def pid(self) -> int:
+        return self.known.pid
 
     def send(self, number: signal.Signals) -> bool:
         """False if it has ended. The kernel holds its number while the handle is open."""
@@ -46,28 +46,28 @@ class Process:
 
     @property
     def lives(self) -> bool:
-        fields = stat(self.pid)
-        return bool(fields) and fields[_STATE] != "Z" and int(fields[_STARTED]) == self.started
+        return self.known.is_running() and state(self.pid) != psutil.STATUS_ZOMBIE
 
 
-def stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name; none if there is no such process."""
+def state(pid: int) -> str:
+    """One of psutil's; "dead" if there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
+        return psutil.STATUS_DEAD
+
+
+def ancestors(pid: int) -> list[int]:
+    """Its parent, the parent's parent, and so on; none if there is no such process."""
+    try:
+        return [each.pid for each in psutil.Process(pid).parents()]
+    except psutil.NoSuchProcess:
         return []
 
 
-def ancestors(pid: int) -> Iterator[int]:
-    """Its parent, the parent's parent, and so on."""
-    while fields := stat(pid):
-        pid = int(fields[_PARENT])
-        yield pid
-
-
-def descendants(pid: int) -> Iterator[int]:
+def descendants(pid: int) -> list[int]:
     """Everything that this process, or what it started, has started and not outlived."""
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            yield child
-            yield from descendants(child)
+    try:
+        return [each.pid for each in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []

@@ -1,18 +1,16 @@
 """What becomes of a start: how far it is, and whether it will ever end."""
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
+from python_mp.machine.vital import vital
 from server.process.launch import TritonServer
 from server.watch import repository, stubs
 
 LOOK, WORD = 1.0, 60.0  # seconds between two looks, and between two lines of the log
 STUCK_SECONDS = 10.0
 BUSY = 0.05  # of a processor
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Progress:
@@ -63,6 +61,5 @@ class Progress:
 
 def _processor_seconds(pid: int) -> float:
     with suppress(OSError):
-        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        return sum(map(int, times)) / TICKS
+        return vital(pid).cpu_seconds
     return 0.0

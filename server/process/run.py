@@ -20,19 +20,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from python_mp.machine.temporary import temporary_folder
 from server.errors import ServerError
+from server.process.installation import STUB
 from server.shell_names import plain_folder
 
 SEGMENTS = Path("/dev/shm")
 NAME = "python_mp_"
 MERCY = 1.5  # seconds that the processes of a run are given after their watcher's death
-ORPHAN = "triton_python_b"  # what the kernel calls a stub
+ORPHAN = STUB
 
 
 @dataclass(frozen=True)
@@ -128,25 +130,22 @@ def wait_until_over(lock_file: Path, timeout: float) -> bool:
 
 def holders(lock_file: Path) -> list[int]:
     """The processes that hold a run's lock, as far as this container sees them."""
-    others = [
-        pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pid != os.getpid()
-    ]
-    return [pid for pid in others if lock_file in _open_files(pid)]
+    others = (each for each in psutil.process_iter() if each.pid != os.getpid())
+    return [each.pid for each in others if _has_open(each, str(lock_file))]
 
 
-def _open_files(pid: int) -> Iterator[Path]:
-    with suppress(OSError):  # it ended meanwhile, or is another user's
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
-                yield descriptor.readlink()
+def _has_open(process: psutil.Process, file: str) -> bool:
+    with suppress(OSError, psutil.Error):  # it ended meanwhile, or is another user's
+        return any(each.path == file for each in process.open_files())
+    return False
 
 
 def _orphaned(pids: list[int]) -> bool:
     """Whether only stubs are left: they end with tritonserver, unless they hang."""
     names = []
     for pid in pids:
-        with suppress(OSError):
-            names.append(Path(f"/proc/{pid}/comm").read_text().strip())
+        with suppress(OSError, psutil.Error):
+            names.append(psutil.Process(pid).name())
     return bool(names) and set(names) == {ORPHAN}
 
 

@@ -2,7 +2,8 @@
 
 import os
 import select
-from pathlib import Path
+
+from python_mp.machine.vital import vital
 
 
 class Events:
@@ -54,7 +55,7 @@ class Events:
         """Whether a process that was to be watched is over, be it a zombie."""
         if pid in self._ended:
             return True
-        return pid not in self._pidfds and not _lives(pid)
+        return pid not in self._pidfds and vital(pid).state in "ZX"
 
     def forget(self, pid: int) -> None:
         """Watch it no more."""
@@ -62,11 +63,3 @@ class Events:
         if (descriptor := self._pidfds.pop(pid, None)) is not None:
             self._epoll.unregister(descriptor)
             os.close(descriptor)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"

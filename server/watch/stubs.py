@@ -3,12 +3,12 @@ never again if it dies."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from python_mp.machine.vital import children, command
 from server.process.installation import STUB
 from server.watch.events import Events
 
@@ -79,13 +79,13 @@ class Roster:
 
 def living(tritonserver: int) -> list[Stub]:
     """Its stubs that live; a zombie has no command line any more."""
-    found = (parse(pid, _command(pid)) for pid in _children(tritonserver))
+    found = (parse(pid, command(pid)) for pid in children(tritonserver))
     return [stub for stub in found if stub is not None]
 
 
 def zombies(tritonserver: int) -> int:
     """Children nobody waits for: Triton loses count of a stub that died with requests in hand."""
-    return sum(not _command(pid) for pid in _children(tritonserver))
+    return sum(not command(pid) for pid in children(tritonserver))
 
 
 def missing(stubs: Iterable[Stub], version: int, config: Mapping[str, Any]) -> dict[str, bool]:
@@ -101,17 +101,17 @@ def missing(stubs: Iterable[Stub], version: int, config: Mapping[str, Any]) -> d
     }
 
 
-def parse(pid: int, command: list[str]) -> Stub | None:
+def parse(pid: int, line: list[str]) -> Stub | None:
     """The stub with this command line; None for anything else.
 
     STUB .../MODEL/VERSION/model.py SEGMENT SIZE GROWTH PARENT BACKEND HANDLE INSTANCE ...
     """
-    if len(command) < 9 or Path(command[0]).name != STUB:
+    if len(line) < 9 or Path(line[0]).name != STUB:
         return None
-    version = Path(command[1]).parent
+    version = Path(line[1]).parent
     if not version.name.isdecimal():
         return None
-    return Stub(pid, version.parent.name, int(version.name), command[8], command[2])
+    return Stub(pid, version.parent.name, int(version.name), line[8], line[2])
 
 
 def is_python(config: Mapping[str, Any]) -> bool:
@@ -122,17 +122,3 @@ def is_python(config: Mapping[str, Any]) -> bool:
 def _instances(group: Mapping[str, Any]) -> int:
     gpus = group.get("gpus") or []
     return int(group.get("count", 1)) * max(1, len(gpus))
-
-
-def _children(pid: int) -> Iterator[int]:
-    """Those of all threads of the process."""
-    with suppress(OSError):  # it ended
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):
-                yield from map(int, (thread / "children").read_text().split())
-
-
-def _command(pid: int) -> list[str]:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-    return []

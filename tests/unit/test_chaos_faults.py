@@ -14,7 +14,7 @@ import pytest
 from clients.chaos.faults import KINDS
 from clients.chaos.journal import Journal
 from clients.chaos.new_version import versions
-from clients.chaos.processes import HouseError, stat
+from clients.chaos.processes import HouseError, state
 from clients.chaos.scene import Scene
 from clients.chaos.target import Status, Target
 from tests.support.processes import until
@@ -67,7 +67,7 @@ def scene(rank: "subprocess.Popen[bytes]", tmp_path: Path) -> Scene:
 
 
 def is_stopped(process: "subprocess.Popen[bytes]") -> bool:
-    return stat(process.pid)[:1] == ["T"]
+    return state(process.pid) == "stopped"
 
 
 @pytest.mark.parametrize("kind", ["kill", "term", "segfault"])

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from clients.chaos import __main__ as program
@@ -96,10 +96,12 @@ def child() -> Iterator["subprocess.Popen[bytes]"]:
 def test_only_the_server_s_processes_are_hit(child: "subprocess.Popen[bytes]") -> None:
     mine = Process.of(child.pid, os.getpid())
     assert os.getpid() in ancestors(child.pid)
-    assert child.pid in [*descendants(os.getpid())]
+    assert child.pid in descendants(os.getpid())
     with pytest.raises(HouseError, match="none of the server's"):
         Process.of(os.getppid(), os.getpid())
-    assert not replace(mine, started=mine.started + 1).send(signal.SIGKILL), "another process"
+    other = Process(psutil.Process(child.pid))
+    other.known._ident = (child.pid, 0.0)  # when it was started
+    assert not other.send(signal.SIGKILL), "another process"
     assert child.poll() is None
     assert mine.send(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
@@ -140,7 +142,7 @@ def test_usage_counts_what_a_process_holds(tmp_path: Path) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()
-        children = [*descendants(process.pid)]
+        children = descendants(process.pid)
         said = status(watcher=process.pid, server={"pid": process.pid})
         figures = Usage.of(Status.parse(said)).figures
         assert run_folder(process.pid) == folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,11 +104,11 @@ def write(root: Path, path: str, text: object) -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine of 16 GiB, 4 of which are taken for good."""
-    lines = f"MemTotal: {16 << 20} kB\nMemFree: {1 << 20} kB\nMemAvailable: {12 << 20} kB"
-    write(tmp_path, "proc/meminfo", lines)
-    write(tmp_path, "proc/self/cgroup", "0::/")
+    machine = SimpleNamespace(total=16 * GIB, available=12 * GIB)
+    monkeypatch.setattr(memory_use.psutil, "virtual_memory", lambda: machine)
+    write(tmp_path, "membership", "0::/")
     return tmp_path
 
 
@@ -121,28 +122,30 @@ def root(tmp_path: Path) -> Path:
             Memory(3 * GIB, 8 * GIB),
         ),
         (  # the smallest limit around it counts
-            {"proc/self/cgroup": "0::/pod/container", "pod/container/memory.max": "max"}
+            {"membership": "0::/pod/container", "pod/container/memory.max": "max"}
             | {"pod/memory.max": 4 * GIB, "memory.max": 8 * GIB}
             | {"pod/memory.stat": f"anon {GIB}\nshmem 0"},
             Memory(GIB, 4 * GIB),
         ),
         (  # version 1: its path is that on the host, and is not there inside
-            {"proc/self/cgroup": "5:cpu:/docker/1f\n4:memory:/docker/1f\n0::/"}
+            {"membership": "5:cpu:/docker/1f\n4:memory:/docker/1f\n0::/"}
             | {"memory/memory.limit_in_bytes": 2 * GIB}
             | {"memory/memory.stat": f"rss 7\ntotal_rss {GIB // 2}\ntotal_shmem {GIB // 4}"},
             Memory(3 * GIB // 4, 2 * GIB),
         ),
         (
-            {"proc/self/cgroup": "4:memory:/"}
-            | {"memory/memory.limit_in_bytes": 9223372036854771712},
+            {"membership": "4:memory:/"} | {"memory/memory.limit_in_bytes": 9223372036854771712},
             Memory(4 * GIB, 16 * GIB),
         ),
     ],
 )
 def test_memory(root: Path, files: dict[str, object], memory: Memory) -> None:
     for path, text in files.items():
-        write(root, path if path.startswith("proc") else f"sys/fs/cgroup/{path}", text)
-    assert memory_use.memory(root) == memory
+        write(root, path if path == "membership" else f"cgroups/{path}", text)
+    assert memory_use.memory(root / "cgroups", root / "membership") == memory
+
+
+def test_memory_of_this_machine() -> None:
     for found in (memory_use.memory(), memory_use.shared_memory()):
         assert 0 <= found.used <= found.limit
 

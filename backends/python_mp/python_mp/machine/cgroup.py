@@ -12,6 +12,12 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+HELD = {
+    "memory.max": ("anon", "shmem"),
+    "memory.limit_in_bytes": ("total_rss", "total_shmem"),
+}
+"""By the file of the limit, version 2 and 1: what of memory.stat cannot be dropped. The page cache
+can, so it is no pressure."""
 
 
 def cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:
@@ -30,12 +36,27 @@ def cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None
 
 def memory(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int | None:
     """Bytes; None without a limit."""
-    limits = []
+    return min((limit for limit, _ in _memory_limits(cgroups, membership)), default=None)
+
+
+def memory_held(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+    """Bytes that count towards the lowest limit and cannot be given back.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: there is no limit.
+    """
+    _, file = min(_memory_limits(cgroups, membership))
+    lines = map(str.split, file.with_name("memory.stat").read_text().splitlines())
+    stat = {name: int(value) for name, value in lines}
+    return sum(stat.get(name, 0) for name in HELD[file.name])
+
+
+def _memory_limits(cgroups: Path, membership: Path) -> Iterator[tuple[int, Path]]:
     for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
         for folder in _folders(controller, cgroups, membership):
             with suppress(OSError, ValueError):
-                limits.append(int((folder / name).read_text()))
-    return min(limits, default=None)
+                yield int((folder / name).read_text()), folder / name
 
 
 def _folders(controller: str, cgroups: Path, membership: Path) -> Iterator[Path]:

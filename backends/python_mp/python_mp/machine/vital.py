@@ -1,8 +1,13 @@
-"""What the kernel says of a process."""
+"""What the kernel says of a process, by /proc.
+
+By hand: a stub has no psutil, and that one looks at all processes to find a process's children.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,3 +34,18 @@ def vital(pid: int) -> Vital:
     except (FileNotFoundError, ProcessLookupError):
         return Vital("Z", 0.0)
     return Vital(fields[0], (int(fields[11]) + int(fields[12])) / _TICKS)
+
+
+def children(pid: int) -> Iterator[int]:
+    """Of all threads of the process; zombies too. None once it has ended."""
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                yield from map(int, (thread / "children").read_text().split())
+
+
+def command(pid: int) -> list[str]:
+    """Its command line; empty for a zombie, and for a process that is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    return []
