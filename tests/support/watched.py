@@ -1,7 +1,5 @@
 """A tritonserver for the watcher that only says what it would do."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Hand-over between replicas: nothing is lost or answered twice, whatever fails in between."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """Packing requests into a batch and taking the outputs apart again."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What is found out about a config before any rank is started."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,8 +1,6 @@
 """A checkpoint folder in every variant: served as transformers and sentence-transformers read it,
 or refused by name."""
 
-from __future__ import annotations
-
 import json
 import re
 import warnings

@@ -1,7 +1,5 @@
 """config.pbtxt: what is read, what is refused, and what the refusal names."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

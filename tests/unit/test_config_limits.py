@@ -1,7 +1,5 @@
 """What config.pbtxt may not ask for: too much, what Triton knows and we do not, what clashes."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One tokenizer for all steps of an ensemble: at the build, at --check and at the load."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """What of an error a client gets to see."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """Time-outs in the queue, whatever the thread that counts them meets."""
 
-from __future__ import annotations
-
 import threading
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sources: found, whole, and refused in one sentence where they are not."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

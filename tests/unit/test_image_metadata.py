@@ -1,7 +1,5 @@
 """Metadata never decides over pixels: what a picture says of itself is read, or passed over."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from io import BytesIO

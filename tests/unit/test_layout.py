@@ -1,7 +1,5 @@
 """From instance groups to ranks."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Manifests: written, read, and what they refuse, in a sentence that ends with what to run."""
 
-from __future__ import annotations
-
 import json
 import platform
 from collections.abc import Callable

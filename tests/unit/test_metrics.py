@@ -1,7 +1,5 @@
 """Numbers on their way to Triton's /metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """The net round a loop."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

@@ -1,7 +1,5 @@
 """Requests larger than a batch: cut between sequences, and put together as if they had not been."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from itertools import pairwise

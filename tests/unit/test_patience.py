@@ -1,7 +1,5 @@
 """When a group is started again."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """Which request is refused after a group's death."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

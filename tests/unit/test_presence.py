@@ -1,7 +1,5 @@
 """How a leader learns of the other instances."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -1,7 +1,5 @@
 """What holds for the whole project: imports, temporary files, time limits, CI."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shutil

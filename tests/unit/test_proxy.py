@@ -1,7 +1,5 @@
 """Proxies in the environment: who is asked through one, and what is said where it is in the way."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

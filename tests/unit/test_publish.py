@@ -1,7 +1,5 @@
 """Publishing: new versions beside the old ones, nothing beyond the bounds; what --check finds."""
 
-from __future__ import annotations
-
 import errno
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Recipes: what is read, and that a mistake is named with its file, its key and what is allowed."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which sequences a check means, whose they are, and how a rank says so."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Samples: nothing is judged by what it was calibrated with, and models bring their own."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from itertools import pairwise

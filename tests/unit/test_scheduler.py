@@ -1,7 +1,5 @@
 """What goes into the next batch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The watcher hears of processes that end, whomever they are the children of."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """No unexpected error ends the watcher."""
 
-from __future__ import annotations
-
 import json
 import signal
 from collections.abc import Callable

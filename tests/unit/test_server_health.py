@@ -1,7 +1,5 @@
 """The watcher's pages, asked by clients of every kind."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import socket

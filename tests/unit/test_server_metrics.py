@@ -1,7 +1,5 @@
 """The watcher's page for Prometheus, from what /status would say."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace

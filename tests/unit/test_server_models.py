@@ -1,7 +1,5 @@
 """What the watcher makes of stubs, status files and the repository, without a server."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """Orders to Triton over gRPC: against gRPC's own server, and against what is none."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading

@@ -1,7 +1,5 @@
 """Threads for loads, where there may be none."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import wait
 

@@ -1,7 +1,5 @@
 """How far a start is, told from what a tritonserver leaves to be seen."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What the watcher of the models does after an error of its own."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from types import SimpleNamespace

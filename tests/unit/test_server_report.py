@@ -1,7 +1,5 @@
 """What /ready and /status say of models in any condition."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """Lines for somebody who may not read them."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

@@ -1,7 +1,5 @@
 """What the watcher does in each state, with a server that only says what it would do."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import signal

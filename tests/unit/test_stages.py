@@ -1,7 +1,5 @@
 """Stages: run when what decides their outcome changed, and only then."""
 
-from __future__ import annotations
-
 import errno
 import json
 from pathlib import Path

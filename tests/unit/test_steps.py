@@ -1,7 +1,5 @@
 """Requests that share a call share no fault, in any of the Python models that are shipped."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

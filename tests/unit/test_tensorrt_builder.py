@@ -1,7 +1,5 @@
 """The TensorRT build, call by call against the real API: what is misspelt or gone fails here."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

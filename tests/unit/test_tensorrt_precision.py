@@ -1,7 +1,5 @@
 """Precision is what a graph has, not what was asked for; what is converted is the same model."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """Shapes of plans, and config.pbtxt for Triton's own backend."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

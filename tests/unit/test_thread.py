@@ -1,7 +1,5 @@
 """A thread that cannot run does not keep the one that starts it."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

@@ -1,7 +1,5 @@
 """config.pbtxt: read with Triton's protobuf, completed as Triton completes it, never written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

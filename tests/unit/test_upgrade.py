@@ -1,8 +1,6 @@
 """A model repository of 0.1, as commit 6e80926 made it: each step is named in a sentence, with the
 command that renews it. Of its `ranker` three files are kept beside tests/support/builds.py."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the watchdog takes for a hang, on a clock of its own."""
 
-from __future__ import annotations
-
 import errno
 from contextlib import suppress
 from types import SimpleNamespace

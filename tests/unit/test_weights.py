@@ -1,7 +1,5 @@
 """What a rank reads of a checkpoint."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Messages and the arena between the front and its ranks."""
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Iterator

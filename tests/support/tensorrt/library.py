@@ -4,8 +4,6 @@ Its engines have an input and an output, `x` and `y`, float32 [n, 4], and `y` is
 goes wrong is said by the attributes of `Library`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from dataclasses import dataclass, field
