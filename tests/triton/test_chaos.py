@@ -69,7 +69,7 @@ def test_chaos_finds_what_nobody_announced(tmp_path: Path, check_left: CheckLeft
     repository.copy(tmp_path / "models", "ranker")
     with command(tmp_path / "models", "--exit-timeout-secs=3") as served:
         served.wait_ready()
-        options = "--faults=cancel", "--seconds=5", "--deadline=10"
+        options = "--faults=cancel", "--seconds=4", "--deadline=5"
         with chaos(served, *options) as program:
             assert program.stdout is not None
             assert "without faults" in program.stdout.readline()

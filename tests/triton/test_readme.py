@@ -143,7 +143,7 @@ def rows() -> dict[str, str]:
 
 
 def shown(default: object) -> str | None:
-    """A default as the table writes it; the end of what it writes; None where it takes words."""
+    """The end of what the table writes of a default; None where it takes words."""
     if default is MISSING:
         return "as built"
     if not default:
