@@ -116,19 +116,6 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_the_way_of_a_request_names_functions_that_exist() -> None:
-    page = (DOCS / "architecture.md").read_text()
-    way = page.split("## One request, file by file")[1].split("\n## ")[0]
-    steps = re.findall(r"`([\w/]+\.py)`: ((?:`\w[\w.]*`(?:, )?)+)", way)
-    assert len(steps) >= 10
-    for file, names in steps:
-        for name in re.findall(r"`([\w.]+)`", names):
-            if not name.endswith(".py"):
-                assert re.search(
-                    rf"(def|class) {name.rpartition('.')[2]}\b", source(file).read_text()
-                )
-
-
 def rows() -> dict[str, str]:
     """Parameter to default, as the table says."""
     page = (DOCS / "config.md").read_text()
