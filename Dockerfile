@@ -2,7 +2,7 @@
 # What changes seldom stands first, so that a changed source builds no package and no engine anew:
 # the engines depend on build_scripts/, backends/ and the recipes, not on server/ and clients/.
 #
-#   docker build --target cpu -t triton-multi-device:0.1.0-cpu .
+#   docker build --target cpu -t triton-multi-device:0.2.0-cpu .
 #
 # torch comes from the index that pip knows. The public one has wheels with CUDA's libraries only; to
 # have a small image, name PyTorch's index of CPU wheels: --build-arg PIP_EXTRA_INDEX_URL=...

@@ -18,7 +18,6 @@ RUN = {
     r"\S*python -m clients\.chaos ": "tests/triton/test_chaos.py",
     r"\S*python -m build_scripts\.build (--variants|embed)": "tests/triton/test_engines.py",
     r"\S*python -m build_scripts\.build (\w+ )?--check": "tests/unit/test_publish.py",
-    r"\S*python -m build_scripts\.build (pair|words)": "tests/process/test_models_page.py",
     r"\S*python -m pytest": ".ci/run",
     r"docker compose (build|up|exec|run)": "tests/deploy/test_compose.py",
 }
