@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from build_scripts import job as jobs
 from build_scripts import stages
+from build_scripts.places import PROJECT
 from python_mp.front.supervise import scratch
 from python_mp.model.batch import CU_SEQLENS
 from python_mp.model.config import ModelConfig
@@ -29,6 +30,8 @@ from tests.support.replicas import Array, counted, lone_rank, pids, served
 
 ENGINES = ["echo", "torch", "aot_inductor", "onnxruntime"]
 BUILT = ENGINES[2:]
+BUILDS = PROJECT / "build" / "tests"
+"""What is compiled here is found by the next run, where nothing that decides it has changed."""
 
 CONFIG = """
 name: "contract"
@@ -90,17 +93,18 @@ def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def built(engine: str, folder: Path) -> ModelConfig:
     """The same model, by the build."""
-    source, model = folder / "source", folder / "contract"
-    source.mkdir()
-    save_file({"nothing": np.zeros(1, np.float32)}, source / "model.safetensors")
+    source, model = BUILDS / "source", folder / "contract"
+    if not (weights := source / "model.safetensors").exists():
+        source.mkdir(parents=True, exist_ok=True)
+        save_file({"nothing": np.zeros(1, np.float32)}, weights)
     model.mkdir()
     (model / "module.py").write_text(MODULE)
     (model / "config.pbtxt").write_text(CONFIG)
     (model / "recipe.toml").write_text(RECIPE.format(source=source))
-    job = jobs.load("contract", folder, {"engine": engine}, folder / "workspace")
+    job = jobs.load("contract", folder, {"engine": engine}, BUILDS / "engines")
     steps = stages.plan(job)
     *_, artifact = (name for name in steps if name != "verify")
-    (job.workspace / job.model).mkdir(parents=True)
+    (job.workspace / job.model).mkdir(parents=True, exist_ok=True)
     stages.ensure(job, steps, artifact, Progress(disable=True))
     return job.served_from(job.output(artifact), folder / "served")
 
