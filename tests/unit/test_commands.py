@@ -19,6 +19,7 @@ RUN = {
     r"\S*python -m build_scripts\.build (--variants|embed)": "tests/triton/test_engines.py",
     r"\S*python -m build_scripts\.build (\w+ )?--check": "tests/unit/test_publish.py",
     r"\S*python -m pytest": ".ci/run",
+    r"make up$": "tests/deploy/test_compose.py",  # as what it calls
     r"docker compose (build|up|exec|run)": "tests/deploy/test_compose.py",
 }
 """What begins so is run by this, itself or as what it calls."""
