@@ -14,7 +14,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,15 +30,15 @@ from ..model.errors import (
 )
 from ..model.layout import ReplicaLayout
 from ..model.request import Request
-from ..wire.message import Refusal
 from . import bounds
-from .flights import Flight
+from .delivery import Delivery
 from .group import Group
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
 from .peers.away import Away
 from .peers.guests import Guests
 from .place.cores import CpuSet
+from .refusals import POISON, Refusals
 from .schedule.expiry import GONE, Expiry
 from .schedule.parts import cut
 from .schedule.scheduler import Scheduler
@@ -50,13 +50,7 @@ log = logging.getLogger(__name__)
 
 _QUICK_SECONDS = 5e-3
 _MOST_STRAYS = 2
-"""Guests that may be lost with a request until it waits at home."""
-_POISON = "this request has ended two groups of ranks"
-_REASONS: dict[type[PythonMpError], str] = {
-    TimedOut: "timeout",
-    Cancelled: "cancelled",
-    RequestFailed: "poison",
-}
+"""Peers that may be lost with a request until it waits at home."""
 
 
 class Replica:
@@ -82,10 +76,11 @@ class Replica:
         self._metrics = metrics
         self._scheduler = Scheduler(config.parameters)
         self._poison = PoisonList()
+        self._refusals = Refusals(metrics, self._poison)
+        self._delivery = Delivery(config, self._refusals, self._put_back)
         self._lock = threading.Lock()
         self._group: Group | None = None
         self._batches = 0
-        self._last_forward_seconds = 0.0
         self._down = "it is still being loaded"
         status = Status(runtime, config, layout.index, metrics.net)
         self._supervisor = Supervisor(config, layout, cpus, runtime, status, metrics, server, self)
@@ -120,17 +115,17 @@ class Replica:
             self._submit(requests)
         except Exception:
             log.exception("requests could not be queued")
-            self._fail(requests, RequestFailed("the request could not be queued"))
+            self._refusals.fail(requests, RequestFailed("the request could not be queued"))
 
     def _submit(self, requests: Sequence[Request]) -> None:
         requests = self._cut(requests)
-        self._refuse_poison(requests)
+        self._refusals.refuse_poison(requests)
         with self._lock:
             refused = [(r, why) for r in requests if not r.answered and (why := self._admit(r))]
             self._dispatch()
             self._see_to_the_rest()
         for request, (error, reason) in refused:
-            self._refuse([request], error, reason)
+            self._refusals.refuse([request], error, reason)
 
     def submit_and_attend(
         self, requests: Sequence[Request], is_done: Callable[[], bool], seconds: float
@@ -151,7 +146,7 @@ class Replica:
     def _attended(self, stack: ExitStack) -> Group | None:
         """The group, if this thread gets what it says until the stack is left."""
         group = self._group
-        if group is None or self._last_forward_seconds > _QUICK_SECONDS:
+        if group is None or self._delivery.last_seconds > _QUICK_SECONDS:
             return None
         try:
             return group if stack.enter_context(group.inbox.attended()) else None
@@ -176,10 +171,12 @@ class Replica:
         try:
             for flight in flights:
                 try:
-                    self._answer(flight)
+                    self._delivery.answer(flight)
                 except Exception:
                     log.exception("batch %d could not be answered", flight.batch.id)
-                    self._fail(flight.batch.requests, RequestFailed("the answer could not be read"))
+                    self._refusals.fail(
+                        flight.batch.requests, RequestFailed("the answer could not be read")
+                    )
         finally:
             with self._lock:
                 for flight in flights:
@@ -195,7 +192,7 @@ class Replica:
             in_hand = group.flights.in_hand
         self._away.wake()  # To know who may help, before anybody asks.
         if ended is None:
-            self._refuse(in_hand, Unavailable(f"{self._config.name} was stopped"), "down")
+            self._refusals.refuse(in_hand, Unavailable(f"{self._config.name} was stopped"), "down")
             return
         try:
             self._judge(in_hand, ended)
@@ -229,7 +226,7 @@ class Replica:
     def take_back(self, requests: list[Request]) -> None:
         """To their places in the queue, for the next generation or another peer."""
         try:
-            self._refuse_poison(requests)
+            self._refusals.refuse_poison(requests)
         finally:
             with self._lock:
                 self._scheduler.put_back(requests)
@@ -240,7 +237,7 @@ class Replica:
         with self._lock:
             down = self._down
             waiting = self._scheduler.take_all() if down else []
-        self._refuse(waiting, Unavailable(down), "down")
+        self._refusals.refuse(waiting, Unavailable(down), "down")
 
     def poison_list(self) -> str:
         return self._poison.tell()
@@ -258,7 +255,7 @@ class Replica:
             try:
                 parts += cut(request, self._config)
             except InvalidInput as error:
-                self._refuse([request], error, "invalid")
+                self._refusals.refuse([request], error, "invalid")
         return parts
 
     def _admit(self, request: Request) -> tuple[PythonMpError, str] | None:
@@ -289,42 +286,15 @@ class Replica:
                 flight = group.forward(batch)
             except Exception:  # Those behind it may have better luck.
                 log.exception("batch %d could not be given to the ranks", batch.id)
-                self._fail(batch.requests, RequestFailed("the request could not be computed"))
+                self._refusals.fail(
+                    batch.requests, RequestFailed("the request could not be computed")
+                )
                 continue
             self._metrics.dispatched(flight, len(self._scheduler))
 
-    def _answer(self, flight: Flight) -> None:
-        if flight.refusal or flight.outputs is None:
-            self._refused(flight.batch, flight.refusal or Refusal("RequestFailed", "no outputs"))
-            return
-        self._last_forward_seconds = flight.steps[-1].compute
-        try:
-            answers = flight.batch.split(
-                flight.outputs, self._config.outputs, self._config.parameters.most_nbytes
-            )
-        except RequestFailed as error:  # One of them may have done it to all.
-            self._refused(flight.batch, Refusal("RequestFailed", str(error)))
-            return
-        for request, outputs in zip(flight.batch.requests, answers, strict=True):
-            request.deliver(request.send, outputs)
-
-    def _refused(self, batch: Batch, refusal: Refusal) -> None:
-        """Only of those that the ranks have named, or of one that was alone, is it known that the
-        refusal is theirs. The others are asked again: without those, or else in halves."""
-        named = batch.owners(refusal.sequences) if refusal.sequences else []
-        if len(batch.requests) == 1:
-            named = list(batch.requests)
-        invalid = refusal.error == InvalidInput.__name__
-        error = InvalidInput(refusal.text) if invalid else RequestFailed(refusal.text)
-        self._refuse(named, error, "invalid" if invalid else "poison")
-        rest = [request for request in batch.requests if not request.answered]
-        # Not with those that came meanwhile: batches of all that there is leave the ranks idle
-        # while the clients ask again.
-        company = len(rest) if named else (len(batch.requests) + 1) // 2
-        for request in rest:
-            request.company = company
+    def _put_back(self, requests: list[Request]) -> None:
         with self._lock:
-            self._scheduler.put_back(rest)
+            self._scheduler.put_back(requests)
 
     def _judge(self, in_hand: list[Request], ended: GroupEnded) -> None:
         poison = guilty(in_hand, ended)
@@ -332,9 +302,9 @@ class Replica:
             self._poison.add(request)
         if poison:
             self._away.spread()
-            self._refuse(poison, RequestFailed(ended.raised or str(ended)), "poison")
+            self._refusals.refuse(poison, RequestFailed(ended.raised or str(ended)))
             self._refuse_its_likes()
-        self._refuse([r for r in in_hand if r.is_cancelled()], Cancelled(GONE), "cancelled")
+        self._refusals.refuse([r for r in in_hand if r.is_cancelled()], Cancelled(GONE))
 
     def _refuse_its_likes(self) -> None:
         """What waits and is known by now to end groups."""
@@ -342,11 +312,7 @@ class Replica:
             waiting = self._scheduler.waiting_since(math.inf)
         for request in waiting:
             if request in self._poison:
-                self._give_up(request, RequestFailed(_POISON))
-
-    def _refuse_poison(self, requests: Iterable[Request]) -> None:
-        poison = [request for request in requests if request in self._poison]
-        self._refuse(poison, RequestFailed(_POISON), "poison")
+                self._give_up(request, RequestFailed(POISON))
 
     def _see_to_the_rest(self) -> None:
         """What waits may go to a peer, or wait too long."""
@@ -366,22 +332,7 @@ class Replica:
         with self._lock:
             waited = self._scheduler.remove(request)
         if waited:
-            self._refuse([request], error, _REASONS[type(error)])
-
-    def _refuse(self, requests: Sequence[Request], error: PythonMpError, reason: str) -> None:
-        """Parts of one request fail together, and count once; a guest that goes home does not."""
-        goes_home = type(error) in (Unavailable, Cancelled)
-        refused = sum(self._fail([r], error) * (not (r.guest and goes_home)) for r in requests)
-        self._metrics.count("refused_total", refused, reason=reason)
-
-    @staticmethod
-    def _fail(requests: Iterable[Request], error: PythonMpError) -> int:
-        """How many of them had no answer yet."""
-        waited = 0
-        for request in requests:
-            waited += not request.answered
-            request.deliver(request.answer.fail, error)
-        return waited
+            self._refusals.refuse([request], error)
 
 
 def _may_go(request: Request) -> bool:
