@@ -18,7 +18,7 @@ RUN = {
     r"\S*python -m clients\.chaos ": "tests/triton/test_chaos.py",
     r"\S*python -m build_scripts\.build (--variants|embed)": "tests/triton/test_engines.py",
     r"\S*python -m build_scripts\.build (\w+ )?--check": "tests/unit/test_publish.py",
-    r"\S*python -m pytest": ".ci/run",
+    r"\S*python -m pytest": ".ci/run",  # all of them
     r"make up$": "tests/deploy/test_compose.py",  # as what it calls
     r"docker compose (build|up|exec|run)": "tests/deploy/test_compose.py",
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from .config import ModelConfig
 from .errors import LoadError
 from .manifest import NAME, Manifest, rank_file, run_again, sha256, tensors
+from .parameters import UNBUILT
 from .paths import present, regular
 
 
@@ -30,7 +31,7 @@ def admit(config: ModelConfig) -> Manifest | None:
     manifest = Manifest.read(config.folder) if engine != "echo" else None
     if manifest:
         refusal(config.folder, manifest, config)
-    elif engine not in ("echo", "torch"):
+    elif engine not in UNBUILT:
         again = run_again(config.name)
         raise LoadError(f"{config.folder} has no {NAME}, which engine {engine} needs; {again}")
     return manifest

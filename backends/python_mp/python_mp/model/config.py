@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from .errors import ConfigError
+from .parameters import UNBUILT, read
 from .parameters import Parameters as Parameters
-from .parameters import read
 from .unsupported import refuse
 
 NUMPY_DTYPES = {
@@ -191,7 +191,7 @@ def _check_lengths(config: ModelConfig) -> None:
 
 def _check_names(config: ModelConfig) -> None:
     """Inputs share their names with what says where sequences lie."""
-    compiled = config.parameters.engine not in ("echo", "torch")
+    compiled = config.parameters.engine not in UNBUILT
     taken = {CU_SEQLENS} if config.has_ragged_input else set()
     if compiled:
         taken |= GRAPH_INPUTS

@@ -22,6 +22,8 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "tensorrt": ("float32", "float16", "bfloat16", "int8", "fp8"),
 }
 """And the dtypes that each of them computes with."""
+UNBUILT = ("echo", "torch")
+"""Those that can do without a build: they run the module as it is, or none."""
 COLLECTIVES = ("auto", "shm", "gloo", "nccl")
 MOST_RANKS = 64
 """Of a replica: the collectives over shared memory have room for so many."""
