@@ -13,7 +13,7 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv models build serve up down test test-all check format bench clean
+.PHONY: help install venv models build serve up down test test-all coverage check format bench clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,11 @@ test: venv models  ## the tests: unit, process, engines, Triton, deploy
 
 test-all: venv models  ## the same, and the campaigns that take too long for every change
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+coverage: venv models  ## branches that unit, process and engine tests reach
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@$(BIN)/python -m coverage run -m pytest -m "not campaign" tests/unit tests/process tests/engines $(ARGS)
+	@$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report
 
 check: venv  ## format, lint, types, and the files of deploy/
 	@$(BIN)/ruff format --check .
