@@ -79,7 +79,7 @@ def judge(
     findings += [f"{kind} was never committed" for kind in wanted if not rows[kind].count]
     bad: Counter[str] = Counter()
     for record in records:
-        met = blamed(record, committed)
+        met = cause_of(record, committed)
         rows[met.kind if met else CALM].add(record)
         if record.outcome in BAD or (record.outcome is Outcome.REFUSED and not _excused(met)):
             bad[_sentence(record, met)] += 1
@@ -87,7 +87,7 @@ def judge(
     return Verdict(list(rows.values()), findings)
 
 
-def blamed(record: Record, committed: Sequence[Committed]) -> Committed | None:
+def cause_of(record: Record, committed: Sequence[Committed]) -> Committed | None:
     """The fault that the request met. Where there are several: for a refusal one that excuses it,
     else one that began while the request was under way, else the last."""
     met = [fault for fault in committed if fault.met(record)]

@@ -114,6 +114,10 @@ MODULES: dict[str, tuple[str, str]] = {
     "has no build": ("built = 1", r"has no function build\(shard\)"),
     "build is no function": ("build = 1", r"has no function build\(shard\)"),
     "raises": ("raise ValueError('a\\nb\\n' * 1000)", RAISED + "ValueError: a b a b"),
+    "imports by names of 0.1": (
+        "from python_mp.rank.layers import RowParallelLinear",
+        RAISED + r"ModuleNotFoundError: .*python_mp\.sharding",
+    ),
     "raises what has no text": (
         "class Mute(Exception):\n    def __str__(self): raise self\nraise Mute",
         "Mute",

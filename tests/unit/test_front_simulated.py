@@ -125,7 +125,7 @@ def test_a_poison_request_goes_to_no_peer(world: World) -> None:
     """While its replica was restarted, a peer got it, and lost its ranks."""
     number, inputs = world.new("exits", 1, [1], 0)
     world.call(0, [(number, "exits", inputs, 0)])
-    world.wait(lambda: bool(world.asked[0].request.answers), 30, "to condemn it")
+    world.wait(lambda: bool(world.asked[0].request.answers), 30, "to list it as poison")
     world.check()
     world.pass_time(0.01)
     world.call(0, [(number, "exits", inputs, 0)])

@@ -88,7 +88,7 @@ def test_nothing_is_hashed_when_all_is_forgotten(monkeypatch: pytest.MonkeyPatch
     assert with_x([1]) in poison
 
 
-def test_an_exception_condemns_only_when_it_comes_again_and_only_so_many_are_kept() -> None:
+def test_an_exception_is_poison_only_when_it_comes_again_and_only_so_many_are_kept() -> None:
     poison = PoisonList()
     for number in (*range(1025), 1024):
         assert with_x([1024]) not in poison

@@ -10,7 +10,7 @@ from ..model.errors import InvalidInput, RequestFailed
 from ..model.request import Request
 from ..wire.message import Refusal
 from .flights import Flight
-from .refusals import Refusals
+from .refusing import Refusals
 
 
 class Delivery:

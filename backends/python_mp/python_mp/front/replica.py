@@ -38,7 +38,7 @@ from .metrics import Metrics
 from .peers.away import Away
 from .peers.guests import Guests
 from .place.cores import CpuSet
-from .refusals import POISON, Refusals
+from .refusing import POISON, Refusals
 from .schedule.expiry import GONE, Expiry
 from .schedule.parts import cut
 from .schedule.scheduler import Scheduler

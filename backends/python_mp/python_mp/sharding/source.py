@@ -64,10 +64,18 @@ def _user_module(path: Path) -> Source:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise LoadError(f"{path} raised {describe(error)}") from error
+        raise LoadError(f"{path} raised {describe(error)}{_moved(error)}") from error
     if not callable(getattr(module, "build", None)):
         raise LoadError(f"{path} has no function build(shard); see README, bring your own model")
     check = getattr(module, "check", None)
     if check is not None and not callable(check):
         raise LoadError(f"{path}: check must be a function of a batch, not {check!r}")
     return Source(module.build, check)
+
+
+def _moved(error: Exception) -> str:
+    """What to write instead of a name that had another place before 0.2."""
+    name = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    if not name.startswith("python_mp."):
+        return ""
+    return "; since 0.2 what a module imports lies in python_mp.sharding (errors: python_mp.model)"

@@ -6,9 +6,9 @@
                                        <--  POISON: what is known there
                                        <--  PULSE: all of the above is heard
 
-A replica that condemns a request does so before the client hears of it, so that nobody who asks
-again finds a peer that does not know. One that is loaded does so before it serves. Whom it does not
-reach in time it tells again later: see away.py.
+A replica that puts a request on its poison list does so before the client hears of it, so that
+nobody who asks again finds a peer that does not know. One that is loaded does so before it serves.
+Whom it does not reach in time it tells again later: see away.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which request is to blame when a group dies.
+"""Which request has ended a group, and which may not end another one.
 
 Nobody can tell from one death: all that was in hand is suspect. Suspects run one at a time
 afterwards, with nothing else in flight, so a second death names its cause. The guilty one is
