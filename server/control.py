@@ -138,7 +138,7 @@ class IndexLine:
         return self._versions
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection.close()
 
 

@@ -158,17 +158,17 @@ class TritonServer:
         if self._process is None:
             return 0
         while (code := self.returncode) is None:
-            self.end_if_drained()
+            self.stop_if_drained()
             time.sleep(0.02)
         self._clean_up(self._process)
         return code if self._idle_since is None else 0
 
-    def end_if_drained(self) -> None:
+    def stop_if_drained(self) -> None:
         """To be called until it has ended, where Triton drains by itself."""
         if self.log.live == 0:
-            self.end_idle()
+            self.stop_idle()
 
-    def end_idle(self) -> None:
+    def stop_idle(self) -> None:
         """End a server with nothing in flight, however long its clients would keep their
         connections. To be called until it has ended."""
         now = time.monotonic()

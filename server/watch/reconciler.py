@@ -5,9 +5,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 
 from server.control import Version
@@ -17,28 +15,16 @@ from server.process.run import SEGMENTS
 from server.watch import repository, stubs
 from server.watch.backoff import DELAYS
 from server.watch.events import Events
+from server.watch.jobs import Jobs
 from server.watch.model_state import Model, Said
-from server.watch.pool import Pool
 from server.watch.probe import Probe
 from server.watch.repository import Changes
 from server.watch.stubs import Roster, Stub
 
 POLL_SECONDS = 1.0
-WORD_SECONDS = 60.0  # between two lines about a load that takes long
 SEARCH_LOADING, SEARCH_CALM = 1.0, 30.0  # seconds; for stubs that nothing told us of
-LOADS = 4  # at once
 UNHEARD_PAUSE = 2.0  # seconds at most between two tries to reach tritonserver
 LOST_SECONDS = 3.0  # to drain in the usual way, where some requests will never be answered
-
-
-@dataclass
-class Job:
-    """An order to Triton that is under way."""
-
-    done: Callable[[BaseException | None], None]
-    future: Future[None]
-    since: float = field(default_factory=time.monotonic)
-    next_word: float = field(default_factory=lambda: time.monotonic() + WORD_SECONDS)
 
 
 class Reconciler:
@@ -82,13 +68,12 @@ class Reconciler:
         self._draining_since = 0.0
         self._has_lost = False  # a stub, and maybe what it had in hand
         self._idle = False
-        self._jobs: dict[str, Job] = {}
-        self._pool = Pool(LOADS, "load")
+        self._jobs = Jobs(events.wake, say)
         self._probe: Probe | None = None
 
     def close(self) -> None:
         """Leave the server alone. A load that still runs ends with the server."""
-        self._pool.close()
+        self._jobs.close()
         if self._probe is not None:
             self._probe.close()
         if self._roster is not None:
@@ -102,7 +87,7 @@ class Reconciler:
     @property
     def is_calm(self) -> bool:
         """Whether nothing is to be done but to wait for the next event."""
-        return not self._jobs and not self._doomed and not self._has_suspects
+        return not self._jobs.names and not self._doomed and not self._has_suspects
 
     @property
     def _has_suspects(self) -> bool:
@@ -135,7 +120,7 @@ class Reconciler:
         self._segments = changed
 
     def _follow(self, changes: Changes) -> None:
-        for name, present in changes.poll(set(self._jobs)):
+        for name, present in changes.poll(self._jobs.names):
             self._reload(name) if present else self._unload(name)
 
     def _begin(self) -> None:
@@ -161,12 +146,13 @@ class Reconciler:
         if self._has_lost and time.monotonic() - self._draining_since > LOST_SECONDS:
             needed = set()
             if {stub.pid for stub in stubs.living(self._server.pid)} <= self._doomed.keys():
-                active, self._jobs = set(), {}
-        for name in active - needed - self._jobs.keys() - self._drained:
+                active = set()
+                self._jobs.forget()
+        for name in active - needed - self._jobs.names - self._drained:
             self._drained.add(name)
             self._start(name, lambda _: None, partial(self._server.control.unload, name))
         self._probe.hurry(True)
-        self._idle = not active and not self._jobs
+        self._idle = not active and not self._jobs.names
         if self._idle:
             self._probe.close()  # tritonserver would wait for its connection
         return self._idle
@@ -179,8 +165,8 @@ class Reconciler:
         self._heard = heard
         dead = self._roster.look(now, interval=self._search_interval())
         self.has_news = bool(dead) or self._is_stale or not self.is_calm
-        self._bury(dead)
-        self._end_doomed(now)
+        self._remove_segments(dead)
+        self._kill_doomed(now)
         self._is_stale = self.has_news and heard is not None and self._see(heard, answer)
 
     def _see(self, heard: list[Version], answer: int) -> bool:
@@ -193,7 +179,7 @@ class Reconciler:
         for name in versions.keys() | self.models.keys():
             if name in self.models or any(version.is_ready for version in versions[name]):
                 known = self._model(name)
-                known.see(versions[name], living, said, answer, loading=name in self._jobs)
+                known.see(versions[name], living, said, answer, loading=name in self._jobs.names)
         return self._read_configs()
 
     def _search_interval(self) -> float:
@@ -201,7 +187,7 @@ class Reconciler:
             return 0.0
         if self._has_suspects:
             return 0.2
-        return SEARCH_LOADING if self._jobs else SEARCH_CALM
+        return SEARCH_LOADING if self._jobs.names else SEARCH_CALM
 
     @property
     def _living(self) -> list[Stub]:
@@ -211,20 +197,20 @@ class Reconciler:
         """Whether there were any to read. While a model is being loaded, its config says nothing of
         the stubs that there are."""
         known = [each for each in self.models.values() if each.needs_config]
-        unread = [each for each in known if each.name not in self._jobs]
+        unread = [each for each in known if each.name not in self._jobs.names]
         for each in unread:
             with suppress(ControlError):  # it is not loaded any more
                 each.config = self._server.control.config(each.name)
         return bool(unread)
 
-    def _bury(self, dead: list[Stub]) -> None:
+    def _remove_segments(self, dead: list[Stub]) -> None:
         """Triton keeps the segment of a stub that died with a request in hand."""
         for stub in dead:
             if stub.segment.startswith(self._server.run.prefix) and "/" not in stub.segment:
                 with suppress(OSError):  # else it goes with the run
                     (SEGMENTS / stub.segment).unlink(missing_ok=True)
 
-    def _end_doomed(self, now: float) -> None:
+    def _kill_doomed(self, now: float) -> None:
         """Triton never unloads instances if one of them died with a request in hand."""
         alive = {stub.pid for stub in self._living}
         self._doomed = {pid: end for pid, end in self._doomed.items() if pid in alive}
@@ -236,7 +222,7 @@ class Reconciler:
     def _revive(self, now: float) -> None:
         for name, hurt in self.models.items():
             self._mention(hurt)
-            if name in self._jobs or not hurt.is_hurt:
+            if name in self._jobs.names or not hurt.is_hurt:
                 continue
             self._has_lost = True
             if hurt.due is None:
@@ -314,21 +300,13 @@ class Reconciler:
         self, name: str, done: Callable[[BaseException | None], None], work: Callable[[], None]
     ) -> None:
         self._server.log.failures.pop(name, None)
-        job = self._pool.submit(work)
-        job.add_done_callback(lambda _: self._events.wake())
-        self._jobs[name] = Job(done, job)
+        self._jobs.start(name, done, work)
 
     def _finish_jobs(self) -> None:
-        now = time.monotonic()
-        for name, job in list(self._jobs.items()):
-            if job.future.done():
-                self._model(name).config = None
-                self._is_stale = True
-                del self._jobs[name]
-                job.done(job.future.exception())
-            elif now >= job.next_word:
-                job.next_word = now + WORD_SECONDS
-                self._say(f"{name}: tritonserver has been at it for {now - job.since:.0f} s")
+        for name, job in self._jobs.take_finished():
+            self._model(name).config = None
+            self._is_stale = True
+            job.done(job.future.exception())
 
     def _why(self, name: str, error: BaseException) -> str:
         return self._server.log.failures.get(name) or str(error)

@@ -1,10 +1,8 @@
 """Runs a server, again after each death, until it is told to stop."""
 
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType
 
 from server.endpoints import Endpoints
 from server.errors import ControlError, ServerError
@@ -13,13 +11,13 @@ from server.pages.health import Health
 from server.pages.report import Facts
 from server.process.launch import TritonServer
 from server.process.progress import Progress
+from server.watch import announcement
 from server.watch.backoff import Backoff
 from server.watch.events import Events
 from server.watch.reconciler import Reconciler
 from server.watch.state import State
+from server.watch.stop_signals import StopSignals
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SAME_SIGNAL = 1.0  # seconds; one wish may arrive twice: by the process group and by make
 TICK = 0.1
 REPORT = 1.0  # seconds between two reports while nothing is new
 CALM = 0.4  # seconds between two looks while nothing is to be done; events come at once
@@ -60,8 +58,7 @@ class Watcher:
         self._due = self._next_report = 0.0
         self._serves = False  # this tritonserver does, or did
         self._begun = False  # some tritonserver did
-        self._asked: float | None = None
-        self._killed = False
+        self._signals = StopSignals(self.events.wake, say)
         self._error: ServerError | None = None
         self._demo: Callable[[Endpoints], str] | None = None
         self._health: Health
@@ -76,9 +73,7 @@ class Watcher:
         Raises:
             ServerError: it never became ready, or did not drain.
         """
-        for number in STOP_SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-                signal.signal(number, self._on_signal)
+        self._signals.listen()
         self._demo = demo
         self._begin()  # its complaint about a port comes first
         try:
@@ -91,7 +86,7 @@ class Watcher:
                     time.sleep(self.net["the events"].pause)
                     self.tick()
         finally:
-            self._leave_models()
+            self._close_reconciler()
             self.server.stop()
             self.events.close()
         if self._error is not None:
@@ -99,7 +94,7 @@ class Watcher:
 
     def tick(self) -> None:
         """Look at the server once, and do what its state asks for. Raises nothing."""
-        if self._asked is not None:
+        if self._signals.is_asked:
             self.net["the signal's work"].run(self._obey)
         self.net["the server's watch"].run(self._advance)
 
@@ -116,7 +111,7 @@ class Watcher:
 
     @property
     def _is_calm(self) -> bool:
-        if self._asked is not None or self.state is not State.SERVING:
+        if self._signals.is_asked or self.state is not State.SERVING:
             return False
         return self.reconciler is None or (self.reconciler.is_calm and not self.reconciler.has_news)
 
@@ -128,7 +123,7 @@ class Watcher:
         self._error = error
 
     def _begin(self) -> None:
-        self._leave_models()
+        self._close_reconciler()
         self._serves = False
         try:
             if not self.server.settings.own_control:
@@ -146,7 +141,7 @@ class Watcher:
 
     def _start_up(self) -> None:
         if self.server.returncode is not None:
-            self._mourn()
+            self._on_death()
         elif self.server.is_ready():
             seconds = time.monotonic() - self.since
             self._turn(State.SERVING)
@@ -172,7 +167,7 @@ class Watcher:
     def _serve(self) -> None:
         self.served = time.monotonic()
         if self.server.returncode is not None:
-            self._mourn()
+            self._on_death()
         else:
             self._look_after_models()
         if self.state is State.DRAINING and time.monotonic() - self.since > self._window:
@@ -182,12 +177,12 @@ class Watcher:
         if self.reconciler is not None:
             self.reconciler.tick(reload=self.state is State.SERVING)
 
-    def _mourn(self) -> None:
+    def _on_death(self) -> None:
         """It ended, and nobody had asked for it."""
         served = self.state is not State.STARTING
         self._turn(State.WAITING)
-        self._leave_models()
-        self._publish()  # before the house is cleaned, which takes time
+        self._close_reconciler()
+        self._publish()  # before what it left is removed, which takes time
         error = self.server.log.why_it_ended(self.server.wait(), served=served)
         if not self._begun:
             self._end(error)
@@ -203,14 +198,14 @@ class Watcher:
         try:
             self._begin()
         except ServerError as error:  # no process was there, so one may try often
-            self._leave_models()
+            self._close_reconciler()
             self._due = self._backoff.failed(time.monotonic(), longest=START_PAUSE)
             if self.trouble != str(error):
                 self._say(f"{error}; it is tried again until it can be started")
             self.trouble = str(error)
 
     def _obey(self) -> None:
-        if self._killed:
+        if self._signals.is_urgent:
             self.server.request_stop(at_once=True)
         match self.state:
             case State.WAITING:
@@ -225,7 +220,7 @@ class Watcher:
     def _end_service(self) -> None:
         self._turn(State.STOPPING)
         if not self._serves:
-            self._leave_models()
+            self._close_reconciler()
         if self.reconciler is None:
             self.server.request_stop()
 
@@ -233,11 +228,11 @@ class Watcher:
         if self.server.returncode is None:
             self._finish()
             return
-        self._leave_models()
+        self._close_reconciler()
         code, patience = self.server.wait(), self.server.settings.exit_timeout
         if not self._serves:
             self._end()  # nothing was in flight yet
-        elif self._killed:
+        elif self._signals.is_urgent:
             self._end(ServerError("the server was ended with requests in flight"))
         elif code:
             late = f"it had not drained when the {patience} s of --exit-timeout-secs were over"
@@ -249,14 +244,14 @@ class Watcher:
     def _finish(self) -> None:
         """Let what is in flight be finished."""
         if self.reconciler is None:
-            self.server.end_if_drained()
+            self.server.stop_if_drained()
             return
         if time.monotonic() - self.since > self.server.settings.exit_timeout:
             self.server.request_stop(at_once=True)
         if self.reconciler.drain():
-            self.server.end_idle()
+            self.server.stop_idle()
 
-    def _leave_models(self) -> None:
+    def _close_reconciler(self) -> None:
         if self.reconciler is not None:
             self.reconciler.close()
             self.reconciler = None
@@ -271,7 +266,7 @@ class Watcher:
             state=self.state,
             models=watched.models if watched is not None else None,
             is_heard=watched is not None and watched.is_heard,
-            is_draining=self._asked is not None,
+            is_draining=self._signals.is_asked,
             trouble=self.trouble,
             pid=self.server.pid if self.server.returncode is None else None,
             version=self.version,
@@ -285,36 +280,19 @@ class Watcher:
 
     def _announce(self, seconds: float, *, again: bool) -> None:
         log = self.server.log
-        for name, why in sorted(log.failures.items()):
-            self._say(f"{name} did not load: {why}")
-        names = ", ".join(sorted(log.ready))
+        for line in announcement.failures(log):
+            self._say(line)
         if again:
-            self._say(f"ready again after {seconds:.1f} s: {names}")
+            self._say(announcement.ready_again(log, seconds))
             return
-        if self._demo is not None:
-            try:
-                self._say(self._demo(self.server.endpoints))
-            except Exception as error:
-                if self._asked is None:
-                    self._say(f"the demonstration failed: {error}")
-        self._say(
-            f"ready after {seconds:.1f} s: {names}\n{self._where()}\nCtrl-C drains and ends it"
-        )
+        self._demonstrate()
+        self._say(announcement.ready(log, seconds, self.server.endpoints))
 
-    def _where(self) -> str:
-        endpoints = self.server.endpoints
-        return (
-            f"  HTTP     http://{endpoints.http_url}\n"
-            f"  gRPC     {endpoints.grpc_url}\n"
-            f"  metrics  {endpoints.metrics_url}\n"
-            f"  health   {endpoints.health_url}/ready"
-        )
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        now = time.monotonic()
-        self.events.wake()
-        if self._asked is None:
-            self._asked = now
-            self._say("draining; once more ends it at once")
-        elif now - self._asked > SAME_SIGNAL:
-            self._killed = True
+    def _demonstrate(self) -> None:
+        if self._demo is None:
+            return
+        try:
+            self._say(self._demo(self.server.endpoints))
+        except Exception as error:
+            if not self._signals.is_asked:
+                self._say(f"the demonstration failed: {error}")

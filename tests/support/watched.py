@@ -56,7 +56,7 @@ class FakeServer:
     def request_stop(self, *, at_once: bool = False) -> None:
         self.stops.append(at_once)
 
-    def end_if_drained(self) -> None:
+    def stop_if_drained(self) -> None:
         if (event := next(self._events, None)) is not None:
             event(self)
         else:

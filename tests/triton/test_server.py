@@ -23,7 +23,7 @@ from server.endpoints import Endpoints
 from server.errors import ServerError
 from server.process.installation import PROJECT
 from server.process.run import SEGMENTS, remove_leftovers
-from server.watch.watcher import SAME_SIGNAL
+from server.watch.stop_signals import SAME_SIGNAL
 from tests.support import repository
 from tests.support.calls import in_background
 from tests.support.command import (

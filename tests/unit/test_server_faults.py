@@ -40,7 +40,7 @@ def failing(times: int, error: BaseException, then: Callable[..., Any]) -> Calla
     return call
 
 
-CALLS = ["is_ready", "request_stop", "end_if_drained", "wait", "tolerate", "start"]
+CALLS = ["is_ready", "request_stop", "stop_if_drained", "wait", "tolerate", "start"]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

@@ -58,7 +58,7 @@ def look(watched: Reconciler, probe: Any) -> None:
     watched.tick()
 
 
-@pytest.mark.parametrize("step", ["_bury", "_end_doomed", "_see", "_revive"])
+@pytest.mark.parametrize("step", ["_remove_segments", "_kill_doomed", "_see", "_revive"])
 def test_no_death_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """Whatever step of the look fails: the roster tells a death only once."""
     watched, roster, probe = reconciler(tmp_path, loads := [])
@@ -74,8 +74,8 @@ def test_no_death_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         look(watched, probe)
     for _ in range(200):
         look(watched, probe)
-    watched._pool.close()
-    for thread in watched._pool._threads:
+    watched._jobs.close()
+    for thread in watched._jobs._pool._threads:
         thread.join(10)
     assert "m" in loads
     watched._events.close()

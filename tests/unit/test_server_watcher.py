@@ -13,7 +13,7 @@ import pytest
 
 from server.endpoints import Endpoints
 from server.errors import ServerError
-from server.watch import watcher
+from server.watch import stop_signals, watcher
 from server.watch.backoff import DELAYS, SERVED, Backoff
 from server.watch.watcher import Watcher
 from tests.support.watched import FakeServer, dies, nothing, told
@@ -24,8 +24,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Short pauses; and signal handlers are put back."""
     monkeypatch.setattr(watcher, "TICK", 0.001)
     monkeypatch.setattr(watcher, "CALM", 0.001)
-    monkeypatch.setattr(watcher, "SAME_SIGNAL", 0.05)
-    before = {number: signal.getsignal(number) for number in watcher.STOP_SIGNALS}
+    monkeypatch.setattr(stop_signals, "SAME_SIGNAL", 0.05)
+    before = {number: signal.getsignal(number) for number in stop_signals.STOP_SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -39,7 +39,7 @@ def watch(server: Any, **settings: Any) -> list[str]:
 
 def test_one_signal_drains(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same wish, twice within a moment, is one."""
-    monkeypatch.setattr(watcher, "SAME_SIGNAL", 60.0)
+    monkeypatch.setattr(stop_signals, "SAME_SIGNAL", 60.0)
     server = FakeServer(told(signal.SIGTERM), told(signal.SIGTERM))
     assert watch(server)[-1] == "drained"
     assert server.stops == [False]
