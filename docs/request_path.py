@@ -34,10 +34,16 @@ ONLY_EMBED = ("--model-control-mode=explicit", "--load-model=embed")
 IN_HAND = {"execute", "write_outputs", "deliver"}
 """Who calls one of these has the request: a stub, the rank that answers, the answering thread."""
 ASIDE = (
-    *("python_mp/machine/", "front/metrics.py", "front/status.py", "supervise/"),
+    *(
+        "python_mp/machine/",
+        "front/metrics.py",
+        "front/status.py",
+        "front/refusing.py",
+        "supervise/",
+    ),
     *("model/size.py", "model/parameters.py", "model/config.py", "sharding/numerics.py"),
 )
-"""Measures and limits, and what watches. They are asked on the way, and are not the way."""
+"""Measures and limits, what refuses, what watches: asked on the way, and not the way."""
 BOOKS = {
     *("free_slots", "release", "of_batch", "waited_ns", "wait_seconds", "operations"),
     *("output_nbytes", "answer_nbytes", "check_nbytes", "check_output"),
@@ -172,10 +178,10 @@ def table(steps: list[Step]) -> str:
     rows: dict[tuple[str, str], list[str]] = {}
     for step in steps:
         rows.setdefault((step.process, step.file), []).append(f"`{step.last}`")
-    lines = ["| | process | file | functions |", "|---|---|---|---|"]
-    for number, ((process, file), names) in enumerate(rows.items(), 1):
+    lines = ["| process | file | functions |", "|---|---|---|"]
+    for (process, file), names in rows.items():
         shown = file.removeprefix("backends/python_mp/python_mp/")
-        lines.append(f"| {number} | {process} | `{shown}` | {', '.join(dict.fromkeys(names))} |")
+        lines.append(f"| {process} | `{shown}` | {', '.join(dict.fromkeys(names))} |")
     return "\n".join(lines) + "\n"
 
 
