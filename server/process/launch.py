@@ -1,35 +1,30 @@
 """One tritonserver: started, waited for, stopped, cleaned up after."""
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from python_mp.machine.net import Net
-from python_mp.machine.thread import Thread
 from server import token
 from server.control import Control
 from server.errors import ModelError, ServerError
-from server.process import child, installation
-from server.process.log import Log, parse
+from server.process import installation
+from server.process.log import Log
+from server.process.log_reader import LogReader
 from server.process.run import Run, begin
+from server.process.spawn import spawn
 from server.settings import Settings
-from server.shell_names import plain
 from server.watch import probe, repository
 
 KILL_AFTER = 10.0  # seconds beyond tritonserver's own exit timeout
-STUB = Path(__file__).with_name("stub.sh")
 WRITE_SECONDS = 1.0  # for the last answers to reach their clients
-# Triton keeps what its threads' many heaps once needed; with few heaps, reloads do not add up.
-MEMORY = {"MALLOC_ARENA_MAX": "2"}
 
 
 class TritonServer:
@@ -71,7 +66,7 @@ class TritonServer:
         self._run: Run | None = None
         self._process: subprocess.Popen[str] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
-        self._reader: Thread | None = None
+        self._reader: LogReader | None = None
         self._deadline: float | None = None
         self._idle_since: float | None = None
 
@@ -101,9 +96,9 @@ class TritonServer:
         self._run = begin()
         try:
             try:
-                self._process = self._spawn(found, self._run, models)
+                self._process = spawn(found, self.settings, self._run, models)
                 self._guard = self._run.guard()
-                self._read(self._process)
+                self._reader = self._read(self._process)
             finally:
                 with suppress(OSError):  # from here on the lock is tritonserver's and its
                     os.close(self._run.lock)  # children's: who holds it is killed in the end
@@ -227,57 +222,9 @@ class TritonServer:
             raise ModelError("\n".join(f"{name}  {why}" for name, why in sorted(harmful.items())))
         return sorted(repository.models(self.settings.model_repository) - harmful.keys())
 
-    def _spawn(
-        self, found: installation.Installation, run: Run, models: list[str]
-    ) -> subprocess.Popen[str]:
-        backends = run.folder / "backends"
-        found.assemble_backends(backends)
-        places = [f"--backend-directory={backends}", f"--cache-directory={found.caches}"]
-        shown = plain(self.settings.model_repository, run.folder / "models")
-        options = replace(self.settings, model_repository=shown).arguments(run.prefix, models)
-        environment = found.environment({**MEMORY, **os.environ, **self.settings.environment})
-        environment.pop(token.VARIABLE, None)  # models must not know it
-        start_up = shutil.copy2(STUB, run.folder)
-        command = child.hand_over([str(found.binary), *places, *options])
-        try:
-            return subprocess.Popen(
-                [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), str(command)],
-                env={**environment, "PYTHON_MP_RUNTIME_DIR": str(run.folder), "BASH_ENV": start_up},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-                pass_fds=[run.lock, command],
-            )
-        finally:
-            os.close(command)
-
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        reader = Thread(
-            target=self._read_lines, args=[process.stdout, self.log, process.pid], daemon=True
-        )
-        reader.start()
-        self._reader = reader
-
-    def _read_lines(self, lines: IO[str], log: Log, pid: int) -> None:
-        """Until the pipe's end, or tritonserver would have to wait for a reader."""
-        reading, ended, hidden = self.net["the log's reader"], False, False
-
-        def read() -> None:
-            nonlocal ended, hidden
-            line = lines.readline()
-            ended = not line
-            if not hidden and parse(line) is not None:  # it logs, so it has read its options
-                hidden = True
-                self._hide_token(pid)
-            if line:
-                log.feed(line.rstrip("\n"))
-
-        while not ended:
-            reading.run(read)
-            time.sleep(reading.pause)
+    def _read(self, process: subprocess.Popen[str]) -> LogReader:
+        loop = self.net["the log's reader"]
+        return LogReader(process, self.log, loop, lambda: self._hide_token(process.pid))
 
     def _hide_token(self, pid: int) -> None:
         if not token.hide(pid, self.settings.token):
@@ -299,7 +246,5 @@ class TritonServer:
         if self._guard is not None:
             with suppress(OSError, subprocess.TimeoutExpired):
                 self._guard.communicate(timeout=KILL_AFTER)  # dismissed, it kills who still lives
-        if self._reader is not None and process.stdout is not None:
-            self._reader.join(KILL_AFTER)
-            if not self._reader.is_alive():
-                process.stdout.close()
+        if self._reader is not None:
+            self._reader.close(KILL_AFTER)
