@@ -23,6 +23,7 @@ from server.watch.stubs import Roster, Stub
 
 POLL_SECONDS = 1.0
 SEARCH_LOADING, SEARCH_CALM = 1.0, 30.0  # seconds; for stubs that nothing told us of
+NEWS = 2  # answers after a moment, until one was asked for after it: the next was under way
 UNHEARD_PAUSE = 2.0  # seconds at most between two tries to reach tritonserver
 LOST_SECONDS = 3.0  # to drain in the usual way, where some requests will never be answered
 
@@ -65,6 +66,7 @@ class Reconciler:
         self._is_stale = True  # /proc may hold stubs that the roster lacks
         self._doomed: dict[int, float] = {}
         self._drained: set[str] = set()
+        self._removed: dict[str, int] = {}  # models, by the number of Triton's answer at the time
         self._draining_since = 0.0
         self._has_lost = False  # a stub, and maybe what it had in hand
         self._idle = False
@@ -176,11 +178,15 @@ class Reconciler:
             versions[version.model].append(version)
         living = [stub for stub in self._living if stub.pid not in self._doomed]
         said = self._said.of({stub.pid for stub in living})
+        is_old = False
         for name in versions.keys() | self.models.keys():
-            if name in self.models or any(version.is_ready for version in versions[name]):
+            serves = any(version.is_ready for version in versions[name])
+            is_news = answer - self._removed.get(name, -NEWS) >= NEWS
+            if name in self.models or (serves and is_news):
                 known = self._model(name)
                 known.see(versions[name], living, said, answer, loading=name in self._jobs.names)
-        return self._read_configs()
+            is_old |= serves and not is_news
+        return self._read_configs() or is_old
 
     def _search_interval(self) -> float:
         if self._is_stale:
@@ -292,6 +298,7 @@ class Reconciler:
                 self._changes.again(name)
                 return
             self.models.pop(name, None)
+            self._removed[name] = self._probe.answers if self._probe is not None else 0
             self._say(f"{name} was removed" if error is None else f"{name}: {error}")
 
         self._start(name, done, lambda: self._server.control.unload(name))

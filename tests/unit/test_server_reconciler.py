@@ -12,6 +12,7 @@ from server.control import Version
 from server.watch.events import Events
 from server.watch.reconciler import Reconciler
 from server.watch.stubs import Stub
+from tests.support.processes import until
 
 STUB = Stub(os.getpid(), "m", 1, "lead_0", "run_1_shm")
 CONFIG = {"backend": "python", "instance_group": [{"name": "lead", "count": 1}]}
@@ -79,3 +80,16 @@ def test_no_death_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         thread.join(10)
     assert "m" in loads
     watched._events.close()
+
+
+def test_an_index_from_before_an_unload_brings_nothing_back(tmp_path: Path) -> None:
+    watched, _, probe = reconciler(tmp_path, [])
+    watched._server.control.unload = lambda _: None  # type: ignore[method-assign]
+    look(watched, probe)
+    assert "m" in watched.models
+    watched._unload("m")
+    until(lambda: (watched.tick(), "m" not in watched.models)[1])
+    look(watched, probe)  # Triton was asked while the model was still there
+    assert "m" not in watched.models
+    look(watched, probe)  # somebody has loaded it again
+    assert "m" in watched.models
