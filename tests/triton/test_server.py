@@ -221,6 +221,7 @@ def server(*options: str, program: Sequence[str] = ("-m", "server"), **more: str
         env=os.environ | more,
         capture_output=True,
         text=True,
+        timeout=60.0,
     )
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
@@ -278,12 +279,14 @@ def test_ctrl_c_under_make(add_model: AddModel, tmp_path: Path) -> None:
 HALF = """
 import sys, threading
 from server import __main__
+from server.process import log_reader
 
 class Thread(threading.Thread):
     def start(self):
         raise RuntimeError("can't start new thread")
 
-__main__.TritonServer.start.__globals__["Thread"] = Thread
+assert log_reader.Thread
+log_reader.Thread = Thread
 sys.exit(__main__.main())
 """
 
