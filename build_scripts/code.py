@@ -17,12 +17,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import python_mp
 from build_scripts import storage
+from python_mp.machine import python_file
 
 ROOTS = {
     "build_scripts": Path(__file__).parent,
@@ -51,12 +52,7 @@ def of_file(path: Path) -> dict[str, str]:
 
 def load(path: Path) -> ModuleType:
     """A file of a model's, run as a module."""
-    spec = spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return python_file.load(path, f"{path.parent.name}_{path.stem}")
 
 
 def _closure(names: Iterable[str]) -> dict[str, Path]:

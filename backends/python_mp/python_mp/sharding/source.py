@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ..machine import python_file
 from ..model.errors import LoadError, describe
 from ..model.paths import present, regular
 from .packed import Packed
 from .shard import Shard
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer as Buffer
 
 Check = Callable[[Packed], None]
 
@@ -48,21 +43,9 @@ def read(folder: Path) -> Source:
     raise LoadError(f"{folder} holds neither module.py nor a checkpoint's config.json")
 
 
-class _Unchanging(SourceFileLoader):
-    """Leaves no bytecode beside the source: nothing may change a version."""
-
-    def set_data(self, path: str, data: Buffer, *, _mode: int = 0o666) -> None:
-        pass
-
-
 def _user_module(path: Path) -> Source:
-    loader = _Unchanging("module", str(path))
-    spec = importlib.util.spec_from_file_location("module", path, loader=loader)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = python_file.load(path, "module")
     except Exception as error:
         raise LoadError(f"{path} raised {describe(error)}{_moved(error)}") from error
     if not callable(getattr(module, "build", None)):
