@@ -21,7 +21,7 @@ from tests.support.graphs import graph
 from tests.support.tensorrt.bindings import bindings
 from tests.support.tensorrt.checked import check_overrides
 from tests.support.tensorrt.cuda import Cuda
-from tests.support.tensorrt.library import Library
+from tests.support.tensorrt.stand_in import Library
 
 PROFILE: Profile = {"x": Shape((1, 4), (2, 4), (4, 4))}
 

@@ -26,7 +26,7 @@ from python_mp.rank.engines.tensorrt_plan import Plan
 from python_mp.sharding.packed import Packed
 from tests.support.tensorrt.bindings import bindings
 from tests.support.tensorrt.cuda import Cuda
-from tests.support.tensorrt.library import Library
+from tests.support.tensorrt.stand_in import Library
 
 CPU = torch.device("cpu")
 COMMUNICATOR = 0x5EED

@@ -87,7 +87,7 @@ class Flights:
     def of_batch(self, number: int) -> Flight:
         return next(flight for flight in self._flights if flight.batch.id == number)
 
-    def free_slots(self) -> list[Flight]:
+    def take_landed(self) -> list[Flight]:
         """Takes out those that nobody needs any more; their slots are free."""
         gone = [flight for flight in self._flights if flight.landed and not flight.held]
         self._flights = [flight for flight in self._flights if flight not in gone]

@@ -181,7 +181,7 @@ class Replica:
             with self._lock:
                 for flight in flights:
                     group.release(flight)
-                for flight in group.flights.free_slots():
+                for flight in group.flights.take_landed():
                     self._metrics.landed(flight)
                 self._dispatch()
 

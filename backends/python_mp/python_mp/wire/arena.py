@@ -15,15 +15,13 @@ import math
 import mmap
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..model.errors import InvalidInput
+from ..model.request import Array
 from .message import Placed
 
-Array = npt.NDArray[Any]
 ALIGN = 64
 
 

@@ -5,7 +5,7 @@
                   <-- DONE: outputs, or REFUSED: why     PeerAnswer
     RECALLED: it has its answer from elsewhere   --> the expiry
     PULSE  -->  <--  PULSE                           each knows that the other one reads
-    POISON  -->  <--  POISON                   before all else; see news.py
+    POISON     -->  <--  POISON                      before all else; see news.py
 
 Where a connection is lost nothing more comes, and what was not answered goes back to its home.
 """

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...model.request import Array
 from ...wire.arena import ALIGN, Arena
-from ...wire.message import Kind, Message
+from ...wire.message import MAX_MESSAGE, Kind, Message
 
 FOLDER = "peers"
 PULSE_SECONDS = 1.0
@@ -29,7 +29,6 @@ SEND_SECONDS = 0.2
 _SHORTEST = 1e-3
 """0 would be for ever."""
 _BUFFER = 1 << 18
-_MAX_MESSAGE = 1 << 16
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: see unix(7), SO_PEERCRED
 _TIME = struct.Struct("@ll")  # struct timeval
 
@@ -122,7 +121,7 @@ class Line:
             BlockingIOError: nothing came in time.
             OSError: it is gone, or there is no memory or descriptor left.
         """
-        data, descriptors, flags, _ = socket.recv_fds(self._socket, _MAX_MESSAGE, 1)
+        data, descriptors, flags, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 1)
         try:
             if not data:
                 return None

@@ -1,7 +1,7 @@
 """What replicas tell each other of requests that end groups.
 
-    here: `spread`                          there: peers.py
-    POISON: what is known here      -->
+    here: `spread`                          there: guests.py
+    POISON: what is known here         -->
     PULSE                              -->
                                        <--  POISON: what is known there
                                        <--  PULSE: all of the above is heard
