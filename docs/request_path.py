@@ -45,7 +45,7 @@ ASIDE = (
 )
 """Measures and limits, what refuses, what watches: asked on the way, and not the way."""
 BOOKS = {
-    *("free_slots", "release", "of_batch", "waited_ns", "wait_seconds", "operations"),
+    *("take_landed", "release", "of_batch", "waited_ns", "wait_seconds", "operations"),
     *("output_nbytes", "answer_nbytes", "check_nbytes", "check_output"),
 }
 
