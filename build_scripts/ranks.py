@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import torch
 from rich.progress import Progress
 
+from build_scripts import workers
 from build_scripts.job import Job
-from python_mp.rank import main
 from python_mp.rank.collectives import Communicator
 from python_mp.rank.stage import COMPUTE_DTYPES
 from python_mp.sharding.shard import Shard
@@ -21,15 +20,9 @@ Work = Callable[[Job, int, Path], None]
 
 
 def each(job: Job, work: Work, out: Path, progress: Progress, what: str) -> None:
-    """Calls `work(job, rank, out)` for every rank; raises what the first failing one raised.
-
-    `work` is a function of a module, since it is sent to other processes.
-    """
+    """Calls `work(job, rank, out)` for every rank; raises what the first failing one raised."""
     task = progress.add_task(f"{job.name}: {what}", total=job.world_size)
-    workers = min(job.world_size, len(os.sched_getaffinity(0)))
-    spawn = get_context("spawn")
-    # A killed build must not leave its workers behind: they would wait for work for ever.
-    with ProcessPoolExecutor(workers, spawn, main.die_with, (os.getpid(),)) as pool:
+    with workers.pool(min(job.world_size, len(os.sched_getaffinity(0)))) as pool:
         futures = [pool.submit(work, job, rank, out) for rank in range(job.world_size)]
         for future in as_completed(futures):
             future.result()

@@ -24,6 +24,7 @@ import onnx
 from onnx import ModelProto
 from rich.progress import Progress
 
+from build_scripts import workers
 from build_scripts.errors import BuildError
 from build_scripts.tensorrt import dtypes
 from build_scripts.tensorrt.dist_collective import put_back, set_aside
@@ -51,16 +52,18 @@ def run(job: Job, out: Path, progress: Progress) -> None:
             values.append({})
         for step in steps:
             feeds[step.rank][-1].update(step.feed)
-    for rank in progress.track(ranks, description=f"{job.name}: quantise"):
-        kept = job.recipe.calibration.keep_float
-        converted = convert(models[rank], job.recipe.dtype, feeds[rank], kept)
-        onnx.save(converted, out / f"rank{rank}.onnx")
+    dtype, kept = job.recipe.dtype, job.recipe.calibration.keep_float
+    with workers.pool(1) as pool:
+        for rank in progress.track(ranks, description=f"{job.name}: quantise"):
+            converted = pool.submit(convert, models[rank], dtype, feeds[rank], kept).result()
+            onnx.save(converted, out / f"rank{rank}.onnx")
 
 
 def convert(
     model: ModelProto, dtype: str, feeds: Sequence[Feed], keep_float: Sequence[str] = ()
 ) -> ModelProto:
-    """One rank's float32 graph in `dtype`.
+    """One rank's float32 graph in `dtype`. To be called in a process of its own: ModelOpt patches
+    ONNX Runtime's quantiser.
 
     Args:
         feeds: for each calibration batch the graph's inputs, and what its collectives returned, by

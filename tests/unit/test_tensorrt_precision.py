@@ -1,7 +1,7 @@
 """Precision is what a graph has, not what was asked for; what is converted is the same model."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from build_scripts import workers
 from build_scripts.errors import BuildError
 from build_scripts.tensorrt import dtypes, precision
 from build_scripts.tensorrt.dist_collective import put_back, set_aside
@@ -20,7 +21,7 @@ from tests.support.replicas import Array
 
 WIDTH, INNER = 32, 64
 Feed = dict[str, Array]
-
+Convert = Callable[..., ModelProto]
 
 BLOCK = """block (float[t, 32] x) => (float[t, 4] y)
 <float[t, 64] a, float[t, 64] b, float[t, 32] partial, float[t, 32] sum, float[t, 32] c> {
@@ -179,15 +180,22 @@ real_modelopt = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module")
+def convert() -> Iterator[Convert]:
+    """ModelOpt in a process of its own, as in a build: it patches ONNX Runtime."""
+    with workers.pool(1) as pool:
+        yield lambda *given: pool.submit(precision.convert, *given).result()
+
+
 @real_modelopt
 @pytest.mark.parametrize(
     ("dtype", "least", "error"),
     [("float16", 1.0, 0.005), ("bfloat16", 1.0, 0.05), ("int8", 0.9, 0.1), ("fp8", 0.9, 0.2)],
 )
-def test_modelopt_converts(dtype: str, least: float, error: float) -> None:
+def test_modelopt_converts(dtype: str, least: float, error: float, convert: Convert) -> None:
     """For real, on the CPU; what it computes then is close to what it computed before."""
     whole, given = tensor_parallel(), feeds()
-    converted = precision.convert(whole, dtype, given)
+    converted = convert(whole, dtype, given)
     assert dtypes.shares(converted)[dtype] >= least
     assert output(converted, given[1]) == pytest.approx(output(whole, given[1]), abs=error)
     assert converted.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
@@ -195,13 +203,13 @@ def test_modelopt_converts(dtype: str, least: float, error: float) -> None:
 
 @real_modelopt
 @pytest.mark.parametrize("dtype", ["int8"])
-def test_modelopt_keeps_layers(dtype: str) -> None:
+def test_modelopt_keeps_layers(dtype: str, convert: Convert) -> None:
     named = tensor_parallel()
     for name in ("up", "down"):  # as an exported module's
         full = f"module.blocks.0.{name}.weight"
         next(each for each in named.graph.initializer if each.name == name).name = full
         next(each for each in named.graph.node if each.name == name).input[1] = full
-    converted = precision.convert(named, dtype, feeds(), ["blocks.*.up"])
+    converted = convert(named, dtype, feeds(), ["blocks.*.up"])
     shares = dtypes.shares(converted)
     sizes = {"up": WIDTH * INNER, "down": INNER * WIDTH, "head": 4 * WIDTH}
     assert shares[dtype] <= 1 - sizes["up"] / sum(sizes.values())
@@ -210,7 +218,7 @@ def test_modelopt_keeps_layers(dtype: str) -> None:
 
 @real_modelopt
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_inputs_may_differ_in_their_first_dimension(dtype: str) -> None:
+def test_inputs_may_differ_in_their_first_dimension(dtype: str, convert: Convert) -> None:
     """As tokens and the places they are gathered from: only whole batches make sense."""
     text = """g (float[t, 32] x, int32[rows] places) => (float[t, 32] y) {
       [up] a = MatMul (x, up)
@@ -222,7 +230,7 @@ def test_inputs_may_differ_in_their_first_dimension(dtype: str) -> None:
     for tokens in (6, 4):
         x = random.standard_normal((tokens, WIDTH)).astype(np.float32)
         given.append({"x": x, "places": np.arange(tokens - 1, -1, -2, dtype=np.int32)})
-    converted = precision.convert(model, dtype, given)
+    converted = convert(model, dtype, given)
     assert output(converted, given[0]) == pytest.approx(output(model, given[0]), abs=0.2)
 
 

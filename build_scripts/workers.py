@@ -1,0 +1,34 @@
+"""Processes that a build gives work to: they end with it, and what a library changes there for its
+whole process (ModelOpt patches ONNX Runtime's quantiser) reaches no other work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+
+from build_scripts.errors import BuildError
+from python_mp.rank import main
+
+
+@contextmanager
+def pool(most: int) -> Iterator[ProcessPoolExecutor]:
+    """At most `most` processes, started when there is work. It must be functions of modules, since
+    they are sent to other processes.
+
+    Raises:
+        BuildError: one of the processes was killed.
+    """
+    spawn = get_context("spawn")
+    # A killed build must not leave its workers behind: they would wait for work for ever.
+    with ProcessPoolExecutor(most, spawn, main.die_with, (os.getpid(),)) as executor:
+        try:
+            yield executor
+        except BrokenProcessPool:
+            raise BuildError(
+                "A process of the build was killed, most likely because memory ran out (dmesg says"
+                " so): end other programs, or build on a machine with more memory."
+            ) from None
