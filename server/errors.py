@@ -23,3 +23,10 @@ class ControlError(ServerError):
     def __init__(self, sentence: str, status: int | None = None) -> None:
         super().__init__(sentence)
         self.status = status
+
+
+def is_unheard(error: BaseException | None) -> bool:
+    """Whether it is no word on a model: tritonserver was not reached, or there was no thread."""
+    if isinstance(error, ControlError):
+        return error.status is None
+    return error is not None and not isinstance(error, ModelError)

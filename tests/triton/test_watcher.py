@@ -53,7 +53,7 @@ import os, pathlib, sys
 from server import __main__, control
 from server.pages import report
 from server.process import launch
-from server.watch import model_state, reconciler, repository
+from server.watch import reconciler, repository, said
 
 def breaks(place, name):
     call = getattr(place, name)
@@ -69,7 +69,7 @@ sys.exit(__main__.main())
 """
 FAULTS = {
     "living": ("reconciler.stubs", "the models' watch"),
-    "read": ("model_state.Said", "the models' watch"),
+    "read": ("said.Said", "the models' watch"),
     "states": ("repository", "the repository's watch"),
     "ask": ("control.IndexLine", "the probe of tritonserver"),
     "of": ("report", "the report"),

@@ -12,7 +12,7 @@ from python_mp.machine import net
 from server.errors import ServerError
 from server.pages import report
 from server.watch import repository
-from server.watch.model_state import read_replicas
+from server.watch.said import read_replicas
 from server.watch.state import State
 from server.watch.watcher import Watcher
 from tests.support.watched import FakeServer, nothing, told

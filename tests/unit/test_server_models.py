@@ -15,7 +15,8 @@ from server.errors import ServerError
 from server.process.installation import STUB
 from server.settings import Settings
 from server.watch import repository, stubs
-from server.watch.model_state import CONFIRMED, Model, Said, Trouble
+from server.watch.model_state import CONFIRMED, Model, Trouble
+from server.watch.said import Said
 from server.watch.stubs import Stub
 
 CONFIG: dict[str, Any] = {

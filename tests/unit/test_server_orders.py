@@ -18,9 +18,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from server.control import Control
 from server.endpoints import Endpoints
-from server.errors import ControlError
+from server.errors import ControlError, is_unheard
 from server.token import METADATA
-from server.watch.reconciler import is_unheard
 
 LATE_SECONDS = 0.3
 TOKEN = "a-token"

@@ -59,7 +59,7 @@ def look(watched: Reconciler, probe: Any) -> None:
     watched.tick()
 
 
-@pytest.mark.parametrize("step", ["_remove_segments", "_kill_doomed", "_see", "_revive"])
+@pytest.mark.parametrize("step", ["_remove_segments", "_see", "_revive"])
 def test_no_death_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """Whatever step of the look fails: the roster tells a death only once."""
     watched, roster, probe = reconciler(tmp_path, loads := [])
@@ -75,8 +75,8 @@ def test_no_death_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         look(watched, probe)
     for _ in range(200):
         look(watched, probe)
-    watched._jobs.close()
-    for thread in watched._jobs._pool._threads:
+    watched._loads.close()
+    for thread in watched._loads._jobs._pool._threads:
         thread.join(10)
     assert "m" in loads
     watched._events.close()
@@ -87,7 +87,7 @@ def test_an_index_from_before_an_unload_brings_nothing_back(tmp_path: Path) -> N
     watched._server.control.unload = lambda _: None  # type: ignore[method-assign]
     look(watched, probe)
     assert "m" in watched.models
-    watched._unload("m")
+    watched._loads.unload_removed("m", print, lambda: watched._forget("m"))
     until(lambda: (watched.tick(), "m" not in watched.models)[1])
     look(watched, probe)  # Triton was asked while the model was still there
     assert "m" not in watched.models
