@@ -4,9 +4,8 @@ Everything up to this is checked without them: see tests/unit/test_tensorrt_*.py
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from onnx import ModelProto, numpy_helper
-from onnx.reference import ReferenceEvaluator
 from rich.progress import Progress
 
 from build_scripts.recipe import TensorRt
 from build_scripts.tensorrt import plan as plans
-from build_scripts.tensorrt.dist_collective import set_aside
 from build_scripts.tensorrt.profiles import profiles
 from python_mp.model.errors import LoadError, RequestFailed
 from python_mp.rank.engines.tensorrt import plan_path
@@ -34,19 +31,13 @@ GPUS = torch.cuda.device_count()
 WIDTH, INNER = 64, 128
 SIZES = (1, 8, 64)
 
-MARKS = (
+pytestmark = [
     pytest.mark.tensorrt,
     pytest.mark.gpu,
     pytest.mark.timeout(600),
     pytest.mark.skipif(find_spec("tensorrt") is None, reason="TensorRT is not installed"),
     pytest.mark.skipif(not GPUS, reason="there is no GPU"),
-)
-two_gpus = pytest.mark.skipif(GPUS < 2, reason=f"needs 2 GPUs, there are {GPUS}")
-
-
-def for_real(test: Callable[..., None]) -> Callable[..., None]:
-    """Needs TensorRT and a GPU."""
-    return reduce(lambda marked, mark: mark(marked), MARKS, test)
+]
 
 
 def parameters() -> Mapping[str, np.ndarray[Any, Any]]:
@@ -106,7 +97,6 @@ def error(graph: TensorRtGraph, rows: int, device: torch.device, seed: int = 0) 
     return (graph({"x": x})["y"].double() - expected(x)).abs().max().item()
 
 
-@for_real
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-4), (np.float16, 2e-2)])
 def test_computes(dtype: Any, bound: float, tmp_path: Path) -> None:
     """Also when captured: the second run of a shape captures, the third replays."""
@@ -119,15 +109,12 @@ def test_computes(dtype: Any, bound: float, tmp_path: Path) -> None:
         error(graph, 65, device)
 
 
-@for_real
 @pytest.mark.parametrize(
     "options",
     [
-        {"version_compatible": True},
-        {"hardware_compatibility": "ampere_plus"},
-        {"refit": True},
+        {"version_compatible": True, "workspace_gib": 1.0},
+        {"hardware_compatibility": "ampere_plus", "refit": True},
         {"strip_plan": True},
-        {"workspace_gib": 1.0},
     ],
 )
 def test_options(options: dict[str, Any], tmp_path: Path) -> None:
@@ -138,7 +125,6 @@ def test_options(options: dict[str, Any], tmp_path: Path) -> None:
     assert error(TensorRtGraph(plan, device), 5, device) < 1e-4
 
 
-@for_real
 def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     file = built(tmp_path)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -146,8 +132,7 @@ def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
         Plan(file)
 
 
-@for_real
-@two_gpus
+@pytest.mark.skipif(GPUS < 2, reason=f"needs 2 GPUs, there are {GPUS}")
 def test_tensor_parallel(tmp_path: Path) -> None:
     """Two ranks, whose sums are inside the plans."""
     for rank in range(2):
@@ -168,16 +153,3 @@ def tensor_rank(rank: int, folder: Path) -> None:
         assert error(graph, 9, device, seed) < 1e-4
     del graph
     dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_the_graphs_compute_what_is_expected(ranks: int) -> None:
-    """Without TensorRT, so that a failure above is its own."""
-    x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(0))
-    runs = [ReferenceEvaluator(set_aside(block(rank, ranks))[0]) for rank in range(ranks)]
-    feed = {"x": x.numpy()}
-    if ranks > 1:
-        nothing = feed | {"sum": np.zeros((5, WIDTH), np.float32)}
-        feed["sum"] = sum(np.asarray(run.run(["part"], nothing)[0]) for run in runs)
-    for run in runs:
-        assert np.abs(run.run(["y"], feed)[0] - expected(x).numpy()).max() < 1e-4

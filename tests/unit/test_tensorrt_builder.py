@@ -85,15 +85,9 @@ def test_a_plan_and_its_report(make: Make) -> None:
     assert not bench.flags
     assert not config.workspace
     assert bench.fake.host_code == [False]
-
-
-def test_collectives_get_the_domain_of_the_parser(make: Make) -> None:
-    bench = make()
-    bench.build()
-    [(content, path)] = bench.fake.parsed
+    [(content, path)] = bench.fake.parsed  # where collectives have the domain of the parser
     assert path == str(bench.graph)
     assert [node.domain for node in onnx.load_from_string(content).graph.node] == [""]
-    assert [node.domain for node in onnx.load(bench.graph).graph.node] == ["python_mp"]
 
 
 def test_options_of_the_recipe(make: Make) -> None:
@@ -123,27 +117,24 @@ def test_the_timing_cache_is_read_and_written(make: Make) -> None:
     bench.build()
     bench.build()
     assert bench.cache.read_bytes() == b"++"
-    bench.fake.takes_cache = False  # As on another GPU: it starts anew.
+    bench.fake.fails = "cache"  # As on another GPU: it starts anew.
     bench.build()
     assert bench.cache.read_bytes() == b"+"
-    assert [path.name for path in bench.cache.parent.iterdir()] == ["timing"]
 
 
 @pytest.mark.parametrize(
-    ("library", "said"),
+    ("fails", "said"),
     [
-        ({"takes_graph": False}, r"rank0.onnx: Einsum 'mix': unsupported equation$"),
-        ({"builds": False}, "cannot be built: no tactic for MatMul$"),
-        ({"loads": False}, "cannot be loaded: built for another GPU$"),
-        ({"takes_profile": False}, "has no profile .*TensorRT gave no reason$"),
-        ({"has_gpu": False}, "TensorRT finds no GPU or driver that it can use here"),
+        ("graph", r"rank0.onnx: Einsum 'mix': unsupported equation$"),
+        ("build", "cannot be built: no tactic for MatMul$"),
+        ("load", "cannot be loaded: built for another GPU$"),
+        ("profile", "has no profile .*TensorRT gave no reason$"),
+        ("gpu", "TensorRT finds no GPU or driver that it can use here"),
     ],
 )
-def test_why_it_failed_is_said(make: Make, library: dict[str, bool], said: str) -> None:
-    bench = make(**library)
+def test_why_it_failed_is_said(make: Make, fails: str, said: str) -> None:
     with pytest.raises(BuildError, match=said):
-        bench.build()
-    assert bench.plan.exists() == ("loads" in library)
+        make(fails=fails).build()
 
 
 def test_ctrl_c_ends_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,19 +149,13 @@ def test_ctrl_c_ends_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not bench.plan.exists()
 
 
-@pytest.mark.parametrize(
-    ("installed", "said"),
-    [
-        (SimpleNamespace(__version__="10.16.1"), r"TensorRT 11; here is 10\.16\.1"),
-        (None, "TensorRT 11, which is not installed here"),
-    ],
-)
-def test_it_needs_the_library(
-    make: Make, monkeypatch: pytest.MonkeyPatch, installed: Any, said: str
-) -> None:
+def test_it_needs_the_library(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make()
-    monkeypatch.setitem(sys.modules, "tensorrt", installed)
-    with pytest.raises(BuildError, match=said):
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.16.1"))
+    with pytest.raises(BuildError, match=r"TensorRT 11; here is 10\.16\.1"):
+        bench.build()
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(BuildError, match="TensorRT 11, which is not installed here"):
         bench.build()
 
 
@@ -184,15 +169,12 @@ def test_all_ranks_and_what_they_are_bound_to(make: Make, monkeypatch: pytest.Mo
     bench.build_all(out, family="module", tensorrt=TensorRt(strip_plan=True))
     facts = json.loads((out / "facts.json").read_text())
     assert facts["hardware"] == {"gpu": {"name": "H200", "compute_capability": "9.0"}}
-    assert facts["versions"].items() >= {"driver": "580.65.06"}.items()
+    assert facts["versions"]["driver"] == "580.65.06"
     assert facts["versions"]["tensorrt"] == bindings().__version__
     assert facts["options"]["strip_plan"] is True
-    made = {f"{name}{rank}" for name in ("model.plan.rank", "rank") for rank in (0, 1)}
-    assert {path.name.removesuffix(".onnx") for path in out.iterdir()} == made | {
-        "facts.json",
-        "model.plan.rank0.json",
-        "model.plan.rank1.json",
-    }
+    made = ("model.plan.rank{}", "model.plan.rank{}.json", "rank{}.onnx")
+    files = {name.format(rank) for name in made for rank in (0, 1)}
+    assert {path.name for path in out.iterdir()} == files | {"facts.json"}
     assert bench.fake.configs[1].profiles == [{"x": ((1, 4), (2, 4), (8, 4))}]
 
 
@@ -228,30 +210,3 @@ def test_interfaces_are_implemented_whole() -> None:
     monitor = watch.progress_monitor(trt, Progress(disable=True), "rank0")
     check_overrides(trt.IProgressMonitor, type(monitor))
     check_overrides(trt.IErrorRecorder, type(tensorrt_api.error_recorder(trt)))
-
-
-def test_progress_is_nested_and_leaves_nothing() -> None:
-    progress = Progress(disable=True)
-    monitor = watch.progress_monitor(bindings(), progress, "rank0")
-    monitor.phase_start("build", None, 2)
-    monitor.phase_start("tactics", "build", 5)
-    assert monitor.step_complete("tactics", 3)
-    build, tactics = progress.tasks
-    assert (build.description, tactics.description) == ("rank0: build", "  rank0: tactics")
-    assert (tactics.completed, tactics.total) == (4, 5)
-    monitor.phase_finish("tactics")
-    monitor.phase_finish("build")
-    assert monitor.step_complete("unheard of", 0)
-    assert not progress.tasks
-
-
-def test_errors_are_recorded() -> None:
-    trt = bindings()
-    recorder = tensorrt_api.error_recorder(trt)
-    code = trt.ErrorCodeTRT.INTERNAL_ERROR
-    assert all(recorder.report_error(code, text) for text in ("one", "two", "one"))
-    assert (recorder.num_errors(), recorder.get_error_code(2)) == (3, code)
-    assert tensorrt_api.messages(recorder) == "one; two"
-    assert not recorder.has_overflowed()
-    recorder.clear()
-    assert recorder.num_errors() == 0

@@ -112,7 +112,6 @@ def test_collectives_are_set_aside_and_put_back() -> None:
     whole = tensor_parallel()
     opened, collectives = set_aside(whole)
     onnx.checker.check_model(opened)
-    assert [node.op_type for node in collectives] == ["DistCollective"]
     assert [each.name for each in opened.graph.input] == ["x", "sum"]
     assert [each.name for each in opened.graph.output] == ["y", "partial"]
     nodes = list(reversed(opened.graph.node))  # Tools leave them in any order.
@@ -121,12 +120,7 @@ def test_collectives_are_set_aside_and_put_back() -> None:
     again = put_back(opened, collectives, whole)
     assert {node.name for node in again.graph.node} == {node.name for node in whole.graph.node}
     assert [each.name for each in (*again.graph.input, *again.graph.output)] == ["x", "y"]
-    assert {"partial", "sum"} <= {each.name for each in again.graph.value_info}
-    known = {"x", *(each.name for each in again.graph.initializer)}
-    for node in again.graph.node:
-        assert known.issuperset(node.input)
-        known.update(node.output)
-    assert len(whole.graph.node) == 7
+    onnx.checker.check_model(again)  # in an order that can be run
 
 
 def test_a_collective_of_unknown_type_is_refused() -> None:
@@ -136,31 +130,29 @@ def test_a_collective_of_unknown_type_is_refused() -> None:
         set_aside(whole)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int8"])
-def test_what_leaves_float32_is_an_error(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_leaves_float32_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """And so is one that cannot be made, or not here."""
 
-    def quantize(source: str, *, output_path: str, **_: Any) -> None:
-        onnx.save(onnx.load(source), output_path)
+    def put(part: Any) -> None:
+        for name in ("modelopt", "modelopt.onnx"):
+            monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))
+        monkeypatch.setitem(sys.modules, "modelopt.onnx.autocast", part)
 
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("no such operator")
 
-    functions = {"convert_to_mixed_precision": lambda source, **_: onnx.load(source)}
-    functions["quantize"] = quantize
-    parts = [f"modelopt.onnx.{part}" for part in ("autocast", "quantization")]
-    for name in ("modelopt", "modelopt.onnx", *parts):
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[], **functions))
-    with pytest.raises(BuildError, match=f"was to compute in {dtype}, .* float32 100%"):
-        precision.convert(tensor_parallel(), dtype, feeds())
-    for part in parts:
-        monkeypatch.setitem(sys.modules, part, SimpleNamespace(**dict.fromkeys(functions, fails)))
-    with pytest.raises(BuildError, match=f"ModelOpt cannot convert the graph to {dtype}: no such"):
-        precision.convert(tensor_parallel(), dtype, feeds())
-    for part in parts:
-        monkeypatch.setitem(sys.modules, part, None)
-    with pytest.raises(BuildError, match=r"ModelOpt, which is not usable here .*modelopt\[onnx\]"):
-        precision.convert(tensor_parallel(), dtype, feeds())
+    for part, said in (
+        (SimpleNamespace(convert_to_mixed_precision=unchanged), "in float16, .* float32 100%"),
+        (SimpleNamespace(convert_to_mixed_precision=fails), "cannot convert .* float16: no such"),
+        (None, r"ModelOpt, which is not usable here .*modelopt\[onnx\]"),
+    ):
+        put(part)
+        with pytest.raises(BuildError, match=said):
+            precision.convert(tensor_parallel(), "float16", feeds())
+
+
+def unchanged(source: str, **_: Any) -> ModelProto:
+    return onnx.load(source)
 
 
 def feeds() -> list[Feed]:
@@ -202,17 +194,14 @@ def test_modelopt_converts(dtype: str, least: float, error: float, convert: Conv
 
 
 @real_modelopt
-@pytest.mark.parametrize("dtype", ["int8"])
-def test_modelopt_keeps_layers(dtype: str, convert: Convert) -> None:
+def test_modelopt_keeps_layers(convert: Convert) -> None:
     named = tensor_parallel()
     for name in ("up", "down"):  # as an exported module's
         full = f"module.blocks.0.{name}.weight"
         next(each for each in named.graph.initializer if each.name == name).name = full
         next(each for each in named.graph.node if each.name == name).input[1] = full
-    converted = convert(named, dtype, feeds(), ["blocks.*.up"])
-    shares = dtypes.shares(converted)
-    sizes = {"up": WIDTH * INNER, "down": INNER * WIDTH, "head": 4 * WIDTH}
-    assert shares[dtype] <= 1 - sizes["up"] / sum(sizes.values())
+    converted = convert(named, "int8", feeds(), ["blocks.*.up"])
+    assert dtypes.shares(converted)["int8"] <= 0.52  # "down" and "head"
     assert dtypes.shares(converted, ["down", "head"]) == {"float16": 1.0}
 
 

@@ -53,11 +53,8 @@ def test_a_profile_for_each_range_of_widths() -> None:
     for profile in (narrow, middle, wide):
         assert profile["hidden"] == Shape((1, 8), (512, 8), (4096, 8))
         assert profile["scatter"] == Shape((1,), (512,), (4096,))
-
-
-def test_short_sequences_need_one_profile() -> None:
-    [profile] = profiles(graph(RAGGED, {}), (1, 8, 64), longest=20)
-    assert profile["gather"].max == (64, 20)
+    [short] = profiles(graph(RAGGED, {}), (1, 8, 64), longest=20)
+    assert short["gather"].max == (64, 20)
 
 
 @settings(deadline=None)
@@ -76,10 +73,10 @@ def test_every_batch_has_a_profile(lengths: list[int]) -> None:
     assert scatter.size <= most
 
 
-@pytest.mark.parametrize("dims", [("n", "m"), (4, 8), ()])
-def test_dimensions_that_no_recipe_bounds_are_refused(dims: Dims) -> None:
-    with pytest.raises(BuildError, match="Input 'x' must be open in its first dimension and in no"):
-        profiles(graph({"x": dims}, {}), (1, 2, 4))
+def test_dimensions_that_no_recipe_bounds_are_refused() -> None:
+    for dims in (("n", "m"), (4, 8), ()):
+        with pytest.raises(BuildError, match="Input 'x' must be open in its first dimension and"):
+            profiles(graph({"x": dims}, {}), (1, 2, 4))
 
 
 def parsed(text: str) -> ModelConfig:
@@ -119,9 +116,8 @@ def test_config_for_several_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "of 2 ranks: name 2 GPUs, not 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("inputs", "outputs"), [(RAGGED, {}), ({"X": ("n", 4)}, {"hidden_out": ("n", 8)})]
-)
-def test_what_it_cannot_serve(inputs: dict[str, Dims], outputs: dict[str, Dims]) -> None:
-    with pytest.raises(BuildError, match="neither pipelines nor sequences"):
-        tritonconfig.config(graph(inputs, outputs), max_batch_size=1)
+def test_what_it_cannot_serve() -> None:
+    stage: dict[str, Dims] = {"hidden_out": ("n", 8)}
+    for model in (graph(RAGGED, {}), graph({"X": ("n", 4)}, stage)):
+        with pytest.raises(BuildError, match="neither pipelines nor sequences"):
+            tritonconfig.config(model, max_batch_size=1)

@@ -1,7 +1,7 @@
 """A TensorRT that builds nothing and doubles numbers, behind the real one's interface.
 
 Its engines have an input and an output, `x` and `y`, float32 [n, 4], and `y` is twice `x`. What
-goes wrong is said by the attributes of `Library`.
+goes wrong is said by the attributes of `Library`, `fails` above all.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support.replicas import Array
-from tests.support.tensorrt.checked import Api, Fake, HostMemory, Members
+from tests.support.tensorrt.checked import Api, Fake, Members
 from tests.support.tensorrt.cuda import Cuda
 
 Bounds = tuple[int, int, int]
@@ -26,14 +26,7 @@ class Library:
 
     real: ModuleType
     cuda: Cuda | None = None
-    has_gpu: bool = True
-    takes_graph: bool = True
-    builds: bool = True
-    takes_profile: bool = True
-    takes_cache: bool = True
-    loads: bool = True
-    runs: bool = True
-    has_memory: bool = True
+    fails: str = ""
     stripped: bool = False
     names: tuple[str, str] = ("x", "y")
     host_names: tuple[str, ...] = ()
@@ -62,7 +55,7 @@ class Library:
         patch.setitem(sys.modules, "tensorrt", self._api)  # type: ignore[arg-type]
 
     def _require_gpu(self) -> None:
-        if not self.has_gpu:
+        if self.fails == "gpu":
             raise TypeError("factory function returned nullptr")
 
     def _builder(self, _logger: Any) -> Members:
@@ -76,15 +69,15 @@ class Library:
         }
         return members
 
-    def _build(self, builder: Members, config: Fake) -> HostMemory | None:
+    def _build(self, builder: Members, config: Fake) -> bytes | None:
         monitor = config.progress_monitor
         monitor.phase_start("build", None, 2)
         monitor.phase_start("tactics", "build", 2)
         goes_on = monitor.step_complete("tactics", 0)
         monitor.phase_finish("tactics")
         monitor.phase_finish("build")
-        if self.builds and goes_on:
-            return HostMemory(b"plan")
+        if self.fails != "build" and goes_on:
+            return b"plan"
         code = self.real.ErrorCodeTRT.INTERNAL_ERROR
         assert builder["error_recorder"].report_error(code, "no tactic for MatMul")
         return None
@@ -95,11 +88,11 @@ class Library:
 
         def add(profile: Fake) -> int:
             made.profiles.append(vars(profile)["members"]["shapes"])
-            return len(made.profiles) - 1 if self.takes_profile else -1
+            return len(made.profiles) - 1 if self.fails != "profile" else -1
 
         def set_timing_cache(cache: Fake, _ignore_mismatch: bool) -> bool:
             made.cache = cache
-            return self.takes_cache or bytes(cache.serialize()) == b"+"
+            return self.fails != "cache" or bytes(cache.serialize()) == b"+"
 
         config = self._api.fake(
             "IBuilderConfig",
@@ -108,7 +101,7 @@ class Library:
             set_memory_pool_limit=lambda _pool, size: setattr(made, "workspace", size),
             add_optimization_profile=add,
             create_timing_cache=lambda content: self._api.fake(
-                "ITimingCache", serialize=lambda: HostMemory(content + b"+")
+                "ITimingCache", serialize=lambda: content + b"+"
             ),
             set_timing_cache=set_timing_cache,
             get_timing_cache=lambda: made.cache,
@@ -127,7 +120,7 @@ class Library:
     def _parser(self, _network: Any, _logger: Any) -> Members:
         def parse(model: bytes, path: str) -> bool:
             self.parsed.append((model, path))
-            return self.takes_graph
+            return self.fails != "graph"
 
         said = {"node_operator": "Einsum", "node_name": "mix", "desc": "unsupported equation"}
         says = {name: lambda text=text: text for name, text in said.items()}
@@ -139,7 +132,7 @@ class Library:
 
         def load(content: Any) -> Fake | None:
             self.host_code.append(members["engine_host_code_allowed"])
-            if self.loads and bytes(content) == b"plan":
+            if self.fails != "load" and bytes(content) == b"plan":
                 return self._engine()
             code = self.real.ErrorCodeTRT.UNSUPPORTED_STATE
             members["error_recorder"].report_error(code, "built for another GPU")
@@ -167,7 +160,7 @@ class Library:
             get_tensor_profile_shape=lambda _name, profile: [
                 real.Dims((rows, 4)) for rows in self.bounds[profile]
             ],
-            create_execution_context=lambda: self._context() if self.has_memory else None,
+            create_execution_context=lambda: None if self.fails == "memory" else self._context(),
         )
 
     def _context(self) -> Fake:
@@ -184,7 +177,7 @@ class Library:
 
             assert self.cuda
             self.cuda.do(double)
-            return self.runs
+            return self.fails != "run"
 
         def keep(name: str, value: Any) -> bool:
             now[name] = value
