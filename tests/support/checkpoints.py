@@ -14,6 +14,7 @@ from tokenizers.processors import BertProcessing
 
 from build_scripts import fetch, job
 from build_scripts.checkpoint_folder import Checkpoint
+from python_mp.sharding.checkpoint import INDEX
 
 SPECIAL = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 WORDS = [*SPECIAL, *"abcdefghijklmnopqrstuvwxyz", "##a", "##b", "##c", "##e", "##s", "the", "."]
@@ -28,6 +29,7 @@ CONFIG: dict[str, Any] = {
     "vocab_size": len(WORDS),
     "layer_norm_eps": 1e-12,
 }
+HALVES = "one.safetensors", "two.safetensors"
 PACKAGE = "sentence_transformers.models."
 CHAIN = [
     {"idx": 0, "name": "0", "path": "", "type": f"{PACKAGE}Transformer"},
@@ -90,6 +92,18 @@ def tiny_bert(folder: Path, seed: int = 0, **changes: Any) -> Path:
     save_file(tensors(CONFIG, seed), folder / "model.safetensors")
     word_piece().save(str(folder / "tokenizer.json"))
     return folder
+
+
+def split(folder: Path, seed: int = 0) -> Path:
+    """An index with two files, as big checkpoints have; returns the second file."""
+    parts: list[dict[str, Any]] = [{}, {}]
+    for number, (name, tensor) in enumerate(tensors(CONFIG, seed).items()):
+        parts[number % 2][name] = tensor
+    for file, part in zip(HALVES, parts, strict=True):
+        save_file(part, folder / file)
+    files = {name: file for file, part in zip(HALVES, parts, strict=True) for name in part}
+    write_json(folder / INDEX, {"metadata": {}, "weight_map": files})
+    return folder / HALVES[1]
 
 
 def packaged() -> Checkpoint:

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from python_mp.model.config import ModelConfig, parse
+from python_mp.model.manifest import Manifest
 
 INT32, FP32 = "TYPE_INT32", "TYPE_FP32"
 
@@ -69,3 +71,9 @@ def echo_config(folder: Path, **more: Any) -> ModelConfig:
     """A model of engine echo: ragged X comes back as Y, and FAULT asks for trouble."""
     inputs = [tensor("X", INT32, -1, allow_ragged_batch=True), tensor("FAULT", INT32, 3)]
     return model_config(folder, inputs, [tensor("Y", INT32, -1)], engine="echo", **more)
+
+
+def manifest(**values: Any) -> Manifest:
+    """Empty but for these values."""
+    empty: dict[str, Any] = {each.name: {} for each in fields(Manifest) if each.name != "format"}
+    return Manifest(**empty | values)

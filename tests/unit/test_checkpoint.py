@@ -32,10 +32,10 @@ from tests.support.checkpoints import (
     PACKAGE,
     WORDS,
     shapes,
+    split,
     tensors,
     tiny_bert,
     word_piece,
-    write_json,
 )
 
 CPU = torch.device("cpu")
@@ -94,12 +94,7 @@ MORE: dict[str, Array] = {
 
 @pytest.mark.parametrize(
     ("prefix", "renamed", "more", "left_out"),
-    [
-        ("", False, {}, ()),
-        ("bert.", False, MORE, ("layer_norm_eps", "type_vocab_size")),
-        ("", True, MORE, ()),
-        ("bert.", True, {}, ("layer_norm_eps",)),
-    ],
+    [("", False, {}, ()), ("bert.", True, MORE, ("layer_norm_eps", "type_vocab_size"))],
 )
 def test_a_checkpoint_is_read_as_transformers_reads_it(
     tmp_path: Path, prefix: str, renamed: bool, more: dict[str, Array], left_out: tuple[str, ...]
@@ -120,11 +115,9 @@ def test_a_checkpoint_is_read_as_transformers_reads_it(
         ("is_decoder", True),
         ("is_causal", True),
         ("add_cross_attention", True),
-        ("hidden_act", "relu"),
-        ("hidden_act", "gelu_new"),
-        ("hidden_act", None),
-        ("position_embedding_type", "relative_key"),
         ("transformers_weights", "other.safetensors"),
+        ("hidden_act", "gelu_new"),
+        ("position_embedding_type", "relative_key"),
         ("auto_map", {"AutoModel": "code.Model"}),
         ("quantization_config", {"quant_method": "gptq"}),
         ("model_type", None),
@@ -141,32 +134,25 @@ def test_what_it_does_not_compute_is_named(tmp_path: Path, key: str, value: obje
         EncoderConfig.read(folder / "config.json")
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        {"chunk_size_feed_forward": 2, "return_dict": False, "output_hidden_states": True}
-        | {"pad_token_id": 5, "tie_word_embeddings": False, "use_cache": False, "num_labels": 3}
-        | {"hidden_dropout_prob": 0.9, "attention_probs_dropout_prob": 0.9, "rope_theta": 9}
-        | {"is_encoder_decoder": True, "gradient_checkpointing": True, "initializer_range": 3.0}
-        | {"pruned_heads": {"0": [0]}, "sliding_window": 2, "head_dim": 8, "text_config": {}}
-        | {"architectures": ["BertForSequenceClassification"]},
-        {"layer_norm_eps": 0.1, "num_attention_heads": 4, "num_hidden_layers": 1},
-    ],
-    ids=["without effect", "with effect"],
+WITHOUT_EFFECT = (
+    {"chunk_size_feed_forward": 2, "return_dict": False, "output_hidden_states": True}
+    | {"pad_token_id": 5, "hidden_dropout_prob": 0.9, "attention_probs_dropout_prob": 0.9}
+    | {"is_encoder_decoder": True, "pruned_heads": {"0": [0]}, "sliding_window": 2, "head_dim": 8}
+    | {"text_config": {}, "architectures": ["BertForSequenceClassification"]}
 )
-def test_all_else_is_as_in_transformers(tmp_path: Path, said: dict[str, Any]) -> None:
+WITH_EFFECT = {"layer_norm_eps": 0.1, "num_attention_heads": 4, "num_hidden_layers": 1}
+
+
+def test_all_else_is_as_in_transformers(tmp_path: Path) -> None:
+    said = WITHOUT_EFFECT | WITH_EFFECT
     folder = tiny_bert(tmp_path, **{"config.json": CONFIG | said})
     np.testing.assert_allclose(embed(folder, TEXTS), encoded(folder, TEXTS), atol=1e-5)
 
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "roberta": {"type_vocab_size": 1},
-    "electra": {"embedding_size": 8},
-    "convbert": {"embedding_size": 8},
     "distilbert": {"dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 16},
-    "ernie": {},
     "megatron-bert": {},
-    "bert-generation": {},
     "modernbert": {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
 }
 
@@ -205,17 +191,6 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path: Path, left_out: str) -> N
 # -- which files are the checkpoint ----------------------------------------------------------------
 
 
-def split(folder: Path, seed: int) -> None:
-    """An index with two files, of other weights than model.safetensors."""
-    parts: dict[str, dict[str, Array]] = {"one.safetensors": {}, "two.safetensors": {}}
-    for number, (name, tensor) in enumerate(tensors(CONFIG, seed).items()):
-        parts[sorted(parts)[number % 2]][name] = tensor
-    for file, part in parts.items():
-        save_file(part, folder / file)
-    files = {name: file for file, part in parts.items() for name in part}
-    write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": files})
-
-
 @pytest.mark.parametrize(
     ("has_whole", "has_index", "has_stray"), [(1, 0, 1), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1)]
 )
@@ -224,7 +199,7 @@ def test_one_rule_says_which_files_are_the_checkpoint(
 ) -> None:
     folder = tiny_bert(tmp_path / "m" / "1")
     if has_index:
-        split(folder, 7)
+        split(folder, seed=7)
     if has_stray:
         save_file(tensors(CONFIG, 9), folder / "z.safetensors")
     if not has_whole:
@@ -284,21 +259,14 @@ NEWER = "sentence_transformers.sentence_transformer.modules"
 HONOURED: dict[str, dict[str, Any]] = {
     "the old form of the pooling": {POOLING: OLD | {"pooling_mode_mean_tokens": True}},
     "shorter texts": {TRANSFORMER: {"max_seq_length": 5}},
-    "the first file that says a length": {
-        TRANSFORMER: {},
-        "sentence_roberta_config.json": {"max_seq_length": 9},
-        "sentence_distilbert_config.json": {"max_seq_length": 4},
-    },
     "the tokenizer's own length": {
         TRANSFORMER: None,
         "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "model_max_length": 6},
     },
-    "a cased tokenizer": {"tokenizer_config.json": {"do_lower_case": False}},
     "lowercased by sentence-transformers": {
         "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "do_lower_case": False},
         TRANSFORMER: {"max_seq_length": 16, "do_lower_case": True},
     },
-    "accents kept": {"tokenizer_config.json": {"do_lower_case": True, "strip_accents": False}},
     "prompts to ask for, an empty one by default": {
         SETTINGS: {"prompts": {"query": "", "other": "the "}, "default_prompt_name": "query"}
     },
@@ -321,11 +289,9 @@ def test_what_a_folder_says_is_honoured(tmp_path: Path, name: str) -> None:
 DENSE = {"idx": 2, "name": "2", "path": "2_Dense", "type": f"{PACKAGE}Dense"}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "cls": ({POOLING: {"pooling_mode": "cls"}}, "pooling_mode is 'cls'"),
-    "two modes": ({POOLING: {"pooling_mode": ["mean", "max"]}}, r"is \['mean', 'max'\]"),
     "no normalisation": ({"modules.json": CHAIN[:2]}, "chains Transformer, Pooling; embed"),
     "a layer more": ({"modules.json": [*CHAIN[:2], DENSE, CHAIN[2]]}, "Dense"),
     "code of its own": ({"modules.json": [{**CHAIN[0], "type": "custom.Transformer"}]}, "custom"),
-    "kwargs": ({"modules.json": [{**CHAIN[0], "kwargs": ["task"]}, *CHAIN[1:]]}, "has kwargs"),
     "normalises tokens": (
         {"2_Normalize/config.json": {"module_input_name": "token_embeddings"}},
         "module_input_name is 'token_embeddings'",
@@ -334,7 +300,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {SETTINGS: {"prompts": {"query": "the "}, "default_prompt_name": "query"}},
         "default_prompt_name is 'query', a prompt",
     ),
-    "another kind of model": ({SETTINGS: {"model_type": "SparseEncoder"}}, "is 'SparseEncoder'"),
     "no JSON": ({POOLING: []}, "1_Pooling/config.json is no dict"),
     "an adapter": ({"adapter_config.json": {}}, "has an adapter"),
 }  # fmt: skip
@@ -363,15 +328,11 @@ SAID: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "other"),
-    [*((name, "nothing") for name in SAID), ("accents", "cased"), ("cased", "short")],
-)
-def test_ids_are_those_of_transformers_or_refused(tmp_path: Path, name: str, other: str) -> None:
+@pytest.mark.parametrize("name", SAID)
+def test_ids_are_those_of_transformers_or_refused(tmp_path: Path, name: str) -> None:
     from transformers import AutoTokenizer
 
-    said = SAID[other] | SAID[name]
-    folder = tiny_bert(tmp_path, **{"tokenizer_config.json": said, TRANSFORMER: None})
+    folder = tiny_bert(tmp_path, **{"tokenizer_config.json": SAID[name], TRANSFORMER: None})
     try:
         ours = checkpoint_tokenizer.load(Checkpoint(folder))
     except BuildError:
@@ -390,7 +351,7 @@ LENGTHS = {
 }
 
 
-@pytest.mark.parametrize("limit", ["8", 0, 1, 6.0, True, float("nan")])
+@pytest.mark.parametrize("limit", ["8", 1, float("nan")])
 @pytest.mark.parametrize("file", LENGTHS)
 def test_a_length_that_is_none_is_refused(tmp_path: Path, file: str, limit: object) -> None:
     said = CONFIG if file == "config.json" else {}
@@ -408,11 +369,7 @@ def test_lengths_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
 
 def test_a_vocabulary_without_its_unknown_token_is_refused(tmp_path: Path) -> None:
     folder = tiny_bert(tmp_path)
-    file = folder / "tokenizer.json"
-    said = json.loads(file.read_text())
-    del said["model"]["vocab"]["[UNK]"]
-    said["added_tokens"] = [each for each in said["added_tokens"] if each["content"] != "[UNK]"]
-    file.write_text(json.dumps(said))
+    word_piece([word for word in WORDS if word != "[UNK]"]).save(str(folder / "tokenizer.json"))
     with pytest.raises(BuildError, match=r"Missing \[UNK\] token|for what it does not know"):
         checkpoint_tokenizer.load(Checkpoint(folder))
 

@@ -1,5 +1,6 @@
 """Sources: found, whole, and refused in one sentence where they are not."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,15 @@ import huggingface_hub
 import numpy as np
 import pytest
 from rich.progress import Progress
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from build_scripts import fetch, job, stages
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import REPOSITORY, Job
-from tests.support.checkpoints import CONFIG, FOLDER, shapes, tiny_bert, write_json
+from python_mp.sharding.checkpoint import INDEX, WEIGHTS
+from tests.support.checkpoints import CONFIG, FOLDER, HALVES, shapes, split, tiny_bert, write_json
 from tests.support.examples import ranker
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -26,10 +28,6 @@ max_batch_size: 8
 input [ { name: "INPUT_IDS" data_type: TYPE_INT32 dims: [ -1 ] allow_ragged_batch: true } ]
 output [ { name: "HIDDEN_STATES" data_type: TYPE_FP32 dims: [ -1, 8 ] } ]
 parameters { key: "engine" value { string_value: "torch" } }
-"""
-RECIPE = """
-family = "{family}"
-source = "{source}"
 """
 GATE = """
 [shapes]
@@ -53,7 +51,7 @@ class Bench:
     def job(self, source: object, family: str = "encoder") -> Job:
         folder = self.folder / "repository" / "m"
         folder.mkdir(parents=True, exist_ok=True)
-        text = RECIPE.format(family=family, source=source)
+        text = f'family = "{family}"\nsource = "{source}"\n'
         (folder / "recipe.toml").write_text(text + (GATE if family != "tokenizer" else ""))
         (folder / "config.pbtxt").write_text(PBTXT)
         for name in ("module.py", "model.py"):
@@ -115,7 +113,7 @@ def test_the_hub_gives_nothing_that_runs(bench: Bench, monkeypatch: pytest.Monke
     Checkpoint(source.folder).model()
 
 
-@pytest.mark.parametrize("revision", ["", "@main", "@0123abc", f"@{'A' * 40}"])
+@pytest.mark.parametrize("revision", ["", "@main", f"@{'A' * 40}"])
 def test_what_may_change(bench: Bench, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
     def model_info(repository: str, *, revision: str | None) -> Any:
         assert (repository, revision) == ("owner/name", asked)
@@ -133,39 +131,24 @@ def test_what_is_made_comes_with_its_facts(bench: Bench) -> None:
     out = bench.run(made)
     source = fetch.read(made)
     assert source.facts == {"trained": False, "seed": 0}
-    weights = load_file(out / "checkpoint" / "model.safetensors")
+    weights = (out / "checkpoint" / WEIGHTS).read_bytes()
     ranker.make(bench.folder, Progress(disable=True))
-    again = (bench.folder / "model.safetensors").read_bytes()
-    assert again == (out / "checkpoint" / "model.safetensors").read_bytes(), "of the same seed"
-    assert {name: tensor.shape for name, tensor in weights.items()} == dict(ranker.shapes())
+    assert (bench.folder / WEIGHTS).read_bytes() == weights, "of the same seed"
     with (made.home / "seeded.py").open("a") as file:
         file.write("# changed\n")
     assert bench.run(replace(made)) != out
 
 
-SHARDS = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-
-
-INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
-
-
 def in_two_files(checkpoint: Path) -> Path:
-    """The weights with an index, as big checkpoints are; the second file."""
-    named = list(shapes(CONFIG).items())
     (checkpoint / WEIGHTS).unlink()
-    halves = dict(named[:9]), dict(named[9:])
-    for name, half in zip(SHARDS, halves, strict=True):
-        save_weights(checkpoint / name, half)
-    weight_map = {t: n for n, half in zip(SHARDS, halves, strict=True) for t in half}
-    write_json(checkpoint / INDEX, {"metadata": {}, "weight_map": weight_map})
-    return checkpoint / SHARDS[1]
+    return split(checkpoint)
 
 
 def test_weights_in_several_files_are_read(bench: Bench) -> None:
     in_two_files(bench.checkpoint)
     made = bench.job(bench.checkpoint)
     bench.run(made)
-    assert {*SHARDS, INDEX} < fetch.read(made).files.keys()
+    assert {*HALVES, INDEX} < fetch.read(made).files.keys()
 
 
 def cut_short(path: Path) -> None:
@@ -173,7 +156,7 @@ def cut_short(path: Path) -> None:
 
 
 def leave_the_folder(checkpoint: Path) -> None:
-    in_two_files(checkpoint)
+    (checkpoint / WEIGHTS).unlink()
     write_json(checkpoint / INDEX, {"weight_map": {"a": "../config.json"}})
 
 
@@ -188,14 +171,11 @@ def widen_all(checkpoint: Path) -> None:
     [
         (widen_all, "dims: [ -1, 16 ]"),
         (lambda c: cut_short(c / WEIGHTS), f"{WEIGHTS} cannot be read"),
-        (lambda c: cut_short(in_two_files(c)), f"{SHARDS[1]} cannot be read"),
-        (lambda c: in_two_files(c).unlink(), f"has no {SHARDS[1]}, which {INDEX}"),
-        (lambda c: save_weights(in_two_files(c), {"other": (1,)}), f"{SHARDS[1]} lacks the tensor"),
+        (lambda c: cut_short(in_two_files(c)), "two.safetensors cannot be read"),
+        (lambda c: in_two_files(c).unlink(), f"has no two.safetensors, which {INDEX}"),
+        (lambda c: save_weights(in_two_files(c), {"other": (1,)}), "two.safetensors lacks the te"),
         (leave_the_folder, "has no ../config.json"),
-        (
-            lambda c: (c / WEIGHTS).rename(c / "pytorch_model.bin"),
-            "pytorch_model.bin: pickle can run code; convert it to safetensors",
-        ),
+        (lambda c: (c / WEIGHTS).rename(c / "pytorch_model.bin"), "bin: pickle can run code; conv"),
         (lambda c: (c / WEIGHTS).unlink(), f"has no {WEIGHTS}"),
         (lambda c: (c / "config.json").unlink(), "has no config.json"),
         (lambda c: (c / "config.json").write_text("{"), "config.json is not valid JSON"),
@@ -203,9 +183,8 @@ def widen_all(checkpoint: Path) -> None:
 )
 def test_a_bad_checkpoint_is_refused(bench: Bench, damage: Any, named: str) -> None:
     damage(bench.checkpoint)
-    with pytest.raises(BuildError) as raised:
+    with pytest.raises(BuildError, match=re.escape(named)):
         bench.run(bench.job(bench.checkpoint))
-    assert named in str(raised.value)
     assert not list((bench.folder / "workspace").rglob("source.json"))
 
 
@@ -214,7 +193,6 @@ def test_a_bad_checkpoint_is_refused(bench: Bench, damage: Any, named: str) -> N
     [
         ("no/such/folder", "module", "there is no folder .*no/such/folder; a source is package:NA"),
         ("make:weights.py", "module", "has no file weights.py, which make:weights.py names"),
-        ("make:build_scripts.digits", "module", "has no file build_scripts.digits, which"),
         ("package:no_such_package", "encoder", "package no-such-package is not installed; run `m"),
         ("empty", "tokenizer", r"has no tokenizer\.json"),
     ],

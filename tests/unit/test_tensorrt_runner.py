@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from python_mp.rank.engines import tensorrt_api, tensorrt_plan
 from python_mp.rank.engines.tensorrt_graph import TensorRtGraph
 from python_mp.rank.engines.tensorrt_plan import Plan
 from python_mp.sharding.packed import Packed
+from tests.support.configs import manifest
 from tests.support.tensorrt.bindings import bindings
 from tests.support.tensorrt.cuda import Cuda
 from tests.support.tensorrt.stand_in import Library
@@ -198,24 +198,24 @@ def test_the_manifest_says_what_it_fits_and_whether_it_has_host_code(make: Make)
     bench = make()
     engine.TensorRtStage(bench.shard(), 4)
     for allowed in (True, False):
-        manifest(version_compatible=allowed).write(bench.folder)
+        built(version_compatible=allowed).write(bench.folder)
         engine.TensorRtStage(bench.shard(), 4)
     assert bench.fake.host_code == [False, True, False]
     for misfit, said in (
-        (manifest(gpu="A100"), "built for the GPU A100, but there is H200; run"),
-        (manifest(tensorrt="11.3.0.99"), r"built by TensorRT 11\.3\.0\.99, but 11\.4\."),
+        (built(gpu="A100"), "built for the GPU A100, but there is H200; run"),
+        (built(tensorrt="11.3.0.99"), r"built by TensorRT 11\.3\.0\.99, but 11\.4\."),
     ):
         misfit.write(bench.folder)
         with pytest.raises(LoadError, match=said):
             engine.TensorRtStage(bench.shard(), 4)
 
 
-def manifest(gpu: str = "H200", tensorrt: str = "", **options: bool) -> Manifest:
-    values: dict[str, Any] = {each.name: {} for each in fields(Manifest) if each.name != "format"}
-    values |= {"model": "doubler", "engine": "tensorrt", "options": options}
-    values["versions"] = {"tensorrt": tensorrt or bindings().__version__}
-    values["hardware"] = {"gpu": {"name": gpu, "compute_capability": "9.0"}}
-    return Manifest(**values)
+def built(gpu: str = "H200", tensorrt: str = "", **options: bool) -> Manifest:
+    versions = {"tensorrt": tensorrt or bindings().__version__}
+    hardware = {"gpu": {"name": gpu, "compute_capability": "9.0"}}
+    return manifest(
+        model="doubler", engine="tensorrt", options=options, versions=versions, hardware=hardware
+    )
 
 
 def test_a_stage_hands_on_what_is_hidden(make: Make) -> None:
