@@ -24,7 +24,7 @@ from clients.chaos.campaign import Plan, Run
 from clients.chaos.journal import Journal
 from clients.chaos.leaks import Bounds, Usage, repository
 from clients.chaos.options import parser
-from clients.chaos.processes import HouseError, ancestors
+from clients.chaos.processes import ChaosError, ancestors
 from clients.chaos.questions import QuestionError
 from clients.chaos.results import Report
 from clients.chaos.target import Status, Target
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("chaos: interrupted before there was anything to report", file=sys.stderr)
         return INTERRUPTED
-    except (HouseError, QuestionError) as error:
+    except (ChaosError, QuestionError) as error:
         print(f"chaos: {error}", file=sys.stderr)
         return NOT_BEGUN
     except InferenceServerException as error:
@@ -84,15 +84,15 @@ class Tally(ProgressColumn):
 
 
 def _plan(options: argparse.Namespace, target: Target) -> Plan:
-    """Raises HouseError unless the server is whole, and its processes can be harmed from here."""
+    """Raises ChaosError unless the server is whole, and its processes can be harmed from here."""
     if options.json and not options.json.absolute().parent.is_dir():
-        raise HouseError(f"there is no folder for {options.json}")
+        raise ChaosError(f"there is no folder for {options.json}")
     status = target.status()
     if status.server is None or status.watcher not in ancestors(status.server):
-        raise HouseError("the server's processes are not here; run this on its host, as its user")
+        raise ChaosError("the server's processes are not here; run this on its host, as its user")
     Usage.of(status)  # or its processes are closed to us
     if not status.is_whole:
-        raise HouseError(f"the server is not whole, before any harm: {status.reason}")
+        raise ChaosError(f"the server is not whole, before any harm: {status.reason}")
     return Plan(
         models=_models(options.model, status),
         faults=options.faults,
@@ -114,10 +114,10 @@ def _plan(options: argparse.Namespace, target: Target) -> Plan:
 
 def _models(named: Sequence[str], status: Status) -> Sequence[str]:
     if missing := [name for name in named if name not in status.models]:
-        raise HouseError(f"no model {missing[0]}; there are {', '.join(sorted(status.models))}")
+        raise ChaosError(f"no model {missing[0]}; there are {', '.join(sorted(status.models))}")
     found = named or [name for name in USUAL_MODELS if name in status.models]
     if not found:
-        raise HouseError("neither embed nor ranker is served; name a model with --model")
+        raise ChaosError("neither embed nor ranker is served; name a model with --model")
     return found
 
 

@@ -13,7 +13,7 @@ from clients.chaos.exchange import Connection
 from clients.chaos.faults import KINDS
 from clients.chaos.journal import Journal, Outcome
 from clients.chaos.leaks import Bounds, Usage
-from clients.chaos.processes import HouseError
+from clients.chaos.processes import ChaosError
 from clients.chaos.questions import Exam
 from clients.chaos.results import Report
 from clients.chaos.scene import Scene
@@ -68,7 +68,7 @@ class Run:
         self._committed: list[Committed] = []
 
     def __call__(self) -> Report:
-        """Raises HouseError and QuestionError when it cannot begin."""
+        """Raises ChaosError and QuestionError when it cannot begin."""
         plan = self._plan
         exams = self._learn()
         scene = self._scene(exams, self._warm_up(exams))
@@ -177,7 +177,7 @@ class Run:
             try:
                 usage = Usage.of(self._target.status())
                 leaks = usage.leaks(before, self._plan.bounds)
-            except (HouseError, OSError) as error:  # a process ended between two looks
+            except (ChaosError, OSError) as error:  # a process ended between two looks
                 usage, leaks = before, [f"cannot be measured afterwards: {error}"]
             if not leaks or time.monotonic() > until:
                 return usage, leaks

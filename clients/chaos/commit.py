@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from clients.chaos.faults import KINDS
-from clients.chaos.processes import HouseError
+from clients.chaos.processes import ChaosError
 from clients.chaos.scene import Scene
 from clients.chaos.traffic import Probe
 from clients.chaos.verdict import Committed
@@ -37,7 +37,7 @@ def commit(kind: str, scene: Scene, probes: Mapping[str, Probe]) -> Committed:
                 answers=_since(harm.at, answered.result()),
                 whole=_since(harm.at, whole),
             )
-    except HouseError as error:
+    except ChaosError as error:
         done = replace(done, trouble=str(error))
     return replace(done, over=time.monotonic())
 

@@ -11,7 +11,7 @@ from signal import SIGCONT, SIGKILL, SIGSEGV, SIGSTOP, SIGTERM, Signals
 
 from clients.chaos import bursts
 from clients.chaos.new_version import next_version
-from clients.chaos.processes import HouseError
+from clients.chaos.processes import ChaosError
 from clients.chaos.scene import Harm, Scene, Victim, any_rank, any_stub, tritonserver
 
 FLOOD_FACTOR, FLOOD_SECONDS = 4, 5.0
@@ -31,7 +31,7 @@ def twice(scene: Scene) -> Iterator[Harm]:
     victim = any_rank(scene)
     first = victim.hit(SIGKILL)
     if scene.target.wait(first.healed, scene.patience) is None:
-        raise HouseError(f"{first.what} was not replaced within {scene.patience:.0f} s")
+        raise ChaosError(f"{first.what} was not replaced within {scene.patience:.0f} s")
     yield any_rank(scene, victim.model).hit(SIGKILL)
 
 
@@ -71,7 +71,7 @@ def reload(scene: Scene) -> Iterator[Harm]:
         lambda now: now.is_whole and number not in now.models[name].versions, scene.patience
     )
     if back is None:
-        raise HouseError(f"version {number} was still served {scene.patience:.0f} s after it went")
+        raise ChaosError(f"version {number} was still served {scene.patience:.0f} s after it went")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from clients.chaos.processes import HouseError, descendants, state
+from clients.chaos.processes import ChaosError, descendants, state
 from clients.chaos.target import Status
 
 SEGMENTS = Path("/dev/shm")
@@ -47,16 +47,16 @@ class Usage:
         """Of the server that /status describes.
 
         Raises:
-            HouseError: its processes are another user's, or one has just ended.
+            ChaosError: its processes are another user's, or one has just ended.
         """
         try:
             return cls._of(status)
         except psutil.AccessDenied as error:
-            raise HouseError(
+            raise ChaosError(
                 f"process {error.pid} is closed to us; run this as the server's user"
             ) from error
         except psutil.NoSuchProcess as error:
-            raise HouseError(f"process {error.pid} has ended") from error
+            raise ChaosError(f"process {error.pid} has ended") from error
 
     @classmethod
     def _of(cls, status: Status) -> "Usage":
@@ -109,7 +109,7 @@ def run_folder(server: int | None) -> Path:
     """The run's private folder; the names of its segments begin with that one's."""
     if (folder := psutil.Process(server).environ().get(_FOLDER)) is not None:
         return Path(folder)
-    raise HouseError("the environment of tritonserver names no folder of the run")
+    raise ChaosError("the environment of tritonserver names no folder of the run")
 
 
 def _megabytes_of(files: Iterable[os.stat_result]) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import psutil
 
 
-class HouseError(Exception):
+class ChaosError(Exception):
     """The server cannot be asked or harmed from here; one sentence."""
 
 
@@ -19,9 +19,9 @@ class Process:
 
     @classmethod
     def of(cls, pid: int, ancestor: int) -> "Process":
-        """Raises HouseError unless it lives and descends from `ancestor`."""
+        """Raises ChaosError unless it lives and descends from `ancestor`."""
         if ancestor not in ancestors(pid):
-            raise HouseError(f"process {pid} is none of the server's")
+            raise ChaosError(f"process {pid} is none of the server's")
         return cls(psutil.Process(pid))
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from signal import Signals
 
 from clients.chaos.journal import Journal
-from clients.chaos.processes import HouseError, Process
+from clients.chaos.processes import ChaosError, Process
 from clients.chaos.questions import Exam
 from clients.chaos.target import Model, Status, Target
 from clients.chaos.traffic import Connect
@@ -67,10 +67,10 @@ class Victim:
     process: Process
 
     def hit(self, number: Signals) -> Harm:
-        """Raises HouseError if it has just ended by itself."""
+        """Raises ChaosError if it has just ended by itself."""
         at = time.monotonic()
         if not self.process.send(number):
-            raise HouseError(f"{self.what} ended before it was hit")
+            raise ChaosError(f"{self.what} ended before it was hit")
         pid = self.process.pid
         return Harm(self.what, self.exam, at, lambda now: now.is_whole and not now.names(pid))
 
@@ -96,7 +96,7 @@ def _any(
         if model in (None, name)
     ]
     if not found:
-        raise HouseError("/status names no process to hit")
+        raise ChaosError("/status names no process to hit")
     exam, name, what, pid = scene.order.choice(found)
     return Victim(f"{what} of {name}", name, exam, Process.of(pid, status.watcher))
 
@@ -104,6 +104,6 @@ def _any(
 def tritonserver(scene: Scene) -> Victim:
     status = scene.target.status()
     if status.server is None:
-        raise HouseError("there is no tritonserver to hit")
+        raise ChaosError("there is no tritonserver to hit")
     process = Process.of(status.server, status.watcher)
     return Victim("tritonserver", "", scene.any_exam(), process)

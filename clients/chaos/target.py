@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
 
-from clients.chaos.processes import HouseError
+from clients.chaos.processes import ChaosError
 
 HEADER = "triton-admin"
 LOOK_SECONDS = 0.05
@@ -92,15 +92,15 @@ class Target:
         self._health_url, self._http_url, self._token = health_url, http_url, token
 
     def status(self) -> Status:
-        """Raises HouseError."""
+        """Raises ChaosError."""
         return Status.parse(self._get(f"{self._health_url}/status"))
 
     def metadata(self, model: str) -> dict[str, Any]:
-        """Names, types and shapes of a model's tensors. Raises HouseError."""
+        """Names, types and shapes of a model's tensors. Raises ChaosError."""
         return self._get(f"{self._http_url}/v2/models/{model}")
 
     def behind(self, model: str) -> list[str]:
-        """The models that a request to `model` passes through. Raises HouseError."""
+        """The models that a request to `model` passes through. Raises ChaosError."""
         config = self._get(f"{self._http_url}/v2/models/{model}/config")
         steps = config.get("ensemble_scheduling", {}).get("step", [])
         return [name for step in steps for name in self.behind(step["model_name"])] or [model]
@@ -121,7 +121,7 @@ class Target:
     def _says(self, holds: Callable[[Status], bool]) -> bool:
         try:
             return holds(self.status())
-        except HouseError:
+        except ChaosError:
             return False
 
     def _get(self, url: str) -> dict[str, Any]:
@@ -130,9 +130,9 @@ class Target:
             with _OPENER.open(request, timeout=5.0) as reply:
                 return dict(json.load(reply))
         except urllib.error.HTTPError as error:
-            raise HouseError(_refusal(url, error.code)) from error
+            raise ChaosError(_refusal(url, error.code)) from error
         except (OSError, HTTPException, ValueError) as error:
-            raise HouseError(f"{url} does not answer; is the server running?") from error
+            raise ChaosError(f"{url} does not answer; is the server running?") from error
 
 
 def _refusal(url: str, code: int) -> str:

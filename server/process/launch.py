@@ -242,7 +242,7 @@ class TritonServer:
     def _clean_up(self, process: subprocess.Popen[str]) -> None:
         """Take away what is left, as far as it goes: what stays is the next start's to remove."""
         with suppress(OSError):
-            self.run.end()
+            self.run.close()
         if self._guard is not None:
             with suppress(OSError, subprocess.TimeoutExpired):
                 self._guard.communicate(timeout=KILL_AFTER)  # dismissed, it kills who still lives

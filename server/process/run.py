@@ -76,7 +76,7 @@ class Run:
             start_new_session=True,
         )
 
-    def end(self, timeout: float = 5.0) -> bool:
+    def close(self, timeout: float = 5.0) -> bool:
         """Remove everything as soon as the run's last process is gone.
 
         Returns:

@@ -11,22 +11,24 @@ class Replaced:
     lives is killed after a while."""
 
     def __init__(self) -> None:
-        self._ends: dict[int, float] = {}
+        self._deadlines: dict[int, float] = {}
 
     def __contains__(self, pid: int) -> bool:
-        return pid in self._ends
+        return pid in self._deadlines
 
     def __bool__(self) -> bool:
-        return bool(self._ends)
+        return bool(self._deadlines)
 
-    def add(self, pids: Collection[int], end: float) -> None:
-        """They may live until `end`."""
-        self._ends |= dict.fromkeys(pids, end)
+    def add(self, pids: Collection[int], deadline: float) -> None:
+        """They may live until `deadline`."""
+        self._deadlines |= dict.fromkeys(pids, deadline)
 
     def kill(self, now: float, alive: Collection[int]) -> None:
         """Those whose time is up; forgets those that are not alive."""
-        self._ends = {pid: end for pid, end in self._ends.items() if pid in alive}
-        for pid, end in self._ends.items():
-            if now > end:
+        self._deadlines = {
+            pid: deadline for pid, deadline in self._deadlines.items() if pid in alive
+        }
+        for pid, deadline in self._deadlines.items():
+            if now > deadline:
                 with suppress(ProcessLookupError):  # it just ended
                     os.kill(pid, signal.SIGKILL)

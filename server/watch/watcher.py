@@ -118,7 +118,7 @@ class Watcher:
     def _wait(self) -> None:
         self.events.wait(CALM if self._is_calm else TICK)
 
-    def _end(self, error: ServerError | None = None) -> None:
+    def _close(self, error: ServerError | None = None) -> None:
         self._turn(State.ENDED)
         self._error = error
 
@@ -162,7 +162,7 @@ class Watcher:
         if self._begun:
             self._say(why)  # and once it has ended, it is started again
         else:
-            self._end(ServerError(why))
+            self._close(ServerError(why))
 
     def _serve(self) -> None:
         self.served = time.monotonic()
@@ -171,7 +171,7 @@ class Watcher:
         else:
             self._look_after_models()
         if self.state is State.DRAINING and time.monotonic() - self.since > self._window:
-            self._end_service()
+            self._stop_service()
 
     def _look_after_models(self) -> None:
         if self.reconciler is not None:
@@ -185,7 +185,7 @@ class Watcher:
         self._publish()  # before what it left is removed, which takes time
         error = self.server.log.why_it_ended(self.server.wait(), served=served)
         if not self._begun:
-            self._end(error)
+            self._close(error)
             return
         self.trouble = str(error)
         self.server.tolerate()
@@ -209,15 +209,15 @@ class Watcher:
             self.server.request_stop(at_once=True)
         match self.state:
             case State.WAITING:
-                self._end()
+                self._close()
             case State.STARTING:
-                self._end_service()
+                self._stop_service()
             case State.SERVING if self._window:
                 self._turn(State.DRAINING)
             case State.SERVING:
-                self._end_service()
+                self._stop_service()
 
-    def _end_service(self) -> None:
+    def _stop_service(self) -> None:
         self._turn(State.STOPPING)
         if not self._serves:
             self._close_reconciler()
@@ -231,14 +231,14 @@ class Watcher:
         self._close_reconciler()
         code, patience = self.server.wait(), self.server.settings.exit_timeout
         if not self._serves:
-            self._end()  # nothing was in flight yet
+            self._close()  # nothing was in flight yet
         elif self._signals.is_urgent:
-            self._end(ServerError("the server was ended with requests in flight"))
+            self._close(ServerError("the server was ended with requests in flight"))
         elif code:
             late = f"it had not drained when the {patience} s of --exit-timeout-secs were over"
-            self._end(ServerError(late))
+            self._close(ServerError(late))
         else:
-            self._end()
+            self._close()
             self._say("drained")
 
     def _finish(self) -> None:

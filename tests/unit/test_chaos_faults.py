@@ -14,7 +14,7 @@ import pytest
 from clients.chaos.faults import KINDS
 from clients.chaos.journal import Journal
 from clients.chaos.new_version import versions
-from clients.chaos.processes import HouseError, state
+from clients.chaos.processes import ChaosError, state
 from clients.chaos.scene import Scene
 from clients.chaos.target import Status, Target
 from tests.support.processes import until
@@ -100,5 +100,5 @@ def test_a_reload_takes_a_version_in_and_out(scene: Scene) -> None:
 
 @pytest.mark.parametrize("kind", ["stub", "server"])
 def test_what_is_not_there_cannot_be_hit(kind: str, scene: Scene) -> None:
-    with pytest.raises(HouseError), KINDS[kind].commit(scene):
+    with pytest.raises(ChaosError), KINDS[kind].commit(scene):
         pass

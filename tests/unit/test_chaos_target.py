@@ -15,7 +15,7 @@ import pytest
 
 from clients.chaos import __main__ as program
 from clients.chaos.leaks import PARTS, Bounds, Usage, run_folder
-from clients.chaos.processes import HouseError, Process, ancestors, descendants
+from clients.chaos.processes import ChaosError, Process, ancestors, descendants
 from clients.chaos.target import Status, Target
 
 
@@ -69,7 +69,7 @@ def test_a_house_is_asked_until_it_holds_and_what_does_not_last_does_not_count()
     assert since is not None
     assert asked[3] <= since <= asked[4]
     assert asked[-1] - since >= 0.4
-    with pytest.raises(HouseError, match=r"/status does not answer; is the server running\?"):
+    with pytest.raises(ChaosError, match=r"/status does not answer; is the server running\?"):
         Target("http://127.0.0.1:1", "http://127.0.0.1:1", "right").status()
 
 
@@ -97,7 +97,7 @@ def test_only_the_server_s_processes_are_hit(child: "subprocess.Popen[bytes]") -
     mine = Process.of(child.pid, os.getpid())
     assert os.getpid() in ancestors(child.pid)
     assert child.pid in descendants(os.getpid())
-    with pytest.raises(HouseError, match="none of the server's"):
+    with pytest.raises(ChaosError, match="none of the server's"):
         Process.of(os.getppid(), os.getpid())
     other = Process(psutil.Process(child.pid))
     other.known._ident = (child.pid, 0.0)  # when it was started
@@ -106,7 +106,7 @@ def test_only_the_server_s_processes_are_hit(child: "subprocess.Popen[bytes]") -
     assert mine.send(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     assert not mine.send(signal.SIGKILL)
-    with pytest.raises(HouseError):
+    with pytest.raises(ChaosError):
         Process.of(child.pid, os.getpid())
 
 

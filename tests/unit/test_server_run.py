@@ -43,7 +43,7 @@ def test_living_run_is_left_alone() -> None:
     run.remove_leftovers()
     assert segment.exists()
     assert made.folder.exists()
-    assert not made.end(timeout=0.0)
+    assert not made.close(timeout=0.0)
     os.close(made.lock)
 
 
@@ -63,11 +63,11 @@ def test_a_child_keeps_the_run_alive_until_it_dies() -> None:
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[made.lock]
     )
     os.close(made.lock)
-    assert not made.end(timeout=0.0)
+    assert not made.close(timeout=0.0)
     child.kill()
     child.communicate()
-    assert made.end(timeout=5.0)
-    assert made.end(), "again"
+    assert made.close(timeout=5.0)
+    assert made.close(), "again"
     assert list(run.SEGMENTS.iterdir()) == []
 
 
