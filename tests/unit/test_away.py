@@ -17,7 +17,6 @@ import pytest
 from python_mp.front.peers import away, helper, line
 from python_mp.front.peers.away import Away
 from python_mp.front.peers.guests import Guests, PeerAnswer
-from python_mp.front.peers.helper import MOST_AWAY
 from python_mp.front.schedule.scheduler import Scheduler
 from python_mp.front.status import State, Status
 from python_mp.machine.net import Net
@@ -109,7 +108,6 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
     def build(replica: int) -> House:
         houses.append(House(tmp_path, config, replica))
-        until(lambda: houses[-1].peers._listener is not None)
         if replica:
             houses[-1].status.write(State.SERVING)
         return houses[-1]
@@ -188,36 +186,7 @@ def test_only_the_same_user_is_heard(make: Make, monkeypatch: pytest.MonkeyPatch
     assert second.guests == []
 
 
-def test_a_full_peer_is_left_in_peace(make: Make) -> None:
-    first, second = make(0), make(1)
-    asked = first.ask(*range(300))
-    refused = 0
-    until(lambda: len(second.guests) == MOST_AWAY)
-    began = time.monotonic()
-    while time.monotonic() - began < 1:
-        while second.guests:
-            second.guests.pop(0).answer.fail(Unavailable("full"))
-            refused += 1
-        time.sleep(0.001)
-    most = MOST_AWAY + 1.5 * (time.monotonic() - began) / helper.REST_SECONDS
-    assert refused < most, "one at a time, now and then"
-    until(lambda: len(first.waiting) >= 299)
-    assert first.waiting == asked[300 - len(first.waiting) :]
-
-
-@pytest.mark.usefixtures("mute")
-def test_a_hung_peer_is_waited_for_once_and_told_later(make: Make) -> None:
-    first, third = make(0), make(2)
-    first.needs_help, first.poison = False, "poison"
-    began = time.monotonic()
-    first.away.spread()
-    assert time.monotonic() - began < 2 * line.PULSE_SECONDS + 1
-    assert "poison" in third.warned
-    assert first.away._has_news
-
-
-@pytest.mark.parametrize("connects", [True, False])
-def test_told_later(make: Make, monkeypatch: pytest.MonkeyPatch, connects: bool) -> None:
+def test_who_cannot_be_told_is_told_later(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = make(0), make(1)
     first.needs_help = False
     tried = []
@@ -227,26 +196,13 @@ def test_told_later(make: Make, monkeypatch: pytest.MonkeyPatch, connects: bool)
         raise OSError(errno.EMFILE, "too many open files")
 
     with monkeypatch.context() as broken:
-        broken.setattr(*((line, "connect") if connects else (first.status, "peers")), fail)
+        broken.setattr(line, "connect", fail)
         first.poison = "poison"
         first.away.spread()
         until(lambda: len(tried) > 2)
         assert second.warned == []
     until(lambda: second.warned == ["poison"])
     until(lambda: not first.away._has_news)
-
-
-def test_nothing_is_open_after_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the threads are that close it, also of a helper sent away: the fixture looks."""
-    close = line.Line.close
-    monkeypatch.setattr(line.Line, "close", lambda each: (time.sleep(0.3), close(each)))
-    first, second = make(0), make(1)
-    first.ask(1)
-    until(lambda: bool(second.guests))
-    answer(second.guests.pop())
-    first.needs_help = False
-    first.away.wake()
-    until(lambda: not first.away._helpers)
 
 
 def test_only_replicas_of_the_same_config_help_each_other(tmp_path: Path) -> None:
@@ -257,56 +213,6 @@ def test_only_replicas_of_the_same_config_help_each_other(tmp_path: Path) -> Non
     new = Status(tmp_path, echo_config(tmp_path, replicas=2, max_batch_tokens=7), 0)
     assert [said["replica"] for said in same.serving_peers()] == [1]
     assert new.peers() == []
-
-
-class Mute:
-    """A peer that takes a line and never says anything."""
-
-    def __init__(self, folder: Path, config: ModelConfig) -> None:
-        self.status = Status(folder, config, 1)
-        self.status.write(State.SERVING)
-        self.name = f"{os.getpid()}.1"
-        self.listener = line.listen(folder / line.FOLDER, self.name)
-        self.folder = folder
-        self.lines: list[line.Line] = []
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
-
-    def run(self) -> None:
-        while True:
-            try:
-                self.lines.append(line.accept(self.listener))
-            except OSError:
-                return
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.thread.join()
-        self.listener.close()
-        for each in self.lines:
-            each.close()
-        (self.folder / line.FOLDER / self.name).unlink()
-        self.status.remove()
-
-
-@pytest.fixture
-def mute(make: Make, tmp_path: Path) -> Iterator[None]:  # noqa: ARG001
-    made = Mute(tmp_path, echo_config(tmp_path, replicas=3))
-    yield
-    made.close()
-
-
-@pytest.mark.usefixtures("mute")
-def test_who_never_says_anything_gets_nothing(make: Make) -> None:
-    first, third = make(0), make(2)
-    asked = first.ask(*range(400))
-    answered = 0
-    while answered < 400:
-        until(lambda: bool(third.guests))
-        answer(third.guests.pop(0))
-        answered += 1
-    assert [result(each) for each in asked] == [[n] for n in range(400)]
-    assert first.came_back == []
 
 
 def test_what_has_its_answer_is_recalled(make: Make) -> None:

@@ -30,7 +30,6 @@ def test_usual_sizes_are_admitted() -> None:
         (config(tensor("BIG", FP32, -1, 1 << 25)), "row of the outputs has 134217728 bytes"),
         (config(inputs=[tensor("BIG", INT32, 300)], max_batch_bytes=1024), "inputs has 1200 bytes"),
         (config(inputs=[tensor(f"F{n:060}", FP32, 1) for n in range(900)]), "900 inputs take"),
-        (config(*[tensor(f"F{n:060}", FP32, 1) for n in range(900)]), "900 outputs take"),
         (config(max_batch_bytes=1 << 36), "max_batch_bytes 68719476736.*has 1073741824: lower"),
         (config(pipeline_parallel_size=9), "10 batches in flight"),
         (config(max_queue_bytes=1 << 40), "max_queue_bytes is 1099511627776; this machine"),
@@ -42,18 +41,11 @@ def test_what_could_never_be_carried_is_refused(made: ModelConfig, said: str) ->
         bounds.admit(made, GIB)
 
 
-def test_the_machine_is_asked_for_its_memory() -> None:
-    with pytest.raises(ConfigError, match="this machine, or its container, has [0-9]{9,15}:"):
-        bounds.admit(config(max_batch_bytes=1 << 36, pipeline_parallel_size=64))
-
-
 @pytest.mark.parametrize(
     ("membership", "files", "expected"),
     [
         ("0::/a/b", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "400000 100000"}, 2.0),
-        ("0::/a/b", {"cpu.max": "max 100000", "a/b/cpu.max": "50000 100000"}, 0.5),
-        ("0::/a/b", {"c/cpu.max": "50000 100000"}, None),
-        ("0::/../..", {"cpu.max": "300000 100000"}, 3.0),
+        ("0::/a/b", {"cpu.max": "max 100000", "c/cpu.max": "50000 100000"}, None),
         (
             "4:cpu,cpuacct:/a\n0::/",
             {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_quota_us": "150000"},

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from python_mp.model.config import ModelConfig, parse
 from python_mp.model.errors import ConfigError
-from python_mp.model.parameters import _READERS, ENGINES, Parameters
+from python_mp.model.parameters import ENGINES, Parameters
 from tests.support.configs import FP32, INT32, model_config, tensor
 
 X = tensor("X", FP32, 4)
@@ -47,14 +47,11 @@ def test_an_engine_has_the_dtypes_that_it_computes_with(engine: Any) -> None:
     ("changes", "said"),
     [
         ({"input": [X | {"reshape": {"shape": []}}]}, "input 'X' has reshape.*into dims"),
-        ({"output": [X | {"reshape": {"shape": ["2", "2"]}}]}, "output 'X' has reshape"),
         ({"input": [X | {"is_shape_tensor": True}]}, "is_shape_tensor, which is not"),
-        ({"input": [X, X]}, "there are 2 inputs 'X'"),
         ({"output": [X, X]}, "there are 2 outputs 'X'"),
         ({"input": [tensor("X", FP32, *[1] * 31)]}, "more than 30 dims"),
         ({"sequence_batching": {"max_sequence_idle_microseconds": 1}}, "without any state"),
         ({"batch_input": [{"kind": "BATCH_ELEMENT_COUNT"}]}, "batch_input, which is not"),
-        ({"batch_output": [{"kind": "BATCH_SCATTER_WITH_INPUT_SHAPE"}]}, "batch_output"),
         ({"model_transaction_policy": {"decoupled": True}}, "is decoupled"),
         ({"optimization": {"execution_accelerators": {}}}, "execution_accelerators is not"),
     ],
@@ -74,13 +71,6 @@ def test_what_triton_fills_in_by_itself_is_no_wish() -> None:
         model_transaction_policy={"decoupled": False},
         optimization={"priority": "PRIORITY_DEFAULT", "input_pinned_memory": {"enable": True}},
     )
-
-
-@pytest.mark.parametrize("key", NUMBERS)
-def test_every_number_has_an_upper_limit(key: str) -> None:
-    for value in ("9" * 15, "9" * 5000, "\N{ARABIC-INDIC DIGIT THREE}"):
-        with pytest.raises(ConfigError, match=f"'{key}' is .*at most"):
-            _READERS[key](key, value)
 
 
 def on(*kinds: str, gpus: tuple[int, ...] = (0,), **parameters: Any) -> ModelConfig:
@@ -116,9 +106,7 @@ def test_what_engine_or_collectives_cannot_use(kinds: list[str], more: Any, said
         on(*kinds, **more)
 
 
-@pytest.mark.parametrize(
-    ("engine", "name"), [("torch", "cu_seqlens"), ("aot_inductor", "positions")]
-)
-def test_inputs_do_not_take_the_names_of_what_we_add(engine: str, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"input '{name}' has the name of a tensor"):
-        model_config(Path("m"), [IDS, tensor(name, INT32, 1)], [X], engine=engine)
+def test_inputs_do_not_take_the_names_of_what_we_add() -> None:
+    for engine, name in (("torch", "cu_seqlens"), ("aot_inductor", "positions")):
+        with pytest.raises(ConfigError, match=f"input '{name}' has the name of a tensor"):
+            model_config(Path("m"), [IDS, tensor(name, INT32, 1)], [X], engine=engine)

@@ -32,11 +32,6 @@ def test_one_set_is_divided_evenly_and_used_up(cpus: tuple[int, ...], ranks: int
         assert max(counts) - min(counts) <= 1
 
 
-@given(st.lists(SETS, min_size=1, max_size=6, unique=True))
-def test_a_host_policy_of_its_own_is_kept(sets: list[tuple[int, ...]]) -> None:
-    assert share(sets) == sets
-
-
 def test_examples() -> None:
     assert share([(0, 1, 2, 3)] * 2) == [(0, 1), (2, 3)]
     assert share([(0, 1), (5,), (0, 1)]) == [(0,), (5,), (1,)]

@@ -29,14 +29,11 @@ def test_what_is_no_path_stays(text: str) -> None:
 
 def test_a_description_is_one_line_and_short() -> None:
     assert describe(ValueError("a\nb " * 1000)).startswith("ValueError: a b a b")
-    assert "\n" not in describe(ValueError("a\nb"))
     assert len(describe(ValueError("x" * 10_000))) < 500
-    assert describe(KeyboardInterrupt()) == "KeyboardInterrupt"
 
 
-@pytest.mark.parametrize("base", [Exception, PythonMpError])
-def test_an_error_that_cannot_be_shown_still_has_a_name(base: type[Exception]) -> None:
-    class Mute(base):  # type: ignore[misc, valid-type]
+def test_an_error_that_cannot_be_shown_still_has_a_name() -> None:
+    class Mute(PythonMpError):
         def __str__(self) -> str:
             raise self
 

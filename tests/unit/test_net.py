@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from python_mp.machine import net as nets
-from python_mp.machine.net import PAUSES, Loop, Net, pause
+from python_mp.machine.net import Loop, Net
 
 
 @pytest.fixture(autouse=True)
@@ -83,12 +83,6 @@ def test_an_error_keeps_nothing_alive() -> None:
     finally:
         logging.disable(logging.NOTSET)
     assert arenas[0]() is None
-
-
-def test_pauses_grow_and_stay_short() -> None:
-    waits = [pause(failures) for failures in range(1, 100)]
-    assert waits == sorted(waits)
-    assert max(PAUSES) <= 1.0, "it serves again soon after the cause's end"
 
 
 def run_all(loop: Loop, *outcomes: Exception | None) -> None:

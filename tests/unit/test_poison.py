@@ -19,18 +19,12 @@ def request() -> Request:
     return Request({}, [1], (), FutureAnswer())
 
 
-def test_nobody_is_refused_after_one_death_and_all_are_kept_apart() -> None:
-    company = [request(), request()]
-    assert guilty([], CRASH) == []
-    assert guilty(company, CRASH) == []
-    assert all(each.alone and each.suspicion > 0 for each in company)
-
-
 @pytest.mark.parametrize(("end", "deaths"), [(CRASH, 2), (KILL, 4)])
 def test_who_is_in_hand_again_and_again_is_refused(end: GroupEnded, deaths: int) -> None:
     company = [request(), request()]
     poison = company[0]
-    guilty(company, end)
+    assert guilty(company, end) == []
+    assert all(each.alone and each.suspicion > 0 for each in company)
     verdicts = [guilty([poison], end) for _ in range(deaths - 1)]
     assert verdicts == [[]] * (deaths - 2) + [[poison]]
     assert guilty([company[1]], KILL) == []
@@ -51,6 +45,7 @@ def test_the_poison_are_known_again_by_their_content(monkeypatch: pytest.MonkeyP
     assert Request({"Y": with_x([1, 2]).inputs["X"]}, [1], (), FutureAnswer()) not in poison
     later = time.monotonic() + REMEMBER_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
+    monkeypatch.setattr(Request, "content", None)  # Nor is anything hashed any more.
     assert with_x([1, 2]) not in poison
 
 
@@ -71,21 +66,6 @@ def test_what_is_told_counts_as_known_however_often() -> None:
     there.add(with_x([2], deaths=1.0))
     assert with_x([2]) in there
     assert PoisonList().tell() == ""
-
-
-def test_nothing_is_hashed_when_all_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    poison = PoisonList()
-    poison.add(with_x([1], deaths=2.0))
-    told = poison.tell()
-    later = time.monotonic() + REMEMBER_SECONDS + 1
-    monkeypatch.setattr(time, "monotonic", lambda: later)
-    monkeypatch.setattr(Request, "content", property(lambda _: [][0]))
-    for known in (poison, PoisonList()):
-        assert with_x([1]) not in known
-        assert known.tell() == ""
-    monkeypatch.undo()
-    poison.hear(told)
-    assert with_x([1]) in poison
 
 
 def test_an_exception_is_poison_only_when_it_comes_again_and_only_so_many_are_kept() -> None:

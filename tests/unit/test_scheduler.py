@@ -66,15 +66,6 @@ def test_the_bytes_that_wait_are_bounded_too() -> None:
     assert waiting.remove(taken[0])
     assert not waiting.remove(taken[0])
     assert waiting.nbytes == 40
-    waiting.take_all()
-    assert waiting.nbytes == 0
-
-
-def test_company_counts_the_requests_of_a_batch() -> None:
-    requests = [request(company=3), request(company=3), request(), request(company=2), request()]
-    waiting = scheduler(*requests)
-    assert waiting.next_batch() == requests[:3]
-    assert waiting.next_batch() == requests[3:]
 
 
 def test_what_has_been_answered_is_passed_over() -> None:
@@ -115,55 +106,47 @@ def test_what_is_lent_counts_until_it_is_settled_or_back() -> None:
 
 @given(st.data())
 def test_lent_and_put_back_in_any_order_the_queue_keeps_its_own(data: st.DataObject) -> None:
+    """A guest may be queued behind what came after it."""
     requests = [request(arrived=float(n), alone=True) for n in range(10)]
-    waiting, lent, served = scheduler(*requests, max_queue_requests=10), [], []
+    waiting, lent, served = scheduler(*requests), [], []
     stays = data.draw(st.sets(st.integers(0, 9)))
-    for step in data.draw(st.lists(st.sampled_from(["lend", "back", "serve"]), max_size=40)):
+    steps = ["lend", "back", "serve", "guest"]
+    for step in data.draw(st.lists(st.sampled_from(steps), max_size=40)):
         if step == "lend" and (each := waiting.lend(lambda r: r.arrived not in stays)):
             lent.append(each)
         elif step == "back" and lent:
             waiting.put_back([lent.pop(data.draw(st.integers(0, len(lent) - 1)))])
         elif step == "serve" and len(waiting):
             served += waiting.next_batch()
+        elif step == "guest":
+            requests.append(request(arrived=data.draw(st.floats(0, 9)), alone=True))
+            waiting.add(requests[-1])
         queue = waiting.waiting_since(100.0)
         assert queue == sorted(queue, key=lambda r: r.arrived)
         assert waiting.waiting_since(4.0) == [r for r in queue if r.arrived <= 4]
-        assert len(queue) + len(lent) + len(served) == 10
+        assert len(queue) + len(lent) + len(served) == len(requests)
         assert len(waiting._lent) == len(lent)
         assert waiting.nbytes == sum(r.nbytes for r in queue)
 
 
-def test_who_is_queued_later_than_he_came_spoils_nobodys_place() -> None:
-    """A guest, read by a peer's thread, was queued behind what came after it; what was put back
-    then found its place on the wrong side of that."""
-    own = [request(arrived=float(n), alone=True) for n in range(6)]
-    waiting = scheduler(*own)
-    taken = [waiting.next_batch()[0] for _ in range(5)]
-    guest = request(arrived=0.5, alone=True)
-    waiting.add(guest)
-    waiting.put_back(taken)
-    left = [waiting.next_batch()[0] for _ in range(7)]
-    assert left == sorted([*own, guest], key=lambda each: each.arrived)
-
-
-PARTING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "tokens": ({"tokens": 4}, {"tokens": 7}),
-    "bytes": ({"nbytes": 40}, {"nbytes": 61}),
-    "outputs": ({"output_nbytes": 40}, {"output_nbytes": 61}),
-    "signature": ({"signature": "a"}, {"signature": "b"}),
-    "company of 1": ({"company": 1}, {}),
-    "as 2nd": ({}, {"company": 1}),
-    "first is alone": ({"alone": True}, {}),
-    "second is alone": ({}, {"alone": True}),
-}
-
-
-@pytest.mark.parametrize("name", PARTING)
-def test_what_parts_two_requests(name: str) -> None:
-    first, second = (request(**given) for given in PARTING[name])
-    waiting = scheduler(first, second)
-    assert waiting.next_batch() == [first]
-    assert waiting.next_batch() == [second]
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"tokens": 4}, {"tokens": 7}),
+        ({"nbytes": 40}, {"nbytes": 61}),
+        ({"output_nbytes": 40}, {"output_nbytes": 61}),
+        ({"signature": "a"}, {"signature": "b"}),
+        ({"company": 1}, {}),
+        ({}, {"company": 1}),
+        ({"alone": True}, {}),
+        ({}, {"alone": True}),
+    ],
+)
+def test_what_parts_two_requests(first: dict[str, Any], second: dict[str, Any]) -> None:
+    one, other = request(**first), request(**second)
+    waiting = scheduler(one, other)
+    assert waiting.next_batch() == [one]
+    assert waiting.next_batch() == [other]
     exact = [request(tokens=4, nbytes=50), request(tokens=6, nbytes=50)]
     assert scheduler(*exact).next_batch() == exact, "bounds may be reached"
 

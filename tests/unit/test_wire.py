@@ -71,9 +71,7 @@ def test_a_text_too_long_for_a_datagram_is_cut() -> None:
     left.send(Message(Kind.FAILED, text="é" * 100_000))
     received = right.receive()
     assert received
-    assert received.kind is Kind.FAILED
     assert 30_000 < len(received.text) < 100_000
-    assert received.text.startswith("éé")
     left.close()
     right.close()
 
@@ -117,13 +115,6 @@ def test_parts_of_several_dtypes_are_read_as_written(arena: Arena, slot: int) ->
         assert read[dtype].dtype == dtype
         assert np.array_equal(read[dtype], np.concatenate(parts[dtype]))
         assert read[dtype].ctypes.data % 64 == 0
-
-
-def test_another_mapping_of_the_same_file_sees_it(arena: Arena) -> None:
-    other = Arena(os.dup(arena.fd), 2, arena.half)
-    placed = arena.write_inputs(1, {"X": [np.arange(5)]})
-    assert other.read_inputs(1, placed)["X"].tolist() == [0, 1, 2, 3, 4]
-    other.close()
 
 
 def test_what_does_not_fit_is_refused(arena: Arena) -> None:
