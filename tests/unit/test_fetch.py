@@ -158,6 +158,7 @@ def cut_short(path: Path) -> None:
 def leave_the_folder(checkpoint: Path) -> None:
     (checkpoint / WEIGHTS).unlink()
     write_json(checkpoint / INDEX, {"weight_map": {"a": "../config.json"}})
+    write_json(checkpoint.parent / "config.json", {})
 
 
 def widen_all(checkpoint: Path) -> None:

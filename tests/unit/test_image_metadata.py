@@ -20,11 +20,9 @@ COLOR = Image.merge("RGB", (NOISE, NOISE.transpose(Image.Transpose.ROTATE_180), 
 MIB = 1 << 20
 PICTURES = {
     "JPEG": encoded(COLOR, "JPEG", quality=95),
-    "JPEG gray": encoded(NOISE, "JPEG", quality=95),
     "JPEG for print": encoded(COLOR.convert("CMYK"), "JPEG", quality=95),
     "PNG": encoded(COLOR),
     "PNG palette": encoded(COLOR.quantize(16), transparency=3),
-    "PNG 16 bits": encoded(Image.fromarray(np.asarray(NOISE).astype(np.uint16) * 257)),
 }
 
 
@@ -35,11 +33,9 @@ def module() -> Any:
         yield load_model("classify_decoder", patch)
 
 
-def exif(orientation: object = 6, **tags: object) -> bytes:
+def exif(orientation: int) -> bytes:
     made = Image.Exif()
     made[0x112] = orientation
-    for name, value in tags.items():
-        made[int(name[1:], 16)] = value
     return bytes(made.tobytes())
 
 
@@ -96,23 +92,11 @@ def with_exif(data: bytes, said: bytes) -> bytes:
     return with_chunks(data, chunk(b"eXIf", said[6:]))
 
 
-def resolution(kind: int, numerator: int, denominator: int) -> bytes:
-    """An XResolution of that kind (5 unsigned, 10 signed), behind the tags."""
-    tags = raw_exif("II", kind, 1, struct.pack("<I", 38))
-    return tags + struct.pack("<ii", numerator, denominator)
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        resolution(10, -1, 0),
-        resolution(5, 0, 0),
-        raw_exif("MM", 2, 4, b"inch", tag=0x128),
-        exif(x131="\u00e9" * 50, x10E="a" * 60_000),
-    ],
-    ids=["minus one of nothing", "nothing of nothing", "a text for a number", "words"],
-)
-def test_a_resolution_that_is_none(module: ModuleType, said: bytes) -> None:
+@pytest.mark.parametrize(("numerator", "denominator"), [(-1, 0), (0, 0)])
+def test_a_resolution_that_is_none(module: ModuleType, numerator: int, denominator: int) -> None:
+    """A signed fraction behind the tags."""
+    said = raw_exif("II", 10, 1, struct.pack("<I", 38))
+    said += struct.pack("<ii", numerator, denominator)
     data = PICTURES["JPEG"]
     assert_decoded(module, with_exif(data, said), alone(module, data, 6))
 
@@ -166,11 +150,10 @@ def test_any_parts_beside_the_pixels(module: ModuleType, name: str, data: st.Dat
     assert_decoded(module, dressed, alone(module, whole))
 
 
-@pytest.mark.parametrize("content", [bytes(2 * MIB), ZEROS], ids=["2 MiB", "100 MB"])
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
-def test_texts_and_profiles_of_any_size(module: ModuleType, kind: bytes, content: bytes) -> None:
+def test_texts_and_profiles_of_any_size(module: ModuleType, kind: bytes) -> None:
     start = b"a\0\1\0\0\0" if kind == b"iTXt" else b"a\0\0"
-    packed = chunk(kind, start + zlib.compress(content, 9))
+    packed = chunk(kind, start + zlib.compress(ZEROS, 9))
     data = PICTURES["PNG"]
     for before in (b"IDAT", b"IEND"):
         dressed = with_chunks(data, packed, before=before)

@@ -104,6 +104,7 @@ ROWS, SOURCE = "rows = [1, 4, 8]", 'source = "package:p"'
         (GOOD, "cosine_min = 0.5", "cosine_min = 2", "accuracy.int8.cosine_min: Expected"),
         (GOOD, "[sh", "engine = 'aot_inductor'\ndtype = 'int8'\n[sh", "has no dtype int8; it"),
         (GOOD, "[sh", "dtype = 'int8'\n[sh", "float32, bfloat16, float16. Engines with it:"),
+        (GOOD, "[sh", "[layout]\n[sh", "is of 0.1: [layout] stands in config.pbtxt only now"),
         (GOOD, 'family = "module"', "", "missing required field `family`"),
         (GOOD, ROWS, "", "shapes is missing"),
         (GOOD, ROWS, "rows = [1, 8, 4]", "shapes: rows is [1, 8, 4]; it must be [min,"),

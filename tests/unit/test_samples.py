@@ -50,15 +50,14 @@ def made(
     return Job("m", tmp_path, tmp_path, recipe)
 
 
-def of(requests: list[dict[str, Any]]) -> set[bytes]:
-    return {b"".join(array.tobytes() for array in each.values()) for each in requests}
-
-
-def sides(job: Job) -> tuple[set[bytes], set[bytes]]:
-    ours, theirs = of(samples.judged(job).requests), of(samples.calibration(job))
+def assert_disjoint(job: Job) -> None:
+    ours, theirs = (
+        {b"".join(array.tobytes() for array in each.values()) for each in requests}
+        for requests in (samples.judged(job).requests, samples.calibration(job))
+    )
     assert ours
     assert theirs
-    return ours, theirs
+    assert ours.isdisjoint(theirs)
 
 
 def text_file(tmp_path: Path) -> None:
@@ -76,19 +75,15 @@ def text_hook(tmp_path: Path) -> None:
 def test_other_texts_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bring: Any) -> None:
     tiny_bert(tmp_path / "checkpoint")
     bring(tmp_path)
-    ours, theirs = sides(made(tmp_path, monkeypatch, "checkpoint", encoder=True))
-    assert ours.isdisjoint(theirs)
+    assert_disjoint(made(tmp_path, monkeypatch, "checkpoint", encoder=True))
 
 
 def test_sentences_of_the_gate_are_in_no_text_to_calibrate_with() -> None:
     judged = sentences.sentences(200)
     others = sentences.others(judged, 64)
-    assert len({*judged}) == 200
-    assert len(others) == 64
-    split = sentences._split
-    assert {s for text in judged for s in split(text)}.isdisjoint(
-        s for t in others for s in split(t)
-    )
+    assert (len({*judged}), len(others)) == (200, 64)
+    known = {sentence for text in judged for sentence in sentences._split(text)}
+    assert known.isdisjoint(each for text in others for each in sentences._split(text))
     assert max(len(text.split()) for text in others) > 150  # long ones, too
 
 
@@ -99,8 +94,7 @@ def test_weights_that_are_made_come_with_disjoint_samples(
     job = made(tmp_path, monkeypatch, f"make:{file}")
     for name in ("config.pbtxt", "module.py", file):
         shutil.copy(REPOSITORY / model / name, tmp_path)
-    ours, theirs = sides(job)
-    assert ours.isdisjoint(theirs)
+    assert_disjoint(job)
     assert (len(samples.judged(job).requests), len(samples.calibration(job))) == (200, 64)
 
 
@@ -108,8 +102,7 @@ def test_weights_that_are_made_come_with_disjoint_samples(
 def test_other_samples_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     (tmp_path / "samples.py").write_text(code)
     job = made(tmp_path, monkeypatch, "checkpoint")
-    ours, theirs = sides(job)
-    assert ours.isdisjoint(theirs)
+    assert_disjoint(job)
     if code == OWN % (40, 40):  # labels stay with their samples
         judged = samples.judged(job)
         numbers = [int(request["X"][0, 0]) for request in judged.requests]
@@ -140,11 +133,9 @@ def test_what_is_too_large_is_left_out(tmp_path: Path, monkeypatch: pytest.Monke
     job = made(tmp_path, monkeypatch, "checkpoint", encoder=True)
     every = samples.judged(job).requests
     limited(tmp_path, "max_batch_tokens", 6)
-    job = replace(job)
-    few = samples.judged(job).requests
+    few = samples.judged(replace(job)).requests
     assert [each["INPUT_IDS"].size for each in few] == [3, 4, 5, 6]
     assert len(every) > len(few)
-    limited(tmp_path, "max_batch_bytes", 1024)
     limited(tmp_path, "max_batch_tokens", 2)
     with pytest.raises(BuildError, match="each has 3 rows; max_batch_tokens is 2 in "):
         samples.judged(replace(job))
@@ -152,9 +143,8 @@ def test_what_is_too_large_is_left_out(tmp_path: Path, monkeypatch: pytest.Monke
 
 def limited(folder: Path, name: str, most: int) -> None:
     config = folder / "config.pbtxt"
-    lines = [line for line in config.read_text().splitlines() if name not in line]
     limit = f'parameters {{ key: "{name}" value {{ string_value: "{most}" }} }}'
-    config.write_text("\n".join([*lines, limit]))
+    config.write_text(f"{ENCODER}\n{limit}")
 
 
 def test_a_module_brings_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,19 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from python_mp.triton import steps
-from tests.support.checkpoints import SPECIAL, WORDS, word_piece
+from tests.support.checkpoints import WORDS, word_piece
 from tests.support.images import GOOD
 from tests.support.triton_stub import REPOSITORY, InferenceRequest, TritonError, load_model
 
 SECRET = "/srv/model_repository/secret"
-FAULTS = (
-    ValueError(SECRET),
-    MemoryError(),
-    KeyError("x"),
-    RecursionError(),
-    StopIteration(),
-    SystemError(),
-)
+FAULTS = ValueError(SECRET), MemoryError(), RecursionError(), StopIteration()
 MODELS = ("embed_tokenizer", "embed_pooler", "classify_decoder", "classify_labels")
 
 
@@ -33,12 +26,8 @@ class Panic(BaseException):
 
 
 def test_these_are_all_python_models() -> None:
-    """A model that comes later is to be tested, too."""
-    python = {
-        path.parent.name
-        for path in REPOSITORY.glob("*/config.pbtxt")
-        if 'backend: "python"' in path.read_text()
-    }
+    configs = REPOSITORY.glob("*/config.pbtxt")
+    python = {each.parent.name for each in configs if 'backend: "python"' in each.read_text()}
     assert python == set(MODELS)
 
 
@@ -61,10 +50,8 @@ def served(name: str, module: ModuleType, tmp_path: Path) -> Any:
         word_piece().save(str(tmp_path / "m" / "1" / "tokenizer.json"))
         model.initialize({"model_repository": str(tmp_path / "m"), "model_version": "1"})
     if name == "classify_labels":
-        parameters = {
-            "labels": {"string_value": "0 1 2 3 4 5 6 7 8 9"},
-            "top_k": {"string_value": "3"},
-        }
+        said = {"labels": "0 1 2 3 4 5 6 7 8 9", "top_k": "3"}
+        parameters = {name: {"string_value": value} for name, value in said.items()}
         model.initialize({"model_config": json.dumps({"parameters": parameters})})
     return model
 
@@ -138,7 +125,6 @@ def test_an_unreadable_text_fails_alone(tmp_path: Path, monkeypatch: pytest.Monk
     good = [InferenceRequest(TEXT=np.array([[b"the cab"]], np.object_)) for _ in range(24)]
     bad = InferenceRequest(TEXT=np.array([[b"a"], ["\u2603".encode()]], np.object_))
     *answers, response = model.execute([*good, bad])
-    assert "[UNK]" in SPECIAL
     assert all(outputs(answer) == outputs(answers[0]) for answer in answers)
     assert response.error.code == TritonError.INVALID_ARG
     assert str(response.error).startswith("TEXT[1] cannot be tokenized: ")

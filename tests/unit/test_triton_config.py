@@ -28,9 +28,7 @@ def ranks(folder: Path, text: str, **sizes: int) -> list[list[int]]:
 CPU = layout.CPU
 PASSIVE = "{ passive: true count: 2 }"
 SPELLINGS = {
-    "none": (HEAD, [[CPU]]),
     "list": (HEAD + "instance_group [ { kind: KIND_CPU count: 2 } ]\n", [[CPU], [CPU]]),
-    "lines": (HEAD + "instance_group: [\n  {\n    kind: KIND_CPU\n  }\n]\n", [[CPU]]),
     "passive_first": (
         HEAD + TWO + f"instance_group [ {PASSIVE}, {{ count: 2 }} ]",
         [[CPU] * 2] * 2,
@@ -67,13 +65,10 @@ def test_another_layout_is_of_one_replica(tmp_path: Path) -> None:
     assert ranks(tmp_path, text, tensor_parallel_size=1) == [[CPU]]
     assert ranks(tmp_path, text, pipeline_parallel_size=2) == [[CPU] * 4]
     assert (tmp_path / "config.pbtxt").read_text() == text
-
-
-def test_another_layout_on_gpus_has_the_first_of_those_named(tmp_path: Path) -> None:
-    text = HEAD + "instance_group [ { gpus: [ 4, 5, 6 ] } ]"
-    assert ranks(tmp_path, text, tensor_parallel_size=2) == [[4, 5]]
+    gpus = HEAD + "instance_group [ { gpus: [ 4, 5, 6 ] } ]"
+    assert ranks(tmp_path, gpus, tensor_parallel_size=2) == [[4, 5]]  # the first of those named
     with pytest.raises(BuildError, match="1 active instances need 3 passive ones"):
-        ranks(tmp_path, text, tensor_parallel_size=4)
+        ranks(tmp_path, gpus, tensor_parallel_size=4)
 
 
 @pytest.mark.parametrize(
@@ -91,34 +86,16 @@ def test_what_cannot_be_served_is_named_with_the_file(
         ranks(tmp_path, text)
 
 
-def test_no_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"config\.pbtxt cannot be read"):
-        model_config(tmp_path, "torch", "float32")
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        (HEAD, ""),
-        (HEAD + said("engine", "onnxruntime") + said("dtype", "int8"), ""),
-        (HEAD + said("engine", "torch"), "says engine torch, the recipe onnxruntime: take the"),
-        (
-            HEAD + said("dtype", "float32"),
-            "says dtype float32, the recipe int8: take the parameter",
-        ),
-    ],
-)
-def test_what_is_said_twice_must_be_the_same(tmp_path: Path, text: str, sentence: str) -> None:
-    (tmp_path / "config.pbtxt").write_text(text)
-    recipe = Recipe(
-        family="module",
-        source="x",
-        engine="onnxruntime",
-        dtype="int8",
-        shapes=Shapes(rows=(1, 1, 1)),
-        accuracy=Accuracy(max_error=1),
-    )
-    found = contradiction(tmp_path, recipe)
-    assert sentence in found
-    assert bool(found) == bool(sentence)
-    assert model_config(tmp_path, "onnxruntime", "int8").parameters.engine == "onnxruntime"
+def test_what_is_said_twice_must_be_the_same(tmp_path: Path) -> None:
+    shapes, gate = Shapes(rows=(1, 1, 1)), Accuracy(max_error=1)
+    recipe = Recipe(family="module", source="x", engine="torch", shapes=shapes, accuracy=gate)
+    for more, sentence in (
+        ("", ""),
+        (said("engine", "torch") + said("dtype", "float32"), ""),
+        (said("engine", "onnxruntime"), "says engine onnxruntime, the recipe torch: take the"),
+        (said("dtype", "int8"), "says dtype int8, the recipe float32: take the parameter"),
+    ):
+        (tmp_path / "config.pbtxt").write_text(HEAD + more)
+        found = contradiction(tmp_path, recipe)
+        assert sentence in found
+        assert bool(found) == bool(sentence)
