@@ -4,9 +4,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -17,12 +15,11 @@ from safetensors.numpy import save_file
 from build_scripts import job as jobs
 from build_scripts import stages
 from build_scripts.places import PROJECT
-from python_mp.front.supervise import scratch
 from python_mp.model.batch import CU_SEQLENS
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import InvalidInput
 from python_mp.rank import engines
-from python_mp.rank.engines import Engine, aot_inductor
+from python_mp.rank.engines import Engine
 from python_mp.rank.engines.echo import REFUSE
 from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.processes import until
@@ -171,26 +168,3 @@ def test_ranks_leave_no_file_however_they_end(config: ModelConfig, tmp_path: Pat
     assert unpacked(config) == before
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
     assert not list(tmp_path.glob("ranks-*"))
-
-
-@pytest.mark.parametrize("config", ["aot_inductor"], indirect=True)
-def test_what_an_older_torch_puts_into_tmp_goes_too(
-    config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before 2.13 its loader takes no folder, and takes the package apart in /tmp."""
-    loader = aot_inductor._loader
-
-    def older(package: Path, gpu: int) -> Any:
-        if package.is_dir():
-            raise RuntimeError("Failed to initialize zip archive")
-        return loader(package, gpu)
-
-    monkeypatch.setattr(aot_inductor, "_loader", older)
-    before = unpacked(config)
-    folder = scratch.make(tmp_path, 0, 1)
-    engine = engines.load(replace(lone_rank(config), scratch=str(folder)))
-    check_forward(engine, [2, 1])
-    assert len([file for file in unpacked(config) - before if "/ranks-" not in str(file)]) > 1
-    scratch.remove(folder)
-    assert unpacked(config) == before
-    check_forward(engine, [2, 1])

@@ -85,37 +85,29 @@ def check_accuracy(replica: Served, count: int, bound: float) -> None:
     assert reference().cosine(which, together) >= bound
     few = which[:6]
     alone = np.concatenate([embed(replica, [n]) for n in few])
-    assert reference().cosine(few, alone) >= bound
-    assert closeness(alone, together[:6]) >= bound
     in_one = replica.ask(**request(*(tokens()[n] for n in few))).result(LIMIT)
-    assert reference().cosine(few, pooled(in_one, few)) >= bound
+    for answers in (alone, pooled(in_one, few)):
+        assert closeness(answers, together[:6]) >= bound
     assert counted(replica, "restarts_total") == [0]
 
 
 # Every pair of dtype, tp and pp that has code of its own: sums of a dtype, handing it to a stage.
 @pytest.mark.parametrize(
-    ("dtype", "tp", "pp", "count"),
+    ("dtype", "tp", "pp"),
     [
-        ("float32", 2, 1, 48),
-        ("float32", 1, 3, 24),
-        ("bfloat16", 4, 1, 24),
-        ("bfloat16", 1, 2, 24),
-        ("float16", 2, 2, 24),
+        ("float32", 2, 1),
+        ("float32", 1, 3),
+        ("bfloat16", 4, 1),
+        ("bfloat16", 1, 2),
+        ("float16", 2, 2),
     ],
 )
 def test_layouts_agree_with_the_reference(
-    folder: Path, tmp_path: Path, dtype: str, tp: int, pp: int, count: int
+    folder: Path, tmp_path: Path, dtype: str, tp: int, pp: int
 ) -> None:
     sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
     with served(config(folder, dtype=dtype, **sizes), tmp_path) as replica:
-        check_accuracy(replica, count, BOUND[dtype])
-
-
-def test_two_replicas_agree_with_the_reference(folder: Path, tmp_path: Path) -> None:
-    both = config(folder, replicas=2)
-    with served(both, tmp_path) as first, served(both, tmp_path, index=1) as second:
-        for replica in (first, second):
-            check_accuracy(replica, 12, BOUND["float32"])
+        check_accuracy(replica, 32, BOUND[dtype])
 
 
 def test_a_rank_killed_while_it_computes_changes_no_answer(folder: Path, tmp_path: Path) -> None:

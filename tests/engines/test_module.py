@@ -4,16 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.configs import FP32, model_config, tensor
+from tests.support.configs import module_config
 from tests.support.replicas import LIMIT, served
 
 IN_PLACE = """
 import torch
 from torch import nn
-
-
-def build(shard):
-    return Halved(shard)
 
 
 def check(batch):
@@ -29,16 +25,17 @@ class Halved(nn.Module):
         x = batch["X"].div_(2)
         batch.cu_seqlens.add_(1)
         return self.shard.all_reduce(x.clone()) if hidden is None else {"Y": hidden + x}
+
+
+build = Halved
 """
 
 
 def test_ranks_that_work_in_place_do_not_spoil_each_others_inputs(tmp_path: Path) -> None:
     """They read the same memory."""
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1" / "module.py").write_text(IN_PLACE)
-    x, y = tensor("X", FP32, -1, allow_ragged_batch=True), tensor("Y", FP32, -1)
     sizes = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}
-    with served(model_config(tmp_path, [x], [y], engine="torch", **sizes), tmp_path) as replica:
+    config = module_config(tmp_path, IN_PLACE, (-1,), ragged=True, **sizes)
+    with served(config, tmp_path) as replica:
         for first in range(0, 40, 8):
             asked = [np.arange(first, first + n, dtype=np.float32)[None] for n in range(1, 9)]
             futures = replica.ask_all([{"X": each} for each in asked])

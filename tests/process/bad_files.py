@@ -1,7 +1,6 @@
 """What may be wrong with a model's files, for `test_bad_files`: title to content."""
 
 import json
-import platform
 import struct
 from typing import Any
 
@@ -27,62 +26,35 @@ def build(shard):
 MANIFESTS: dict[str, bytes] = {
     "empty": b"",
     "deep": b"[" * 100_000,
-    "not a number": b"NaN",
     "null": b"null",
-    "only a format": json.dumps({"format": FORMAT}).encode(),
     "not UTF-8": b'{"format": "\xff"}',
+    "only a format": json.dumps({"format": FORMAT}).encode(),
 }
 FIELDS: list[dict[str, Any]] = [
     {"files": ["rank0.safetensors"]},
-    {"files": None},
-    {"files": {"rank0.safetensors": None}},
     {"files": {"rank0.safetensors": {}}},
     {"layout": {}},
-    {"layout": None},
     {"hardware": None},
-    {"hardware": {}},
-    {"hardware": {"machine": platform.machine(), "cpu_features": 7}},
     {"inputs": None},
 ]
 
 
-def packed(header: bytes, length: int | None = None, data: bytes = bytes(8)) -> bytes:
-    return struct.pack("<Q", len(header) if length is None else length) + header + data
+def file(header: bytes, length: int | None = None) -> bytes:
+    """Of safetensors, with eight bytes of data."""
+    return struct.pack("<Q", len(header) if length is None else length) + header + bytes(8)
 
 
-def file(data: bytes = bytes(8), **entries: Any) -> bytes:
-    return packed(json.dumps(entries).encode(), data=data)
-
-
-def w(dtype: str = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+def entry(shape: int, *offsets: int) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": [shape], "data_offsets": offsets}
 
 
 SAFETENSORS = {
-    "empty file": b"",
     "half a length": b"\1\0\0",
-    "length 0": packed(b"", 0),
-    "length beyond the end": packed(b'{"w": {}}', 10**6),
-    "length 2^63": packed(b'{"w": {}}', 2**63),
-    "length too short": packed(b'{"w": {"dtype": "F32"}}', 10),
-    "not JSON": packed(b"\xff" * 20),
-    "a list": packed(b"[]"),
-    "deep": packed(b"[" * 100_000),
-    "no offsets": file(w={"dtype": "F32", "shape": [2]}),
-    "entry a number": file(w=7),
-    "offsets beyond the end": file(w=w(shape=[200], offsets=[0, 800])),
-    "offsets reversed": file(w=w(offsets=[8, 0])),
-    "offsets negative": file(w=w(offsets=[-8, 0])),
-    "offsets 2^63": file(w=w(offsets=[2**63, 2**63 + 8])),
-    "overlapping": file(w=w(), v=w()),
-    "a gap": file(bytes(16), w=w(offsets=[8, 16])),
-    "more data than tensors": file(bytes(80), w=w()),
-    "unknown dtype": file(w=w("F99")),
-    "shape and bytes differ": file(w=w(shape=[3])),
-    "shape overflows": file(b"", w=w(shape=[2**62, 4], offsets=[0, 0])),
-    "shape negative": file(w=w(shape=[-2])),
-    "shape no list": file(w=w(shape="2")),
-    "other names": file(v=w()),
+    "length 2^63": file(b"{}", 2**63),
+    "deep": file(b"[" * 100_000),
+    "offsets beyond the end": file(json.dumps({"w": entry(200, 0, 800)}).encode()),
+    "overlapping": file(json.dumps({"w": entry(2, 0, 8), "v": entry(2, 0, 8)}).encode()),
+    "other names": file(json.dumps({"v": entry(2, 0, 8)}).encode()),
 }
 SHAPES = [None, {"shapes": "{"}, {"shape": "{}"}, {"shapes": "[]"}]
 """Of the slices in a rank's file, what its metadata may say of their whole tensors."""
@@ -90,12 +62,12 @@ SHAPES = [None, {"shapes": "{"}, {"shape": "{}"}, {"shapes": "[]"}]
 FITTING_DEFAULTS = ("model_type", "type_vocab_size", "layer_norm_eps")
 """Whose defaults fit these weights."""
 NONSENSE: dict[str, tuple[Any, ...]] = {
-    "hidden_size": (2**40, -8, 0, "8", None, 8.5, float("nan")),
-    "num_attention_heads": (0, -2, 3, "2", 2**40),
-    "num_hidden_layers": (0, -1, 10**9, 1.5, []),
-    "vocab_size": (-1, 0, 2**62, "16"),
-    "max_position_embeddings": (-1, 0, 2**62, None),
-    "layer_norm_eps": (float("nan"), float("inf"), -1, "x"),
+    "hidden_size": (2**40, -8, "8", None, float("nan")),
+    "num_attention_heads": (0, 3, 2**40),
+    "num_hidden_layers": (0, 10**9, 1.5, []),
+    "vocab_size": (0, 2**62, "16"),
+    "max_position_embeddings": (-1, 2**62, None),
+    "layer_norm_eps": (float("nan"), float("inf"), -1),
     "model_type": ("roberta",),
 }
 _NEEDED = CONFIG.keys() - FITTING_DEFAULTS
@@ -108,10 +80,8 @@ CONFIGS: list[Any] = [
 RAISED = r"module\.py raised "
 GONE = r"rank 0 (exited|was killed|raised|closed)"
 SLOW = rf"did not load within {START_SECONDS} s"
-FORK = "import os, time\nif not os.fork(): {}time.sleep(600)\n"
 MODULES: dict[str, tuple[str, str]] = {
     "is no Python": ("def build(:", RAISED + "SyntaxError"),
-    "has no build": ("built = 1", r"has no function build\(shard\)"),
     "build is no function": ("build = 1", r"has no function build\(shard\)"),
     "raises": ("raise ValueError('a\\nb\\n' * 1000)", RAISED + "ValueError: a b a b"),
     "imports by names of 0.1": (
@@ -122,11 +92,8 @@ MODULES: dict[str, tuple[str, str]] = {
         "class Mute(Exception):\n    def __str__(self): raise self\nraise Mute",
         "Mute",
     ),
-    "raises BaseException": ("raise BaseException('odd')", "BaseException: odd"),
-    "KeyboardInterrupt": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
     "exits": ("import sys; sys.exit('I leave')", "SystemExit: I leave|" + GONE),
     "ends the process": ("import os; os._exit(0)", GONE),
-    "crashes": ("import ctypes; ctypes.string_at(0)", GONE),
     "kills its parent": ("import os, time; os.kill(os.getppid(), 9); time.sleep(60)", "times"),
     "stops itself": ("import os; os.kill(os.getpid(), 19)", SLOW),
     "ignores all": (
@@ -134,15 +101,13 @@ MODULES: dict[str, tuple[str, str]] = {
         "while True: signal.pause()",
         SLOW,
     ),
-    "forks and ends": (FORK.format("") + "os._exit(3)", GONE),
     "forks a daemon": (
-        FORK.format("os.setsid(); os.fork(); ") + "raise ValueError('forked')",
+        "import os, time\nif not os.fork(): os.setsid(); os.fork(); time.sleep(600)\n"
+        "raise ValueError('forked')",
         RAISED + "ValueError: forked",
     ),
     "closes all": ("import os; os.closerange(0, 65536); raise ValueError", GONE + "|" + SLOW),
-    "takes memory": ("x = bytearray(1 << 50)", "MemoryError"),
     "recurses": ("def f(): f()\nf()", RAISED + "RecursionError"),
     "builds nothing": ("def build(shard): return None", "[Mm]odule"),
-    "builds a class": ("import torch\ndef build(shard): return torch.nn.Linear", "[Mm]odule"),
     "check is no function": (GOOD + "\ncheck = 7\n", "check"),
 }

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from build_scripts.errors import BuildError
-from build_scripts.job import PROJECT
 from tests.support.builds import FakeStage, Workshop, workshop
+from tests.support.processes import python, until
 
 SURVIVED = 0
 
@@ -95,16 +90,6 @@ def test_killed_anywhere_the_next_build_finds_a_sound_repository(tiny: Workshop)
     assert deaths > 30
 
 
-def test_builds_killed_one_after_the_other_get_there_in_the_end(tiny: Workshop) -> None:
-    untouched, wanted, _kept = prepared(tiny)
-    deaths = 0
-    while kill(tiny, before_change=deaths) != SURVIVED:
-        assert_sound(tiny, untouched)
-        deaths += 1
-    assert deaths > 10
-    assert state(tiny) == wanted
-
-
 def prepared(tiny: Workshop) -> tuple[dict[str, bytes], dict[str, bytes], Path]:
     """A published model whose recipe was changed since: its files, those after the next build,
     and a copy of it."""
@@ -146,62 +131,28 @@ def assert_sound(tiny: Workshop, untouched: dict[str, bytes]) -> None:
     assert {name: data for name, data in found.items() if name not in new} == untouched
 
 
-def test_two_builds_at_once_build_once(tiny: Workshop) -> None:
-    go = tiny.repository.parent / "go"
-
-    def build() -> None:
-        while not go.exists():
-            time.sleep(0.001)
-        tiny.build()
-
-    pids = [forked(build) for _ in range(3)]
-    go.touch()
-    assert [ended(pid) for pid in pids] == [SURVIVED] * 3
-    assert (tiny.repository.parent / "ran").read_text() == "ran\n"
-    assert tiny.versions() == [1]
-
-
-def test_a_build_that_waits_says_so(tiny: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
+def test_builds_at_once_build_once_and_who_waits_says_so(
+    tiny: Workshop, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = tiny.repository.parent
     files = tiny.shard.files
 
     def slow(job: Any) -> dict[str, str]:
         (folder / "started").touch()
-        while not (folder / "go").exists():
-            time.sleep(0.001)
+        until((folder / "go").exists)
         return files(job)
 
     tiny.shard.files = slow
     first = forked(tiny.build)
-    while not (folder / "started").exists():
-        time.sleep(0.001)
-    second = forked(tiny.build)
+    until((folder / "started").exists)
+    others = [forked(tiny.build) for _ in range(2)]
     said = ""
     while "another build of it is running; this one waits" not in said:
         said += capfd.readouterr().err
     (folder / "go").touch()
-    assert [ended(first), ended(second)] == [SURVIVED, SURVIVED]
+    assert [ended(pid) for pid in (first, *others)] == [SURVIVED] * 3
+    assert (folder / "ran").read_text() == "ran\n"
     assert tiny.versions() == [1]
-
-
-def test_files_that_no_longer_fit_end_the_build_in_a_sentence(tiny: Workshop) -> None:
-    tiny.build()
-    before = tiny.state()
-    said = tiny.repository.parent / "said"
-    said.touch()
-    tiny.shard.decides = {"bigger": True}
-    tiny.shard.files = lambda _job: {"rank0.safetensors": "w" * 100_000}
-
-    def build() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        try:
-            tiny.build()
-        except BuildError as error:
-            said.write_text(str(error))
-
-    assert ended(forked(build)) == SURVIVED
-    assert f"The disk of {tiny.workspace / 'tiny'} is full: 0.0 MB were written" in said.read_text()
-    assert tiny.state() == before
 
 
 SLOW = "torch", "transformers", "onnx", "onnxruntime", "sklearn", "tokenizers", "polygraphy"
@@ -213,8 +164,5 @@ def test_looking_at_the_models_imports_nothing_slow() -> None:
         "for name in recipe_file.every_model(): stages.plan(job.load(name))\n"
         f"print([name for name in {SLOW!r} if name in sys.modules])"
     )
-    environment = {"PYTHONPATH": f"{PROJECT}:{PROJECT / 'backends' / 'python_mp'}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    with python(code) as process:
+        assert process.communicate()[0] == "[]\n"

@@ -29,7 +29,6 @@ context = mp.get_context("forkserver")
 context.set_forkserver_preload(["torch", "python_mp.rank.collectives"])
 
 Program = Callable[..., Any]
-
 LIMIT = 60.0
 
 
@@ -96,11 +95,8 @@ class Ranks:
     def abort(self) -> None:
         os.pwrite(self.region, b"\1\0\0\0", 0)
 
-    def signal(self, rank: int, number: signal.Signals) -> None:
-        os.kill(self.processes[rank].pid or 0, number)
-
-    def cpu_seconds(self, rank: int) -> float:
-        return cpu_seconds(self.processes[rank].pid or 0)
+    def pid(self, rank: int) -> int:
+        return self.processes[rank].pid or 0
 
     def __enter__(self) -> Ranks:
         return self
@@ -113,9 +109,9 @@ class Ranks:
         os.close(self.region)
 
 
-def values(seed: int, rank: int, count: int, dtype: torch.dtype) -> Tensor:
+def values(seed: int, rank: int, shape: int | tuple[int, ...], dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(1000 * seed + rank)
-    return torch.randn(count, generator=generator).to(dtype)
+    return (3 * torch.randn(shape, generator=generator)).to(dtype)
 
 
 def in_rank_order(parts: list[Tensor]) -> Tensor:
@@ -169,14 +165,6 @@ def test_all_reduce_is_the_sum_in_rank_order_to_the_bit(tmp_path: Path, size: in
 SHAPES = [(1,), (5,), (3, 7), (2, 3, 4), (17, 1), (130, 501), (1, 70_001), (0, 4)]
 
 
-def integers(
-    step: int, stage: int, rank: int, shape: tuple[int, ...], dtype: torch.dtype
-) -> Tensor:
-    """Small whole numbers: their sums are exact in every dtype and every order."""
-    generator = torch.Generator().manual_seed(step * 64 + stage * 8 + rank)
-    return torch.randint(-30, 30, shape, generator=generator).to(dtype)
-
-
 def mixed(communicator: Communicator, stage: int, _link: Connection) -> None:
     rank, size, stages = communicator.rank, communicator.size, 3
     choice = random.Random(7)  # the same sequence on every rank
@@ -184,7 +172,7 @@ def mixed(communicator: Communicator, stage: int, _link: Connection) -> None:
         what = choice.choice(["reduce", "gather", "broadcast", "hand on"])
         shape, source = choice.choice(SHAPES), choice.randrange(size)
         dtype = choice.choice(DTYPES if what == "reduce" else [*DTYPES, torch.int64, torch.bool])
-        parts = [integers(step, stage, peer, shape, dtype) for peer in range(size)]
+        parts = [values(3 * step + stage, peer, shape, dtype) for peer in range(size)]
         x = parts[rank].clone()
         if what == "reduce":
             assert torch.equal(communicator.all_reduce(x), in_rank_order(parts))
@@ -196,7 +184,7 @@ def mixed(communicator: Communicator, stage: int, _link: Connection) -> None:
             if stage > 0:
                 received = communicator.receive()
                 assert received.dtype is dtype
-                assert torch.equal(received, integers(step, stage - 1, rank, shape, dtype))
+                assert torch.equal(received, values(3 * step + stage - 1, rank, shape, dtype))
             if stage + 1 < stages:
                 communicator.send(x)
                 x.zero_()  # the message is a copy
@@ -224,33 +212,30 @@ def test_every_kind_sums_in_float32(tmp_path: Path, kind: str, name: str) -> Non
         assert group.results() == [(name, wanted.view(torch.uint8).numpy().tobytes())] * 3
 
 
-PIECE = 8 << 20
+def messages() -> Iterator[Tensor]:
+    """The first two are more than a link holds."""
+    for number in range(2):
+        yield torch.full((16 << 20,), number, dtype=torch.uint8)
+    for number in range(2, 100):
+        yield torch.full((number, 2), number, dtype=torch.int32)
+    yield torch.arange(40 << 20, dtype=torch.int32)
+    yield torch.tensor(3.5)
 
 
 def hand_over(communicator: Communicator, stage: int, link: Connection) -> None:
     if stage == 0:
-        for number in range(2):
-            communicator.send(torch.full((2 * PIECE,), number, dtype=torch.uint8))
-        link.send(("two under way", None))
-        for number in range(2, 100):
-            communicator.send(torch.full((number, 2), number, dtype=torch.int32))
-        communicator.send(torch.arange(5 * PIECE, dtype=torch.int32))  # more than the link holds
-        communicator.send(torch.tensor(3.5))
+        for number, message in enumerate(messages()):
+            communicator.send(message)
+            if number == 1:
+                link.send(("two under way", None))
         link.send(("sent", None))
     else:
         assert link.recv() == "go"
-        for number in range(2):
-            x = communicator.receive()
-            assert x.shape == (2 * PIECE,)
-            assert bool((x == number).all())
-        for number in range(2, 100):
-            assert torch.equal(
-                communicator.receive(), torch.full((number, 2), number, dtype=torch.int32)
-            )
-        assert torch.equal(communicator.receive(), torch.arange(5 * PIECE, dtype=torch.int32))
-        last = communicator.receive()
-        assert last.shape == ()
-        assert last.item() == 3.5
+        for message in messages():
+            received = communicator.receive()
+            assert received.shape == message.shape
+            assert received.dtype == message.dtype
+            assert torch.equal(received, message)
 
 
 @pytest.mark.parametrize("kind", ["shm", "gloo"])
@@ -273,13 +258,12 @@ WAITS: dict[str, tuple[int, Program]] = {
 }
 
 
-def wait_alone(communicator: Communicator, stage: int, link: Connection) -> float:
+def wait_alone(communicator: Communicator, stage: int, link: Connection) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     where, call = WAITS[link.recv()]
     if stage == where and communicator.rank == 0:
         link.send(("waiting", None))
         call(communicator)
-    return communicator.wait_seconds()
 
 
 @pytest.mark.parametrize("what", WAITS)
@@ -297,7 +281,7 @@ def test_control_c_ends_a_wait(tmp_path: Path) -> None:
     with Ranks(tmp_path, wait_alone, 2, 2) as group:
         group.links[0].send("all_reduce")
         group.hears(0, "waiting")
-        group.signal(0, signal.SIGINT)
+        os.kill(group.pid(0), signal.SIGINT)
         assert group.raised(0)[0] is KeyboardInterrupt
 
 
@@ -313,35 +297,15 @@ def test_a_stopped_peer_costs_its_peers_little_and_no_one_hangs(tmp_path: Path) 
     with Ranks(tmp_path, reduce_for_ever, 3) as group:
         for rank in range(3):
             assert group.get(rank)[0] == "under way"
-        group.signal(0, signal.SIGSTOP)
-        before = [group.cpu_seconds(rank) for rank in (1, 2)]
+        os.kill(group.pid(0), signal.SIGSTOP)
+        before = [cpu_seconds(group.pid(rank)) for rank in (1, 2)]
         time.sleep(1.5)
         for rank, was in zip((1, 2), before, strict=True):
-            assert group.cpu_seconds(rank) - was < 0.5, "it waits by turning round and round"
+            assert cpu_seconds(group.pid(rank)) - was < 0.5, "it waits by turning round and round"
         group.abort()
         assert group.raised(1)[0] is group.raised(2)[0] is GroupAborted
-        group.signal(0, signal.SIGCONT)
+        os.kill(group.pid(0), signal.SIGCONT)
         assert group.raised(0)[0] is GroupAborted
-
-
-def reduce_many(communicator: Communicator, _stage: int, link: Connection) -> float:
-    link.send(("under way", None))
-    for step in range(20_000):
-        x = communicator.all_reduce(torch.full((100,), float(step)))
-        assert x[0].item() == step * communicator.size
-    return communicator.wait_seconds()
-
-
-def test_a_peer_stopped_for_a_while_changes_no_answer(tmp_path: Path) -> None:
-    with Ranks(tmp_path, reduce_many, 3) as group:
-        for rank in range(3):
-            assert group.get(rank)[0] == "under way"
-        for rank in (0, 1, 2, 0):
-            group.signal(rank, signal.SIGSTOP)
-            time.sleep(0.05)
-            group.signal(rank, signal.SIGCONT)
-        waited = group.results()
-        assert max(waited) > 0.04, "the wait for a stopped peer was not counted"
 
 
 def differ(communicator: Communicator, _stage: int, link: Connection) -> None:
@@ -377,12 +341,6 @@ def test_what_cannot_be_shared_is_refused(one_of_two: Communicator) -> None:
         one_of_two.all_reduce(torch.ones(3, dtype=torch.float64))
     with pytest.raises(ValueError, match="contiguous"):
         one_of_two.all_reduce(torch.ones(3, 4).T)
-    with pytest.raises(ValueError, match="no rank 2"):
-        one_of_two.broadcast(torch.ones(3), source=2)
-    with pytest.raises(ValueError, match="no next stage"):
-        one_of_two.send(torch.ones(3))
-    with pytest.raises(ValueError, match="no previous stage"):
-        one_of_two.receive()
     one_of_two.close()
     with pytest.raises(ValueError, match="closed"):
         one_of_two.all_reduce(torch.ones(3))

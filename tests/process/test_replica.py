@@ -17,7 +17,7 @@ from python_mp.model.errors import InvalidInput, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, HANG, RAISE, REFUSE, SEGFAULT, SLEEP
 from tests.support.configs import echo_config
 from tests.support.descriptors import alone, opened
-from tests.support.processes import alive, python, rank_processes, until
+from tests.support.processes import alive, until
 from tests.support.replicas import (
     LIMIT,
     NO_FAULT,
@@ -54,15 +54,11 @@ def test_many_at_once_each_get_their_own_answer(
     wanted = [list(range(n, n + length)) for n, length in enumerate(lengths)]
     with served(config, tmp_path) as replica, ThreadPoolExecutor(8) as clients:
         replica.attend = attend
-        assert len(pids(replica)) == tp * pp
         futures = list(clients.map(lambda numbers: ask(replica, *numbers), wanted))
         assert values(futures) == wanted
-        batches, requests, tokens, restarts, ranks = counted(
-            replica,
-            *("batches_total", "requests_total", "tokens_total", "restarts_total", "ranks_alive"),
-        )
-        assert (requests, tokens, restarts, ranks) == (200, sum(lengths), 0, tp * pp)
-        assert batches < 200 or attend
+        names = ("requests_total", "tokens_total", "restarts_total", "ranks_alive")
+        assert counted(replica, *names) == [200, sum(lengths), 0, tp * pp]
+        assert counted(replica, "batches_total")[0] < 200 or attend
 
 
 @pytest.mark.parametrize("victim", [0, 3])
@@ -76,21 +72,9 @@ def test_a_killed_rank_loses_nothing(tmp_path: Path, victim: int) -> None:
         waiting = [ask(replica, n, n) for n in range(20)]
         os.kill(before[victim], signal.SIGKILL)
         assert values([sleeping, *waiting]) == [[1, 2, 3], *([n, n] for n in range(20))]
-        generation, restarts, replays, ranks = counted(
-            replica, "generation", "restarts_total", "replays_total", "ranks_alive"
-        )
-        assert (generation, restarts, ranks) == (2, 1, 4)
-        assert replays >= 1
+        assert counted(replica, "generation", "restarts_total", "ranks_alive") == [2, 1, 4]
+        assert counted(replica, "replays_total")[0] >= 1
         assert not any(map(alive, before))
-
-
-def test_a_rank_killed_while_idle_is_replaced_before_anyone_asks(two: Served) -> None:
-    before = pids(two)
-    os.kill(before[1], signal.SIGKILL)
-    until(lambda: counted(two, "generation", "ranks_alive") == [2, 2])
-    assert not set(before) & set(pids(two))
-    assert values([ask(two, 7)]) == [[7]]
-    assert counted(two, "restarts_total", "replays_total") == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -111,9 +95,8 @@ def test_a_poison_request_is_the_only_one_to_fail(
     with pytest.raises(wrong, match=reason):
         futures.pop(5).result(LIMIT)
     assert values(futures) == [[n] for n in range(8) if n != 5]
-    restarts, ranks = counted(two, "restarts_total", "ranks_alive")
+    (restarts,) = counted(two, "restarts_total")
     assert restarts <= most_restarts
-    assert ranks == 2
     assert restarts or pids(two) == before
 
 
@@ -143,15 +126,6 @@ def start_and_stop(folder: str) -> None:
     assert counts == counts[:1] * 3
     assert not any(map(alive, processes))
     assert opened() == before
-
-
-def test_stop_answers_or_refuses_what_is_in_flight(tmp_path: Path) -> None:
-    with served(echo_config(tmp_path), tmp_path) as replica:
-        futures = [ask(replica, 1, fault=(SLEEP, 0, 100)), ask(replica, 2)]
-    for future in futures:
-        assert isinstance(future.exception(0), Unavailable | None)
-    with pytest.raises(Unavailable):
-        ask(replica, 1).result(1.0)
 
 
 def test_a_rank_killed_during_stop_answers_nobody_twice(
@@ -191,24 +165,3 @@ def test_hung_ranks_do_not_outlive_stop(tmp_path: Path) -> None:
         stopped = time.monotonic()
     assert not any(map(alive, processes))
     assert time.monotonic() - stopped < 8
-
-
-def test_ranks_die_with_their_front(tmp_path: Path) -> None:
-    with python(FRONT, tmp_path, says="serving") as front:
-        pids = list(rank_processes(front.pid).values())
-        assert len(pids) == 4
-        front.kill()
-    until(lambda: not any(map(alive, pids)), seconds=5.0)
-
-
-FRONT = """
-import pathlib, sys, time
-from tests.support import configs, replicas
-from python_mp.rank.engines.echo import HANG
-folder = pathlib.Path(sys.argv[1])
-config = configs.echo_config(folder, tensor_parallel_size=2, pipeline_parallel_size=2)
-with replicas.served(config, folder) as replica:
-    replicas.ask(replica, 1, fault=(HANG, 1, 0))
-    print("serving", flush=True)
-    time.sleep(60)
-"""

@@ -4,24 +4,20 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from python_mp.front import group as group_module
 from python_mp.front.group import Group
 from python_mp.front.replica import Replica
-from python_mp.model.errors import Cancelled, RequestFailed, TimedOut, Unavailable
+from python_mp.model.errors import Cancelled, RequestFailed, TimedOut
 from python_mp.model.request import read_request
 from python_mp.rank.engines.echo import EXIT, RAISE, SLEEP
-from tests.support.configs import FP32, INT32, echo_config, model_config, tensor
-from tests.support.processes import until
+from tests.support.configs import FP32, echo_config, model_config, tensor
 from tests.support.replicas import (
     LIMIT,
-    Array,
     FutureAnswer,
     Served,
     ask,
@@ -102,23 +98,6 @@ def test_what_waits_and_is_the_same_is_refused_with_it(one_by_one: Served, fault
     assert counted(one_by_one, "restarts_total") == [2], "it is remembered"
 
 
-def test_the_queue_counts_requests_not_parts(tmp_path: Path) -> None:
-    def rows(count: int) -> dict[str, Array]:
-        ids = np.arange(count * 3, dtype=np.int32).reshape(count, 3)
-        return {"X": ids, "FAULT": np.zeros((count, 3), np.int32)}
-
-    config = echo_config(tmp_path, max_batch_tokens=8, max_queue_requests=2)
-    with served(config, tmp_path) as replica:
-        busy = ask(replica, 0, fault=(SLEEP, 0, 1000))
-        until(lambda: counted(replica, "requests_total") == [1])
-        large, small, late = (replica.ask(**rows(count)) for count in (30, 20, 2))
-        with pytest.raises(Unavailable, match=r"queue is full \(2 requests\)"):
-            late.result(LIMIT)
-        assert np.array_equal(large.result(LIMIT)["Y"], rows(30)["X"])
-        assert np.array_equal(small.result(LIMIT)["Y"], rows(20)["X"])
-        assert values([busy]) == [[0]]
-
-
 def test_three_hundred_inputs_are_carried(tmp_path: Path) -> None:
     inputs = [tensor(f"F{n}", FP32, 1) for n in range(300)]
     outputs = [tensor(f"G{n}", FP32, 1) for n in range(300)]
@@ -153,43 +132,3 @@ def test_an_exception_on_the_way_to_the_ranks_leaves_nothing_half_done(
                 ask(one, number).result(LIMIT)
         assert values([ask(one, number)]) == [[number]]
     assert counted(one, "restarts_total", "queue_requests") == [0, 0]
-
-
-def test_no_thread_waits_while_a_request_is_hashed(
-    one: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hashed = []
-
-    def note(*args: Any, **more: Any) -> Any:
-        hashed.append(one.replica._lock.locked())
-        return blake2b(*args, **more)
-
-    monkeypatch.setattr("python_mp.model.request.hashlib.blake2b", note)
-    assert values([ask(one, 4)]) == [[4]]
-    assert hashed == [], "while nothing is on the poison list"
-    for _ in range(3):
-        assert ask(one, 1, fault=(RAISE, 0, 5)).exception(LIMIT)
-    assert len(hashed) >= 3
-    assert not any(hashed)
-
-
-def test_an_output_without_rows_frees_its_slot(tmp_path: Path) -> None:
-    """Echo gives back X, which has another shape than Y is said to have."""
-    x, y = tensor("X", INT32, 3), tensor("Y", INT32, 3, 1)
-    with served(model_config(tmp_path, [x], [y], engine="echo"), tmp_path) as replica:
-        for _ in range(4):
-            with pytest.raises(RequestFailed, match=r"rows of shape \[3\]; in .*\[3, 1\]"):
-                replica.ask(X=np.ones((1, 3), np.int32)).result(LIMIT)
-        assert counted(replica, "restarts_total") == [0]
-
-
-def test_a_quota_is_shared_by_the_ranks_of_all_replicas(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shared_by = []
-    monkeypatch.setattr(group_module, "quota", lambda: 8.0)
-    monkeypatch.setattr(group_module, "threads", lambda *a: shared_by.append(a[1:]) or 1)
-    config = echo_config(tmp_path, replicas=4, tensor_parallel_size=2)
-    with served(config, tmp_path, index=1) as replica:
-        assert values([ask(replica, 1)]) == [[1]]
-    assert shared_by == [(8, 8.0)] * 2

@@ -1,4 +1,5 @@
-"""A stage's key covers all that decides its output: what a real run opens is compared with it."""
+"""A stage's key covers all that decides its output: what a real run opens, and what it reads of the
+recipe and of config.pbtxt, is compared with it."""
 
 from __future__ import annotations
 
@@ -7,17 +8,25 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
+import torch
+from rich.progress import Progress
 
-from build_scripts import code, fetch, stages
+from build_scripts import code, fetch, ranks, recipe, stages
 from build_scripts import job as jobs
 from build_scripts.job import PROJECT, REPOSITORY, Job
+from build_scripts.stages import Step
+from python_mp.model.config import ModelConfig
+from python_mp.model.parameters import Parameters
 from tests.support.checkpoints import tiny_bert
 
 RUNS_THE_STAGES = code.ROOTS["build_scripts"] / "stages.py"
@@ -56,37 +65,48 @@ def samples(folder):
 """
 
 
-def ranker(repository: Path) -> None:
-    """All stages but `compile`, with samples that read another file."""
+def copied(repository: Path, source: str, *names: str) -> Path:
+    """The folder of a model `m` with these files of a model of the project."""
     model = repository / "m"
     model.mkdir(parents=True)
-    for name in ("config.pbtxt", "module.py", "seeded.py"):
-        shutil.copy(REPOSITORY / "ranker" / name, model)
+    for name in names:
+        shutil.copy(REPOSITORY / source / name, model)
+    return model
+
+
+def ranker(repository: Path) -> None:
+    """All stages but `compile`, with samples that read another file."""
+    model = copied(repository, "ranker", "config.pbtxt", "module.py", "seeded.py", "recipe.toml")
     (model / "samples.py").write_text(SAMPLES)
     (model / "scale.json").write_text("1")
-    text = (REPOSITORY / "ranker" / "recipe.toml").read_text()
+    text = (model / "recipe.toml").read_text()
     text = text.replace('"torch"', '"onnxruntime"').replace('"float32"', '"int8"')
     text = text.replace("[accuracy.float32]\nmax_error = 1e-4", "[accuracy]\nmax_error = 1e9")
     (model / "recipe.toml").write_text(f"{text}\n[calibration]\nsamples = 8\n")
 
 
-def encoder(repository: Path) -> None:
-    model = repository / "m"
-    model.mkdir(parents=True)
-    text = (REPOSITORY / "embed_encoder" / "config.pbtxt").read_text().replace("384", "8")
-    (model / "config.pbtxt").write_text(text)
+def encoder(repository: Path, engine: str = "torch", dtype: str = "float32") -> None:
+    model = copied(repository, "embed_encoder", "config.pbtxt")
+    config = model / "config.pbtxt"
+    config.write_text(config.read_text().replace("384", "8"))
     source = tiny_bert(repository.parent / "checkpoint")
     (model / "recipe.toml").write_text(
-        f'family = "encoder"\nsource = "{source}"\n'
+        f'family = "encoder"\nsource = "{source}"\nengine = "{engine}"\ndtype = "{dtype}"\n'
         "[shapes]\ntokens = [1, 8, 64]\n[accuracy]\nsamples = 8\ncosine_min = 0.9\n"
     )
 
 
+def compiled(repository: Path) -> None:
+    encoder(repository, "aot_inductor")
+
+
+def tensorrt(repository: Path) -> None:
+    """ModelOpt patches ONNX Runtime; for the others it must be as it was."""
+    encoder(repository, "tensorrt", "float16")
+
+
 def tokenizer(repository: Path) -> None:
-    model = repository / "m"
-    model.mkdir(parents=True)
-    for name in ("config.pbtxt", "model.py"):
-        shutil.copy(REPOSITORY / "embed_tokenizer" / name, model)
+    model = copied(repository, "embed_tokenizer", "config.pbtxt", "model.py")
     source = tiny_bert(repository.parent / "checkpoint")
     (model / "recipe.toml").write_text(f'family = "tokenizer"\nsource = "{source}"\n')
 
@@ -117,21 +137,7 @@ def _source(path: Path) -> Path:
     return path.parent.with_name(f"{path.name.partition('.')[0]}.py")
 
 
-@pytest.mark.parametrize("optimised", [[], ["-OO"]], ids=["plain", "optimised"])
-def test_compiled_code_counts_as_its_source(tmp_path: Path, optimised: list[str]) -> None:
-    """Written by the first process, read by the second."""
-    (tmp_path / "sitecustomize.py").write_text(WATCH)
-    (tmp_path / "mine.py").touch()
-    opened = tmp_path / "opened"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OPENED": str(opened)}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    for _ in range(2):
-        command = [sys.executable, *optimised, "-c", "import mine"]
-        subprocess.run(command, env=environment, check=True)
-    paths = {Path(line) for line in opened.read_text().splitlines()}
-    paths = {path for path in paths if path.name.startswith("mine.")}
-    assert len(paths) == 3  # The source, the compiled code, and that under its temporary name.
-    assert {_source(path) for path in paths} == {tmp_path / "mine.py"}
+READ_FOR_THEIR_MEANING = ("config.pbtxt", "recipe.toml")
 
 
 def keys(job: Job) -> dict[str, str]:
@@ -144,16 +150,14 @@ def test_whatever_a_stage_opens_is_part_of_its_key(
 ) -> None:
     job, opened = built
     assert opened.keys() == keys(job).keys()
-    ours = (*code.ROOTS.values(), job.folder, job.folder.parent.parent / "checkpoint")
+    model = (job.folder, job.folder.parent.parent / "checkpoint")
     edited = 0
     for stage, paths in opened.items():
         covered = {code._file(name) for name in _covered(job, stage)}
-        for path in sorted(paths - {RUNS_THE_STAGES}):
-            if not path.is_file() or not any(path.is_relative_to(each) for each in ours):
-                continue
-            if any(path.is_relative_to(each) for each in code.ROOTS.values()):
+        for path in filter(Path.is_file, paths - {RUNS_THE_STAGES}):
+            if any(map(path.is_relative_to, code.ROOTS.values())):
                 assert path in covered, f"{stage} opened {path}, which is in no key of its own"
-            elif path.name not in ("config.pbtxt", "recipe.toml"):  # of them the meaning counts
+            elif any(map(path.is_relative_to, model)) and path.name not in READ_FOR_THEIR_MEANING:
                 edited += 1
                 assert _decides(path, job, stage), f"{stage} opened {path}"
     assert edited > 0
@@ -184,10 +188,7 @@ def test_each_file_of_the_code_decides(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(code, "ROOTS", {name: tmp_path / name for name in code.ROOTS})
     for stage in stages.ORDER:
         before = code.hashes(f"build_scripts.{stage}")
-        assert {"build_scripts.samples"} <= before.keys() or stage not in ("reference", "verify")
-        for name in before:
-            path = code._file(name)
-            assert path is not None
+        for path in filter(None, map(code._file, before)):
             kept = path.read_bytes()
             path.write_bytes(kept + b"\n")
             assert code.hashes(f"build_scripts.{stage}") != before
@@ -198,74 +199,119 @@ def test_each_file_of_the_code_decides(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_somebodys_own_package_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "theirs_for_test"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "make.py").write_text(
-        "import numpy, json\nfrom . import data\nimport beside_for_test, spaced_for_test.part\n"
-        "import importlib\nimportlib.import_module('called_for_test')\nimport compiled_for_test"
+    """With the libraries that it imports; the project's stages name their own."""
+    make = (
+        "import numpy, json, rich\nfrom . import data\nimport beside_for_test, spaced.part\n"
+        "import importlib\nimportlib.import_module('called_for_test')\nimport compiled_for_test\n"
+        "def later():\n    import PIL.Image"
     )
-    (package / "data.py").write_text("")
-    (tmp_path / "beside_for_test.py").write_text("import safetensors.torch")
-    (tmp_path / "spaced_for_test").mkdir()
-    (tmp_path / "spaced_for_test" / "part.py").write_text("")
-    (tmp_path / "called_for_test.py").write_text("")
-    (tmp_path / f"compiled_for_test{EXTENSION_SUFFIXES[0]}").write_text("")
+    files = {
+        "theirs_for_test/__init__.py": "",
+        "theirs_for_test/make.py": make,
+        "theirs_for_test/data.py": "",
+        "beside_for_test.py": "import safetensors.torch",
+        "spaced/part.py": "",
+        "called_for_test.py": "",
+        f"compiled_for_test{EXTENSION_SUFFIXES[0]}": "",
+        "weights.py": "import theirs_for_test.make\nfrom python_mp.sharding import shard",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     found = code.hashes("theirs_for_test.make")
-    (tmp_path / "weights.py").write_text("import theirs_for_test.make")
     assert found.keys() == {
-        "theirs_for_test", "theirs_for_test.make", "theirs_for_test.data", "beside_for_test",
-        "spaced_for_test.part", "called_for_test", "compiled_for_test",
-    }  # fmt: skip
+        *("theirs_for_test", "theirs_for_test.make", "theirs_for_test.data", "beside_for_test"),
+        *("spaced.part", "called_for_test", "compiled_for_test"),
+    }
     of_file = code.of_file(tmp_path / "weights.py")
-    assert of_file.items() - found.items() == {
-        *((f"library {tool}", version(tool)) for tool in ("numpy", "safetensors")),
-        ("weights.py", of_file["weights.py"]),
-    }
+    assert found.items() <= of_file.items()
+    assert {"weights.py", "python_mp.sharding.shard"} <= of_file.keys()
+    libraries = {name: said for name, said in of_file.items() if name.startswith("library ")}
+    tools = ("numpy", "safetensors", "pillow")
+    assert libraries == {f"library {tool}": version(tool) for tool in tools}
 
 
-@pytest.mark.parametrize("name", ["module.py", "samples.py"])
-def test_the_libraries_of_a_models_code_decide(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """Those of the project's own stages do not come with the code: they name theirs."""
-    path = tmp_path / name
-    path.write_text(
-        "def later():\n    import PIL.Image\nfrom python_mp.rank import shard\nimport rich"
-    )
-    monkeypatch.setattr(code, "version", lambda tool: f"1 of {tool}")
-    code.versions.cache_clear()
-    found = code.of_file(path)
-    assert {key: said for key, said in found.items() if key.startswith("library ")} == {
-        "library pillow": "1 of pillow"
-    }
-    code.versions.cache_clear()
-
-
-DISTRIBUTIONS = cache(packages_distributions)
 PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "msgspec"}
 """They show progress, and read what is in the key by its meaning or by its commit."""
-NOT_RUN = {
-    "tokenizer": {"numpy", "safetensors", "torch"},
-    "shards": {"numpy", "onnx", "onnxruntime", "tokenizers"},
-    "export": {"numpy", "onnxruntime", "tokenizers", "transformers"},
-    "quantise": {"safetensors", "transformers"},
-    "compile": {"numpy", "onnx", "onnxruntime", "safetensors", "tokenizers", "transformers"},
-    "verify": {"onnx"},
-}
-"""Of the libraries that a stage imports: those of engines and stages that it only mentions."""
 
 
-@pytest.mark.parametrize("name", [*stages.ORDER, "tokenizer"])
-def test_the_libraries_that_a_stage_uses_are_in_its_key(name: str) -> None:
-    distributions = DISTRIBUTIONS()
-    imported = {
-        imported.partition(".")[0]
-        for module in code.hashes(f"build_scripts.{name}")
-        if (path := code._file(module))
-        for imported in code._imports(path, module, "", path.stat().st_mtime_ns)
-    } - {*sys.stdlib_module_names, *code.ROOTS}
-    used = {distributions[each][0] for each in imported if each in distributions}
-    said = set(import_module(f"build_scripts.{name}").TOOLS)
-    assert used - PASSED_OVER - NOT_RUN.get(name, set()) <= said
+def test_the_libraries_that_stages_use_are_in_the_keys() -> None:
+    """Of some stage: many only mention the engines of others."""
+    known, used, said = packages_distributions(), set[str](), set[str]()
+    for name in (*stages.ORDER, "tokenizer"):
+        said |= {*import_module(f"build_scripts.{name}").TOOLS}
+        for module, path in code._closure([f"build_scripts.{name}"]).items():
+            tops = {each.partition(".")[0] for each in code._imported(module, path)}
+            used |= {known[top][0] for top in tops - code.ROOTS.keys() if top in known}
+    assert used - PASSED_OVER <= said
+
+
+# -- what is read of the recipe and of config.pbtxt ----------------------------------------------
+
+NOTED = (
+    *(recipe.Recipe, recipe.Shapes, recipe.Calibration, recipe.Accuracy, recipe.TensorRt),
+    *(ModelConfig, Parameters),
+)
+DECIDE_NOTHING = {f"ModelConfig.{each}" for each in ("name", "folder", "version", "queue_seconds")}
+
+
+@contextmanager
+def noted(patched: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """The fields that are read meanwhile, as `Class.field`."""
+    read: set[str] = set()
+
+    def noting(kind: type) -> Callable[[Any, str], Any]:
+        names = get_type_hints(kind).keys()
+
+        def get(self: Any, name: str) -> Any:
+            if name in names:
+                read.add(f"{kind.__name__}.{name}")
+            return object.__getattribute__(self, name)
+
+        return get
+
+    with patched.context() as patch:
+        for kind in NOTED:
+            patch.setattr(kind, "__getattribute__", noting(kind), raising=False)
+        yield read
+
+
+def in_the_key(
+    job: Job, steps: dict[str, Step], name: str, patched: pytest.MonkeyPatch
+) -> set[str]:
+    """What was read for the key of a stage, and of those whose outputs it is given."""
+    fresh = replace(job)
+    fresh.__dict__["config"] = job.config
+    step = steps[name]
+    with noted(patched) as read:
+        stages._step(fresh, name, step.stage, steps)
+        stages.applies(step.stage, fresh)
+    needs = (in_the_key(job, steps, need, patched) for need in step.stage.NEEDS if need in steps)
+    return read.union(*needs)
+
+
+def serial(job: Job, work: Callable[..., None], out: Path, _progress: Progress, _what: str) -> None:
+    for rank in range(job.world_size):
+        work(job, rank, out)
+
+
+def compile_nothing(_program: object, package_path: str, **_: object) -> None:
+    Path(package_path).write_text("compiled")
+
+
+@pytest.mark.parametrize("make", [tensorrt, ranker, encoder, compiled])
+def test_what_a_stage_reads_of_them_is_in_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr(Job, "name", "m")  # it shows engine and layout
+    monkeypatch.setattr(ranks, "each", serial)
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", compile_nothing)
+    make(tmp_path / "repository")
+    job = jobs.load("m", tmp_path / "repository", workspace=tmp_path / "workspace")
+    steps = stages.plan(job)
+    left_out = {"verify", "compile"} if make is tensorrt else {"verify"}
+    for name in [name for name in steps if name not in left_out]:
+        with noted(monkeypatch) as read:
+            stages.ensure(job, steps, name, Progress(disable=True))
+        assert read - DECIDE_NOTHING - in_the_key(job, steps, name, monkeypatch) == set(), name

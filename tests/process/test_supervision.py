@@ -30,7 +30,7 @@ from python_mp.wire.arena import Arena
 from python_mp.wire.sockets import Connection
 from tests.support.configs import echo_config
 from tests.support.descriptors import ours
-from tests.support.processes import alive, children, cpu_seconds, python, until
+from tests.support.processes import alive, children, cpu_seconds, python, rank_processes, until
 from tests.support.replicas import LIMIT, Served, ask, counted, pids, served, values
 
 BACK_SECONDS = 5.0
@@ -63,10 +63,6 @@ def the_forkserver() -> int:
 
 def is_forkserver(pid: int) -> bool:
     return b"rank.forkserver\0echo\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def internal_errors(replica: Served) -> float:
-    return replica.metrics()["python_mp_internal_errors_total{thread=supervisor}"]
 
 
 class Faults:
@@ -187,7 +183,8 @@ def test_errors_are_shown(two: Served, tmp_path: Path, monkeypatch: pytest.Monke
     until(lambda: two.replica.serves, BACK_SECONDS)
     until(lambda: said(tmp_path)["state"] == "serving", BACK_SECONDS)
     errors = said(tmp_path)["errors"]["supervisor"]
-    assert errors["count"] == internal_errors(two) == fault.raised
+    counts = counted(two, "internal_errors_total{thread=supervisor}")
+    assert counts == [errors["count"]] == [fault.raised]
     assert "no space left on device" in errors["text"]
 
 
@@ -243,24 +240,32 @@ def test_a_group_that_cannot_start_refuses_at_once_and_comes_back(
 
 
 FRONT = """
-import sys, time
-from python_mp.front.supervise.forkserver_client import ForkserverClient
-forkserver = ForkserverClient("echo", int(sys.argv[1]))
-print("up", flush=True)
-time.sleep(600)
+import pathlib, sys, time
+from functools import partial
+from python_mp.front import local
+from python_mp.rank.engines.echo import HANG
+from tests.support import configs, replicas
+folder = pathlib.Path(sys.argv[1])
+local.Replica = partial(local.Replica, server=int(sys.argv[2]))
+config = configs.echo_config(folder, tensor_parallel_size=2, pipeline_parallel_size=2)
+with replicas.served(config, folder) as replica:
+    replicas.ask(replica, 1, fault=(HANG, 1, 0))
+    print("serving", flush=True)
+    time.sleep(600)
 """
 
 
-def test_a_stuck_front_ends_with_its_server() -> None:
+def test_all_end_with_their_server(tmp_path: Path) -> None:
+    """A stuck front, and what it has started."""
     with (
         python("import time; time.sleep(600)") as server,
-        python(FRONT, server.pid, says="up") as front,
+        python(FRONT, tmp_path, server.pid, says="serving") as front,
     ):
-        until(lambda: list(map(is_forkserver, children(front.pid))) == [True])
-        (forkserver,) = children(front.pid)
+        started = [*children(front.pid), *rank_processes(front.pid).values()]
+        assert len(started) == 1 + 4
         server.kill()
         assert front.wait(LIMIT) == -signal.SIGKILL
-    until(lambda: not alive(forkserver))
+    until(lambda: not any(map(alive, started)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
@@ -290,47 +295,23 @@ def test_a_forkserver_that_does_not_answer_keeps_nobody_waiting(
         assert not alive(before)
 
 
-DEBUGGER = """
-import ctypes, sys, time
-PTRACE_SEIZE = 0x4206
-print(ctypes.CDLL(None).ptrace(PTRACE_SEIZE, int(sys.argv[1]), None, None), flush=True)
-time.sleep(600)
-"""
-
-
-def test_a_rank_that_cannot_be_reaped_is_left_behind(
-    two: Served, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A debugger holds it: then its parent cannot, however it ends."""
-    before = pids(two)
-    with python(DEBUGGER, before[0]) as debugger:
-        if not debugger.stdout or debugger.stdout.readline() != "0\n":
-            pytest.skip("ptrace is not allowed here")
-        sleeping = ask(two, 1, fault=(SLEEP, 0, 100))
-        os.kill(before[0], signal.SIGKILL)
-        assert values([sleeping, ask(two, 2)]) == [[1], [2]]
-        assert f"pid {before[0]}, is left behind" in caplog.text
-        os.kill(pids(two)[0], signal.SIGKILL)  # The forkserver is as good as before.
-        until(lambda: counted(two, "generation", "ranks_alive") == [3, 2], LIMIT)
-
-
 def test_a_rank_that_cannot_be_killed_is_left_behind(
-    two: Served, monkeypatch: pytest.MonkeyPatch
+    two: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It hangs in a driver, say."""
     monkeypatch.setattr(sys.modules["python_mp.front.group"], "DIE_SECONDS", 0.2)
-    before = pids(two)
-    spared = before[1]
+    other, spared = pids(two)
     kill_group, send = os.killpg, signal.pidfd_send_signal
     monkeypatch.setattr(os, "killpg", lambda pid, number: pid == spared or kill_group(pid, number))
     monkeypatch.setattr(
         signal, "pidfd_send_signal", lambda fd, n: _pid_of(fd) == spared or send(fd, n)
     )
     os.kill(spared, signal.SIGSTOP)
-    os.kill(before[0], signal.SIGKILL)
+    os.kill(other, signal.SIGKILL)
     until(lambda: counted(two, "generation", "ranks_alive") == [2, 2], LIMIT)
     assert values([ask(two, 1)]) == [[1]]
     assert alive(spared)
+    assert f"pid {spared}, is left behind" in caplog.text
     os.kill(spared, signal.SIGKILL)
     until(lambda: not alive(spared))
 
@@ -359,13 +340,8 @@ def test_what_a_killed_front_left_is_removed(config: ModelConfig, tmp_path: Path
         pass
 
     def files_of(pid: int) -> list[Path]:
-        names = (
-            "ranks-{}-0-1/rank0/m.so",
-            "peers/{}.0",
-            "status/m.1.0.{}.json",
-            "m.1.lead.-1.{}.json",
-        )
-        return [tmp_path / name.format(pid) for name in names]
+        names = f"ranks-{pid}-0-1/rank0/m.so", f"peers/{pid}.0", f"status/m.1.0.{pid}.json"
+        return [tmp_path / name for name in names]
 
     for path in (*files_of(over.pid), *files_of(os.getppid())):
         path.parent.mkdir(parents=True, exist_ok=True)

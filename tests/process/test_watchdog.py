@@ -2,16 +2,15 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from python_mp.model.errors import RequestFailed
-from python_mp.rank.engines.echo import HANG, SLEEP, WORK
+from python_mp.rank.engines.echo import HANG, WORK
 from tests.support.configs import echo_config
 from tests.support.processes import until
-from tests.support.replicas import Served, ask, counted, echo_input, pids, served, values
+from tests.support.replicas import Served, ask, counted, pids, served, values
 
 pytestmark = pytest.mark.usefixtures("one_forkserver")
 
@@ -45,19 +44,6 @@ def test_a_stopped_rank_is_replaced_while_nobody_asks(two: Served) -> None:
     until(lambda: counted(two, "generation", "ranks_alive") == [2, 2], LIMIT)
 
 
-def test_a_rank_that_is_resumed_in_time_goes_on(tmp_path: Path) -> None:
-    config = echo_config(tmp_path, tensor_parallel_size=2, hang_seconds=3)
-    with served(config, tmp_path) as replica:
-        before = pids(replica)
-        sleeping = ask(replica, 1, fault=(SLEEP, 0, 100))
-        os.kill(before[0], signal.SIGSTOP)
-        time.sleep(1.5)
-        os.kill(before[0], signal.SIGCONT)
-        assert values([sleeping]) == [[1]]
-        time.sleep(2)  # From its stop on longer than it may be stopped.
-        assert pids(replica) == before
-
-
 def test_a_rank_stopped_while_it_starts_is_replaced(tmp_path: Path) -> None:
     more = {"module.start_seconds": 0.5, "hang_seconds": HANG_SECONDS}
     with served(echo_config(tmp_path, **more), tmp_path) as replica:
@@ -75,9 +61,3 @@ def test_a_limit_on_a_batch_ends_even_what_computes(tmp_path: Path) -> None:
         with pytest.raises(RequestFailed, match="more than 1 s"):
             endless.result(LIMIT)
         assert values([ask(replica, 4)]) == [[4]]
-
-
-def test_zero_switches_it_off(tmp_path: Path) -> None:
-    with served(echo_config(tmp_path, hang_seconds=0), tmp_path) as replica:
-        assert replica.ask(**echo_input(1, faults=[(SLEEP, 0, 2500)])).result(LIMIT)
-        assert counted(replica, "restarts_total") == [0]
