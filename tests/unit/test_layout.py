@@ -75,15 +75,9 @@ def test_a_replica_added_later_has_its_place(tp: int, pp: int, count: int, index
 
     now = including(of(count), Instance(f"lead_{index}", CPU))
     assert replicas(now) == replicas(of(max(count, index + 1)))
-
-
-def test_a_passive_instance_or_a_known_one_changes_nothing() -> None:
-    config = sized(2, 1, cpu("lead", 1), cpu("shard", 1, passive=True))
-    for name in ("lead_0", "shard_0", "shard_1"):
-        assert including(config, Instance(name, CPU)) is config
-    groups = [cpu("lead", 1), cpu("more", 1), cpu("shard", 2, passive=True)]
+    assert including(now, Instance("shard_0", CPU)) is now
     with pytest.raises(ConfigError, match="started anew"):
-        including(sized(2, 1, *groups), Instance("lead_1", CPU))
+        including(sized(1, 1, cpu("lead", 1), cpu("more", 1)), Instance("lead_1", CPU))
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -86,17 +84,15 @@ def test_an_error_keeps_nothing_alive() -> None:
 
 
 def run_all(loop: Loop, *outcomes: Exception | None) -> None:
-    for outcome in outcomes:
-        time.sleep(loop.pause)
-        loop.run(raising(outcome))
+    left = iter(outcomes)
 
-
-def raising(outcome: Exception | None) -> Callable[[], Any]:
     def body() -> None:
-        if outcome is not None:
+        if (outcome := next(left)) is not None:
             raise outcome
 
-    return body
+    for _ in outcomes:
+        time.sleep(loop.pause)
+        loop.run(body)
 
 
 def test_an_error_is_said_once_and_anew_once_it_had_gone() -> None:

@@ -62,9 +62,9 @@ def test_the_answer_is_that_of_the_uncut_request(lengths: list[int], order: rand
     assert all(part.size.fits(CONFIG.parameters) for part in parts)
     assert sum(part.nbytes for part in parts) == whole.nbytes
     larger = [request([*part.lengths, *after.lengths[:1]]) for part, after in pairwise(parts)]
-    assert not any(each.size.fits(CONFIG.parameters) for each in larger), (
-        "a part is as full as can be"
-    )
+    assert not any(each.size.fits(CONFIG.parameters) for each in larger), "a part is full"
+    whole.answer.cancelled = True  # type: ignore[attr-defined]
+    assert all(part.is_cancelled() for part in parts)
     order.shuffle(parts)
     for part in parts:
         assert not whole.answer.future.done()  # type: ignore[attr-defined]
@@ -98,14 +98,6 @@ def test_whatever_its_parts_become(lengths: list[int], data: st.DataObject) -> N
     assert answer(whole).done()
     assert (answer(whole).exception(0) is not None) == any(fails)
     assert all(part.answered for part in parts)
-
-
-def test_a_part_is_cancelled_with_its_request() -> None:
-    whole = request([TOKENS] * 2)
-    parts = cut(whole, CONFIG)
-    assert not any(part.is_cancelled() for part in parts)
-    whole.answer.cancelled = True  # type: ignore[attr-defined]
-    assert all(part.is_cancelled() for part in parts)
 
 
 @pytest.mark.parametrize(

@@ -61,10 +61,6 @@ def test_what_may_pass_is_over_within_five_seconds(
     assert max(pauses(served, clock, ended, took)) + took <= 5.0
 
 
-def test_a_long_start_is_not_always_tried(served: Patience, clock: SimpleNamespace) -> None:
-    assert max(pauses(served, clock, FULL, took=15.0)) >= 30.0
-
-
 def test_requests_are_kept_for_a_while_only(served: Patience) -> None:
     assert [served.failed(EXITED) for _ in range(3)] == [False, False, True]
     served.serves()

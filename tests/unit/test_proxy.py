@@ -3,13 +3,14 @@
 import json
 import os
 import re
+import socket
 import socketserver
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tritonclient.utils import InferenceServerException
@@ -107,17 +108,15 @@ HEALTH = [
 def test_health_checks_ask_no_proxy(command: list[str], status: int, code: int) -> None:
     """Docker hands the proxies of its own configuration to every container."""
 
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
+    page = f"HTTP/1.0 {status} x\r\n\r\n".encode()
 
-        def log_message(self, *_: object) -> None:
-            pass
+    def show(connection: socket.socket, *_: Any) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(page)
 
-    with HTTPServer(("127.0.0.1", 0), Page) as server:
+    with socketserver.TCPServer(("127.0.0.1", 0), show) as server:  # type: ignore[arg-type]
         threading.Thread(target=server.handle_request, daemon=True).start()
-        program = command[2].replace("8003", str(server.server_port))
+        program = command[2].replace("8003", str(server.server_address[1]))
         environment = os.environ | {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
         done = subprocess.run([sys.executable, "-c", program], env=environment)
     assert done.returncode == code

@@ -1,6 +1,5 @@
 """Which sequences a check means, whose they are, and how a rank says so."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from python_mp.model.batch import CU_SEQLENS, Batch
 from python_mp.model.errors import InvalidInput
 from python_mp.model.request import Request
-from python_mp.sharding.families.bert import EncoderConfig, check
 from python_mp.sharding.packed import Packed
 from python_mp.wire.message import Kind, Message, Refusal
 from tests.support.replicas import FutureAnswer
@@ -65,28 +63,3 @@ def test_any_refusal_fits_into_a_message(text: str, sequences: tuple[int, ...]) 
     assert text.startswith(refusal.text)
     assert refusal.sequences == sequences[: len(refusal.sequences)]
     assert bool(refusal.sequences) == bool(sequences)
-
-
-SIZES = EncoderConfig(vocab_size=100, max_position_embeddings=6)
-
-
-@given(st.lists(st.lists(st.integers(-3, 103), min_size=1, max_size=8), min_size=1, max_size=8))
-def test_the_encoder_names_those_of_whom_its_sentence_is_true(texts: list[list[int]]) -> None:
-    """Asked again and again without them, as the front does, it leaves the good ones only."""
-    good = [ids for ids in texts if len(ids) <= 6 and all(0 <= each < 100 for each in ids)]
-    while texts:
-        ids = np.concatenate([np.array(each, np.int32) for each in texts])
-        cu_seqlens = np.cumsum([0, *map(len, texts)]).astype(np.int32)
-        batch = Packed({"INPUT_IDS": ids, CU_SEQLENS: cu_seqlens}, torch.device("cpu"))
-        try:
-            check(SIZES, batch)
-        except InvalidInput as error:
-            number = int(re.search("-?[0-9]+", str(error))[0])  # type: ignore[index]
-            named = [texts.pop(n) for n in reversed(error.sequences)]
-            long = "tokens" in str(error)
-            said = all(len(each) == number if long else number in each for each in named)
-            assert named
-            assert said
-        else:
-            break
-    assert texts == good

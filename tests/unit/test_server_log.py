@@ -20,20 +20,11 @@ def feed(*lines: str, raw: bool = False, gpu: bool = False) -> tuple[Log, list[s
     return log, shown
 
 
-@pytest.mark.parametrize(
-    ("written", "text"),
-    [
-        ('"a\\nb"', "a\nb"),
-        ('"say \\"hi\\" in Ünïcode"', 'say "hi" in Ünïcode'),
-        ("no quotes at all", "no quotes at all"),
-        ('"bad escape \\q\\n"', "bad escape \\q\n"),
-        ('"', '"'),
-    ],
-)
-def test_text_is_unquoted(written: str, text: str) -> None:
-    record = parse(f"I1122 05:48:46.689991 3715 model.py:5] {written}")
-    assert record is not None
-    assert record.text == text
+def test_text_is_unquoted() -> None:
+    for written, text in ((r'"say \"hi\"\n"', 'say "hi"\n'), ("plain", "plain"), ('"', '"')):
+        record = parse(f"I1122 05:48:46.689991 3715 model.py:5] {written}")
+        assert record is not None
+        assert record.text == text
 
 
 def test_traceback_of_a_failure_is_not_shown_twice() -> None:
@@ -65,22 +56,12 @@ def test_warnings_and_models_own_lines_are_shown() -> None:
     assert log.tail == [str(number) for number in range(80, 100)]
 
 
-@pytest.mark.parametrize(
-    ("lines", "complaint"),
-    [
-        (
-            "/opt/tritonserver: unrecognized option '--foo=1'\nUsage: tritonserver\n  --help",
-            "unrecognized option '--foo=1'",
-        ),
-        (
-            'Usage: tritonserver\nServer:\nBad option: "--x".\nGot abc\n',
-            'Bad option: "--x". Got abc',
-        ),
-    ],
-)
-def test_options_that_it_does_not_take(lines: str, complaint: str) -> None:
-    log, shown = feed(*lines.split("\n"))
-    assert (log.complaint, shown) == (complaint, [])
+def test_options_that_it_does_not_take() -> None:
+    other = "/opt/tritonserver: unrecognized option '--foo=1'"
+    log, shown = feed(other, "Usage: tritonserver", "  --help")
+    assert (log.complaint, shown) == ("unrecognized option '--foo=1'", [])
+    log, shown = feed("Usage: tritonserver", "Server:", 'Bad option: "--x".', "Got abc")
+    assert (log.complaint, shown) == ('Bad option: "--x". Got abc', [])
 
 
 MANAGER = 'E1122 05:56:46.78 5135 model_repository_manager.cc:1460] "'
@@ -90,11 +71,6 @@ MANAGER = 'E1122 05:56:46.78 5135 model_repository_manager.cc:1460] "'
     ("line", "name", "why"),
     [
         (FAILED, "broken", "ValueError: weights are missing (1/model.py, line 3)"),
-        (
-            f"{MANAGER}Poll failed for model directory 'a': failed to open it\"",
-            "a",
-            "failed to open it",
-        ),
         (
             f"{MANAGER}failed to load model 'b': no version is available\"",
             "b",

@@ -30,31 +30,9 @@ def test_so_many_at_once_and_the_rest_in_order() -> None:
     pool.close()
 
 
-def test_after_the_end_nothing_begins() -> None:
-    pool, go_on, begun = Pool(1, "load"), threading.Event(), threading.Event()
-
-    def work() -> None:
-        begun.set()
-        go_on.wait(10)
-
-    running = pool.submit(work)
-    assert begun.wait(10)
-    waiting = pool.submit(lambda: None)
-    pool.close()
-    go_on.set()
-    running.result(10)
-    for thread in pool._threads:
-        thread.join(10)
-        assert not thread.is_alive()
-    assert not waiting.done()
-
-
 @pytest.mark.parametrize("has_another", [False, True])
-@pytest.mark.parametrize("error", [RuntimeError("can't start new thread")])
-def test_without_a_new_thread(
-    monkeypatch: pytest.MonkeyPatch, has_another: bool, error: Exception
-) -> None:
-    pool = Pool(2, "load")
+def test_without_a_new_thread(monkeypatch: pytest.MonkeyPatch, has_another: bool) -> None:
+    pool, error = Pool(2, "load"), RuntimeError("can't start new thread")
     if has_another:
         pool.submit(lambda: None).result(10)
 

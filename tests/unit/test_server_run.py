@@ -1,10 +1,8 @@
 """What a run leaves on the machine, and that it goes when the last process has let go."""
 
-import fcntl
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +12,8 @@ import pytest
 
 from server.errors import ServerError
 from server.process import run
+
+Holder = tuple[run.Run, subprocess.Popen[bytes]]
 
 
 @pytest.fixture(autouse=True)
@@ -36,17 +36,6 @@ def make() -> tuple[run.Run, Path]:
     return made, segment
 
 
-def test_living_run_is_left_alone() -> None:
-    made, segment = make()
-    for private in (made.folder, made.lock_file):
-        assert private.stat().st_mode & 0o077 == 0
-    run.remove_leftovers()
-    assert segment.exists()
-    assert made.folder.exists()
-    assert not made.close(timeout=0.0)
-    os.close(made.lock)
-
-
 def test_run_that_is_over_is_removed_and_nothing_else() -> None:
     made, _ = make()
     others = run.SEGMENTS / "triton_python_backend_shm_region_1"
@@ -57,22 +46,8 @@ def test_run_that_is_over_is_removed_and_nothing_else() -> None:
     assert not made.folder.exists()
 
 
-def test_a_child_keeps_the_run_alive_until_it_dies() -> None:
-    made, _ = make()
-    child = subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[made.lock]
-    )
-    os.close(made.lock)
-    assert not made.close(timeout=0.0)
-    child.kill()
-    child.communicate()
-    assert made.close(timeout=5.0)
-    assert made.close(), "again"
-    assert list(run.SEGMENTS.iterdir()) == []
-
-
 @pytest.fixture
-def holder() -> Iterator[tuple[run.Run, subprocess.Popen[bytes]]]:
+def holder() -> Iterator[Holder]:
     """A run whose lock is held by a process that would not end by itself."""
     made, _ = make()
     child = subprocess.Popen(["sleep", "600"], pass_fds=[made.lock])
@@ -82,17 +57,23 @@ def holder() -> Iterator[tuple[run.Run, subprocess.Popen[bytes]]]:
     child.wait()
 
 
-def test_what_is_no_stub_is_left_alone(holder: tuple[run.Run, subprocess.Popen[bytes]]) -> None:
+def test_a_run_is_left_alone_while_a_process_of_it_lives(holder: Holder) -> None:
     made, child = holder
+    for private in (made.folder, made.lock_file):
+        assert private.stat().st_mode & 0o077 == 0
     assert run.holders(made.lock_file) == [child.pid]
     run.remove_leftovers()
     assert child.poll() is None
     assert made.folder.exists()
+    assert not made.close(timeout=0.0)
+    child.kill()
+    child.wait()
+    assert made.close(timeout=5.0)
+    assert made.close(), "again"
+    assert list(run.SEGMENTS.iterdir()) == []
 
 
-def test_an_orphaned_stub_is_ended(
-    holder: tuple[run.Run, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_orphaned_stub_is_ended(holder: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
     _, child = holder
     monkeypatch.setattr(run, "ORPHAN", "sleep")
     threading.Thread(target=child.wait).start()
@@ -101,7 +82,7 @@ def test_an_orphaned_stub_is_ended(
     assert list(run.SEGMENTS.iterdir()) == []
 
 
-def test_the_guard_ends_what_is_left(holder: tuple[run.Run, subprocess.Popen[bytes]]) -> None:
+def test_the_guard_ends_what_is_left(holder: Holder) -> None:
     made, child = holder
     with made.guard() as guard:
         with pytest.raises(subprocess.TimeoutExpired):
@@ -122,23 +103,6 @@ def test_lock_that_names_another_folder_removes_no_folder(content: str, tmp_path
     run.remove_leftovers()
     assert not lock_file.exists()
     assert (tmp_path / "elsewhere").exists()
-
-
-def test_lock_removed_while_being_taken_is_taken_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, removed = fcntl.flock, []
-
-    def flock(descriptor: int, operation: int) -> None:
-        if operation == fcntl.LOCK_EX and not removed:
-            removed.extend(run.SEGMENTS.iterdir())
-            for file in removed:
-                file.unlink()
-        real(descriptor, operation)
-
-    monkeypatch.setattr(run.fcntl, "flock", flock)
-    made = run.begin()
-    assert removed == [made.lock_file]
-    assert made.lock_file.exists()
-    os.close(made.lock)
 
 
 def test_no_place_for_segments_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
