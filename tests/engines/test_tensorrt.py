@@ -22,7 +22,7 @@ from rich.progress import Progress
 from build_scripts.recipe import TensorRt
 from build_scripts.tensorrt import plan as plans
 from build_scripts.tensorrt.profiles import profiles
-from python_mp.model.errors import LoadError, RequestFailed
+from python_mp.model.errors import RequestFailed
 from python_mp.rank.engines.tensorrt import plan_path
 from python_mp.rank.engines.tensorrt_graph import TensorRtGraph
 from python_mp.rank.engines.tensorrt_plan import Plan, communicator
@@ -123,13 +123,6 @@ def test_options(options: dict[str, Any], tmp_path: Path) -> None:
     host_code = bool(options.get("version_compatible"))
     plan = Plan(file, weights=tmp_path / "rank0.onnx", host_code=host_code)
     assert error(TensorRtGraph(plan, device), 5, device) < 1e-4
-
-
-def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
-    file = built(tmp_path)
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(LoadError, match="build it again on this machine"):
-        Plan(file)
 
 
 @pytest.mark.skipif(GPUS < 2, reason=f"needs 2 GPUs, there are {GPUS}")

@@ -72,9 +72,7 @@ class Library:
     def _build(self, builder: Members, config: Fake) -> bytes | None:
         monitor = config.progress_monitor
         monitor.phase_start("build", None, 2)
-        monitor.phase_start("tactics", "build", 2)
-        goes_on = monitor.step_complete("tactics", 0)
-        monitor.phase_finish("tactics")
+        goes_on = monitor.step_complete("build", 0)
         monitor.phase_finish("build")
         if self.fails != "build" and goes_on:
             return b"plan"
