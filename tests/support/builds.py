@@ -75,14 +75,13 @@ class Workshop:
     workspace: Path
     shard: FakeStage
     verify: FakeStage
-    overrides: dict[str, Any] = field(default_factory=dict)
 
     @property
     def model(self) -> Path:
         return self.repository / "tiny"
 
     def job(self, **overrides: Any) -> Job:
-        return job.load("tiny", self.repository, self.overrides | overrides, self.workspace)
+        return job.load("tiny", self.repository, overrides, self.workspace)
 
     def build(self, *, publishing: bool = True, **overrides: Any) -> Result:
         return artifact.build(self.job(**overrides), command.progress(), publishing=publishing)

@@ -11,13 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngInfo
 
 from tests.support.images import NOISE, ZEROS, chunk, encoded
 from tests.support.triton_stub import load_model
 
 COLOR = Image.merge("RGB", (NOISE, NOISE.transpose(Image.Transpose.ROTATE_180), NOISE))
-MIB = 1 << 20
 PICTURES = {
     "JPEG": encoded(COLOR, "JPEG", quality=95),
     "JPEG for print": encoded(COLOR.convert("CMYK"), "JPEG", quality=95),
@@ -87,15 +85,6 @@ def with_exif(data: bytes, said: bytes) -> bytes:
     return with_chunks(data, chunk(b"eXIf", said[6:]))
 
 
-@pytest.mark.parametrize(("numerator", "denominator"), [(-1, 0), (0, 0)])
-def test_a_resolution_that_is_none(module: ModuleType, numerator: int, denominator: int) -> None:
-    """A signed fraction behind the tags."""
-    said = raw_exif("II", 10, 1, struct.pack("<I", 38))
-    said += struct.pack("<ii", numerator, denominator)
-    data = PICTURES["JPEG"]
-    assert_decoded(module, with_exif(data, said), alone(module, data, 6))
-
-
 fuzz = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -153,14 +142,6 @@ def test_texts_and_profiles_of_any_size(module: ModuleType, kind: bytes) -> None
     for before in (b"IDAT", b"IEND"):
         dressed = with_chunks(data, packed, before=before)
         assert_decoded(module, dressed, alone(module, data))
-
-
-def test_many_texts(module: ModuleType) -> None:
-    """More than the 64 MiB that Pillow allows them together."""
-    texts = PngInfo()
-    for number in range(80):
-        texts.add_text(str(number), "x" * (MIB - 1), zip=True)
-    assert_decoded(module, encoded(COLOR, pnginfo=texts), alone(module, PICTURES["PNG"]))
 
 
 def test_more_bits_than_are_read_are_the_reason(module: ModuleType) -> None:
