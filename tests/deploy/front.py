@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from server.endpoints import Endpoints
 from server.process.installation import PROJECT
 from tests.support.processes import children, until
@@ -47,10 +49,6 @@ class Front:
     tls: int
     folder: Path
     process: subprocess.Popen[bytes]
-
-    @property
-    def http_url(self) -> str:
-        return f"127.0.0.1:{self.http}"
 
     @property
     def grpc_url(self) -> str:
@@ -104,20 +102,32 @@ class Front:
             response.begin()
             return _answer(response)
 
+    def call(
+        self, message: bytes = b"", rpc: str = "ModelInfer", **more: Any
+    ) -> tuple[grpc.StatusCode, str]:
+        """Status and sentence of a call over gRPC."""
+        with grpc.insecure_channel(self.grpc_url) as channel:
+            try:
+                channel.unary_unary(f"{SERVICE}/{rpc}")(message, timeout=SECONDS, **more)
+            except grpc.RpcError as error:
+                return error.code(), error.details()
+        return grpc.StatusCode.OK, ""
+
 
 def _answer(response: http.client.HTTPResponse) -> Answer:
     headers = {name.lower(): value for name, value in response.getheaders()}
     return Answer(response.status, headers, response.read())
 
 
-def behind(endpoints: Endpoints) -> dict[str, str]:
-    """The environment of a front of this Triton."""
-    return {
-        "UPSTREAM": endpoints.host,
-        "UPSTREAM_HTTP_PORT": str(endpoints.http),
-        "UPSTREAM_GRPC_PORT": str(endpoints.grpc),
-        "UPSTREAM_HEALTH_PORT": str(endpoints.health),
-    }
+def behind(triton: Endpoints) -> dict[str, str]:
+    """The environment of its front."""
+    ports = {"HTTP": triton.http, "GRPC": triton.grpc, "HEALTH": triton.health}
+    return {"UPSTREAM": triton.host} | {f"UPSTREAM_{n}_PORT": str(p) for n, p in ports.items()}
+
+
+def at(port: int) -> dict[str, str]:
+    """That of a front whose upstream has one port for everything."""
+    return behind(Endpoints(http=port, grpc=port, health=port))
 
 
 @contextmanager

@@ -6,12 +6,9 @@ import socket
 import struct
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Self
-
-import grpc
+from typing import Self
 
 
 class NameServer:
@@ -115,28 +112,3 @@ def _request(connection: socket.socket) -> bytes:
     while missing > 0 and (more := connection.recv(1 << 16)):
         data, missing = data + more, missing - len(more)
     return data
-
-
-class GrpcUpstream(grpc.GenericRpcHandler):
-    """Answers every call with an empty message, and keeps (method, message, metadata)."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, bytes, dict[str, Any]]] = []
-        self._server = grpc.server(ThreadPoolExecutor(4), handlers=[self])
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
-
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        metadata = dict(details.invocation_metadata)
-
-        def answer(message: bytes, _: grpc.ServicerContext) -> bytes:
-            self.calls.append((details.method, message, metadata))
-            return b""
-
-        return grpc.unary_unary_rpc_method_handler(answer)
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.stop(None).wait()

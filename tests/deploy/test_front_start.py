@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.front import NGINX, TOKEN, front
+from tests.deploy.conftest import NewFront
+from tests.deploy.front import NGINX, TOKEN
 from tests.support.programs import Program
 
 Check = Callable[..., subprocess.CompletedProcess[str]]
@@ -33,18 +34,13 @@ def check(program: Program, tmp_path: Path) -> Check:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [
-        ("MAX_BODY", "16 MB", "MAX_BODY must be a size such as 16m or 512k, not 16 MB"),
-        ("MAX_JSON", "1k2k", "MAX_JSON must be a size such as 16m or 512k, not 1k2k"),
-        ("MAX_JSON", "-1", "MAX_JSON must be a size such as 16m or 512k, not -1"),
-        ("UPSTREAM", "a; daemon on", "UPSTREAM is 'a; daemon on', which cannot be"),
-        ("UPSTREAM", "$host", "UPSTREAM is '$host', which cannot be"),
-    ],
+    ("name", "value"), [("MAX_BODY", "16 MB"), ("MAX_JSON", "-1"), ("UPSTREAM", "a; daemon on")]
 )
-def test_what_cannot_be(check: Check, name: str, value: str, said: str) -> None:
+def test_what_cannot_be(check: Check, name: str, value: str) -> None:
     checked = check(**{name: value})
-    assert (checked.returncode, checked.stderr) == (1, f"front: {said}\n")
+    assert checked.returncode == 1
+    assert checked.stderr.startswith(f"front: {name} ")
+    assert value in checked.stderr
 
 
 def test_sizes(check: Check, tmp_path: Path) -> None:
@@ -54,43 +50,30 @@ def test_sizes(check: Check, tmp_path: Path) -> None:
     assert f"js_var $max_json {512 << 10};" in config
 
 
-def test_the_token_is_nowhere_to_be_read(program: Program, tmp_path: Path) -> None:
-    """Neither in an environment nor in a file."""
-    with front(program("nginx"), tmp_path / "front", UPSTREAM="127.0.0.1") as started:
+def test_the_token_is_nowhere_to_be_read(new_front: NewFront, tmp_path: Path) -> None:
+    """Neither in an environment nor in a file. And a pair for TLS is made where none is."""
+    (tmp_path / "none").mkdir()
+    tls = {"TLS_DIR": str(tmp_path / "none"), "TLS_MADE": str(tmp_path / "made")}
+    with new_front(tmp_path / "front", UPSTREAM="127.0.0.1", **tls) as started:
         for pid in (started.process.pid, *started.workers):
             assert TOKEN.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
         run = tmp_path / "front" / "run"
         assert (run / "admin.conf").stat().st_mode & 0o077 == 0
         for file in run.rglob("*"):
             assert not file.is_file() or TOKEN.encode() not in file.read_bytes()
-
-
-def test_a_pair_is_made_where_none_is(program: Program, tmp_path: Path) -> None:
-    program("openssl")
-    (tmp_path / "none").mkdir()
-    tls = str(tmp_path / "none")
-    made = tmp_path / "made"
-    with front(
-        program("nginx"), tmp_path / "front", UPSTREAM="127.0.0.1", TLS_DIR=tls, TLS_MADE=str(made)
-    ) as started:
-        assert started.errors.count("front: ") == 1
-        assert f"mount tls.crt and tls.key at {tls} to have your own" in started.errors
-        assert (made / "tls.crt").exists()
+        assert f"mount tls.crt and tls.key at {tmp_path / 'none'}" in started.errors
+        assert (tmp_path / "made" / "tls.crt").exists()
 
 
 def test_certificate_names_and_keeps(program: Program, tmp_path: Path) -> None:
-    program("openssl")
+    show = [program("openssl"), "x509", "-noout", "-ext", "subjectAltName", "-in"]
     command = ["sh", str(NGINX / "certificate.sh"), str(tmp_path / "tls"), "my.host", "10.0.0.1"]
     subprocess.run(command, check=True)
-    certificate = (tmp_path / "tls" / "tls.crt").read_bytes()
-    shown = subprocess.run(
-        ["openssl", "x509", "-noout", "-ext", "subjectAltName"],
-        input=certificate,
-        capture_output=True,
-        check=True,
-    ).stdout
+    certificate = tmp_path / "tls" / "tls.crt"
+    shown = subprocess.run([*show, certificate], capture_output=True, check=True).stdout
     for name in (b"DNS:localhost", b"DNS:front", b"DNS:my.host", b"127.0.0.1", b"10.0.0.1"):
         assert name in shown
     assert (tmp_path / "tls" / "tls.key").stat().st_mode & 0o077 == 0
+    made = certificate.read_bytes()
     subprocess.run(command, check=True)
-    assert (tmp_path / "tls" / "tls.crt").read_bytes() == certificate
+    assert certificate.read_bytes() == made
