@@ -1,6 +1,5 @@
 """What cannot be served is refused with a status and a sentence, and costs nobody else anything."""
 
-import zlib
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,7 @@ from tests.support.calls import (
 )
 from tests.support.classifying import held_out
 
-INVALID, UNKNOWN = "invalid", "unknown"
-STATUS = {
-    ("grpc", INVALID): "StatusCode.INVALID_ARGUMENT",
-    ("http", INVALID): "400",
-    ("grpc", UNKNOWN): "StatusCode.NOT_FOUND",
-    ("http", UNKNOWN): "404",
-}
+INVALID, UNKNOWN = ("400", "StatusCode.INVALID_ARGUMENT"), ("404", "StatusCode.NOT_FOUND")
 
 
 def text(*texts: Any) -> dict[str, Array]:
@@ -40,14 +33,11 @@ def tokens(ids: Any, lengths: Any) -> dict[str, Array]:
 
 def features(bad: float = 0.0, shape: tuple[int, int] = (2, 256)) -> dict[str, Array]:
     array = np.zeros(shape, np.float32)
-    if array.size:
-        array.flat[-3] = bad
+    array[-1:, -3] = bad
     return {"FEATURES": array}
 
 
 EMBED = [
-    ("empty text", text("fine", ""), "TEXT[1] is empty."),
-    ("1 MB", text("a" * 1_000_000), "TEXT[0] has 1000000 bytes; the limit is 65536."),
     ("not UTF-8", text("fine", b"caf\xe9"), "TEXT[1] is not UTF-8 at byte 3."),
     ("one of 64", text(*["fine"] * 63, ""), "TEXT[63] is empty."),
     ("empty batch", text(), "expected 1 string elements for inference input 'TEXT'"),
@@ -58,29 +48,16 @@ EMBED = [
 ]
 ENCODER = [
     ("id too large", tokens([[101, 30522]], [[2]]), "INPUT_IDS holds 30522; ids are 0 to 30521"),
-    ("id negative", tokens([[101, -1]], [[2]]), "INPUT_IDS holds -1; ids are 0 to 30521"),
     ("too long", tokens([[5] * 513], [[513]]), "513 tokens; the model's limit is 512"),
-    ("length 0", tokens([[101, 102]], [[0]]), "'LENGTHS' holds 0 to 0; it must be 1 to 2"),
-    ("length 3", tokens([[101, 102]], [[3]]), "'LENGTHS' holds 3 to 3; it must be 1 to 2"),
     ("length -1", tokens([[1, 2]] * 2, [[1], [-1]]), "'LENGTHS' holds -1 to 1; it must be 1 to 2"),
     ("no ids", tokens(np.zeros((1, 0)), [[0]]), "the same number of rows, at least 1"),
     ("empty batch", tokens(np.zeros((0, 2)), np.zeros((0, 1))), "'LENGTHS'"),
     ("batches differ", tokens([[1, 2]], [[2], [2]]), "batch size does not match"),
-    ("shape", tokens([[1, 2]], [[2, 2]]), "Expected [-1,1], got [1,2]"),
-    ("no lengths", {"INPUT_IDS": np.ones((1, 2), np.int32)}, "missing required input(s)"),
-    (
-        "dtype",
-        {"INPUT_IDS": np.ones((1, 2), np.int64), "LENGTHS": np.full((1, 1), 2, np.int32)},
-        "'INPUT_IDS' data-type is 'INT64'",
-    ),
 ]
 RANKER = [
     ("nan", features(np.nan), "FEATURES holds a value that is not finite"),
-    ("infinite", features(-np.inf), "FEATURES holds a value that is not finite"),
-    ("shape", features(shape=(2, 255)), "Expected [-1,256], got [2,255]"),
     ("batch of 257", features(shape=(257, 256)), "batch-size must be <= 256"),
     ("empty batch", features(shape=(0, 256)), "'FEATURES'"),
-    ("dtype", {"FEATURES": np.zeros((1, 256))}, "'FEATURES' data-type is 'FP64'"),
 ]
 
 
@@ -89,25 +66,12 @@ def images(*files: bytes, top_k: list[int] | None = None) -> dict[str, Array]:
     return image | ({} if top_k is None else {"TOP_K": np.array(top_k, np.int32)[:, None]})
 
 
-def huge() -> bytes:
-    """A PNG whose header says 50000 x 50000."""
-    file = bytearray(GOOD)
-    file[16:24] = (50_000).to_bytes(4, "big") * 2
-    file[29:33] = zlib.crc32(file[12:29]).to_bytes(4, "big")
-    return bytes(file)
-
-
 GOOD = held_out()[0][0]
 CLASSIFY = [
-    ("empty image", images(b""), "IMAGE[0] is empty."),
     ("second of two", images(GOOD, b"hello"), "IMAGE[1] is not a JPEG or PNG file."),
-    ("cut short", images(GOOD[:-60]), "IMAGE[0] is damaged or cut short."),
-    ("huge", images(huge()), "IMAGE[0] is 50000 x 50000 pixels; the limit is 16777216 in all."),
     ("9 MB", images(bytes(9_000_000)), "IMAGE[0] has 9000000 bytes; the limit is 8388608."),
-    ("k 0", images(GOOD, top_k=[0]), "TOP_K is 0; it must be 1 to 10."),
     ("k 11", images(GOOD, top_k=[11]), "TOP_K is 11; it must be 1 to 10."),
     ("two ks", images(GOOD, GOOD, top_k=[1, 2]), "the images of a request need the same."),
-    ("batch of 65", images(*[GOOD] * 65), "batch-size must be <= 64 for 'classify'"),
 ]
 CASES = {
     f"{model}: {title}": (model, output, INVALID, inputs, sentence)
@@ -134,7 +98,7 @@ def test_is_refused_in_a_sentence(server: TritonServer, case: str, protocol: str
     with Client(server.endpoints, protocol) as client:
         with pytest.raises(InferenceServerException) as refused:
             client.ask(model, output, **inputs)
-        assert refused.value.status() == STATUS[protocol, status]
+        assert refused.value.status() == status[protocol == "grpc"]
         assert sentence in refused.value.message()
         assert "Traceback" not in refused.value.message()
         assert_good_ones_are_served(client)

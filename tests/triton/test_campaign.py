@@ -6,27 +6,20 @@ CAMPAIGN_TIMES=N makes N times as many.
 
 from __future__ import annotations
 
-import json
 import os
-import urllib.request
 from collections.abc import Callable, Iterator
-from http.client import HTTPException
 from typing import Any
 
 import grpc
 import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
-from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from server.process.launch import TritonServer
-from tests.support import bad_json, bad_messages, python_models
+from tests.support import bad_json, bad_messages
 from tests.support.bad_json import GENERATED, JUNK, HttpCall
 from tests.support.calls import settled
-from tests.support.command import Command, command
-from tests.support.processes import until
-from tests.support.python_models import CONFIG
 from tests.support.sender import Health, Sender
 
 SEED = os.environ.get("CAMPAIGN_SEED")
@@ -111,55 +104,3 @@ def test_largest_bodies(sender: Sender) -> None:
     sender.http(HttpCall("POST", path, b"[" * 1_000_000))
     sender.grpc(("ModelInfer", b"\x0b" * 100_000))
     sender.good()
-
-
-# What is left out above, since nothing of ours stands between: that it still crashes, and that the
-# watcher brings back what did. Where one of these fails because nothing crashes any more, take the
-# filter `crashes` out of bad_json.py or bad_messages.py.
-
-
-@pytest.fixture(scope="module")
-def crashing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    folder = tmp_path_factory.mktemp("crashing")
-    models = {"identity": ("FP32", 1), "wide": ("FP32", -1), "text": ("STRING", 1)}
-    for name, of in models.items():
-        python_models.add(folder, name, config=CONFIG.format(*of))
-    with command(folder) as served:
-        served.wait_ready()
-        yield served
-
-
-@pytest.mark.parametrize(
-    ("model", "tensor", "outputs"),
-    [
-        ("identity", {"datatype": "FP32", "shape": [1, 2**40], "data": [1]}, []),
-        ("text", {"datatype": "BYTES", "shape": [1, 1], "data": ["a"]}, [{"classification": 1}]),
-    ],
-    ids=["a shape in JSON", "classes of texts"],
-)
-def test_the_server_still_crashes(
-    crashing: Command, model: str, tensor: dict[str, Any], outputs: list[Any]
-) -> None:
-    """It makes room for what the shape says before it looks at the data; it divides by the size of
-    an element. The campaign asks for no classes of texts."""
-    before = crashing.triton
-    asked = [{"name": "OUT", "parameters": each} for each in outputs]
-    body = json.dumps({"inputs": [tensor | {"name": "IN"}], "outputs": asked}).encode()
-    url = f"http://{crashing.endpoints.http_url}/v2/models/{model}/infer"
-    with pytest.raises((HTTPException, OSError)):
-        urllib.request.urlopen(url, body, timeout=20).close()
-    until(lambda: crashing.answers() and crashing.is_ready, 60)
-    assert crashing.triton != before
-
-
-def test_a_shape_over_grpc_still_crashes_a_stub(crashing: Command) -> None:
-    """The size in bytes overflows to 0, which fits no data; the stub makes the array unasked."""
-    message = ModelInferRequest(model_name="wide", raw_input_contents=[b""])
-    message.inputs.add(name="IN", datatype="FP32", shape=[1, 2**62])
-    server, before = crashing.triton, set(crashing.stubs("wide").values())
-    channel = grpc.insecure_channel(crashing.endpoints.grpc_url)
-    with channel, pytest.raises(grpc.RpcError, match="not healthy"):
-        GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=20)
-    until(lambda: crashing.answers(model="wide") and crashing.is_ready, 60)
-    assert not before & set(crashing.stubs("wide").values())
-    assert crashing.triton == server

@@ -8,14 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from build_scripts.build import main as build
 from build_scripts.publish import versions
 from server.process.installation import PROJECT
 from tests.support import repository
@@ -79,41 +77,3 @@ def test_chaos_finds_what_nobody_announced(tmp_path: Path, check_left: CheckLeft
         end(served, check_left)
     assert program.returncode == 1, said
     assert "refused at ranker over" in said
-
-
-@pytest.mark.campaign
-@pytest.mark.timeout(3600)
-def test_a_compiled_model_leaves_no_file(
-    tmp_path: Path, check_left: CheckLeft, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A group of its ranks unpacks 93 MB. Each fault `reload` is two: there, and back."""
-    models, temporary = tmp_path / "models", tmp_path / "tmp"
-    repository.copy(models, *EMBED)
-    recipe = models / "embed" / "recipe.toml"
-    recipe.write_text(recipe.read_text().replace('engine = "torch"', 'engine = "aot_inductor"', 1))
-    assert build(["embed", f"--repository={models}"]) == 0
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    before = unpacked()
-    with command(models) as served:
-        served.wait_ready()
-        run = served.run
-        assert served.process.stdout is not None
-        reading = threading.Thread(target=served.process.stdout.read)  # Or it fills up.
-        reading.start()
-        for fault, times in (("reload", 50), ("kill", 100)):
-            options = f"--faults={fault}", f"--times={times}", "--seconds=0", "--model=embed"
-            with chaos(served, *options) as program:
-                said, _ = program.communicate()
-            assert program.returncode == 0, said
-            assert not unpacked() - before
-        served.process.send_signal(signal.SIGTERM)
-        served.process.wait(60)
-        reading.join()
-        check_left(run)
-    assert list(temporary.iterdir()) == []
-
-
-def unpacked() -> set[Path]:
-    """Where torch puts a package that it takes apart itself."""
-    return {*Path("/tmp").glob("*/data/aotinductor")}

@@ -177,12 +177,6 @@ def assert_right(counts: Counter[str], wanted: int) -> None:
     assert counts["refused"] > wanted * SHARES["bad"] / 2
 
 
-@pytest.mark.campaign
-def test_answers_in_a_crowd_of_one_model_are_those_got_alone(crowded: TritonServer) -> None:
-    crowd = Crowd(crowded.endpoints, learned(crowded, ["ranker"]), 20_000)
-    assert_right(asyncio.run(crowd.run()), 20_000)
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "wanted", [800, pytest.param(10_000, marks=pytest.mark.campaign)], ids=["short", "long"]

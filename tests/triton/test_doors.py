@@ -31,7 +31,6 @@ CLOSED = {
     "unload": ("v2/repository/models/identity/unload", b""),
     "config": ("v2/models/identity/config", None),
     "statistics": ("v2/models/identity/stats", None),
-    "shared memory": ("v2/systemsharedmemory/status", None),
     "CUDA memory": ("v2/cudasharedmemory/status", None),
     "trace": ("v2/trace/setting", None),
     "logging": ("v2/logging", None),
@@ -158,11 +157,9 @@ def test_grpc_over_tls(serve: Serve, add_model: AddModel, certificates: Path, mu
     with serve(models, tls=tls, options=["--allow-http=false"]) as server:
 
         def is_served(*name: str) -> bool:
-            ca = (certificates / "ca.pem").read_bytes()
-            own = [
-                (certificates / f"{n}.{end}").read_bytes() for n in name for end in ("key", "pem")
-            ]
-            return infers(server.endpoints, grpc.ssl_channel_credentials(ca, *own))
+            files = ["ca.pem", *(f"{n}.{end}" for n in name for end in ("key", "pem"))]
+            pems = [(certificates / file).read_bytes() for file in files]
+            return infers(server.endpoints, grpc.ssl_channel_credentials(*pems))
 
         assert is_served("client")
         assert is_served() is not mutual

@@ -5,7 +5,6 @@ Each variant is what the build makes of the model's recipe with engine, dtype or
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import re
 import shutil
@@ -63,17 +62,7 @@ PAIRWISE = [
     Variant("classifier", "onnxruntime", "int8", tp=2),
     Variant("embed_encoder", "onnxruntime", "int8", tp=2),
 ]
-LAYOUTS = [(1, 1), (2, 1), (1, 2)]
-ALL = {
-    *PAIRWISE,
-    Variant("embed_encoder", "aot_inductor", tp=2),  # takes minutes to compile
-    *(
-        Variant("classifier", engine, tp=tp, pp=pp)
-        for engine in ("torch", "aot_inductor", "onnxruntime")
-        for tp, pp in LAYOUTS
-    ),
-    *(Variant("embed_encoder", "onnxruntime", tp=tp, pp=pp) for tp, pp in LAYOUTS),
-}
+SLOW = Variant("embed_encoder", "aot_inductor", tp=2)  # takes minutes to compile
 
 
 def publish(folder: Path, variant: Variant) -> None:
@@ -127,8 +116,8 @@ class Served:
 
 @pytest.fixture(
     scope="module",
-    params=[PAIRWISE, pytest.param(sorted(ALL, key=str), marks=pytest.mark.campaign)],
-    ids=["pairwise", "all"],
+    params=[PAIRWISE, pytest.param([*PAIRWISE, SLOW], marks=pytest.mark.campaign)],
+    ids=["fast", "all"],
 )
 def engines(
     serve: Serve, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -186,14 +175,3 @@ def test_a_text_of_one_token(engines: Served) -> None:
     for each in states:
         assert each.shape == (1, 1, 384)
         np.testing.assert_allclose(each, states[0], atol=1e-4)
-
-
-def test_the_manifest_says_how_good_it_is(engines: Served) -> None:
-    for variant in engines.variants:
-        path = engines.server.settings.model_repository / variant.name / "1" / "manifest.json"
-        manifest = json.loads(path.read_text())
-        assert manifest["engine"] == variant.engine
-        assert manifest["accuracy"]["samples"] == 40
-        if variant.dtype == "float32":
-            assert manifest["accuracy"]["cosine_min"] >= BOUND["float32"]
-        assert len(manifest["files"]) >= variant.tp * variant.pp

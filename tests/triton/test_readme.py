@@ -78,13 +78,6 @@ def test_bring_your_own_model(serve: Serve, mlp: tuple[Path, dict[str, torch.Ten
     np.testing.assert_allclose(y, expected.numpy(), rtol=1e-4, atol=1e-3)
 
 
-def test_make_targets_exist() -> None:
-    named = set(re.findall(r"\bmake ([a-z]+)", " ".join(re.findall(r"`[^`]+`", README))))
-    named |= set(re.findall(r"^make ([a-z]+)", "\n".join(code for _, code in BLOCKS), re.MULTILINE))
-    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
-    assert {"serve", "test"} <= named <= targets
-
-
 @cache
 def everything() -> list[Path]:
     """All files and folders of the project that a page may name."""

@@ -30,7 +30,6 @@ from tests.support.command import (
     Command,
     assert_private,
     command,
-    has_ended,
     infer,
     variables,
 )
@@ -63,7 +62,10 @@ class Gated:
 
 @pytest.fixture
 def gated(add_model: AddModel, tmp_path: Path) -> Iterator[Gated]:
-    with command(add_model("identity", GATED.format(gate=str(tmp_path)))) as served:
+    """With two ranks of another model."""
+    folder = add_model("identity", GATED.format(gate=str(tmp_path)))
+    repository.add(folder, "echo", repository.ECHO)
+    with command(folder) as served:
         served.wait_ready()
         yield Gated(served, tmp_path)
 
@@ -183,34 +185,6 @@ def test_paths_with_characters_that_a_shell_reads(
         assert served.infer(1.5) == 1.5
         assert served.is_ready
         assert served.model("echo")["ready"]
-
-
-STUCK = """
-import sys
-from server import __main__, shell_names
-from server.process import progress
-progress.STUCK_SECONDS = 2.0
-shell_names.is_odd = lambda _: False
-sys.exit(__main__.main())
-"""
-
-
-def test_stubs_that_abort_end_the_start(add_model: AddModel) -> None:
-    """As they would for such a path, were it not for the link. Triton waits for them for ever."""
-    folder = add_model("identity", ECHO)
-    folder = folder.rename(folder.with_name("my models"))
-    with command(folder, program=("-c", STUCK)) as served:
-        status, output = has_ended(served, 60)
-    assert status == 1
-    assert "server: stubs of identity aborted while they started" in output
-
-
-def test_a_start_has_the_limit_that_it_is_given(add_model: AddModel) -> None:
-    sleeps = add_model("identity", "import time; time.sleep(60)")
-    with command(sleeps, "--load-timeout-secs=3") as served:
-        status, output = has_ended(served, 30)
-    assert status == 1
-    assert "server: the server was not ready within 3 s (--load-timeout-secs)" in output
 
 
 def server(*options: str, program: Sequence[str] = ("-m", "server"), **more: str) -> str:

@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from python_mp.rank.engines.echo import SLEEP
 from tests.support import repository
-from tests.support.calls import Client, in_background, in_parallel, reference, scrape
+from tests.support.calls import Client, in_background, in_parallel, scrape
 from tests.support.command import Command, assert_private, command
 from tests.support.processes import until
 from tests.support.python_models import ECHO
@@ -46,35 +46,6 @@ class TritonPythonModel:
             os._exit(1)
         return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", value)]) for value in values]
 """
-
-# The same server, in which a call raises while there is a file of its name.
-FAULTY = """
-import os, pathlib, sys
-from server import __main__, control
-from server.pages import report
-from server.process import launch
-from server.watch import reconciler, repository, said
-
-def breaks(place, name):
-    call = getattr(place, name)
-    def fails(*args, **more):
-        if pathlib.Path({folder!r}, name).exists():
-            raise OSError(24, "Too many open files")
-        return call(*args, **more)
-    setattr(place, name, fails)
-
-for place, name in {calls}:
-    breaks(eval(place), name)
-sys.exit(__main__.main())
-"""
-FAULTS = {
-    "living": ("reconciler.stubs", "the models' watch"),
-    "read": ("said.Said", "the models' watch"),
-    "states": ("repository", "the repository's watch"),
-    "ask": ("control.IndexLine", "the probe of tritonserver"),
-    "of": ("report", "the report"),
-    "feed": ("launch.Log", "the log's reader"),
-}
 
 
 @pytest.fixture
@@ -194,53 +165,16 @@ def ask_to_sleep(client: Any) -> None:
     client.async_infer("echo", inputs, lambda **_: None)
 
 
-@pytest.mark.campaign
-def test_an_ensemble_comes_back_with_its_steps(tmp_path: Path) -> None:
-    folder = tmp_path / "repository"
-    repository.copy(folder, "embed", "embed_tokenizer", "embed_encoder", "embed_pooler")
-    text = reference().texts[0]
-
-    def embeds() -> bool:
-        with Client(served.endpoints) as client, suppress(InferenceServerException):
-            return reference().cosine([0], client.embed([text])) > 0.9999
-        return False
-
-    with command(folder) as served:
-        served.wait_ready()
-        for model, instance in (("embed_tokenizer", "_0_0"), ("embed_encoder", "lead_0")):
-            pids = served.stubs(model)
-            os.kill(next(pids[name] for name in pids if name.endswith(instance)), signal.SIGKILL)
-            until(lambda: not served.is_ready)
-            assert {"embed", "embed_pooler"} & {
-                name for name, m in served.health()[1]["models"].items() if not m["ready"]
-            } == {"embed"}
-            until(lambda: served.is_ready and embeds(), 60)  # most of it is the load
+@pytest.fixture
+def models(add_model: AddModel) -> Path:
+    """`identity`, and `echo` of python_mp with two ranks."""
+    folder = add_model("identity", ECHO)
+    repository.add(folder, "echo", repository.ECHO)
+    return folder
 
 
-def test_an_error_in_any_loop_ends_nothing(mortal: Path, tmp_path: Path) -> None:
-    """And each loop does its work again as soon as the fault is over."""
-    calls = [(place, name) for name, (place, _) in FAULTS.items()]
-    program = ("-c", FAULTY.format(folder=str(tmp_path), calls=calls))
-    with command(mortal, program=program) as served:
-
-        def errors(loop: str) -> dict[str, Any]:
-            return dict(served.health("/status")[1]["errors"][loop])
-
-        served.wait_ready()
-        for name, (_, loop) in FAULTS.items():
-            fault, old = tmp_path / name, served.stubs("identity")["identity_0_0"]
-            fault.touch()
-            if name in ("living", "feed"):  # something to mend, and to log
-                os.kill(old, signal.SIGKILL)
-            served.wait_for(f"error: {loop}: OSError: [Errno 24] Too many open files")
-            fault.unlink()
-            until(lambda loop=loop: errors(loop)["errors"] and not errors(loop)["error"])
-            until(lambda: served.is_ready and served.answers(), BACK_SECONDS)
-        assert served.end(signal.SIGTERM)[0] == 0, served.output
-
-
-def test_tritonserver_is_started_again(add_model: AddModel, check_left: CheckLeft) -> None:
-    with command(add_model("identity", ECHO)) as served:
+def test_tritonserver_is_started_again(models: Path, check_left: CheckLeft) -> None:
+    with command(models) as served:
         served.wait_ready()
         assert served.metric("up") == served.metric("ready") == 1
         assert served.metric("info", version=served.control.version()) == 1
@@ -260,9 +194,9 @@ def test_tritonserver_is_started_again(add_model: AddModel, check_left: CheckLef
     check_left(second)
 
 
-def test_no_accepted_request_is_lost_in_a_drain(add_model: AddModel) -> None:
+def test_no_accepted_request_is_lost_in_a_drain(models: Path) -> None:
     """Clients keep their connections; each answer is right until nobody serves any more."""
-    with command(add_model("identity", ECHO), "--drain-window-secs=2") as served:
+    with command(models, "--drain-window-secs=2") as served:
         served.wait_ready()
         told, busy = threading.Event(), threading.Semaphore(0)
         endings: list[str] = []
@@ -271,8 +205,8 @@ def test_no_accepted_request_is_lost_in_a_drain(add_model: AddModel) -> None:
             with Client(served.endpoints, ("grpc", "http")[number % 2]) as client:
                 try:
                     for value in itertools.count():
-                        row = np.array([[value]], np.float32)
-                        assert client.ask("identity", "OUT", IN=row) == row
+                        row = np.array([[value, number]], np.int32)
+                        assert (client.ask("echo", "Y", X=row) == row).all()
                         busy.release()
                 except InferenceServerException as error:
                     assert told.is_set()
