@@ -5,30 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tests.osfaults.board import Board
 from tests.osfaults.cases import Case
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
-from tests.support.configs import INT32, raw_config, tensor
 from tests.support.processes import ENVIRONMENT, alive, rank_processes
 
 SETTLE_SECONDS = 20.0
-TELL_SECONDS = 1.0
 SPARE_FILES = 3
 """Connections come and go; a group that is left open has more."""
 LEAST_TEXT = 15
 """Letters of a reason that may be of use to somebody."""
-
-
-CONFIG = raw_config(
-    *("echo", [tensor("X", INT32, 2)], [tensor("Y", INT32, 2)]),
-    replicas=2,
-    max_batch_size=8,
-    engine="echo",
-    tensor_parallel_size=2,
-)
 
 
 class Front(Subject):
@@ -45,7 +33,6 @@ class Front(Subject):
         self._runtime = folder / "run"
         self._runtime.mkdir(mode=0o700, exist_ok=True)
         self._stubs = self._files = 0
-        self._refused = 0
         self._start_process()
 
     @property
@@ -60,7 +47,6 @@ class Front(Subject):
         if not self._loaded:
             self._load()
         wait(self._serves, SLACK_SECONDS, "serve without a fault")
-        self._refused = self._board.counts[2]
         self._files = self._files or self._descriptors + SPARE_FILES
 
     def act(self, phase: str) -> None:
@@ -68,14 +54,14 @@ class Front(Subject):
             self._order_load()
         elif phase == "unload":
             self._loaded = False
-            self._board.ask(do="unload")
+            self._board.ask("unload")
         else:
             os.kill(rank_processes(self._process.pid)[0, 0], signal.SIGKILL)
 
     def is_through(self, phase: str) -> bool:
         return self._serves() if phase == "death" else self._board.reply(0) is not None
 
-    def recover(self, phase: str) -> str:
+    def recover(self, phase: str) -> None:
         error = "" if phase == "death" else self._said(phase)
         if phase == "unload":
             self._leave()
@@ -84,27 +70,20 @@ class Front(Subject):
             self._load()
         limit = RETURN_SECONDS + SLACK_SECONDS
         wait(self._serves, limit, f"serve again; were {self._board.counts}")
-        return f"{phase} fails: {error}" if error else ""
 
-    def settle(self, case: Case) -> int:
-        self._board.ask(do="settle")
+    def settle(self, case: Case) -> None:
+        self._board.ask("settle")
         if self._board.reply(SETTLE_SECONDS) is None:
             raise Trouble(f"requests without an answer: {self._board.counts}")
-        _, _, refused, wrong, *_ = self._board.counts
-        if wrong:
-            raise Trouble(f"{wrong} wrong answers")
+        if self._board.counts[3]:
+            raise Trouble(f"wrong answers: {self._board.counts}")
         if case.call == "close":
             self._files = 0  # What was not closed stays open.
         elif case.phase == "death":
             more = f"as many descriptors as before, {self._files}"
             wait(lambda: self._descriptors <= self._files, RETURN_SECONDS, more)
-        return int(refused) - self._refused if case.phase == "death" else 0
 
     def log(self) -> str:
-        """Its last lines and its stacks."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGUSR2)
-            time.sleep(TELL_SECONDS)
         return self._stderr.read_text()[-20000:]
 
     def renew(self) -> None:
@@ -124,20 +103,21 @@ class Front(Subject):
         self._files = 0
         self._board = Board(self.folder / f"board-{self._stubs}")
         self._stderr = self.folder / f"stderr-{self._stubs}"
+        program = (sys.executable, "-m", "tests.osfaults.stub")
         with self._stderr.open("w") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.osfaults.stub", self.folder / f"board-{self._stubs}"],
+                [*program, self.folder / f"board-{self._stubs}", self._repository],
                 cwd=self.folder,
                 env=os.environ | ENVIRONMENT | {"PYTHON_MP_RUNTIME_DIR": str(self._runtime)},
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
             )
-        self._board.ask(do="nothing")
+        self._board.ask("nothing")
         assert self._board.reply(SETTLE_SECONDS) is not None, "the stub does not start"
 
     def _order_load(self) -> None:
         self._loaded = True
-        self._board.ask(do="load", config=CONFIG, repository=str(self._repository))
+        self._board.ask("load")
 
     def _load(self) -> None:
         self._order_load()
@@ -146,10 +126,9 @@ class Front(Subject):
 
     def _said(self, phase: str) -> str:
         """The end of a load or an unload: its error."""
-        said = self._board.reply(RETURN_SECONDS + SLACK_SECONDS)
-        if said is None:
+        error = self._board.reply(RETURN_SECONDS + SLACK_SECONDS)
+        if error is None:
             raise Trouble(f"the {phase} does not end, or did: {self._process.poll()}")
-        error = str(said["error"])
         if error and len(error) < LEAST_TEXT:
             raise Trouble(f"a reason of no use: {error!r}")
         return error

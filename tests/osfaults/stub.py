@@ -1,17 +1,15 @@
 """A model's stubs without Triton: model.py, and clients that ask it, in one process.
 
-    python -m tests.osfaults.stub BOARD
+    python -m tests.osfaults.stub BOARD REPOSITORY
 
 Its own part makes no system call but naps, so that every other one is the front's.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -24,23 +22,19 @@ import numpy as np
 
 from tests.osfaults.board import Board, nap
 from tests.support import triton_stub
+from tests.support.configs import INT32, raw_config, tensor
 from tests.support.processes import ROOT
 from tests.support.triton_stub import InferenceResponse, Tensor, TritonError
 
+CONFIG = raw_config(
+    *("echo", [tensor("X", INT32, 2)], [tensor("Y", INT32, 2)]),
+    replicas=2,
+    max_batch_size=8,
+    engine="echo",
+    tensor_parallel_size=2,
+)
 MODEL = ROOT / "backends" / "python_mp" / "model.py"
 MOST_IN_FLIGHT = 8
-
-
-class Logger:
-    """Keeps the last lines; Triton's own writing is not what is tried."""
-
-    lines: list[str] = []  # noqa: RUF012
-
-    @classmethod
-    def _keep(cls, line: str) -> None:
-        cls.lines = [*cls.lines[-5:], line[-1500:]]
-
-    log_info = log_warn = log_error = log_verbose = _keep
 
 
 class Request:
@@ -101,7 +95,7 @@ class Traffic:
                         self._ask(replica, lead)
                 ready = [lead.is_ready() for lead in self.leads] or [False, False]
                 counts = self.asked, self.answered, self.refused, self.wrong, *self._last, *ready
-                self._board.count(*counts)
+                self._board.counts[:] = counts
             except MemoryError:  # Of ours, not the front's: `_ask` takes care of that.
                 pass
             nap()
@@ -112,7 +106,6 @@ class Traffic:
         try:
             responses = lead.execute([request])
         except Exception as error:  # Triton answers it with this text then.
-            Logger.log_error(f"execute raised {error!r}")
             responses = [InferenceResponse(error=TritonError(str(error), TritonError.INTERNAL))]
         for response in responses:
             if response is not None:
@@ -149,32 +142,32 @@ class Instance:
 
 
 class Stub:
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, repository: str) -> None:
         self._board = board
+        self._repository = repository
         self._traffic = Traffic(board)
         self._instances = [Instance(name) for name in ("lead_0", "lead_1", "shard_0", "shard_1")]
 
     def run(self) -> None:
         """Obeys; an order is answered by the error that there was."""
         for order in self._board.orders():
-            obey = partial(getattr(self, f"_{order.pop('do')}"), **order)
             while True:
                 try:
-                    self._board.answer(error=obey() or "")
+                    self._board.answer(getattr(self, f"_{order}")() or "")
                     break
                 except MemoryError:
                     nap()
 
     def _nothing(self) -> None: ...
 
-    def _load(self, config: Any, repository: str) -> str:
+    def _load(self) -> str:
         try:
             module = triton_stub.run(MODEL)
         except Exception as error:  # Triton says this text.
             return str(error) or repr(error)
         for instance in self._instances:
             instance.model = module.TritonPythonModel()
-            arguments = triton_stub.arguments(json.dumps(config), repository, instance.name)
+            arguments = triton_stub.arguments(json.dumps(CONFIG), self._repository, instance.name)
             instance.do(partial(instance.model.initialize, arguments))
         error = self._together()
         if not error:
@@ -201,15 +194,8 @@ class Stub:
         return "; ".join(each.error for each in self._instances if each.error)
 
 
-def _tell(*_: Any) -> None:
-    """What the main thread does when a test wants to know more."""
-    print(*Logger.lines, sep="\n", file=sys.stderr, flush=True)
-    faulthandler.dump_traceback()
-
-
 if __name__ == "__main__":
-    sys.modules["triton_python_backend_utils"] = triton_stub.pb_utils(Logger=Logger)
+    sys.modules["triton_python_backend_utils"] = triton_stub.pb_utils()
     gc.freeze()
-    signal.signal(signal.SIGUSR2, _tell)
-    Stub(Board(Path(sys.argv[1]))).run()
+    Stub(Board(Path(sys.argv[1])), sys.argv[2]).run()
     os._exit(0)

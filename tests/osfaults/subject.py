@@ -2,52 +2,42 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.osfaults import strace
+from tests.osfaults.board import NAP
 from tests.osfaults.cases import Case, Make
 
 RETURN_SECONDS = 5.0
 """Within which all is served again after the cause's end."""
 SLACK_SECONDS = 10.0
-"""On top, for a machine with too much to do; how long it took is told."""
-NAP = 0.005
+"""On top, for a machine with too much to do."""
 
 
 class Trouble(Exception):
     """What must not be."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    case: Case
-    how: str
-    """What became of what happened, and of the requests meanwhile."""
-    seconds: float
-    """From the cause's end until all is served again."""
-    trouble: str = ""
-    """Empty if all is as it must be."""
-
-
 class Subject:
     """Of its own a subject has: `pid`, of the process whose calls fail; `prepare(phase)`, which
     makes it ready without faults; `act(phase)`, which lets it happen, and `is_through(phase)`;
-    `recover(phase)`, which waits until all is served again and says what failed; `settle(case)`,
-    which waits until every request has its answer and returns how many were refused; `log()`;
-    `renew()`, which starts over after trouble; `close()`."""
+    `recover(phase)`, which waits until all is served again, or was done once more after it had said
+    why it failed; `log()`; `renew()`, which starts over after trouble; `close()`."""
 
     PHASES: tuple[str, ...]
     HOLD_SECONDS: float
     """For which a cause lasts, from what happens on."""
     FOLLOW = strace.FOLLOW
     USUAL: tuple[tuple[str, ...], int]
-    """What `make test` tries: phases, and of how many kinds a call."""
+    """What `make test` tries: phases, and how many calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cause_ended = 0.0
         """`time.monotonic` of the end of the faults."""
+
+    def settle(self, case: Case) -> None:
+        """Waits until every request that was sent meanwhile has its answer."""
 
     def trace(self, phase: str) -> list[strace.Call]:
         """The calls of a phase."""
@@ -62,9 +52,10 @@ class Subject:
         return list(strace.calls(file))
 
     def cases(self, make: Make, *phases: str) -> list[Case]:
-        return [case for phase in phases or self.PHASES for case in make(phase, self.trace(phase))]
+        return [case for phase in phases for case in make(phase, self.trace(phase))]
 
-    def try_out(self, case: Case) -> Outcome:
+    def try_out(self, case: Case) -> str:
+        """What is wrong; empty if all is as it must be."""
         self.cause_ended = 0.0
         try:
             self.prepare(case.phase)
@@ -73,15 +64,13 @@ class Subject:
                 self.act(case.phase)
                 time.sleep(self.HOLD_SECONDS)
             self.cause_ended = time.monotonic()
-            how = self.recover(case.phase)
-            seconds = time.monotonic() - self.cause_ended
-            refused = self.settle(case)
+            self.recover(case.phase)
+            self.settle(case)
         except Trouble as trouble:
             log = self.log()
             self.renew()
-            return Outcome(case, "", 0.0, f"{trouble}\n{log}")
-        late = f"took {seconds:.1f} s" if seconds > RETURN_SECONDS + SLACK_SECONDS else ""
-        return Outcome(case, how or ("some refused" if refused else "all served"), seconds, late)
+            return f"{case}: {trouble}\n{log}"
+        return ""
 
 
 def wait(happened: Callable[[], bool], seconds: float, what: str) -> None:

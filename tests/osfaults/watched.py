@@ -5,9 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +12,6 @@ from pathlib import Path
 
 from server.endpoints import Endpoints
 from server.watch import stubs
-from tests.osfaults.cases import Case
 from tests.osfaults.front import SETTLE_SECONDS
 from tests.osfaults.subject import RETURN_SECONDS, SLACK_SECONDS, Subject, Trouble, wait
 from tests.support.command import infer, variables
@@ -37,36 +33,6 @@ ASK_SECONDS = 10.0
 MODEL, LATE = "one", "late"
 
 
-class Client(threading.Thread):
-    """Asks for one model all the time."""
-
-    def __init__(self, endpoints: Endpoints) -> None:
-        super().__init__(daemon=True)
-        self.answered = self.refused = 0
-        self.last = 0.0
-        """When the last request that was answered had been sent."""
-        self.trouble = ""
-        self._endpoints = endpoints
-        self.stopped = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        number = 0
-        while not self.stopped.is_set():
-            number, asked = number + 1, time.monotonic()
-            try:
-                answer = infer(self._endpoints, number, MODEL, ASK_SECONDS)
-            except OSError as error:
-                self.refused += 1
-                if time.monotonic() - asked > ASK_SECONDS * 0.9:
-                    self.trouble = f"no answer within {ASK_SECONDS} s: {error}"
-            else:
-                self.answered, self.last = self.answered + 1, asked
-                if answer != number:
-                    self.trouble = f"{answer} for {number}"
-            time.sleep(0.02)
-
-
 class Watcher(Subject):
     PHASES = ("start", "load", "stub", "server", "reload")
     HOLD_SECONDS = 1.5
@@ -77,7 +43,6 @@ class Watcher(Subject):
         self._repository = folder / "models"
         self._version = 1
         add(self._repository, MODEL)
-        self._client: Client | None = None
         self._output = folder / "output"
         self._start_process()
 
@@ -96,9 +61,6 @@ class Watcher(Subject):
         if (self._repository / LATE).exists():
             shutil.rmtree(self._repository / LATE)
             wait(lambda: not self._has(LATE, 1), SLACK_SECONDS, "unload without a fault")
-        self._stop_client()  # of a case that ended before it was settled
-        self._client = Client(self._endpoints)
-        wait(lambda: bool(self._client and self._client.answered), SLACK_SECONDS, "answer")
 
     def act(self, phase: str) -> None:
         if phase == "start":
@@ -116,32 +78,21 @@ class Watcher(Subject):
     def is_through(self, phase: str) -> bool:
         return self._is_served(phase)
 
-    def recover(self, phase: str) -> str:
+    @property
+    def _has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def recover(self, phase: str) -> None:
         limit = RETURN_SECONDS + SLACK_SECONDS
-        error = ""
-
-        def through() -> bool:
-            return self._process.poll() is not None or self._is_served(phase)
-
-        wait(through, limit, "serve again")
-        if self._process.poll() is not None:
-            if phase != "start":
-                raise Trouble(f"it ended with {self._process.returncode}")
-            error = self._last_words()
-            self._start_process()
-            self._open_gate()
-            self._wait_served(limit, "start without a fault")
-        return f"{phase} fails: {error}" if error else ""
-
-    def settle(self, case: Case) -> int:
-        client, self._client = self._client, None
-        if client is None:
-            return 0
-        client.stopped.set()
-        client.join(SETTLE_SECONDS)
-        if client.trouble:
-            raise Trouble(client.trouble)
-        return client.refused
+        wait(lambda: self._has_ended or self._is_served(phase), limit, "serve again")
+        if not self._has_ended:
+            return
+        if phase != "start":
+            raise Trouble(f"it ended with {self._process.returncode}")
+        self._check_last_words()
+        self._start_process()
+        self._open_gate()
+        self._wait_served(limit, "start without a fault")
 
     def log(self) -> str:
         return self._output.read_text(errors="replace")[-3000:]
@@ -152,18 +103,12 @@ class Watcher(Subject):
         self._start_process()
 
     def close(self) -> None:
-        self._stop_client()
-        if self._began and self._process.poll() is None:
+        if self._began and not self._has_ended:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(SETTLE_SECONDS)
         self._process.kill()
         self._process.wait()
-
-    def _stop_client(self) -> None:
-        if self._client:
-            self._client.stopped.set()
-            self._client = None
 
     # -- its process --------------------------------------------------------------------------
 
@@ -195,8 +140,6 @@ class Watcher(Subject):
 
     def _is_served(self, phase: str) -> bool:
         """/ready says so, and so does an answer of each model."""
-        if self._client and self._client.last <= self.cause_ended:
-            return False
         is_late = phase == "load" and not self._has(LATE, 1)
         return not is_late and self._is_ready() and self._has(MODEL, self._version)
 
@@ -213,12 +156,11 @@ class Watcher(Subject):
         except OSError:
             return False
 
-    def _last_words(self) -> str:
-        """What it said at its end: a sentence, or where a module could not be read Python's own."""
+    def _check_last_words(self) -> None:
+        """A sentence, or where a module could not be read Python's own."""
         said, status = self.log().strip(), self._process.returncode
         if status <= 0 or ("Traceback" in said and "in <module>" not in said):
             raise Trouble(f"it ends with {status} and without a sentence")
-        return said.rpartition("\n")[2] or f"nothing can be written; status {status}"
 
     def _below(self) -> tuple[int, int]:
         """tritonserver's process id, and its stub's of the model."""
