@@ -29,13 +29,9 @@ class NameServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._wake()
+        self._socket.sendto(b"", self._socket.getsockname())
         self._thread.join()
         self._socket.close()
-
-    def _wake(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-            other.sendto(b"", self._socket.getsockname())
 
     def _serve(self) -> None:
         while query := self._socket.recvfrom(512):

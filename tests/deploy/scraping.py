@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -17,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from server.endpoints import Endpoints
 from server.process.installation import PROJECT
 from tests.support.processes import until
 
@@ -58,7 +58,7 @@ def prometheus(binary: str, folder: Path, targets: Mapping[str, str]) -> Iterato
     Args:
         targets: host:port of each job; other jobs are left out.
     """
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{Endpoints.free().http}"
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     config["global"] |= dict.fromkeys(
         (n for n in config["global"] if n.endswith(("interval", "timeout"))), "1s"
@@ -84,8 +84,3 @@ def prometheus(binary: str, folder: Path, targets: Mapping[str, str]) -> Iterato
     finally:
         process.terminate()
         process.wait(20.0)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -8,17 +8,15 @@ import re
 import secrets
 import shutil
 import subprocess
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from server.endpoints import Endpoints
 from server.process.installation import PROJECT
+from tests.deploy.scraping import Api
 
 TOKEN = "a-token-for-tests"
-WEBHOOK = "http://webhook:8080/alerts"
 RUNBOOKS = "https://example.com/runbooks"
 UNPINNED = {
     "NGINX_IMAGE": "nginx:stable",
@@ -45,7 +43,7 @@ class Stack:
         names = ("HTTP_PORT", "GRPC_PORT", "TLS_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT")
         self.ports = dict(zip(names, numbers, strict=False))
         own = {name: str(port) for name, port in self.ports.items()}
-        own |= self._at_hand() | {"ALERT_WEBHOOK": WEBHOOK, "RUNBOOKS": RUNBOOKS}
+        own |= self._at_hand() | {"RUNBOOKS": RUNBOOKS}
         own |= {"HOST": "127.0.0.1", "ADMIN_TOKEN": TOKEN, "MODEL_REPOSITORY": str(repository)}
         self._environment = {**os.environ, **own}
 
@@ -68,9 +66,9 @@ class Stack:
         """What `docker compose ARGUMENTS` printed; raises where it failed."""
         return _run([*self._compose, "--project-name", self.name, *arguments], self._environment)
 
-    def docker(self, *arguments: str, text: str = "") -> str:
-        """What it printed; `text` is its input."""
-        return _run([self._docker, *arguments], dict(os.environ), text)
+    def docker(self, *arguments: str) -> str:
+        """What it printed."""
+        return _run([self._docker, *arguments], dict(os.environ))
 
     def containers(self, service: str) -> list[str]:
         return self.compose("ps", "--quiet", service).split()
@@ -93,13 +91,9 @@ class Stack:
         found = [self.docker(*each, "--quiet", "--filter", label).split() for each in listings]
         return [name for names in found for name in names]
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series that Prometheus finds."""
-        where = urllib.parse.urlencode({"query": expression})
-        url = f"http://127.0.0.1:{self.ports['PROMETHEUS_PORT']}/api/v1/query?{where}"
-        with urllib.request.urlopen(url, timeout=10) as page:
-            found: list[dict[str, Any]] = json.load(page)["data"]["result"]
-        return found
+    @property
+    def prometheus(self) -> Api:
+        return Api(f"http://127.0.0.1:{self.ports['PROMETHEUS_PORT']}")
 
     def certificate(self, file: Path) -> Path:
         """The front's self-signed one, written to `file`."""
@@ -121,10 +115,8 @@ def fresh_clone(folder: Path, owner: int) -> Path:
     return folder
 
 
-def _run(command: Sequence[str], environment: dict[str, str], text: str = "") -> str:
-    done = subprocess.run(
-        command, cwd=PROJECT, env=environment, input=text, capture_output=True, text=True
-    )
+def _run(command: Sequence[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     if done.returncode:
         said = re.sub(r"\x1b\[[0-9;]*\w", "", done.stdout + done.stderr)[-3000:]
         raise AssertionError(f"{' '.join(command)} exited with {done.returncode}:\n{said}")
@@ -133,6 +125,3 @@ def _run(command: Sequence[str], environment: dict[str, str], text: str = "") ->
 
 def engine_answers(docker: str) -> bool:
     return subprocess.run([docker, "info"], capture_output=True).returncode == 0
-
-
-Program = Callable[[str], str]

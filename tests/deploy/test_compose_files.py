@@ -47,10 +47,9 @@ def grafana(data: Path, **own: str) -> subprocess.CompletedProcess[str]:
     return entrypoint("grafana", *shown, GF_PATHS_DATA=str(data), **own)
 
 
-@pytest.mark.parametrize("own", [{}, {"GRAFANA_PASSWORD": ""}])
-def test_grafana_has_a_password_that_nobody_guesses(tmp_path: Path, own: dict[str, str]) -> None:
+def test_grafana_has_a_password_that_nobody_guesses(tmp_path: Path) -> None:
     """Made once and kept where its owner finds it; another house has another one."""
-    first, again = grafana(tmp_path, **own), grafana(tmp_path, **own)
+    first, again = grafana(tmp_path, GRAFANA_PASSWORD=""), grafana(tmp_path)
     assert (first.returncode, again.stdout) == (0, first.stdout)
     assert len(first.stdout) >= 24
     kept = tmp_path / "admin-password"
@@ -82,9 +81,7 @@ def alertmanager(folder: Path, **own: str) -> subprocess.CompletedProcess[str]:
     return entrypoint(ALERTS, "sh", "-c", 'cat "$CONFIG"', CONFIG=str(folder / "config.yml"), **own)
 
 
-@pytest.mark.parametrize(
-    "url", ["", "http://a:1/x", "https://hooks.example.com/T/b?c=d&e=%20f#g", "https://u@h/[1]"]
-)
+@pytest.mark.parametrize("url", ["", "http://a:1/x", "https://u@h.org/T/[b]?c=d&e=%20f#g"])
 def test_alerts_go_to_the_webhook_if_there_is_one(tmp_path: Path, url: str) -> None:
     started = alertmanager(tmp_path, ALERT_WEBHOOK=url)
     config = yaml.safe_load(started.stdout)

@@ -1,22 +1,20 @@
 """The dashboard, without Grafana: its queries against a live Prometheus that scrapes a live server,
-under load, one rank of which was killed."""
+under load."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from tritonclient.utils import InferenceServerException
 
 from server.process.installation import PROJECT
 from tests.deploy.scraping import RULES, Api, prometheus
@@ -43,9 +41,8 @@ def load(server: Command) -> Iterator[None]:
     def run(_: int) -> None:
         with Client(server.endpoints) as client:
             while not over.wait(0.02):
-                with suppress(InferenceServerException):
-                    client.embed(["a short text", "a text that is longer than the other one"])
-                    client.score(np.zeros((3, 256), np.float32))
+                client.embed(["a short text", "a text that is longer than the other one"])
+                client.score(np.zeros((3, 256), np.float32))
 
     clients = in_background(lambda: in_parallel(2, run))
     try:
@@ -53,15 +50,6 @@ def load(server: Command) -> Iterator[None]:
     finally:
         over.set()
         clients.result(60)
-
-
-def kill_a_rank(server: Command) -> None:
-    def ranks() -> list[int]:
-        (replica,) = server.model("embed_encoder")["replicas"]
-        return list(replica["ranks"])
-
-    until(lambda: bool(ranks()))
-    os.kill(ranks()[1], signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +63,6 @@ def api(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         targets = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
         with load(server), prometheus(binary, folder, targets) as api:
             until(lambda: bool(api.query("model:answered:rate1m > 0")), ALIVE_SECONDS)
-            kill_a_rank(server)
-            restarted = "increase(python_mp_restarts_total[5m]) > 0"
-            until(lambda: bool(api.query(restarted)), ALIVE_SECONDS)
             yield api
         assert server.end(signal.SIGTERM)[0] == 0, server.output
 
@@ -85,7 +70,6 @@ def api(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def substituted(expression: str, model: str) -> str:
     for name, value in {**VALUES, "$model": model}.items():
         expression = expression.replace(name, value)
-    assert "$" not in re.sub(r'"\$\d"', "", expression), f"not substituted: {expression}"
     return expression
 
 
@@ -97,18 +81,6 @@ def queries() -> Iterator[str]:
         for target in panel["targets"]:
             if not re.search("DCGM|ALERTS", target["expr"]):
                 yield from (substituted(target["expr"], model) for model in chosen)
-
-
-def test_every_panel_says_what_it_shows() -> None:
-    for panel in PANELS:
-        assert len(panel["description"]) > 10, panel["title"]
-        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
-    for key in ("id", "title"):
-        assert len({panel[key] for panel in PANELS}) == len(PANELS)
-    provisioned = FOLDER / "provisioning" / "datasources" / "prometheus.yml"
-    (source,) = yaml.safe_load(provisioned.read_text())["datasources"]
-    named = [*PANELS, *DASHBOARD["annotations"]["list"], *DASHBOARD["templating"]["list"]]
-    assert {each["datasource"]["uid"] for each in named} == {source["uid"]}
 
 
 def test_every_query_of_every_panel_returns_data(api: Api) -> None:
@@ -126,18 +98,6 @@ def test_the_parts_of_a_request_are_all_of_it(api: Api) -> None:
     assert parts == {"pre", "queue", "forward", "collective wait", "post", "between"}
 
 
-def test_the_annotations_mark_the_dead_rank(api: Api) -> None:
-    now = str(time.time())
-    start = str(float(now) - 300)
-    marked = [
-        each["name"]
-        for each in DASHBOARD["annotations"]["list"]
-        for query in [substituted(each["expr"], "")]
-        if api.get("query_range", query=query, start=start, end=now, step="5")["result"]
-    ]
-    assert marked == ["Ranks restarted"]
-
-
 def test_every_metric_of_the_rules_is_there(api: Api) -> None:
     known = set(api.get("label/__name__/values"))
     named = set()
@@ -149,3 +109,12 @@ def test_every_metric_of_the_rules_is_there(api: Api) -> None:
                 named |= set(re.findall(pattern, re.sub(r'"[^"]*"', "", rule["expr"])))
     assert len(named) > 25
     assert named <= known, f"not on any page: {sorted(named - known)}"
+
+
+def test_the_autoscalers_numbers(api: Api) -> None:
+    """Each is 0 where there is no load, or where one of its names is wrong."""
+    adapter = PROJECT / "deploy" / "kubernetes" / "autoscaling" / "prometheus-adapter.yaml"
+    for rule in yaml.safe_load(adapter.read_text())["rules"]:
+        query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'model=~"embed_encoder|ranker"')
+        [(_, value)] = api.query(query.replace("<<.GroupBy>>", "job"))
+        assert 0 < value < 1.5, rule["name"]

@@ -35,7 +35,6 @@ CLOSED = {
     "trace": ("v2/trace/setting", None),
     "logging": ("v2/logging", None),
 }
-OPEN = ("v2", "v2/health/live", "v2/health/ready", "v2/models/identity", "v2/models/identity/ready")
 
 
 def ask(url: str, data: bytes | None = None, **headers: str) -> int:
@@ -55,11 +54,6 @@ def test_http_wants_the_token(shared: Command, api: str) -> None:
     assert ask(url, data, **{"triton-admin": "guess"}) == 403
     if api not in ("load", "unload"):
         assert ask(url, data, **{"triton-admin": TOKEN}) == 200
-
-
-@pytest.mark.parametrize("path", OPEN)
-def test_http_that_is_open(shared: Command, path: str) -> None:
-    assert ask(f"http://{shared.endpoints.http_url}/{path}") == 200
 
 
 def test_grpc_wants_the_token(shared: Command) -> None:

@@ -1,8 +1,5 @@
 """The ensemble `embed` and the `ranker`, as clients see them, against references in one piece."""
 
-import random
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -18,7 +15,6 @@ from tests.support.calls import (
     reference,
 )
 
-CLIENTS = 8
 MAX_BATCH = 64
 
 
@@ -38,40 +34,6 @@ def test_batches(server: TritonServer, alone: Array, size: int, protocol: str) -
     vectors = np.concatenate(parts)
     assert reference().cosine(range(len(texts)), vectors) >= BOUND["float32"]
     assert closeness(vectors, alone[: len(texts)]) >= BOUND["float32"]
-
-
-def test_company_and_order_change_nothing(server: TritonServer, alone: Array) -> None:
-    """8 clients at once over both protocols, each with texts, an order and sizes of its own."""
-
-    def embed_shuffled(number: int) -> tuple[list[int], Array]:
-        shuffle = random.Random(number)
-        order = shuffle.sample(range(200), 60)
-        with Client(server.endpoints, list(PROTOCOLS)[number % 2]) as client:
-            parts = [
-                client.embed([reference().texts[n] for n in which]) for which in cut(order, shuffle)
-            ]
-        return order, np.concatenate(parts)
-
-    for order, vectors in in_parallel(CLIENTS, embed_shuffled):
-        assert reference().cosine(order, vectors) >= BOUND["float32"]
-        assert closeness(vectors, alone[order]) >= BOUND["float32"]
-
-
-def cut(order: list[int], sizes: random.Random) -> Iterator[list[int]]:
-    """Requests of 1 to 64 texts, small ones more often."""
-    while order:
-        size = min(MAX_BATCH, int(2 ** sizes.uniform(0, 6.1)))
-        yield order[:size]
-        order = order[size:]
-
-
-def test_texts_are_cut_at_256_tokens(server: TritonServer) -> None:
-    words = [f"word{n % 7} " for n in range(2000)]
-    with Client(server.endpoints) as client:
-        much, more = client.embed(["".join(words[:1000]), "".join(words)])
-        short = client.embed(["".join(words[:20])])[0]
-    np.testing.assert_allclose(much, more, atol=1e-6)
-    assert much @ short < 0.999
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -162,16 +162,3 @@ def test_recognises_the_held_out_digits(engines: Served) -> None:
             ]
         right = np.concatenate(found) == np.array(expected, object)
         assert right.mean() >= digits.LEAST_ACCURACY, variant
-
-
-def test_a_text_of_one_token(engines: Served) -> None:
-    """The smallest batch there is: graphs must not have fixed its sizes."""
-    one, lengths = np.array([[2023]], np.int32), np.ones((1, 1), np.int32)
-    exact = [v for v in engines.of("embed_encoder") if v.dtype == "float32"]
-    with Client(engines.server.endpoints) as client:
-        states = [
-            client.ask(v.name, "HIDDEN_STATES", INPUT_IDS=one, LENGTHS=lengths) for v in exact
-        ]
-    for each in states:
-        assert each.shape == (1, 1, 384)
-        np.testing.assert_allclose(each, states[0], atol=1e-4)

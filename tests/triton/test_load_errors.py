@@ -42,7 +42,6 @@ MODULES = {
         "hold no tensor 'head.wait'",
     ),
 }
-SHARDED = ("no_tensor",)  # the others on one rank, to be quick
 
 
 def add_all(models: Path, folder: Path) -> dict[str, str]:
@@ -54,8 +53,7 @@ def add_all(models: Path, folder: Path) -> dict[str, str]:
         repository.add(models, name, config)
         sentences[name] = sentence
     for name, (source, sentence) in MODULES.items():
-        config = RANKER if name in SHARDED else Layout().apply(RANKER)
-        repository.add(models, name, config, [weights], module=source)
+        repository.add(models, name, Layout().apply(RANKER), [weights], module=source)
         sentences[name] = sentence
     half = folder / "half" / "model.safetensors"
     half.parent.mkdir()

@@ -202,14 +202,6 @@ def server(*options: str, program: Sequence[str] = ("-m", "server"), **more: str
     return ended.stderr.strip()
 
 
-def test_port_in_use(shared: Command, add_model: AddModel) -> None:
-    models = f"--model-repository={add_model('identity', ECHO)}"
-    port = shared.endpoints.http
-    assert server(models, **variables(shared.endpoints)) == (
-        f"server: port {port} on 127.0.0.1 is in use; choose another one with HTTP_PORT=..."
-    )
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
