@@ -29,6 +29,7 @@ from python_mp.sharding.weights import Weights
 from tests.support.checkpoints import (
     CHAIN,
     CONFIG,
+    FOLDER,
     PACKAGE,
     WORDS,
     shapes,
@@ -332,38 +333,31 @@ def test_ids_are_those_of_transformers_or_refused(tmp_path: Path, name: str) -> 
         assert ours.encode(text).ids == theirs(text, truncation=True, max_length=limit)["input_ids"]
 
 
-LENGTHS = {
-    "tokenizer_config.json": "model_max_length",
-    TRANSFORMER: "max_seq_length",
-    "config.json": "max_position_embeddings",
-}
-
-
-@pytest.mark.parametrize("limit", ["8", 1, float("nan")])
-@pytest.mark.parametrize("file", LENGTHS)
-def test_a_length_that_is_none_is_refused(tmp_path: Path, file: str, limit: object) -> None:
-    said = CONFIG if file == "config.json" else {}
-    with pytest.raises(BuildError, match=LENGTHS[file]):
-        checkpoint_tokenizer.load(
-            Checkpoint(tiny_bert(tmp_path, **{file: said | {LENGTHS[file]: limit}}))
-        )
-
-
 MORE_WORDS = [*WORDS[:5], *"0123456789", *WORDS[5:]]
 
 
+def with_length(file: str, key: str, limit: object) -> dict[str, Any]:
+    return {file: FOLDER[file] | {key: limit}}
+
+
+TOKENIZER = "tokenizer_config.json"
+
+
 @pytest.mark.parametrize(
-    ("said", "words", "reason"),
+    ("changes", "words", "reason"),
     [
-        ({"model_max_length": 8}, WORDS, r"8 tokens by tokenizer_config.json .* 16 by"),
+        (with_length(TOKENIZER, "model_max_length", "8"), WORDS, "has model_max_length '8'; it"),
+        (with_length(TRANSFORMER, "max_seq_length", 1), WORDS, "has max_seq_length 1; it must"),
+        (with_length("config.json", "max_position_embeddings", 6.0), WORDS, "max_position_embe"),
+        (with_length(TOKENIZER, "model_max_length", 8), WORDS, "8 tokens by tokenizer_con.* 16 by"),
         ({}, [*WORDS[:1], *WORDS[2:]], r"Missing \[UNK\] token|for what it does not know"),
         ({}, MORE_WORDS, r"gives the id \d+, but the model knows 38 tokens"),
     ],
 )
 def test_a_tokenizer_that_does_not_fit_is_refused(
-    tmp_path: Path, said: dict[str, Any], words: list[str], reason: str
+    tmp_path: Path, changes: dict[str, Any], words: list[str], reason: str
 ) -> None:
-    folder = tiny_bert(tmp_path, **{"tokenizer_config.json": said})
+    folder = tiny_bert(tmp_path, **changes)
     word_piece(words).save(str(folder / "tokenizer.json"))
     with pytest.raises(BuildError, match=reason):
         checkpoint_tokenizer.load(Checkpoint(folder))

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
@@ -28,16 +27,6 @@ def test_held_out_digits_are_not_trained_with() -> None:
     assert np.bincount(expected).min() >= 34
     seen = {image.tobytes() for image in images.numpy()}
     assert not any(image.tobytes() in seen for image in held_out.numpy())
-
-
-def test_images_to_try(tmp_path: Path) -> None:
-    assert digits.main(["--images", str(tmp_path / "new")]) == 0
-    _, labels = digits.samples(tmp_path)
-    files = sorted((tmp_path / "new").iterdir(), key=lambda file: int(file.stem.split("-")[1]))
-    assert [int(file.name[0]) for file in files] == labels[: len(files)]
-    with Image.open(files[0]) as image:
-        small = np.asarray(image.resize((8, 8), Image.Resampling.BOX)) / 255
-    np.testing.assert_allclose(small, digits.samples(tmp_path)[0][0]["PIXELS"][0], atol=1 / 255)
 
 
 def test_two_trainings_write_the_same_bytes_which_are_what_was_judged(

@@ -5,7 +5,6 @@ What they print is tested with a real server, in tests/triton.
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,13 +82,6 @@ def test_addresses_and_environment(server: FakeServer, monkeypatch: pytest.Monke
     assert server.urls == ["127.0.0.1:8001", "127.0.0.1:9000", "elsewhere:1"]
 
 
-def test_requests_fly_together(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = threading.Barrier(3, timeout=10)
-    infer = server.infer
-    monkeypatch.setattr(server, "infer", lambda *args: (together.wait(), infer(*args))[1])
-    assert embed.embed(NUMBERS[:3], batch_size=1, concurrency=3).shape == (3, embed.DIM)
-
-
 def test_errors_are_one_sentence(server: FakeServer) -> None:
     odd = "[request id: <id_unknown>] TEXT[0] is odd."
     for server.error, sentence in (
@@ -142,9 +134,3 @@ def test_a_verdict_is_final(error: Exception) -> None:
     with pytest.raises(type(error)) as raised:
         calls(1, error)
     assert raised.value is error
-
-
-def test_tls_is_asked_for_by_the_address() -> None:
-    for protocol, url in (("grpc", "grpcs://127.0.0.1:1"), ("http", "https://127.0.0.1:1")):
-        with connection.connect(protocol, url) as client:
-            assert client

@@ -4,13 +4,12 @@ import errno
 import json
 import shutil
 from collections import namedtuple
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from build_scripts import build, command, publish
+from build_scripts import build, check, command, publish
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from python_mp.model import admission
@@ -169,47 +168,43 @@ def test_a_full_disk_leaves_the_repository_as_it_was(
 # --check
 
 
-SAYS_ECHO = 'parameters { key: "engine" value { string_value: "echo" } }\n'
-Change = Callable[[Workshop], object]
-CHANGES: dict[str, Change] = {
-    "rank1.safetensors was changed since it was built; run `python -m build_scripts.build": (
-        lambda tiny: tiny.edit("1/rank1.safetensors", "weights", "Weights")
-    ),
-    "a rank is missing: there is no": (
-        lambda tiny: (tiny.model / "1" / "rank0.safetensors").unlink()
-    ),
-    "nothing is built yet": lambda tiny: shutil.rmtree(tiny.model / "1"),
-    "1/ is not what would be built now: recipe.toml has another engine": (
-        lambda tiny: tiny.edit("recipe.toml", "[shapes]", 'engine = "onnxruntime"\n[shapes]')
-    ),
-    "the checkpoint, config.pbtxt or the code that builds it have changed": (
-        lambda tiny: tiny.edit("module.py", "...", "pass")
-    ),
-    "says engine echo, the recipe torch: take the parameter 'engine' out of": (
-        lambda tiny: tiny.edit("config.pbtxt", "parameters", SAYS_ECHO + "parameters")
-    ),
-    "processors with amx_of_another_machine, which this one has not": (
-        lambda tiny: tiny.edit(
-            "1/manifest.json", 'features": []', 'features": ["amx_of_another_machine"]'
-        )
-    ),
-    "it was built by another version of rich": (
-        lambda tiny: setattr(tiny.shard, "TOOLS", ("rich",))
-    ),
-}
+ENGINE = 'parameters { key: "engine" value { string_value: "echo" } }\n'
 
 
-@pytest.mark.parametrize("said", CHANGES)
-def test_check_finds(tiny: Workshop, capsys: pytest.CaptureFixture[str], said: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("1/rank1.safetensors", "weights", "Weights", "was changed since it was built; run `pyth"),
+        ("1/manifest.json", 'features": []', 'features": ["amx"]', "processors with amx, which th"),
+        ("recipe.toml", "keep", "engine = 'onnxruntime'\nkeep", "recipe.toml has another engine"),
+        ("config.pbtxt", "parameters", ENGINE + "parameters", "says engine echo, the recipe torch"),
+        ("module.py", "...", "pass", "config.pbtxt or the code that builds it have changed"),
+    ],
+)
+def test_check_finds(
+    tiny: Workshop, capsys: pytest.CaptureFixture[str], file: str, old: str, new: str, said: str
+) -> None:
     tiny.build()
     assert main(tiny, "--check") == 0
     assert capsys.readouterr().out == "tiny: ok\n"
-    CHANGES[said](tiny)
+    tiny.edit(file, old, new)
     before = tiny.state()
     assert main(tiny, "--check", "tiny") == 1
     assert said in capsys.readouterr().out
     assert tiny.state() == before
     assert tiny.shard.ran == 1
+
+
+def test_check_finds_what_is_not_there(tiny: Workshop) -> None:
+    tiny.build()
+    tiny.shard.TOOLS = ("rich",)
+    (tiny.model / "1" / "rank0.safetensors").unlink()
+    other, lost, file = check.misfits(tiny.job())
+    assert "it was built by another version of rich" in other
+    assert "a rank is missing: there is no" in lost
+    assert "is missing; run" in file
+    shutil.rmtree(tiny.model / "1")
+    assert check.misfits(tiny.job()) == ["nothing is built yet"]
 
 
 # The command

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from python_mp.triton import steps
-from tests.support.checkpoints import WORDS, word_piece
+from tests.support.checkpoints import word_piece
 from tests.support.images import GOOD
 from tests.support.triton_stub import REPOSITORY, InferenceRequest, TritonError, load_model
 
@@ -113,19 +113,3 @@ def test_a_fault_hits_no_other_request(name: str, data: st.DataObject, tmp_path:
             expected = str(response.error) == steps.UNEXPECTED
             assert (response.error.code == TritonError.INTERNAL) == expected
     assert failed <= len(bad)
-
-
-def test_an_unreadable_text_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A vocabulary that lacks its unknown token: 24 good texts, and one with such a character."""
-    words = ["<unknown>" if word == "[UNK]" else word for word in WORDS]
-    module = load_model("embed_tokenizer", monkeypatch)
-    model = served("embed_tokenizer", module, tmp_path)
-    word_piece(words).save(str(tmp_path / "m" / "1" / "tokenizer.json"))
-    model.initialize({"model_repository": str(tmp_path / "m"), "model_version": "1"})
-    good = [InferenceRequest(TEXT=np.array([[b"the cab"]], np.object_)) for _ in range(24)]
-    bad = InferenceRequest(TEXT=np.array([[b"a"], ["\u2603".encode()]], np.object_))
-    *answers, response = model.execute([*good, bad])
-    assert all(outputs(answer) == outputs(answers[0]) for answer in answers)
-    assert response.error.code == TritonError.INVALID_ARG
-    assert str(response.error).startswith("TEXT[1] cannot be tokenized: ")
-    assert "/" not in str(response.error)
