@@ -44,19 +44,18 @@ def test_what_can_be_hit_and_whether_all_serves() -> None:
 
 
 class Scripted(Target):
-    """Whose pages are at hand."""
+    """Whose server is whole."""
 
-    def __init__(self, **pages: dict[str, Any]) -> None:
+    def __init__(self) -> None:
         super().__init__("http://127.0.0.1:1", "http://127.0.0.1:1", "a token")
-        self._pages = pages
 
-    def _get(self, url: str) -> Any:
-        return self._pages[url.removesuffix("/config").rpartition("/")[2]]
+    def status(self) -> Status:
+        return Status.parse(status())
 
 
 def test_a_house_is_asked_until_it_holds_and_what_does_not_last_does_not_count() -> None:
     """/status may be late: whole, then not, then whole again for good."""
-    target = Scripted(status=status())
+    target = Scripted()
     assert target.wait(lambda now: not now.is_whole, 0.2) is None
     looks = iter([True] * 3 + [False] + [True] * 1000)
     asked: list[float] = []
@@ -71,19 +70,6 @@ def test_a_house_is_asked_until_it_holds_and_what_does_not_last_does_not_count()
     assert asked[-1] - since >= 0.4
     with pytest.raises(ChaosError, match=r"/status does not answer; is the server running\?"):
         Target("http://127.0.0.1:1", "http://127.0.0.1:1", "right").status()
-
-
-def test_an_ensemble_is_its_steps() -> None:
-    steps = [{"model_name": name} for name in ("tokenizer", "inner")]
-    inner = [{"model_name": "encoder"}]
-    target = Scripted(
-        embed={"ensemble_scheduling": {"step": steps}},
-        inner={"ensemble_scheduling": {"step": inner}},
-        tokenizer={},
-        encoder={},
-    )
-    assert target.behind("embed") == ["tokenizer", "encoder"]
-    assert target.behind("encoder") == ["encoder"]
 
 
 @pytest.fixture
@@ -127,10 +113,8 @@ def test_usage_counts_what_a_process_holds(tmp_path: Path) -> None:
         "import subprocess; child = subprocess.Popen(['sleep', '60']);"
         "import sys; threading.Thread(target=sys.stdin.read).start(); print(flush=True)"
     )
-    unpacked = tmp_path / "ranks-1-0-1" / "unpacked"
-    unpacked.mkdir(parents=True)
-    (unpacked / "weights").write_bytes(b"1" * (2 << 20))
-    (unpacked / "link").symlink_to("nowhere")
+    (tmp_path / "weights").write_bytes(b"1" * (2 << 20))
+    (tmp_path / "link").symlink_to("nowhere")
     environment = {**os.environ, "PYTHON_MP_RUNTIME_DIR": str(tmp_path)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", script], env=environment, **pipes) as process:

@@ -1,4 +1,4 @@
-"""classify_labels: softmax, the best first, and how many of them."""
+"""classify_labels: softmax, the best first. How many: tests/triton/test_classify.py."""
 
 import json
 from types import ModuleType
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.triton_stub import InferenceRequest, TritonError, load_model
+from tests.support.triton_stub import InferenceRequest, load_model
 
 LABELS = [f"l{n}" for n in range(10)]
 
@@ -25,18 +25,10 @@ def model(module: ModuleType) -> Any:
     return model
 
 
-def request(logits: np.ndarray, *top_k: int) -> InferenceRequest:
-    more = {"TOP_K": np.array(top_k, np.int32)[:, None]} if top_k else {}
-    return InferenceRequest(LOGITS=logits.astype(np.float32), **more)
-
-
-def random_logits(rows: int) -> np.ndarray:
-    return np.random.default_rng(rows).standard_normal((rows, 10), np.float32) * 5
-
-
 def test_the_best_first_with_their_probabilities(model: Any) -> None:
-    logits = random_logits(4)
-    (response,) = model.execute([request(logits, 10, 10, 10, 10)])
+    logits = np.random.default_rng(0).standard_normal((4, 10), np.float32) * 5
+    top_k = np.full((4, 1), 10, np.int32)
+    (response,) = model.execute([InferenceRequest(LOGITS=logits, TOP_K=top_k)])
     labels, scores = response.outputs["LABEL"], response.outputs["SCORE"]
     assert labels.dtype == np.object_
     assert scores.dtype == np.float32
@@ -51,19 +43,3 @@ def test_large_logits_stay_finite(module: ModuleType) -> None:
     indices, scores = module.best(np.array([[1e38, -1e38, 0, 1e38]], np.float32), 4)
     np.testing.assert_array_equal(indices, [[0, 3, 2, 1]])
     np.testing.assert_array_equal(scores, [[0.5, 0.5, 0, 0]])
-
-
-def test_each_request_has_a_k_of_its_own(model: Any) -> None:
-    ks = ((1, 1), (), (7, 7, 7))
-    requests = [request(random_logits(len(each) or 1), *each) for each in ks]
-    shapes = [response.outputs["LABEL"].shape for response in model.execute(requests)]
-    assert shapes == [(2, 1), (1, 3), (3, 7)]
-
-
-@pytest.mark.parametrize("top_k", [[0], [11], [-1, -1], [2, 3]])
-def test_a_bad_k_fails_alone(model: Any, top_k: list[int]) -> None:
-    good = request(random_logits(1), 2)
-    first, bad, last = model.execute([good, request(random_logits(len(top_k)), *top_k), good])
-    assert bad.error.code == TritonError.INVALID_ARG
-    assert str(bad.error).startswith(f"TOP_K is {top_k[0]}")
-    assert first.outputs["SCORE"].shape == last.outputs["SCORE"].shape == (1, 2)

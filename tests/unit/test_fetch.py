@@ -19,7 +19,7 @@ from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import REPOSITORY, Job
 from python_mp.sharding.checkpoint import INDEX, WEIGHTS
-from tests.support.checkpoints import CONFIG, FOLDER, HALVES, shapes, split, tiny_bert, write_json
+from tests.support.checkpoints import CONFIG, FOLDER, HALVES, split, tensors, tiny_bert, write_json
 from tests.support.examples import ranker
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -35,10 +35,6 @@ tokens = [1, 2, 8]
 [accuracy]
 cosine_min = 0.9
 """
-
-
-def save_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    save_file({name: np.ones(shape, np.float32) for name, shape in shapes.items()}, path)
 
 
 class Bench:
@@ -163,7 +159,7 @@ def leave_the_folder(checkpoint: Path) -> None:
 def widen_all(checkpoint: Path) -> None:
     wide = CONFIG | {"hidden_size": 16}
     write_json(checkpoint / "config.json", wide)
-    save_weights(checkpoint / WEIGHTS, shapes(wide))
+    save_file(tensors(wide), checkpoint / WEIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +169,10 @@ def widen_all(checkpoint: Path) -> None:
         (lambda c: cut_short(c / WEIGHTS), f"{WEIGHTS} cannot be read"),
         (lambda c: cut_short(in_two_files(c)), "two.safetensors cannot be read"),
         (lambda c: in_two_files(c).unlink(), f"has no two.safetensors, which {INDEX}"),
-        (lambda c: save_weights(in_two_files(c), {"other": (1,)}), "two.safetensors lacks the te"),
+        (
+            lambda c: save_file({"other": np.ones(1)}, in_two_files(c)),
+            "two.safetensors lacks the",
+        ),
         (leave_the_folder, "has no ../config.json"),
         (lambda c: (c / WEIGHTS).rename(c / "pytorch_model.bin"), "bin: pickle can run code; conv"),
         (lambda c: (c / WEIGHTS).unlink(), f"has no {WEIGHTS}"),

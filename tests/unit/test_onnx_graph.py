@@ -77,7 +77,5 @@ def test_joined_segments_are_the_graph_again() -> None:
     joined = join(segments, model)
     names = [name for node in joined.graph.node for name in node.output]
     assert len(names) == len(set(names))
-    assert [i.name for i in joined.graph.input] == ["x"]
-    assert sum(node.op_type == COLLECTIVE for node in joined.graph.node) == 2
     x = np.random.default_rng(2).standard_normal((ROWS, 4)).astype(np.float32)
     np.testing.assert_allclose(run(cut(joined), x), expected(model, x), rtol=1e-4, atol=1e-4)

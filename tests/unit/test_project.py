@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from python_mp.machine.temporary import temporary_folder
 from server.process.installation import PROJECT
 
 SERVED = ("backends", "server", "clients", "model_repository")
@@ -57,19 +56,6 @@ def test_every_import_is_required() -> None:
 
 PRODUCT = ("server", "backends", "build_scripts", "clients")
 MAKERS = {"TemporaryDirectory", "TemporaryFile", "NamedTemporaryFile", "mkdtemp", "mkstemp"}
-
-
-def test_the_environment_names_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TMPDIR", "TEMP", "TMP"):
-        monkeypatch.delenv(name, raising=False)
-    assert temporary_folder() == Path("/tmp")
-    for name, value, folder in (
-        ("TMP", "/scratch", Path("/scratch")),
-        ("TMPDIR", "", Path("/scratch")),
-        ("TMPDIR", "here", Path.cwd() / "here"),
-    ):
-        monkeypatch.setenv(name, value)
-        assert temporary_folder() == folder
 
 
 def choices(file: Path) -> Iterator[str]:
