@@ -116,6 +116,11 @@ def verdict(passed: bool = True) -> dict[str, str]:
     return {"verify.json": json.dumps(found)}
 
 
+def judge(passed: bool = True) -> FakeStage:
+    """Stands for `verify`."""
+    return FakeStage(NEEDS=("fetch", "shards"), files=lambda _job: verdict(passed))
+
+
 def rank_files(made: Job) -> dict[str, str]:
     suffix = {"torch": "safetensors", "onnxruntime": "onnx"}[made.recipe.engine]
     return {f"rank{rank}.{suffix}": f"weights of {rank}" for rank in range(made.world_size)}
@@ -135,7 +140,7 @@ def workshop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
         folder / "repository",
         folder / "workspace",
         shard=FakeStage(files=rank_files, log=folder / "ran"),
-        verify=FakeStage(NEEDS=("fetch", "shards"), files=lambda _job: verdict()),
+        verify=judge(),
     )
     put_stages(monkeypatch, shards=made.shard, verify=made.verify)
     return made

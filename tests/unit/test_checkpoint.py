@@ -138,12 +138,6 @@ WITHOUT_EFFECT = (
 WITH_EFFECT = {"layer_norm_eps": 0.1, "num_attention_heads": 4, "num_hidden_layers": 1}
 
 
-def test_all_else_is_as_in_transformers(tmp_path: Path) -> None:
-    said = WITHOUT_EFFECT | WITH_EFFECT
-    folder = tiny_bert(tmp_path, **{"config.json": CONFIG | said})
-    np.testing.assert_allclose(embed(folder, TEXTS), encoded(folder, TEXTS), atol=1e-5)
-
-
 FAMILIES: dict[str, dict[str, Any]] = {
     "roberta": {"type_vocab_size": 1},
     "distilbert": {"dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 16},
@@ -248,13 +242,24 @@ TRANSFORMER = "sentence_bert_config.json"
 POOLING = "1_Pooling/config.json"
 OLD = {"word_embedding_dimension": 8, "pooling_mode_cls_token": False}
 NEWER = "sentence_transformers.sentence_transformer.modules"
+TOKENIZER = "tokenizer_config.json"
+
+
+def tokenizer(**said: Any) -> dict[str, Any]:
+    """Nothing beside this says what a tokenizer does."""
+    return {TOKENIZER: said, TRANSFORMER: None}
+
+
 HONOURED: dict[str, dict[str, Any]] = {
+    "all else of config.json": {"config.json": CONFIG | WITHOUT_EFFECT | WITH_EFFECT},
+    "no settings of the tokenizer": tokenizer(),
+    "cased": tokenizer(do_lower_case=False),
+    "accents": tokenizer(strip_accents=False),
+    "another unknown": tokenizer(unk_token="the"),
+    "cut on the left": tokenizer(truncation_side="left", model_max_length=4),
+    "the tokenizer's own length": tokenizer(tokenizer_class="BertTokenizer", model_max_length=6),
     "the old form of the pooling": {POOLING: OLD | {"pooling_mode_mean_tokens": True}},
     "shorter texts": {TRANSFORMER: {"max_seq_length": 5}},
-    "the tokenizer's own length": {
-        TRANSFORMER: None,
-        "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "model_max_length": 6},
-    },
     "lowercased by sentence-transformers": {
         "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "do_lower_case": False},
         TRANSFORMER: {"max_seq_length": 16, "do_lower_case": True},
@@ -272,7 +277,8 @@ HONOURED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", HONOURED)
 def test_what_a_folder_says_is_honoured(tmp_path: Path, name: str) -> None:
     folder = tiny_bert(tmp_path, **HONOURED[name])
-    np.testing.assert_allclose(embed(folder, TEXTS), encoded(folder, TEXTS), atol=1e-5)
+    texts = (*TEXTS, *checkpoint_tokenizer.PROBES)
+    np.testing.assert_allclose(embed(folder, texts), encoded(folder, texts), atol=1e-5)
 
 
 DENSE = {"idx": 2, "name": "2", "path": "2_Dense", "type": f"{PACKAGE}Dense"}
@@ -301,38 +307,6 @@ def test_what_embed_does_not_do_is_refused_by_name(tmp_path: Path, name: str) ->
         Checkpoint(tiny_bert(tmp_path, **changes))
 
 
-# -- tokenizer.json is not all of a tokenizer ------------------------------------------------------
-
-
-SAID: dict[str, dict[str, Any]] = {
-    "nothing": {},
-    "cased": {"do_lower_case": False},
-    "short": {"model_max_length": 4},
-    "cut on the left": {"truncation_side": "left", "model_max_length": 4},
-    "accents": {"strip_accents": False},
-    "another unknown": {"unk_token": "the"},
-    "RoBERTa's class": {"tokenizer_class": "RobertaTokenizer"},
-    "special tokens as text": {"split_special_tokens": True},
-    "a token more": {"additional_special_tokens": ["<x>"]},
-}
-
-
-@pytest.mark.parametrize("name", SAID)
-def test_ids_are_those_of_transformers_or_refused(tmp_path: Path, name: str) -> None:
-    from transformers import AutoTokenizer
-
-    folder = tiny_bert(tmp_path, **{"tokenizer_config.json": SAID[name], TRANSFORMER: None})
-    try:
-        ours = checkpoint_tokenizer.load(Checkpoint(folder))
-    except BuildError:
-        assert name in ("special tokens as text", "RoBERTa's class")
-        return
-    theirs = AutoTokenizer.from_pretrained(folder)
-    limit = min(theirs.model_max_length, 32)
-    for text in (*TEXTS, "<x> a", *checkpoint_tokenizer.PROBES):
-        assert ours.encode(text).ids == theirs(text, truncation=True, max_length=limit)["input_ids"]
-
-
 MORE_WORDS = [*WORDS[:5], *"0123456789", *WORDS[5:]]
 
 
@@ -340,12 +314,11 @@ def with_length(file: str, key: str, limit: object) -> dict[str, Any]:
     return {file: FOLDER[file] | {key: limit}}
 
 
-TOKENIZER = "tokenizer_config.json"
-
-
 @pytest.mark.parametrize(
     ("changes", "words", "reason"),
     [
+        (tokenizer(split_special_tokens=True), WORDS, "does what no tokenizer.json can say"),
+        (tokenizer(tokenizer_class="RobertaTokenizer"), WORDS, r"gives the id \d+, but"),
         (with_length(TOKENIZER, "model_max_length", "8"), WORDS, "has model_max_length '8'; it"),
         (with_length(TRANSFORMER, "max_seq_length", 1), WORDS, "has max_seq_length 1; it must"),
         (with_length("config.json", "max_position_embeddings", 6.0), WORDS, "max_position_embe"),

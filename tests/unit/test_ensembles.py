@@ -15,7 +15,7 @@ from build_scripts.job import REPOSITORY
 from python_mp.model import ensembles, pbtxt
 from python_mp.model.errors import LoadError
 from server.watch import repository
-from tests.support.builds import FakeStage, put_stages, rank_files, verdict
+from tests.support.builds import FakeStage, judge, put_stages, rank_files
 from tests.support.checkpoints import WORDS, tiny_bert, word_piece
 from tests.support.triton_stub import load_model
 
@@ -82,11 +82,7 @@ def embed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / model / "config.pbtxt").write_text(text)
     shutil.copy(REPOSITORY / "embed_tokenizer" / "model.py", folder / "embed_tokenizer")
     together(folder, "one")
-    fakes = {
-        "shards": FakeStage(files=rank_files),
-        "verify": FakeStage(NEEDS=("fetch", "shards"), files=lambda _job: verdict()),
-    }
-    put_stages(monkeypatch, **fakes)
+    put_stages(monkeypatch, shards=FakeStage(files=rank_files), verify=judge())
     return folder
 
 
@@ -129,7 +125,7 @@ def test_where_one_step_fails_none_is_published(
 ) -> None:
     assert run(embed) == 0
     together(embed, "two")
-    failing = FakeStage(NEEDS=("fetch", "shards"), files=lambda _job: verdict(passed=False))
+    failing = judge(passed=False)
     monkeypatch.setitem(sys.modules, "build_scripts.verify", failing)
     failing.decides = {"worse": 1}
     assert run(embed) == 1
