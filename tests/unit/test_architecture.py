@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -55,10 +55,7 @@ GRAPH = {module: set(imports(module)) - {module} for module in MODULES}
 
 def test_no_module_leads_back_to_itself() -> None:
     ours = {module: needed & MODULES.keys() for module, needed in GRAPH.items()}
-    try:
-        TopologicalSorter(ours).prepare()
-    except CycleError as error:
-        pytest.fail(" <- ".join(error.args[1]))
+    TopologicalSorter(ours).prepare()  # or it raises, and names the circle
 
 
 TORCH, TRITON = "torch", "triton_python_backend_utils"

@@ -52,20 +52,6 @@ def test_wrong_answers_are_wrong(exam: Exam, damage: Any, said: str) -> None:
     assert (of_answer(exam, question, answer)[0] is Outcome.WRONG) == bool(said)
 
 
-def test_texts_are_told_apart_and_byte_outputs_compared() -> None:
-    text = {"name": "TEXT", "datatype": "BYTES", "shape": [-1, 1]}
-    exam = Exam({"name": "upper", "inputs": [text]}, 1e-3)
-
-    def upper(question: Question) -> dict[str, Array]:
-        shouted = [[each.upper()] for [each] in question.inputs["TEXT"]]
-        return {"OUT": np.array(shouted, np.object_)}
-
-    exam.learn(upper)
-    asked, other = exam.question((1, 2)), exam.question((3, 2))
-    assert exam.mistake(asked, upper(asked)) == ""
-    assert "rows [0] of 2" in exam.mistake(asked, upper(other))
-
-
 def test_a_model_that_answers_always_the_same_is_no_test() -> None:
     with pytest.raises(QuestionError, match="squares answers the same, whatever is asked"):
         Exam(METADATA, 1e-3).learn(lambda question: {"Y": np.ones((1, 4), np.float32)})
@@ -91,9 +77,8 @@ def test_an_answer_must_carry_its_request_s_number() -> None:
         assert of_error(error.value)[0] is Outcome.WRONG
 
 
-@pytest.mark.parametrize(
-    ("error", "outcome"),
-    [
+def test_what_errors_mean() -> None:
+    for error, outcome in (
         (InferenceServerException("queue full", "503"), Outcome.REFUSED),
         (InferenceServerException("gone", "StatusCode.UNAVAILABLE"), Outcome.REFUSED),
         (InferenceServerException("Stub process 'a' is not healthy.", "500"), Outcome.REFUSED),
@@ -102,10 +87,8 @@ def test_an_answer_must_carry_its_request_s_number() -> None:
         (RuntimeError("what?"), Outcome.FAILED),
         (InferenceServerException("late", "StatusCode.DEADLINE_EXCEEDED"), Outcome.HUNG),
         (TimeoutError("timed out"), Outcome.HUNG),
-    ],
-)
-def test_what_errors_mean(error: Exception, outcome: Outcome) -> None:
-    assert of_error(error)[0] is outcome
+    ):
+        assert of_error(error)[0] is outcome
 
 
 def test_the_journal_misses_no_request() -> None:
@@ -145,13 +128,11 @@ def test_without_trouble_there_are_no_findings() -> None:
     assert (stub.count, stub.answers, calm.count) == (1, [3.0], 0)
 
 
-@pytest.mark.parametrize(
-    ("sent", "ended"), [(22.0, 22.1), (15.0, 20.1), (24.5, 24.6), (11.0, 22.0)]
-)
-def test_a_refusal_at_its_place_is_counted_apart(sent: float, ended: float) -> None:
-    verdict = judged(record(sent, ended, Outcome.REFUSED))
-    assert verdict.findings == []
-    assert [row.outcomes[Outcome.REFUSED] for row in verdict.rows] == [0, 1, 0]
+def test_a_refusal_at_its_place_is_counted_apart() -> None:
+    for sent, ended in ((22.0, 22.1), (15.0, 20.1), (24.5, 24.6), (9.0, 22.0)):
+        verdict = judged(record(sent, ended, Outcome.REFUSED))
+        assert verdict.findings == []
+        assert [row.outcomes[Outcome.REFUSED] for row in verdict.rows] == [0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +142,7 @@ def test_a_refusal_at_its_place_is_counted_apart(sent: float, ended: float) -> N
         (11.0, 11.1, Outcome.WRONG, "during kill, rank 0"),
         (10.5, 10.6, Outcome.REFUSED, "during kill, rank 0"),
         (24.1 + GRACE_SECONDS, 26.0, Outcome.REFUSED, "outside of any fault"),
-        (13.5, 80.0, Outcome.HUNG, "during stub, a stub"),
+        (11.0, 80.0, Outcome.HUNG, "during stub, a stub"),
     ],
 )
 def test_what_nothing_excuses(sent: float, ended: float, outcome: Outcome, place: str) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +42,14 @@ def test_what_can_be_hit_and_whether_all_serves() -> None:
     assert not parsed.names(33), "it serves nobody"
 
 
-class Scripted(Target):
-    """Whose server is whole."""
-
-    def __init__(self) -> None:
-        super().__init__("http://127.0.0.1:1", "http://127.0.0.1:1", "a token")
-
-    def status(self) -> Status:
-        return Status.parse(status())
-
-
-def test_a_house_is_asked_until_it_holds_and_what_does_not_last_does_not_count() -> None:
+def test_a_house_is_asked_until_it_holds_and_what_does_not_last_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """/status may be late: whole, then not, then whole again for good."""
-    target = Scripted()
+    target = Target("http://127.0.0.1:1", "http://127.0.0.1:1", "right")
+    with pytest.raises(ChaosError, match=r"/status does not answer; is the server running\?"):
+        target.status()
+    monkeypatch.setattr(target, "status", lambda: Status.parse(status()))
     assert target.wait(lambda now: not now.is_whole, 0.2) is None
     looks = iter([True] * 3 + [False] + [True] * 1000)
     asked: list[float] = []
@@ -68,32 +62,22 @@ def test_a_house_is_asked_until_it_holds_and_what_does_not_last_does_not_count()
     assert since is not None
     assert asked[3] <= since <= asked[4]
     assert asked[-1] - since >= 0.4
-    with pytest.raises(ChaosError, match=r"/status does not answer; is the server running\?"):
-        Target("http://127.0.0.1:1", "http://127.0.0.1:1", "right").status()
 
 
-@pytest.fixture
-def child() -> Iterator["subprocess.Popen[bytes]"]:
-    with subprocess.Popen(["sleep", "60"]) as process:
-        yield process
-        process.kill()
-
-
-def test_only_the_server_s_processes_are_hit(child: "subprocess.Popen[bytes]") -> None:
-    mine = Process.of(child.pid, os.getpid())
-    assert os.getpid() in ancestors(child.pid)
-    assert child.pid in descendants(os.getpid())
-    with pytest.raises(ChaosError, match="none of the server's"):
-        Process.of(os.getppid(), os.getpid())
-    other = Process(psutil.Process(child.pid))
-    other.known._ident = (child.pid, 0.0)  # when it was started
-    assert not other.send(signal.SIGKILL), "another process"
-    assert child.poll() is None
-    assert mine.send(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert not mine.send(signal.SIGKILL)
-    with pytest.raises(ChaosError):
-        Process.of(child.pid, os.getpid())
+def test_only_the_server_s_processes_are_hit() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        mine = Process.of(child.pid, os.getpid())
+        assert os.getpid() in ancestors(child.pid)
+        assert child.pid in descendants(os.getpid())
+        with pytest.raises(ChaosError, match="none of the server's"):
+            Process.of(os.getppid(), os.getpid())
+        other = Process(psutil.Process(child.pid))
+        other.known._ident = (child.pid, 0.0)  # when it was started
+        assert not other.send(signal.SIGKILL), "another process"
+        assert child.poll() is None
+        assert mine.send(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        assert not mine.send(signal.SIGKILL)
 
 
 def test_growth_beyond_its_bound_is_a_leak() -> None:

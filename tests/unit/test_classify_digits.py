@@ -1,12 +1,10 @@
 """The classifier's training, in small: the same twice, the served module, never below the bound."""
 
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from rich.progress import Progress
 
 from build_scripts.errors import BuildError
@@ -14,11 +12,6 @@ from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding import source
 from python_mp.sharding.shard import Shard
 from tests.support.examples import digits
-
-
-@pytest.fixture
-def progress() -> Progress:
-    return Progress(console=Console(file=StringIO()))
 
 
 def test_held_out_digits_are_not_trained_with() -> None:
@@ -30,11 +23,12 @@ def test_held_out_digits_are_not_trained_with() -> None:
 
 
 def test_two_trainings_write_the_same_bytes_which_are_what_was_judged(
-    tmp_path: Path, progress: Progress, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One pass over the images, and nothing asked of it; then too much."""
     monkeypatch.setattr(digits, "EPOCHS", 1)
     monkeypatch.setattr(digits, "LEAST_ACCURACY", 0.0)
+    progress = Progress(disable=True)
     settings = torch.get_num_threads(), torch.is_grad_enabled()
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     for folder in (first, second, third):

@@ -187,20 +187,16 @@ def test_a_bad_checkpoint_is_refused(bench: Bench, damage: Any, named: str) -> N
     assert not list((bench.folder / "workspace").rglob("source.json"))
 
 
-@pytest.mark.parametrize(
-    ("source", "family", "said"),
-    [
+def test_a_missing_source_is_said(bench: Bench) -> None:
+    (tiny_bert(bench.folder / "empty") / "tokenizer.json").unlink()
+    for source, family, said in (
         ("no/such/folder", "module", "there is no folder .*no/such/folder; a source is package:NA"),
         ("make:weights.py", "module", "has no file weights.py, which make:weights.py names"),
         ("package:no_such_package", "encoder", "package no-such-package is not installed; run `m"),
-        ("empty", "tokenizer", r"has no tokenizer\.json"),
-    ],
-)
-def test_a_missing_source_is_said(bench: Bench, source: str, family: str, said: str) -> None:
-    (tiny_bert(bench.folder / "empty") / "tokenizer.json").unlink()
-    source = source.replace("empty", str(bench.folder / "empty"))
-    with pytest.raises(BuildError, match=said):
-        stages.plan(bench.job(source, family))
+        (bench.folder / "empty", "tokenizer", r"has no tokenizer\.json"),
+    ):
+        with pytest.raises(BuildError, match=said):
+            stages.plan(bench.job(source, family))
 
 
 def test_a_hub_that_is_silent_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from tests.support.images import NOISE, ZEROS, chunk, encoded
 from tests.support.triton_stub import load_model
 
 COLOR = Image.merge("RGB", (NOISE, NOISE.transpose(Image.Transpose.ROTATE_180), NOISE))
+ENDS = b"IDAT", b"IEND"
 PICTURES = {
     "JPEG": encoded(COLOR, "JPEG", quality=95),
     "JPEG for print": encoded(COLOR.convert("CMYK"), "JPEG", quality=95),
@@ -31,17 +32,18 @@ def module() -> Any:
         yield load_model("classify_decoder", patch)
 
 
-def exif(orientation: int) -> bytes:
-    made = Image.Exif()
-    made[0x112] = orientation
-    return bytes(made.tobytes())
-
-
-def raw_exif(order: str, kind: int, count: int, value: bytes, tag: int = 0x11A) -> bytes:
-    """Orientation 6, and one tag that is hand-made: its value may lie outside the file."""
+def exif(
+    orientation: int,
+    order: str = "II",
+    tag: int = 0x128,
+    kind: int = 3,
+    count: int = 1,
+    value: bytes = bytes(4),
+) -> bytes:
+    """An orientation, and one tag that is hand-made: its value may lie outside the file."""
     mark, zero = (b"II*\x00", "<") if order == "II" else (b"MM\x00*", ">")
-    entries = struct.pack(f"{zero}HHIHH", 0x112, 3, 1, 6, 0)
-    entries += struct.pack(f"{zero}HHI", tag, kind, count) + value[:4].ljust(4, b"\x00")
+    entries = struct.pack(f"{zero}HHIHH", 0x112, 3, 1, orientation, 0)
+    entries += struct.pack(f"{zero}HHI", tag, kind, count) + value
     head = mark + struct.pack(f"{zero}IH", 8, 2)
     return b"Exif\x00\x00" + head + entries + bytes(4)
 
@@ -50,13 +52,10 @@ def segment(marker: int, content: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
 
 
-def with_segments(jpeg: bytes, *segments: bytes) -> bytes:
-    return jpeg[:2] + b"".join(segments) + jpeg[2:]
-
-
-def with_chunks(png: bytes, *chunks: bytes, before: bytes = b"IDAT") -> bytes:
-    at = png.index(before) - 4
-    return png[:at] + b"".join(chunks) + png[at:]
+def beside(data: bytes, *parts: bytes, before: bytes = b"IDAT") -> bytes:
+    """A picture with these segments or chunks more."""
+    at = 2 if data.startswith(b"\xff\xd8") else data.index(before) - 4
+    return data[:at] + b"".join(parts) + data[at:]
 
 
 def alone(module: ModuleType, data: bytes, orientation: int = 1) -> np.ndarray[Any, Any]:
@@ -81,8 +80,8 @@ def test_turned_as_pillow_turns(module: ModuleType, name: str) -> None:
 
 def with_exif(data: bytes, said: bytes) -> bytes:
     if data.startswith(b"\xff\xd8"):
-        return with_segments(data, segment(0xE1, said))
-    return with_chunks(data, chunk(b"eXIf", said[6:]))
+        return beside(data, segment(0xE1, said))
+    return beside(data, chunk(b"eXIf", said[6:]))
 
 
 fuzz = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -101,7 +100,7 @@ def test_any_tag_beside_the_orientation(
     module: ModuleType, order: str, kind: int, count: int, value: bytes, tag: int, name: str
 ) -> None:
     data = PICTURES[name]
-    dressed = with_exif(data, raw_exif(order, kind, count, value, tag))
+    dressed = with_exif(data, exif(6, order, tag, kind, count, value))
     assert_decoded(module, dressed, alone(module, data, 6))
 
 
@@ -125,12 +124,9 @@ CHUNKS = st.builds(
 @given(data=st.data())
 def test_any_parts_beside_the_pixels(module: ModuleType, name: str, data: st.DataObject) -> None:
     whole = PICTURES[name]
-    if name.startswith("JPEG"):
-        dressed = with_segments(whole, *data.draw(st.lists(SEGMENTS, max_size=4)))
-    else:
-        chunks = data.draw(st.lists(CHUNKS, max_size=4))
-        before = data.draw(st.sampled_from([b"IDAT", b"IEND"]))
-        dressed = with_chunks(whole, *chunks, before=before)
+    kinds = SEGMENTS if name.startswith("JPEG") else CHUNKS
+    parts, before = data.draw(st.lists(kinds, max_size=4)), data.draw(st.sampled_from(ENDS))
+    dressed = beside(whole, *parts, before=before)
     assert_decoded(module, dressed, alone(module, whole))
 
 
@@ -139,8 +135,8 @@ def test_texts_and_profiles_of_any_size(module: ModuleType, kind: bytes) -> None
     start = b"a\0\1\0\0\0" if kind == b"iTXt" else b"a\0\0"
     packed = chunk(kind, start + zlib.compress(ZEROS, 9))
     data = PICTURES["PNG"]
-    for before in (b"IDAT", b"IEND"):
-        dressed = with_chunks(data, packed, before=before)
+    for before in ENDS:
+        dressed = beside(data, packed, before=before)
         assert_decoded(module, dressed, alone(module, data))
 
 

@@ -74,19 +74,16 @@ def test_what_was_written_is_read(version: Path) -> None:
     assert Manifest.read(version.parent) is None
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
+def test_a_broken_manifest_is_refused(version: Path) -> None:
+    for text, said in (
         ("{", "cannot be read"),
         ("[]", "is of format None, but 3 is read now"),
         ('{"format": 2, "recipe": {}}', "is of format 2, but 3 is read now"),
         ('{"format": 3, "model": "m"}', "lacks keys or has unknown ones"),
-    ],
-)
-def test_a_broken_manifest_is_refused(version: Path, text: str, said: str) -> None:
-    (version / NAME).write_text(text)
-    with pytest.raises(LoadError, match=said + ".*" + AGAIN):
-        Manifest.read(version)
+    ):
+        (version / NAME).write_text(text)
+        with pytest.raises(LoadError, match=said + ".*" + AGAIN):
+            Manifest.read(version)
 
 
 def test_the_manifest_says_engine_and_dtype(version: Path) -> None:
@@ -107,22 +104,18 @@ def test_the_manifest_says_engine_and_dtype(version: Path) -> None:
 OTHER = [{"name": "X", "dtype": "float32", "dims": [5]}]
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
+def test_what_was_built_otherwise_is_refused(version: Path) -> None:
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"layout": {TP: 4}}, f"built with {TP} 4, but config.pbtxt says 2"),
         ({"layout": {TP: 2, PP: 3}}, f"built with {PP} 3, but config.pbtxt says 1"),
         ({"inputs": OTHER}, "built for other inputs or outputs"),
         ({"outputs": OTHER}, "built for other inputs or outputs"),
         ({"files": {}}, r"rank 0 is missing: there is no rank0\.safetensors"),
-        ({"hardware": HARDWARE | {"machine": "aarch65"}}, "built for aarch65, but this machine is"),
-    ],
-)
-def test_what_was_built_otherwise_is_refused(
-    version: Path, changes: dict[str, Any], said: str
-) -> None:
-    described(version, **changes).write(version)
-    refuse(version, said)
+        ({"hardware": HARDWARE | {"machine": "aarch65"}}, "built for aarch65, but this machine"),
+    ]
+    for change, said in changes:
+        described(version, **change).write(version)
+        refuse(version, said)
 
 
 def test_files_that_changed_are_refused(version: Path) -> None:

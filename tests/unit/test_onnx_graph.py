@@ -57,15 +57,6 @@ def test_the_segments_compute_the_whole(collectives: int) -> None:
     np.testing.assert_allclose(run(segments, x), expected(model, x), rtol=1e-4, atol=1e-4)
 
 
-def test_a_segment_has_its_own_weights_and_what_is_needed_later() -> None:
-    segments = cut(product(2))
-    weights = [[w.name for w in segment.model.graph.initializer] for segment in segments]
-    assert weights == [["w0"], ["w1"], []]
-    _, second, last = segments
-    assert (second.inputs, second.outputs) == (("sum0", "x"), ("part1", "x0"))
-    assert last.inputs == ("sum1", "x0")
-
-
 def test_joined_segments_are_the_graph_again() -> None:
     """Also when two of them use the same name inside."""
     model = product(2)

@@ -131,19 +131,18 @@ def test_what_is_too_large_is_left_out(tmp_path: Path, monkeypatch: pytest.Monke
     text_hook(tmp_path)  # of 3 to 15 tokens
     job = made(tmp_path, monkeypatch, "checkpoint", encoder=True)
     every = samples.judged(job).requests
-    limited(tmp_path, "max_batch_tokens", 6)
+    limit(tmp_path, 6)
     few = samples.judged(replace(job)).requests
     assert [each["INPUT_IDS"].size for each in few] == [3, 4, 5, 6]
     assert len(every) > len(few)
-    limited(tmp_path, "max_batch_tokens", 2)
+    limit(tmp_path, 2)
     with pytest.raises(BuildError, match="each has 3 rows; max_batch_tokens is 2 in "):
         samples.judged(replace(job))
 
 
-def limited(folder: Path, name: str, most: int) -> None:
-    config = folder / "config.pbtxt"
-    limit = f'parameters {{ key: "{name}" value {{ string_value: "{most}" }} }}'
-    config.write_text(f"{ENCODER}\n{limit}")
+def limit(folder: Path, tokens: int) -> None:
+    said = f'parameters {{ key: "max_batch_tokens" value {{ string_value: "{tokens}" }} }}'
+    (folder / "config.pbtxt").write_text(f"{ENCODER}\n{said}")
 
 
 def test_a_module_brings_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,19 +71,14 @@ def test_another_layout_is_of_one_replica(tmp_path: Path) -> None:
         ranks(tmp_path, gpus, tensor_parallel_size=4)
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
+def test_what_cannot_be_served_is_named_with_the_file(tmp_path: Path) -> None:
+    for text, sentence in (
         ("nonsense {", "is not valid"),
         (HEAD + TWO, "1 active instances need 1 passive ones; instance_group has 1 active and 0"),
-        (HEAD + 'input [ { name: "T" data_type: TYPE_STRING dims: [ 1 ] } ]', "'T' is TYPE_STRING"),
-    ],
-)
-def test_what_cannot_be_served_is_named_with_the_file(
-    tmp_path: Path, text: str, sentence: str
-) -> None:
-    with pytest.raises(BuildError, match=rf"config\.pbtxt.*{sentence}"):
-        ranks(tmp_path, text)
+        (HEAD + 'input [ { name: "T" data_type: TYPE_STRING dims: 1 } ]', "'T' is TYPE_STRING"),
+    ):
+        with pytest.raises(BuildError, match=rf"config\.pbtxt.*{sentence}"):
+            ranks(tmp_path, text)
 
 
 def test_what_is_said_twice_must_be_the_same(tmp_path: Path) -> None:
