@@ -135,19 +135,16 @@ def test_a_refusal_at_its_place_is_counted_apart() -> None:
         assert [row.outcomes[Outcome.REFUSED] for row in verdict.rows] == [0, 1, 0]
 
 
-@pytest.mark.parametrize(
-    ("sent", "ended", "outcome", "place"),
-    [
+def test_what_nothing_excuses() -> None:
+    for sent, ended, outcome, place in (
         (5.0, 5.1, Outcome.FAILED, "outside of any fault"),
         (11.0, 11.1, Outcome.WRONG, "during kill, rank 0"),
         (10.5, 10.6, Outcome.REFUSED, "during kill, rank 0"),
         (24.1 + GRACE_SECONDS, 26.0, Outcome.REFUSED, "outside of any fault"),
         (11.0, 80.0, Outcome.HUNG, "during stub, a stub"),
-    ],
-)
-def test_what_nothing_excuses(sent: float, ended: float, outcome: Outcome, place: str) -> None:
-    found = judged(*[record(sent, ended, outcome)] * 3)
-    assert found.findings == [f"3 x {outcome} at embed over grpc {place}: why"]
+    ):
+        found = judged(*[record(sent, ended, outcome)] * 3)
+        assert found.findings == [f"3 x {outcome} at embed over grpc {place}: why"]
 
 
 def test_a_fault_that_was_not_survived_or_not_committed_is_a_finding() -> None:

@@ -282,29 +282,24 @@ def test_what_a_folder_says_is_honoured(tmp_path: Path, name: str) -> None:
 
 
 DENSE = {"idx": 2, "name": "2", "path": "2_Dense", "type": f"{PACKAGE}Dense"}
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "cls": ({POOLING: {"pooling_mode": "cls"}}, "pooling_mode is 'cls'"),
-    "no normalisation": ({"modules.json": CHAIN[:2]}, "chains Transformer, Pooling; embed"),
-    "a layer more": ({"modules.json": [*CHAIN[:2], DENSE, CHAIN[2]]}, "Dense"),
-    "code of its own": ({"modules.json": [{**CHAIN[0], "type": "custom.Transformer"}]}, "custom"),
-    "normalises tokens": (
-        {"2_Normalize/config.json": {"module_input_name": "token_embeddings"}},
-        "module_input_name is 'token_embeddings'",
-    ),
-    "a default prompt": (
-        {SETTINGS: {"prompts": {"query": "the "}, "default_prompt_name": "query"}},
-        "default_prompt_name is 'query', a prompt",
-    ),
-    "no JSON": ({POOLING: []}, "1_Pooling/config.json is no dict"),
-    "an adapter": ({"adapter_config.json": {}}, "has an adapter"),
-}  # fmt: skip
+REFUSED = [
+    (POOLING, {"pooling_mode": "cls"}, "pooling_mode is 'cls'"),
+    (POOLING, [], "1_Pooling/config.json is no dict"),
+    ("modules.json", CHAIN[:2], "chains Transformer, Pooling; embed"),
+    ("modules.json", [*CHAIN[:2], DENSE, CHAIN[2]], "Dense"),
+    ("modules.json", [CHAIN[0] | {"type": "custom.Transformer"}], "custom"),
+    ("2_Normalize/config.json", {"module_input_name": "token_embeddings"}, "module_input_name is"),
+    (SETTINGS, {"prompts": {"q": "the "}, "default_prompt_name": "q"}, "is 'q', a prompt"),
+    ("adapter_config.json", {}, "has an adapter"),
+]
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_embed_does_not_do_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    changes, said = REFUSED[name]
+@pytest.mark.parametrize(("file", "value", "said"), REFUSED)
+def test_what_embed_does_not_do_is_refused_by_name(
+    tmp_path: Path, file: str, value: object, said: str
+) -> None:
     with pytest.raises(BuildError, match=said):
-        Checkpoint(tiny_bert(tmp_path, **changes))
+        Checkpoint(tiny_bert(tmp_path, **{file: value}))
 
 
 MORE_WORDS = [*WORDS[:5], *"0123456789", *WORDS[5:]]

@@ -122,15 +122,12 @@ def calls(times: int, error: Exception) -> int:
     return len(made)
 
 
-@pytest.mark.parametrize("error", GONE, ids=repr)
-def test_a_lost_request_is_made_again_for_a_while(error: Exception) -> None:
-    assert calls(2, error) == 3
-    with pytest.raises(type(error)):
-        calls(connection.ATTEMPTS, error)
-
-
-@pytest.mark.parametrize("error", FINAL, ids=repr)
-def test_a_verdict_is_final(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised:
-        calls(1, error)
-    assert raised.value is error
+def test_a_lost_request_is_made_again_for_a_while_and_a_verdict_is_final() -> None:
+    for error in GONE:
+        assert calls(2, error) == 3
+        with pytest.raises(type(error)):
+            calls(connection.ATTEMPTS, error)
+    for error in FINAL:
+        with pytest.raises(type(error)) as raised:
+            calls(1, error)
+        assert raised.value is error

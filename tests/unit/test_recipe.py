@@ -94,9 +94,8 @@ def test_what_does_not_change_the_artifact_is_not_in_its_recipe(tmp_path: Path) 
 ROWS, SOURCE = "rows = [1, 4, 8]", 'source = "package:p"'
 
 
-@pytest.mark.parametrize(
-    ("text", "old", "new", "said"),
-    [
+def test_a_mistake_is_named(tmp_path: Path) -> None:
+    for text, old, new, said in (
         (GOOD, "[sh", "engin = 't'\n[sh", "unknown field `engin`; did you mean 'engine'?"),
         (GOOD, "[sh", "engine = 'torc'\n[sh", "engine: Invalid enum value 'torc'; did"),
         (GOOD, "[sh", "keep = '2'\n[sh", "keep: Expected `int`, got `str`"),
@@ -119,14 +118,12 @@ ROWS, SOURCE = "rows = [1, 4, 8]", 'source = "package:p"'
         (ENSEMBLE, ENSEMBLE, "source = 'x'\nsteps = 3", "steps.encoder must be a table"),
         (ENSEMBLE, 'family = "encoder"', "", "steps.encoder: Object missing required field `fam"),
         (ENSEMBLE, "max_error = 1 ", "", "steps.encoder: accuracy.float32 sets no bound"),
-    ],
-)
-def test_a_mistake_is_named(tmp_path: Path, text: str, old: str, new: str, said: str) -> None:
-    assert old in text
-    with pytest.raises(BuildError) as raised:
-        read(tmp_path, text.replace(old, new), "encoder")
-    assert said in str(raised.value)
-    assert str(tmp_path / "recipe.toml") in str(raised.value)
+    ):
+        assert old in text
+        with pytest.raises(BuildError) as raised:
+            read(tmp_path, text.replace(old, new), "encoder")
+        assert said in str(raised.value)
+        assert str(tmp_path / "recipe.toml") in str(raised.value)
 
 
 def test_a_tokenizer_has_nothing_but_a_source(tmp_path: Path) -> None:

@@ -116,19 +116,16 @@ def test_the_timing_cache_is_read_and_written(make: Make) -> None:
     assert bench.cache.read_bytes() == b"+"
 
 
-@pytest.mark.parametrize(
-    ("fails", "said"),
-    [
+def test_why_it_failed_is_said(make: Make) -> None:
+    for fails, said in (
         ("graph", r"rank0.onnx: Einsum 'mix': unsupported equation$"),
         ("build", "cannot be built: no tactic for MatMul$"),
         ("load", "cannot be loaded: built for another GPU$"),
         ("profile", "has no profile .*TensorRT gave no reason$"),
         ("gpu", "TensorRT finds no GPU or driver that it can use here"),
-    ],
-)
-def test_why_it_failed_is_said(make: Make, fails: str, said: str) -> None:
-    with pytest.raises(BuildError, match=said):
-        make(fails=fails).build()
+    ):
+        with pytest.raises(BuildError, match=said):
+            make(fails=fails).build()
 
 
 def test_ctrl_c_ends_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,9 +66,8 @@ def quantised(kind: int, *, weights_only: bool = False) -> ModelProto:
     return made
 
 
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [
+def test_precision_is_read_from_the_graph() -> None:
+    for model, name in (
         (product(), "float32"),
         (product(half=True), "float16"),
         (product("w = Cast <to: int = 10> (c)"), "float16"),
@@ -78,14 +77,12 @@ def quantised(kind: int, *, weights_only: bool = False) -> ModelProto:
         (quantised(TensorProto.INT8), "int8"),
         (quantised(TensorProto.FLOAT8E4M3FN), "fp8"),
         (quantised(TensorProto.INT8, weights_only=True), "float32"),
-    ],
-)
-def test_precision_is_read_from_the_graph(model: ModelProto, name: str) -> None:
-    assert dtypes.shares(model) == {name: 1.0}
-    assert dtypes.require(model, name) == 1.0
-    for other in {"float32", "float16", "bfloat16", "int8", "fp8"} - {name}:
-        with pytest.raises(BuildError, match=f"in {other}, but its weights are .* {name} 100%"):
-            dtypes.require(model, other)
+    ):
+        assert dtypes.shares(model) == {name: 1.0}
+        assert dtypes.require(model, name) == 1.0
+        for other in {"float32", "float16", "bfloat16", "int8", "fp8"} - {name}:
+            with pytest.raises(BuildError, match=f"{other}, but its weights are .* {name} 100%"):
+                dtypes.require(model, other)
 
 
 def test_shares_are_of_elements() -> None:
