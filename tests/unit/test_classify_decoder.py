@@ -57,21 +57,18 @@ def many_scans() -> bytes:
     return data[:last] + data[last:-2] * 200 + data[-2:]
 
 
-def bad_checksum() -> bytes:
-    return encoded(NOISE).replace(b"IDAT", b"IDAT\0", 1)
-
-
 TOO_LARGE = "IMAGE[1] is {} pixels; the limit is 16777216 in all."
 NOT_AN_IMAGE = "IMAGE[1] is not a JPEG or PNG file."
 DAMAGED = "IMAGE[1] is damaged or cut short."
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "9 MB": (lambda: bytes(9_000_000), "IMAGE[1] has 9000000 bytes; the limit is 8388608."),
     "only a PNG's first bytes": (lambda: encoded(NOISE)[:8], NOT_AN_IMAGE),
     "GIF": (lambda: encoded(NOISE, "GIF"), NOT_AN_IMAGE),
     "animated": (animated, "IMAGE[1] is animated; send a single picture."),
     "huge": (lambda: png(2**31 - 1, 2**31 - 1, b""), TOO_LARGE.format("2147483647 x 2147483647")),
     "scans": (many_scans, "IMAGE[1] has more than 40 scans."),
     "rows missing": (lambda: png(64, 64, bytes(100)), DAMAGED),
-    "checksum": (bad_checksum, DAMAGED),
+    "checksum": (lambda: encoded(NOISE).replace(b"IDAT", b"IDAT\0", 1), DAMAGED),
 }  # fmt: skip
 
 

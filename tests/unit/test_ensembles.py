@@ -30,11 +30,6 @@ shapes = {{ tokens = [1, 2, 8] }}
 accuracy = {{ cosine_min = 0.9 }}
 """
 STEPS = "embed_encoder", "embed_tokenizer"
-SPELLINGS = (
-    "a: 1, b: 'x # no comment' # one\n c { d: [1, 2] } c < d: [ 3 ] >",
-    'a: -1 b: "say \\"}\\"" c: { d: 1; d: 2 } c: [ { }, { d: 3 } ]',
-    "a:1 b:'' c[{}]",
-)
 
 
 @pytest.mark.parametrize("model", ["embed", "classify", "embed_encoder"])
@@ -52,7 +47,11 @@ def test_tensors_say_who_hands_them_to_whom(model: str) -> None:
 
 
 def test_spellings() -> None:
-    for text in SPELLINGS:
+    for text in (
+        "a: 1, b: 'x # no comment' # one\n c { d: [1, 2] } c < d: [ 3 ] >",
+        'a: -1 b: "say \\"}\\"" c: { d: 1; d: 2 } c: [ { }, { d: 3 } ]',
+        "a:1 b:'' c[{}]",
+    ):
         assert pbtxt.parse(text).keys() == {"a", "b", "c"}
 
 

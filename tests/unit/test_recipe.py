@@ -133,12 +133,9 @@ def test_a_tokenizer_has_nothing_but_a_source(tmp_path: Path) -> None:
         read(tmp_path, text + 'engine = "torch"')
 
 
-def test_no_recipe_is_said(tmp_path: Path) -> None:
+def test_a_model_has_one_recipe(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"No recipe in .* makes 'm'; those with one: none"):
         job.load("m", tmp_path)
-
-
-def test_two_recipes_of_one_model_are_refused(tmp_path: Path) -> None:
     for name, text in {"both": ENSEMBLE, "encoder": GOOD}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.toml").write_text(text)

@@ -108,13 +108,11 @@ def test_other_samples_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
         assert numbers == judged.labels == [*range(30)]
 
 
-@pytest.mark.parametrize(
-    "code", [OWN % (3, 3), OWN % (40, 40) + "def calibration(f): return samples(f)[0]"]
-)
-def test_without_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    (tmp_path / "samples.py").write_text(code)
-    with pytest.raises(BuildError, match="no samples to calibrate with that it is not judged by"):
-        samples.calibration(made(tmp_path, monkeypatch, "checkpoint"))
+def test_without_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for more in (OWN % (3, 3), OWN % (40, 40) + "def calibration(f): return samples(f)[0]"):
+        (tmp_path / "samples.py").write_text(more)
+        with pytest.raises(BuildError, match="no samples to calibrate with that it is not judged"):
+            samples.calibration(made(tmp_path, monkeypatch, "checkpoint"))
 
 
 def test_what_lies_beside_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,9 +98,8 @@ def identities(tiny: Workshop) -> list[str]:
 
 def test_a_stage_that_does_not_apply_is_passed_over(tiny: Workshop) -> None:
     tiny.shard.applicable = False
-    assert list(stages.plan(tiny.job())) == ["fetch", "verify"]
     ensure(tiny.job(), "verify")
-    assert tiny.shard.ran == 0
+    assert made(tiny) == ["fetch", "verify"]
 
 
 def test_a_stage_that_fails_leaves_nothing(tiny: Workshop) -> None:

@@ -27,13 +27,11 @@ def ranks(folder: Path, text: str, **sizes: int) -> list[list[int]]:
 
 CPU = layout.CPU
 PASSIVE = "{ passive: true count: 2 }"
+PAIRS = [[CPU] * 2] * 2
 SPELLINGS = (
     ("instance_group [ { kind: KIND_CPU count: 2 } ]", [[CPU], [CPU]]),
-    (TWO + f"instance_group [ {PASSIVE}, {{ count: 2 }} ]", [[CPU] * 2] * 2),
-    (
-        f"# no {{ group\n{TWO}instance_group {{ count: 2 }}\ninstance_group {PASSIVE}",
-        [[CPU] * 2] * 2,
-    ),
+    (TWO + f"instance_group [ {PASSIVE}, {{ count: 2 }} ]", PAIRS),
+    (f"# no {{ group\n{TWO}instance_group {{ count: 2 }}\ninstance_group {PASSIVE}", PAIRS),
     ("instance_group [ { gpus: [ 0, 3 ] } ]", [[0], [3]]),
 )
 
