@@ -5,13 +5,11 @@ EINTR that its page in section 2 lists, where that refers to another page (pread
 waitpid, ...) the other one's.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-
-from tests.osfaults.strace import Call
 
 _LINES = Path(__file__).with_name("manual.txt").read_text().splitlines()
 MANUAL = {call: tuple(errors) for call, *errors in map(str.split, _LINES)}
@@ -23,6 +21,7 @@ NOT_INJECTED = {
     "munmap": "it fails where it cuts a mapping in two; glibc ends a process whose stacks stay",
     "execve": "it is no longer the front's or the watcher's process that makes it",
 }
+MOST_SINGLE = 8
 ONCE_ONLY = {
     "close": "in truth the descriptor is closed, whatever close says; here it stays open",
 }
@@ -30,12 +29,6 @@ ONCE_ONLY = {
 _TELLING = (
     *("openat", "socketpair", "clone3", "recvmsg", "write", "epoll_ctl", "sendmsg", "newfstatat"),
     *("mmap", "read", "rename", "memfd_create", "pidfd_open", "poll", "connect", "wait4"),
-)
-_TARGET = re.compile(r'"([^"]+)"|<([^>]+)>')
-_PLAIN = (
-    (r"/\S*/(site-packages|lib/python3|python_mp/python_mp|server)/.*|\S*\.pyc?$", "a module"),
-    (r"^/tmp/[^/]*/", "temp/"),
-    (r"\d+", "N"),
 )
 
 
@@ -46,15 +39,12 @@ class Case:
     error: str
     when: int = 0
     """0: every such call fails for a while; else only the one of this number in each thread."""
-    target: str = ""
-    """Of the one call."""
 
     def __str__(self) -> str:
-        once = f" once, {self.target} ({self.when})" if self.when else ""
-        return f"{self.phase}: {self.call} {self.error}{once}"
+        return f"{self.phase}: {self.call} {self.error} {self.when or ''}"
 
 
-Make = Callable[[str, Iterable[Call]], Iterator[Case]]
+Make = Callable[[str, Iterable[str]], Iterator[Case]]
 
 
 def errors_of(call: str) -> tuple[str, ...]:
@@ -62,25 +52,18 @@ def errors_of(call: str) -> tuple[str, ...]:
     return () if call in NOT_INJECTED else MANUAL[call]
 
 
-def lasting(phase: str, calls: Iterable[Call]) -> Iterator[Case]:
+def lasting(phase: str, calls: Iterable[str]) -> Iterator[Case]:
     """Every call of the kind fails until the cause ends."""
-    for call in sorted({call for _, call, _ in calls} - ONCE_ONLY.keys()):
+    for call in sorted({*calls} - ONCE_ONLY.keys()):
         for error in errors_of(call):
             yield Case(phase, call, error)
 
 
-def single(phase: str, calls: Iterable[Call]) -> Iterator[Case]:
-    """One call fails: of each kind the first one of each target."""
-    numbers: Counter[tuple[int, str]] = Counter()
-    seen: set[tuple[str, object]] = set()
-    for thread, call, arguments in calls:
-        numbers[thread, call] += 1
-        when, target = numbers[thread, call], _target(arguments)
-        if (call, target) in seen or (call, when) in seen:
-            continue
-        seen |= {(call, target), (call, when)}
-        for error in errors_of(call):
-            yield Case(phase, call, error, when, target)
+def single(phase: str, calls: Iterable[str]) -> Iterator[Case]:
+    """One call alone fails: the first, the second, ..."""
+    for call, times in Counter(calls).items():
+        for error, when in product(errors_of(call), range(1, min(times, MOST_SINGLE) + 1)):
+            yield Case(phase, call, error, when)
 
 
 def telling(cases: Sequence[Case], most: int) -> Iterator[Case]:
@@ -88,12 +71,3 @@ def telling(cases: Sequence[Case], most: int) -> Iterator[Case]:
     found = [[case for case in cases if case.call == call] for call in _TELLING]
     for number, of_call in enumerate([each for each in found if each][:most]):
         yield of_call[number * len(of_call) // most]
-
-
-def _target(arguments: str) -> str:
-    """What the call is about, without numbers that differ from run to run."""
-    found = next((a or b for a, b in _TARGET.findall(arguments) if a or "/" not in b), "")
-    found = found or next((b for _, b in _TARGET.findall(arguments)), "memory")
-    for pattern, plain in _PLAIN:
-        found = re.sub(pattern, plain, found)
-    return found

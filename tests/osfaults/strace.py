@@ -9,9 +9,7 @@ from pathlib import Path
 _ATTACH_SECONDS = 20.0
 FOLLOW = ("-f", "-b", "execve")
 """Threads too, but what it starts is left alone from its execve on."""
-Call = tuple[int, str, str]
-"""Thread, call, arguments."""
-_LINE = re.compile(r"(?:(\d+) +)?(\w+)\((.*)")  # No thread without -f.
+_LINE = re.compile(r"(?:\d+ +)?(\w+)\(")  # No thread without -f.
 
 # Python makes these calls again at once. If strace let go in the middle of one, which is likely
 # then, it would fail with ENOSYS; so the cause ends by itself before.
@@ -54,11 +52,11 @@ def check(program: str, pid: int) -> str:
 
 def record(file: Path) -> list[str]:
     """Options that write down all calls."""
-    return ["-o", str(file), "-y", "-s", "0"]
+    return ["-o", str(file), "-s", "0"]
 
 
-def calls(file: Path) -> Iterator[Call]:
+def calls(file: Path) -> Iterator[str]:
     """Of what `record` wrote, in order."""
     for line in file.read_text(errors="replace").splitlines():
         if found := _LINE.match(line):
-            yield int(found[1] or 0), found[2], found[3]
+            yield found[1]

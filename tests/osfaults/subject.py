@@ -39,7 +39,7 @@ class Subject:
     def settle(self, case: Case) -> None:
         """Waits until every request that was sent meanwhile has its answer."""
 
-    def trace(self, phase: str) -> list[strace.Call]:
+    def trace(self, phase: str) -> list[str]:
         """The calls of a phase."""
         self.prepare(phase)
         self.cause_ended = 0.0

@@ -22,7 +22,6 @@ shapes = st.tuples(st.sampled_from([1, 1, 1, 2]), lengths)
 timeouts = st.sampled_from([0, 0, 0, 100_000, 1_000_000])
 requests = st.lists(st.tuples(kinds, shapes, ranks, timeouts), min_size=1, max_size=8)
 MEANWHILE = ["nothing", "time passes", "it is loaded"]
-_MOST_SEEN = 8
 product = cache(load)
 
 
@@ -44,7 +43,6 @@ class Front(RuleBasedStateMachine):
     ) -> None:
         self.world = World(product(), seed, *sizes, start_seconds)
         self.world.machine.wobbles = wobbles
-        self.seen: list[tuple[int, str, Any]] = []
 
     # -- clients ---------------------------------------------------------------------------------
 
@@ -54,28 +52,17 @@ class Front(RuleBasedStateMachine):
         for kind, (width, lengths), rank, microseconds in wanted:
             number, inputs = self.world.new(kind, width, lengths, rank)
             contents.append((number, kind, inputs, microseconds))
-            if kind in POISON:
-                self.seen = [*self.seen[-_MOST_SEEN:], (number, kind, inputs)]
         self._send(replica, contents)
 
-    @rule(replica=replicas, size=st.integers(4, 8), refused=st.integers(0, 12))
-    def crowd(self, replica: int, size: int, refused: int) -> None:
-        """All alike, as Triton's batcher brings them; one may be refused."""
-        kinds = ["refused" if at == refused else "good" for at in range(size)]
-        new = [(kind, *self.world.new(kind, 1, [1], 0)) for kind in kinds]
-        self._send(replica, [(number, kind, inputs, 0) for kind, number, inputs in new])
-
-    @precondition(lambda self: self.seen)
-    @rule(replica=replicas, data=st.data())
-    def try_again(self, replica: int, data: Any) -> None:
-        """A client that believes in it."""
-        number, kind, inputs = data.draw(st.sampled_from(self.seen))
-        self._send(replica, [(number, kind, inputs, 0)])
-
-    @rule(replica=replicas, kind=st.sampled_from(POISON), meanwhile=st.sampled_from(MEANWHILE))
-    def insist(self, replica: int, kind: str, meanwhile: str) -> None:
-        """A client that asks the other replica as soon as one has refused it, or a little later, or
-        when that one was loaded anew."""
+    @rule(
+        replica=replicas,
+        other=replicas,
+        kind=st.sampled_from(POISON),
+        meanwhile=st.sampled_from(MEANWHILE),
+    )
+    def insist(self, replica: int, other: int, kind: str, meanwhile: str) -> None:
+        """A client that asks the same or the other replica as soon as one has refused it, or a
+        little later, or when that one was loaded anew."""
         number, inputs = self.world.new(kind, 1, [1], 0)
         self._send(replica, [(number, kind, inputs, 0)])
         mine = [asked for asked in self.world.asked if asked.number == number]
@@ -84,10 +71,10 @@ class Front(RuleBasedStateMachine):
         if meanwhile == "time passes":
             self.world.pass_time(0.5)
         if meanwhile == "it is loaded" and self.world.complete:
-            self.leave(1 - replica, None)
+            self.leave(other, None)
             self.load_again()
             self.world.machine.run(lambda: self.world.complete, 10.0)
-        self._send(1 - replica, [(number, kind, inputs, 0)])
+        self._send(other, [(number, kind, inputs, 0)])
 
     def _send(self, replica: int, contents: list[Any]) -> None:
         stub = self.world.stubs.get(replica)

@@ -191,17 +191,6 @@ class Machine:
     def plan(self, switches: int, action: Callable[[], None]) -> None:
         self.plans.append((self.switches + switches, action))
 
-    def where(self) -> str:
-        """Each thread and the functions in which it waits, for a person to read."""
-        lines = []
-        for thread in self.threads:
-            names, frame = [], thread.greenlet.gr_frame
-            while frame:
-                names.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
-                frame = frame.f_back
-            lines.append(f"{thread.process.name}, {thread.name}: {' < '.join(names[1:])}")
-        return "\n".join(lines)
-
     def close(self) -> None:
         for process in list(self.processes.values()):
             process.end()

@@ -70,12 +70,11 @@ def _clock_ns() -> int:
 
 sim_time = Stand(
     time,
+    ("time_ns", "monotonic_ns"),
     sleep=_sleep,
     time=_clock,
     monotonic=_clock,
     perf_counter=_clock,
-    time_ns=_clock_ns,
-    monotonic_ns=_clock_ns,
     perf_counter_ns=_clock_ns,
 )
 
@@ -86,40 +85,18 @@ sim_time = Stand(
 class Lock:
     def __init__(self) -> None:
         self._owner: SimThread | None = None
-        self._depth = 0
 
-    def locked(self) -> bool:
-        return self._owner is not None
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+    def __enter__(self) -> None:
         here.machine.wobble()
         while not self._free():
-            limit = None if timeout < 0 else timeout
-            if not blocking or not _park(until=self._free, timeout=limit):
-                return False
+            _park(until=self._free)
         self._owner = here.machine._running
-        self._depth += 1
-        return True
-
-    def release(self) -> None:
-        self._depth -= 1
-        if not self._depth:
-            self._owner = None
-
-    def __enter__(self) -> Lock:
-        self.acquire()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self.release()
+        self._owner = None
 
     def _free(self) -> bool:
         return self._owner is None or not self._owner.process.alive
-
-
-class RLock(Lock):
-    def _free(self) -> bool:
-        return super()._free() or self._owner is here.machine._running
 
 
 class Event:
@@ -173,21 +150,13 @@ class Thread:
             _park(until=lambda: not self.is_alive(), timeout=timeout)
 
 
-class _Current:
-    def __init__(self) -> None:
-        running = here.machine._running
-        self.name = running.name if running else "test"
-
-
+_NO_THREADS = ("Condition", "Semaphore", "BoundedSemaphore", "Barrier", "Timer", "local", "RLock")
 sim_threading = Stand(
     threading,
-    ("Condition", "Semaphore", "BoundedSemaphore", "Barrier", "Timer", "local"),
+    (*_NO_THREADS, "current_thread", "get_ident"),
     Lock=Lock,
-    RLock=RLock,
     Event=Event,
     Thread=Thread,
-    current_thread=_Current,
-    get_ident=lambda: id(here.machine._running),
 )
 
 
@@ -210,16 +179,11 @@ class Socket(socket.socket):
     def settimeout(self, value: float | None) -> None:
         self._patience = value
 
-    def setblocking(self, flag: bool) -> None:
-        self._patience = None if flag else 0.0
-
     def setsockopt(self, level: int, option: int, value: Any, *more: Any) -> None:
         """The kernel's time-outs are of use only to calls that wait; buffers stay small."""
         if option in _TIMEOUTS:
             whole, micro = struct.unpack("@ll", value)
             self._kernel[_TIMEOUTS[option]] = whole + micro / 1e6
-        elif option != socket.SO_SNDBUF:
-            super().setsockopt(level, option, value, *more)
 
     def listen(self, backlog: int = _BACKLOG) -> None:
         super().listen(min(backlog, _BACKLOG))
@@ -272,7 +236,7 @@ class Socket(socket.socket):
             try:
                 return call(*arguments)
             except BlockingIOError:
-                if flags & socket.MSG_DONTWAIT or own == 0:
+                if flags & socket.MSG_DONTWAIT:
                     raise
                 if end is not None and here.machine.now >= end:
                     if own is None:
@@ -371,9 +335,7 @@ def _exit(code: int) -> None:
 _pidfds: dict[int, Process] = {}
 
 
-def _pidfd_open(pid: int, flags: int = 0) -> int:
-    if pid not in here.machine.processes:
-        return os.pidfd_open(pid, flags)
+def _pidfd_open(pid: int) -> int:
     descriptor = os.dup(_process(pid).ended)
     _pidfds[descriptor] = _process(pid)
     return _own(descriptor)
@@ -436,10 +398,6 @@ class Popen:
         self.process = type(self).start(self, arguments, pass_fds)
         self.pid = self.process.pid
 
-    @property
-    def returncode(self) -> int | None:
-        return self.process.exit_code
-
     def poll(self) -> int | None:
         return self.process.exit_code
 
@@ -451,8 +409,6 @@ class Popen:
 
     def kill(self) -> None:
         self.process.end()
-
-    terminate = kill
 
 
 sim_subprocess = Stand(subprocess, ("run", "call", "check_output"), Popen=Popen)

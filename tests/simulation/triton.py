@@ -95,7 +95,6 @@ class Call:
     def __init__(self, action: Callable[[], Any]) -> None:
         self.action = action
         self.began = here.machine.now
-        self.result: Any = None
         self.error: Exception | None = None
         self.done = False
 
@@ -140,7 +139,7 @@ class Stub:
             here.machine.park(until=lambda: bool(self.calls))
             call = self.calls[0]
             try:
-                call.result = call.action()
+                call.action()
             except Exception as error:  # Triton would hear of it.
                 call.error = error
             call.done = True

@@ -21,7 +21,7 @@ from python_mp.front.schedule.scheduler import Scheduler
 from python_mp.front.status import State, Status
 from python_mp.machine.net import Net
 from python_mp.model.config import ModelConfig
-from python_mp.model.errors import RequestFailed, TimedOut, Unavailable
+from python_mp.model.errors import RequestFailed, Unavailable
 from python_mp.model.request import Request, read_request
 from python_mp.wire.arena import Arena
 from python_mp.wire.message import Kind
@@ -186,25 +186,6 @@ def test_only_the_same_user_is_heard(make: Make, monkeypatch: pytest.MonkeyPatch
     assert second.guests == []
 
 
-def test_who_cannot_be_told_is_told_later(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = make(0), make(1)
-    first.needs_help = False
-    tried = []
-
-    def fail(*_: Any) -> None:
-        tried.append(1)
-        raise OSError(errno.EMFILE, "too many open files")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(line, "connect", fail)
-        first.poison = "poison"
-        first.away.spread()
-        until(lambda: len(tried) > 2)
-        assert second.warned == []
-    until(lambda: second.warned == ["poison"])
-    until(lambda: not first.away._has_news)
-
-
 def test_only_replicas_of_the_same_config_help_each_other(tmp_path: Path) -> None:
     """A reload may change what a version computes, while the old replicas still serve."""
     old = Status(tmp_path, echo_config(tmp_path, replicas=2), 1)
@@ -228,23 +209,6 @@ def test_what_has_its_answer_is_recalled(make: Make) -> None:
     assert result(other) == [2]
     until(lambda: not first.queue._lent)
     assert first.waiting == []
-
-
-def test_a_late_guest_comes_home_to_be_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line, "PULSE_SECONDS", 0.1)
-    first, second = make(0), make(1)
-    first.needs_help = False
-    (late,) = first.ask(1)
-    late.deadline = time.perf_counter() + 0.3
-    first.needs_help = True
-    first.away.wake()
-    until(lambda: bool(second.guests))
-    until(lambda: bool(first.came_back))
-    assert first.came_back[0] is late
-    first.needs_help = False
-    second.guests[0].answer.fail(TimedOut("too late"))
-    until(lambda: first.waiting == [late])
-    assert not late.answered
 
 
 def test_an_answer_waits_for_a_home_only_once() -> None:

@@ -72,18 +72,6 @@ def test_pack_then_split_is_the_identity(requests: list[list[int]]) -> None:
         assert np.array_equal(answer["SUM"], each.inputs["BIAS"].sum(1, keepdims=True))
 
 
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(1, 4))
-def test_rows_of_fixed_size_are_stacked(sizes: list[int], width: int) -> None:
-    arrays = [np.random.default_rng(n).random((n, width), np.float32) for n in sizes]
-    batch = Batch(1, tuple(read_request({"A": a}, DENSE, FutureAnswer()) for a in arrays))
-    packed = {name: np.concatenate(parts) for name, parts in batch.pack(DENSE).items()}
-    assert packed.keys() == {"A"}
-    assert np.array_equal(packed["A"], np.concatenate(arrays))
-    answers = batch.split(packed, DENSE.outputs)
-    assert all(np.array_equal(a["A"], b) for a, b in zip(answers, arrays, strict=True))
-    assert (batch.tokens, batch.tokens_saved) == (sum(sizes), 0)
-
-
 def test_signature_tells_apart_what_cannot_be_packed_together() -> None:
     def signature(config: ModelConfig, **inputs: Array) -> Any:
         return read_request(inputs, config, FutureAnswer()).signature

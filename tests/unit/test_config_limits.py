@@ -61,18 +61,6 @@ def test_what_triton_allows_and_we_do_not_is_refused(changes: Any, said: str) ->
         changed(**changes)
 
 
-def test_what_triton_fills_in_by_itself_is_no_wish() -> None:
-    defaults = {"format": "FORMAT_NONE", "is_shape_tensor": False, "optional": False}
-    groups = json.loads(changed().source[0])["instance_group"]
-    changed(
-        input=[X | defaults],
-        instance_group=[each | {"profile": [], "secondary_devices": []} for each in groups],
-        batch_input=[],
-        model_transaction_policy={"decoupled": False},
-        optimization={"priority": "PRIORITY_DEFAULT", "input_pinned_memory": {"enable": True}},
-    )
-
-
 def on(*kinds: str, gpus: tuple[int, ...] = (0,), **parameters: Any) -> ModelConfig:
     """The first group's instance leads the others' in one replica."""
     groups = [

@@ -66,13 +66,3 @@ def test_what_is_told_counts_as_known_however_often() -> None:
     there.add(with_x([2], deaths=1.0))
     assert with_x([2]) in there
     assert PoisonList().tell() == ""
-
-
-def test_an_exception_is_poison_only_when_it_comes_again_and_only_so_many_are_kept() -> None:
-    poison = PoisonList()
-    for number in (*range(1025), 1024):
-        assert with_x([1024]) not in poison
-        poison.add(with_x([number], deaths=2.0 if number < 1024 else 1.0))
-    assert with_x([0]) not in poison
-    assert with_x([1]) in poison
-    assert with_x([1024]) in poison

@@ -1,29 +1,18 @@
 """Proxies in the environment: who is asked through one, and what is said where it is in the way."""
 
-import json
-import os
-import re
-import socket
 import socketserver
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from tritonclient.utils import InferenceServerException
 
 from clients import proxy
 from clients.connection import LOST, Protocol, connect, sentence
-from server.process.installation import PROJECT
 
 NEAR = ("127.0.0.1", "localhost", "[::1]", "127.1.2.3", "a-service-of-compose")
-FAR = ("far.invalid", "192.0.2.1")
-EXCEPTIONS = (
-    *("far.invalid", ".invalid", "x, far.invalid,", "*", "far.invalid.more", "192.0.2.0/24"),
-)
+FAR = "far.invalid"
 PORT = 1  # nobody listens there
 
 
@@ -68,22 +57,10 @@ def test_a_proxy_is_named(
     asked: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, f"http://user:secret@{asked.address}")
-    said = failure("grpc", FAR[0])
+    said = failure("grpc", FAR)
     assert f"through the proxy {asked.address}, which {variable} names" in said
     assert "secret" not in said
     assert asked.times
-
-
-@pytest.mark.parametrize("host", FAR)
-@pytest.mark.parametrize("exception", EXCEPTIONS)
-def test_a_host_that_needs_no_proxy(
-    asked: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, exception: str, host: str
-) -> None:
-    """What is said is what gRPC does."""
-    monkeypatch.setenv("http_proxy", f"http://{asked.address}")
-    monkeypatch.setenv("no_proxy", exception)
-    said = failure("grpc", host)
-    assert ("through the proxy" in said) == bool(asked.times)
 
 
 @pytest.mark.usefixtures("asked")
@@ -93,31 +70,3 @@ def test_sizes_are_not_limited_where_a_proxy_is_kept_out(monkeypatch: pytest.Mon
     arguments = dict(proxy.direct("127.0.0.1:8001")["channel_args"])
     assert arguments["grpc.max_receive_message_length"] == -1
     assert proxy.direct("far.invalid:8001") == {}
-
-
-HEALTH = [
-    json.loads(command)
-    for command in re.findall(
-        r"^HEALTHCHECK [^\[]*(\[.*\])$", (PROJECT / "Dockerfile").read_text(), re.M
-    )
-]
-
-
-@pytest.mark.parametrize("command", HEALTH, ids=lambda command: command[0])
-@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
-def test_health_checks_ask_no_proxy(command: list[str], status: int, code: int) -> None:
-    """Docker hands the proxies of its own configuration to every container."""
-
-    page = f"HTTP/1.0 {status} x\r\n\r\n".encode()
-
-    def show(connection: socket.socket, *_: Any) -> None:
-        connection.recv(1 << 16)
-        connection.sendall(page)
-
-    with socketserver.TCPServer(("127.0.0.1", 0), show) as server:  # type: ignore[arg-type]
-        threading.Thread(target=server.handle_request, daemon=True).start()
-        program = command[2].replace("8003", str(server.server_address[1]))
-        environment = os.environ | {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
-        done = subprocess.run([sys.executable, "-c", program], env=environment)
-    assert done.returncode == code
-    assert len(HEALTH) == 2, "one for each server"

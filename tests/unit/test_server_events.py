@@ -6,14 +6,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from server.process.installation import STUB
-from server.watch import stubs
 from server.watch.events import Events
-from server.watch.stubs import Roster
 from tests.support.descriptors import ours
 
 SOON, LONG = 20.0, 60.0
@@ -64,36 +60,6 @@ def test_an_end_is_heard_of(
     while not events.has_ended(process):
         assert time.monotonic() < deadline
     assert waits(events, 0.1) >= 0.1, "it is told once"
-
-
-def test_the_roster(events: Events, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A death is told once, also where the search that follows it fails at first."""
-    stub = tmp_path / STUB
-    stub.symlink_to("/bin/sleep")
-    command = ["1000"] * 8
-    made = [subprocess.Popen([stub, *command]) for _ in range(2)]
-    found = [
-        stubs.Stub(each.pid, "m", 1, f"m_0_{number}", "segment") for number, each in enumerate(made)
-    ]
-    monkeypatch.setattr(stubs, "living", lambda _: found)
-    roster = Roster(0, events)
-    assert roster.look(0.0, interval=30.0) == []
-    assert roster.living == found
-    made[0].kill()
-    assert waits(events) < SOON
-    with monkeypatch.context() as faulty:
-        faulty.setattr(stubs, "living", lambda _: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            roster.look(1.0, interval=30.0)
-    found = found[1:]
-    assert [stub.pid for stub in roster.look(2.0, interval=30.0)] == [made[0].pid]
-    assert roster.living == found
-    monkeypatch.setattr(stubs, "living", lambda _: 1 / 0)
-    assert roster.look(3.0, interval=30.0) == [], "in calm nothing is searched"
-    roster.close()
-    made[1].kill()
-    for each in made:
-        each.wait()
 
 
 def test_threads_and_signals_wake_it(events: Events) -> None:

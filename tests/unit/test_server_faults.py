@@ -10,7 +10,6 @@ import pytest
 
 from python_mp.machine import net
 from server.errors import ServerError
-from server.pages import report
 from server.watch import repository
 from server.watch.said import read_replicas
 from server.watch.state import State
@@ -59,14 +58,6 @@ def test_whatever_fails_it_serves_again_and_drains(call: str) -> None:
     watcher.run()
     assert seen[-1] is State.SERVING
     assert watcher.state is State.ENDED
-
-
-def test_a_report_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = FakeServer(*[nothing] * 20, told(signal.SIGTERM))
-    monkeypatch.setattr(report, "of", failing(5, MemoryError(), report.of))
-    watcher = Watcher(server, print)  # type: ignore[arg-type]
-    watcher.run()
-    assert (watcher.net["the report"].errors, watcher.net["the report"].error) == (5, "")
 
 
 def test_a_first_start_that_fails_is_the_end() -> None:

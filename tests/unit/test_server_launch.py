@@ -11,7 +11,6 @@ from server.endpoints import Endpoints
 from server.errors import PortError, ServerError
 from server.process import installation
 from server.process.launch import TritonServer
-from server.settings import Settings
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "0", "65536", "8000.0", "²", "9" * 5000, "1\n"])
@@ -103,19 +102,6 @@ def test_all_of_tritons_listen_on_the_host(host: str, http: str, grpc: str) -> N
 def test_a_host_that_is_none(host: str, said: str) -> None:
     with pytest.raises(PortError, match=f"^HOST={host}{said}"):
         TritonServer(Path(), endpoints=Endpoints(host))
-
-
-def test_options_follow_from_settings() -> None:
-    arguments = Settings(Path("models"), options=["--id=me"], exit_timeout=7).arguments("mine_")
-    assert {
-        "--model-repository=models",
-        "--exit-timeout-secs=7",
-        "--backend-config=python_mp,shm-region-prefix-name=mine_",
-        "--disable-auto-complete-config",
-        "--metrics-config=summary_latencies=true",
-    } <= {*arguments}
-    assert "--exit-on-error=false" not in arguments
-    assert arguments[-1] == "--id=me", "the user's options come last"
 
 
 def test_what_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

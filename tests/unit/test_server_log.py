@@ -27,18 +27,6 @@ def test_text_is_unquoted() -> None:
         assert record.text == text
 
 
-def test_traceback_of_a_failure_is_not_shown_twice() -> None:
-    _, shown = feed(
-        "I1122 05:56:46.89 5156 pb_stub.cc:366]  Failed to initialize Python stub: ValueError: x",
-        "",
-        "At:",
-        "  /srv/models/a/1/model.py(1): <module>",
-        READY,
-        "a model prints this",
-    )
-    assert shown == ["05:48:46 identity is ready", "a model prints this"]
-
-
 def test_warnings_and_models_own_lines_are_shown() -> None:
     log, shown = feed(
         READY,

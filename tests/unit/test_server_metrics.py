@@ -118,12 +118,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             {"memory.max": 8 * GIB, "memory.stat": f"anon {GIB}\nfile {6 * GIB}\nshmem {2 * GIB}"},
             Memory(3 * GIB, 8 * GIB),
         ),
-        (  # the smallest limit around it counts
-            {"membership": "0::/pod/container", "pod/container/memory.max": "max"}
-            | {"pod/memory.max": 4 * GIB, "memory.max": 8 * GIB}
-            | {"pod/memory.stat": f"anon {GIB}\nshmem 0"},
-            Memory(GIB, 4 * GIB),
-        ),
         (  # version 1: its path is that on the host, and is not there inside
             {"membership": "5:cpu:/docker/1f\n4:memory:/docker/1f\n0::/"}
             | {"memory/memory.limit_in_bytes": 2 * GIB}

@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -121,34 +120,6 @@ def test_its_refusal_is_told(code: grpc.StatusCode, unheard: bool, text: str) ->
         error = refused(control)
     assert not text or str(error) == text.replace("\t", " ")
     assert is_unheard(error) is unheard
-
-
-def test_what_takes_longer_than_its_limit() -> None:
-    go_on = threading.Event()
-    with serving(lambda *_: go_on.wait(10) and None, patience=LATE_SECONDS) as (control, *_):
-        error = refused(control)
-        go_on.set()
-    assert error.status == 504
-    assert not is_unheard(error)
-
-
-def test_an_order_under_way_is_finished_by_a_server_that_takes_no_more() -> None:
-    """So does one with --grpc-max-connection-age."""
-    begun, go_on = threading.Event(), threading.Event()
-
-    def work(*_: object) -> None:
-        begun.set()
-        assert go_on.wait(10)
-
-    with serving(work) as (control, _, server), ThreadPoolExecutor(1) as pool:
-        order = pool.submit(control.load, "m")
-        assert begun.wait(10)
-        stopped = server.stop(20)  # it says so on the connection
-        time.sleep(LATE_SECONDS)
-        assert not order.done()
-        go_on.set()
-        order.result(10)
-        assert stopped.wait(10)
 
 
 @cache

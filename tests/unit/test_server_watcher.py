@@ -1,7 +1,6 @@
 """What the watcher does in each state, with a server that only says what it would do."""
 
 import itertools
-import json
 import signal
 import time
 import urllib.error
@@ -62,44 +61,13 @@ def test_unfinished_drain_is_an_error() -> None:
         watch(FakeServer(told(signal.SIGTERM), code=1))
 
 
-def test_within_the_window_it_serves_and_is_not_ready() -> None:
-    seen: list[tuple[float, int]] = []
-    began = time.monotonic()
-
-    def look(server: FakeServer) -> None:
-        seen.append((time.monotonic() - began, get(server.endpoints, "/ready")[0]))
-        time.sleep(0.01)
-
-    server = FakeServer(look, look, told(signal.SIGTERM), *[look] * 170)
-    watch(server, drain_window=1.5)
-    assert {code for _, code in seen[3:]} == {503}
-    assert seen[-1][0] >= 1.4
-    assert server.stops == [False]
-
-
-def test_a_server_that_never_was_ready_is_an_error() -> None:
-    server = FakeServer()
-    server.is_ready = lambda: dies(1)(server)  # type: ignore[method-assign]
-    with pytest.raises(ServerError, match="tritonserver exited with 1"):
-        watch(server)
-    assert server.starts == 1
-
-
-def test_a_server_that_served_and_died_is_started_again() -> None:
-    server = FakeServer(nothing, dies(-11), nothing, told(signal.SIGTERM))
-    said = watch(server)
-    assert "tritonserver was ended by SIGSEGV; starting it again" in said
-    assert server.starts == 2
-    assert server.is_tolerant, "a model that does not load any more must not take the others along"
-    assert any(line.startswith("ready again") for line in said)
-    assert said[-1] == "drained"
-
-
 def test_it_is_started_until_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.watch.backoff.DELAYS", (0.0, 0.01, 0.02))
     server = FakeServer(dies(1), nothing, told(signal.SIGTERM), refuses=5)
     said = watch(server)
     assert server.starts == 7
+    assert server.is_tolerant, "a model that does not load any more must not take the others along"
+    assert any(line.startswith("ready again") for line in said)
     assert said.count("no port; it is tried again until it can be started") == 1
 
 
@@ -128,7 +96,7 @@ def test_dead_for_long_is_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def look_and_start() -> None:
         if server.starts > 1:
-            codes.append(get(server.endpoints, "/live")[0])
+            codes.append(live(server.endpoints))
             if codes[-1] == 503:
                 signal.raise_signal(signal.SIGTERM)
         start()
@@ -148,10 +116,9 @@ def test_backoff() -> None:
     assert backoff.failed(later) == later + DELAYS[0]
 
 
-def get(endpoints: Endpoints, path: str, **headers: str) -> tuple[int, dict[str, Any]]:
-    request = urllib.request.Request(endpoints.health_url + path, headers=headers)
+def live(endpoints: Endpoints) -> int:
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return answer.status, json.load(answer)
+        with urllib.request.urlopen(f"{endpoints.health_url}/live", timeout=5) as answer:
+            return int(answer.status)
     except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+        return error.code

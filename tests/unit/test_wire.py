@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from python_mp.model.errors import InvalidInput
 from python_mp.wire.arena import Arena
-from python_mp.wire.message import Kind, Message, Placed, described
+from python_mp.wire.message import Kind, Message, Placed
 from python_mp.wire.sockets import Connection
 
 DTYPES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
@@ -51,14 +51,6 @@ BYTES = (
 @given(MESSAGES)
 def test_a_message_comes_back_as_it_was(message: Message) -> None:
     assert Message.decode(message.encode()) == message
-
-
-def test_a_model_may_have_many_tensors() -> None:
-    places = {f"feature_{n}": Placed(np.dtype("float32"), (1, 1), 64 * n) for n in range(700)}
-    message = Message(Kind.FORWARD, tensors=places)
-    assert Message.decode(message.encode()).tensors == places
-    nbytes = sum(described(name, len(place.shape)) for name, place in places.items())
-    assert len(message.encode()) - len(Message(Kind.FORWARD).encode()) == nbytes
 
 
 def test_the_bytes_are_as_drawn() -> None:
