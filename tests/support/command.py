@@ -22,7 +22,6 @@ from server.endpoints import Endpoints
 from server.process.installation import PROJECT
 from server.process.run import SEGMENTS
 from server.watch import stubs
-from tests.support.processes import until
 
 TOKEN = "known-to-the-tests"
 SERVER = ("-m", "server")
@@ -158,12 +157,6 @@ def variables(endpoints: Endpoints) -> dict[str, str]:
         "METRICS_PORT": str(endpoints.metrics),
         "HEALTH_PORT": str(endpoints.health),
     }
-
-
-def has_ended(served: Command, seconds: float) -> tuple[int, str]:
-    """Exit status and output of one that ends by itself within that time."""
-    until(lambda: served.process.poll() is not None, seconds)
-    return served.end()
 
 
 @contextmanager

@@ -9,9 +9,9 @@ import random
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -87,15 +87,13 @@ def crowded(serve: Serve) -> Iterator[TritonServer]:
         yield ready
 
 
-def learned(server: TritonServer, kinds: Sequence[str]) -> list[Question]:
+def learned(server: TritonServer) -> list[Question]:
     """Questions with the answers that each gets alone."""
-    made = [globals()[kind](number) for kind in kinds for number in range(QUESTIONS)]
+    made = [kind(number) for kind in (ranker, embed, classify) for number in range(QUESTIONS)]
     with Client(server.endpoints) as client:
         return [
-            Question(
-                **vars(q) | {"right": client.ask(q.model, q.output, **{q.input: q.good})},
-            )
-            for q in made
+            replace(each, right=client.ask(each.model, each.output, **{each.input: each.good}))
+            for each in made
         ]
 
 
@@ -182,7 +180,7 @@ def assert_right(counts: Counter[str], wanted: int) -> None:
     "wanted", [800, pytest.param(10_000, marks=pytest.mark.campaign)], ids=["short", "long"]
 )
 def test_answers_are_right_while_ranks_are_killed(crowded: TritonServer, wanted: int) -> None:
-    crowd = Crowd(crowded.endpoints, learned(crowded, ["ranker", "embed", "classify"]), wanted)
+    crowd = Crowd(crowded.endpoints, learned(crowded), wanted)
     stubs = children(crowded.pid)
     with killer(crowded) as killed:
         counts = asyncio.run(crowd.run())

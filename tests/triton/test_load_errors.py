@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,30 +95,17 @@ def wrong_pair(models: Path) -> dict[str, str]:
     return {"embed_tokenizer": sentence, "embed_encoder": sentence}
 
 
-@pytest.fixture(scope="module")
-def broken(
-    serve: Serve, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[TritonServer, dict[str, str]]]:
-    folder = tmp_path_factory.mktemp("broken")
-    sentences = add_all(folder / "repository", folder)
-    with serve(folder / "repository", keep_going=True) as server:
-        yield server, sentences
-
-
-def test_each_names_the_key_or_file(broken: tuple[TritonServer, dict[str, str]]) -> None:
+def test_each_names_the_key_or_file_and_leaves_nothing(serve: Serve, tmp_path: Path) -> None:
     """And none the time-out of a wait."""
-    server, sentences = broken
-    failures = server.log.failures
-    wrong = [name for name in sentences if sentences[name] not in failures.get(name, "")]
-    assert wrong == [], failures
-    assert server.log.ready == {"good", "embed_pooler"}
-
-
-def test_nothing_is_left_of_them(broken: tuple[TritonServer, dict[str, str]]) -> None:
-    server, _ = broken
-    commands = processes_of(server.run.folder).values()
-    ranks = [command for command in commands if "python_mp.rank.forkserver" in command]
-    assert len(ranks) == 3, "those of the good model, and where they come from"
+    sentences = add_all(tmp_path / "repository", tmp_path)
+    with serve(tmp_path / "repository", keep_going=True) as server:
+        failures = server.log.failures
+        wrong = [name for name in sentences if sentences[name] not in failures.get(name, "")]
+        assert wrong == [], failures
+        assert server.log.ready == {"good", "embed_pooler"}
+        commands = processes_of(server.run.folder).values()
+        ranks = [command for command in commands if "python_mp.rank.forkserver" in command]
+        assert len(ranks) == 3, "those of the good model, and where they come from"
 
 
 def test_loading_one_by_one_is_no_deadlock(

@@ -266,13 +266,8 @@ def test_a_start_that_fails_half_way_is_one_sentence(add_model: AddModel) -> Non
 
 def test_the_watcher_starts_no_threads_for_numpy() -> None:
     """Where there is none to be had, OpenBLAS interrupts the process; models keep the setting."""
-    say = """if True:
-        import os
-        from server import __main__
-        print(len(os.listdir("/proc/self/task")), os.environ["OPENBLAS_NUM_THREADS"])
-    """
-    ended = subprocess.run(
-        [sys.executable, "-c", say], cwd=PROJECT, env=os.environ | {"OPENBLAS_NUM_THREADS": "3"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert ended.stdout.split() == ["1", "3"]
+    say = "import os; from server import __main__; print(len(os.listdir('/proc/self/task')))"
+    say += "; print(os.environ['OPENBLAS_NUM_THREADS'])"
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "3"}
+    said = subprocess.check_output([sys.executable, "-c", say], cwd=PROJECT, env=environment)
+    assert said.split() == [b"1", b"3"]

@@ -47,6 +47,28 @@ class TritonPythonModel:
         return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", value)]) for value in values]
 """
 
+# The same server, in which these calls fail, but for the first time, which is of the start.
+FAULTY = """
+import itertools, sys
+from server import __main__, control
+from server.process import launch
+from server.watch import repository
+
+def fail(place, name):
+    call, times = getattr(place, name), itertools.count()
+    def fails(*args, **more):
+        if next(times) in (1, 2, 3):
+            raise OSError(24, "Too many open files")
+        return call(*args, **more)
+    setattr(place, name, fails)
+
+fail(control.IndexLine, "ask")
+fail(launch.Log, "feed")
+fail(repository, "states")
+sys.exit(__main__.main())
+"""
+LOOPS = ("the probe of tritonserver", "the log's reader", "the repository's watch")
+
 
 @pytest.fixture
 def mortal(add_model: AddModel, tmp_path: Path) -> Path:
@@ -163,6 +185,22 @@ def ask_to_sleep(client: Any) -> None:
         inputs.append(grpc.InferInput(name, [1, len(values)], "INT32"))
         inputs[-1].set_data_from_numpy(np.array([values], np.int32))
     client.async_infer("echo", inputs, lambda **_: None)
+
+
+def test_an_error_in_any_loop_ends_nothing(add_model: AddModel) -> None:
+    with command(add_model("identity", ECHO), program=("-c", FAULTY)) as served:
+        served.wait_ready()
+        for loop in LOOPS:
+            until(lambda loop=loop: errors(served, loop) == (3, ""), BACK_SECONDS)
+        os.kill(served.stubs("identity")["identity_0_0"], signal.SIGKILL)
+        until(lambda: not served.is_ready)
+        until(lambda: served.is_ready and served.answers(), BACK_SECONDS)
+
+
+def errors(served: Command, loop: str) -> tuple[int, str]:
+    """How many there were, and the one that lasts."""
+    said = served.health("/status")[1]["errors"].get(loop, {})
+    return said.get("errors", 0), said.get("error", "")
 
 
 @pytest.fixture
