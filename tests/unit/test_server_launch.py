@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server import __main__, shell_names
+from server import shell_names
 from server.endpoints import Endpoints
 from server.errors import PortError, ServerError
 from server.process import installation
@@ -63,13 +63,6 @@ def test_busy_port_names_its_variable() -> None:
     free.check()
     with pytest.raises(PortError, match="HTTP_PORT and GRPC_PORT are both 7"):
         Endpoints("127.0.0.1", 7, 7, 8).check()
-
-
-def test_further_options_go_to_tritonserver() -> None:
-    ours, theirs = __main__.parse(["--log-verbose", "1", "--demo", "--id=me", "--http-port=9"])
-    assert theirs == ["--log-verbose", "1", "--id=me"]
-    assert ours.demo
-    assert __main__.endpoints(ours).http == 9
 
 
 def test_the_environment_overrides_defaults() -> None:

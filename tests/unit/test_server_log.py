@@ -44,14 +44,6 @@ def test_warnings_and_models_own_lines_are_shown() -> None:
     assert log.tail == [str(number) for number in range(80, 100)]
 
 
-def test_options_that_it_does_not_take() -> None:
-    other = "/opt/tritonserver: unrecognized option '--foo=1'"
-    log, shown = feed(other, "Usage: tritonserver", "  --help")
-    assert (log.complaint, shown) == ("unrecognized option '--foo=1'", [])
-    log, shown = feed("Usage: tritonserver", "Server:", 'Bad option: "--x".', "Got abc")
-    assert (log.complaint, shown) == ('Bad option: "--x". Got abc', [])
-
-
 MANAGER = 'E1122 05:56:46.78 5135 model_repository_manager.cc:1460] "'
 
 

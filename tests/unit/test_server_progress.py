@@ -1,8 +1,6 @@
 """How far a start is, told from what a tritonserver leaves to be seen."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from server.process import child, progress
+from server.process import progress
 from server.process.log import Log
 from server.process.progress import STUCK_SECONDS, Progress
 from server.settings import Settings
@@ -83,17 +81,6 @@ def test_stubs_that_aborted_are_not_waited_for(start: Start) -> None:
     why = start.goes_on(HOUR)
     assert why == "stubs of big aborted while they started: terminate called;   what():  stol"
     assert STUCK_SECONDS <= start.now < STUCK_SECONDS + 5
-
-
-def test_the_launcher_becomes_it() -> None:
-    said = "it's ü " + "x" * 100_000
-    file = child.hand_over(["/bin/sh", "-c", "echo $0", said])
-    launcher = [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), str(file)]
-    try:
-        ended = subprocess.run(launcher, pass_fds=[file], capture_output=True, text=True)
-    finally:
-        os.close(file)
-    assert ended.stdout == f"{said}\n", ended.stderr
 
 
 def test_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
