@@ -146,6 +146,7 @@ Usage = namedtuple("Usage", ["total", "used", "free"])
     ("target", "replacement", "said"),
     [
         ("shutil.copyfile", full, r"were written and more is needed, .* MB are free"),
+        ("os.fsync", full, r"were written and more is needed"),
         ("shutil.disk_usage", lambda _path: Usage(9, 8, 1), r"0\.0 MB are needed, 0\.0 MB free"),
     ],
 )
