@@ -77,7 +77,6 @@ def test_a_plan_and_its_report(make: Make) -> None:
     assert report["engine"] == {"Layers": ["double"]}
     assert (report["bytes"], report["profiles"]) == (4, 1)
     assert report["tensorrt"] == bindings().__version__
-    assert report["tensorrt"].startswith("11.4.")
     [config] = bench.fake.configs
     assert config.profiles == [{"x": ((1, 4), (2, 4), (4, 4))}]
     assert config.cleared == [bindings().BuilderFlag.TF32]
