@@ -4,7 +4,6 @@ import json
 import struct
 from typing import Any
 
-from python_mp.model.manifest import FORMAT
 from tests.support.checkpoints import CONFIG
 
 START_SECONDS = 3
@@ -23,13 +22,6 @@ class Times(torch.nn.Module):
 def build(shard):
     return Times(shard.weights.full("w"))
 """
-MANIFESTS: dict[str, bytes] = {
-    "empty": b"",
-    "deep": b"[" * 100_000,
-    "null": b"null",
-    "not UTF-8": b'{"format": "\xff"}',
-    "only a format": json.dumps({"format": FORMAT}).encode(),
-}
 FIELDS: list[dict[str, Any]] = [
     {"files": ["rank0.safetensors"]},
     {"files": {"rank0.safetensors": {}}},
@@ -59,21 +51,17 @@ SAFETENSORS = {
 SHAPES = [None, {"shapes": "{"}, {"shape": "{}"}, {"shapes": "[]"}]
 """Of the slices in a rank's file, what its metadata may say of their whole tensors."""
 
-FITTING_DEFAULTS = ("model_type", "type_vocab_size", "layer_norm_eps")
+FITS = {"model_type", "type_vocab_size", "layer_norm_eps"}
 """Whose defaults fit these weights."""
-NONSENSE: dict[str, tuple[Any, ...]] = {
-    "hidden_size": (2**40, -8, "8", None, float("nan")),
-    "num_attention_heads": (0, 3, 2**40),
-    "num_hidden_layers": (0, 10**9, 1.5, []),
-    "vocab_size": (0, 2**62, "16"),
-    "max_position_embeddings": (-1, 2**62, None),
-    "layer_norm_eps": (float("nan"), float("inf"), -1),
-    "model_type": ("roberta",),
-}
-_NEEDED = CONFIG.keys() - FITTING_DEFAULTS
+NONSENSE: list[tuple[str, Any]] = [
+    *(("hidden_size", value) for value in (2**40, -8, "8", None, float("nan"))),
+    *(("num_attention_heads", value) for value in (0, 3, 2**40)),
+    *(("num_hidden_layers", value) for value in (0, 10**9, 1.5, [])),
+    *(("vocab_size", 2**62), ("max_position_embeddings", -1), ("layer_norm_eps", float("inf"))),
+]
 CONFIGS: list[Any] = [
-    *({k: v for k, v in CONFIG.items() if k != key} for key in sorted(_NEEDED)),
-    *(CONFIG | {key: value} for key, values in NONSENSE.items() for value in values),
+    *({k: v for k, v in CONFIG.items() if k != key} for key in sorted(CONFIG.keys() - FITS)),
+    *(CONFIG | {key: value} for key, value in NONSENSE),
     *([], None, 7),
 ]
 

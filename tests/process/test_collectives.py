@@ -6,9 +6,7 @@ import itertools
 import multiprocessing as mp
 import os
 import random
-import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -22,7 +20,6 @@ from torch import Tensor
 
 from python_mp.model.errors import GroupAborted
 from python_mp.rank.collectives import Communicator, connect
-from tests.support.processes import cpu_seconds
 
 # Forked from a process that has torch already, a rank starts in milliseconds.
 context = mp.get_context("forkserver")
@@ -94,9 +91,6 @@ class Ranks:
 
     def abort(self) -> None:
         os.pwrite(self.region, b"\1\0\0\0", 0)
-
-    def pid(self, rank: int) -> int:
-        return self.processes[rank].pid or 0
 
     def __enter__(self) -> Ranks:
         return self
@@ -259,7 +253,6 @@ WAITS: dict[str, tuple[int, Program]] = {
 
 
 def wait_alone(communicator: Communicator, stage: int, link: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     where, call = WAITS[link.recv()]
     if stage == where and communicator.rank == 0:
         link.send(("waiting", None))
@@ -275,37 +268,6 @@ def test_a_group_that_ends_ends_the_wait(tmp_path: Path, what: str) -> None:
         group.hears(waiter, "waiting")
         group.abort()
         assert group.raised(waiter)[0] is GroupAborted
-
-
-def test_control_c_ends_a_wait(tmp_path: Path) -> None:
-    with Ranks(tmp_path, wait_alone, 2, 2) as group:
-        group.links[0].send("all_reduce")
-        group.hears(0, "waiting")
-        os.kill(group.pid(0), signal.SIGINT)
-        assert group.raised(0)[0] is KeyboardInterrupt
-
-
-def reduce_for_ever(communicator: Communicator, _stage: int, link: Connection) -> None:
-    x = torch.ones(1000)
-    for step in range(10**9):
-        communicator.all_reduce(x)
-        if step == 100:
-            link.send(("under way", None))
-
-
-def test_a_stopped_peer_costs_its_peers_little_and_no_one_hangs(tmp_path: Path) -> None:
-    with Ranks(tmp_path, reduce_for_ever, 3) as group:
-        for rank in range(3):
-            assert group.get(rank)[0] == "under way"
-        os.kill(group.pid(0), signal.SIGSTOP)
-        before = [cpu_seconds(group.pid(rank)) for rank in (1, 2)]
-        time.sleep(1.5)
-        for rank, was in zip((1, 2), before, strict=True):
-            assert cpu_seconds(group.pid(rank)) - was < 0.5, "it waits by turning round and round"
-        group.abort()
-        assert group.raised(1)[0] is group.raised(2)[0] is GroupAborted
-        os.kill(group.pid(0), signal.SIGCONT)
-        assert group.raised(0)[0] is GroupAborted
 
 
 def differ(communicator: Communicator, _stage: int, link: Connection) -> None:
@@ -344,14 +306,6 @@ def test_what_cannot_be_shared_is_refused(one_of_two: Communicator) -> None:
     one_of_two.close()
     with pytest.raises(ValueError, match="closed"):
         one_of_two.all_reduce(torch.ones(3))
-
-
-def test_one_rank_needs_nothing() -> None:
-    alone = connect("auto", tensor_rank=0, tensor_size=1)
-    x = torch.ones(2, 3)
-    assert alone.all_reduce(x) is x
-    assert alone.all_gather(x) is x
-    assert alone.broadcast(x) is x
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from python_mp.front.group import Group
@@ -15,7 +14,7 @@ from python_mp.front.replica import Replica
 from python_mp.model.errors import Cancelled, RequestFailed, TimedOut
 from python_mp.model.request import read_request
 from python_mp.rank.engines.echo import EXIT, RAISE, SLEEP
-from tests.support.configs import FP32, echo_config, model_config, tensor
+from tests.support.configs import echo_config
 from tests.support.replicas import (
     LIMIT,
     FutureAnswer,
@@ -96,16 +95,6 @@ def test_what_waits_and_is_the_same_is_refused_with_it(one_by_one: Served, fault
     with pytest.raises(RequestFailed, match="has ended two groups"):
         ask(one_by_one, 1, fault=(fault, 0, 7)).result(LIMIT)
     assert counted(one_by_one, "restarts_total") == [2], "it is remembered"
-
-
-def test_three_hundred_inputs_are_carried(tmp_path: Path) -> None:
-    inputs = [tensor(f"F{n}", FP32, 1) for n in range(300)]
-    outputs = [tensor(f"G{n}", FP32, 1) for n in range(300)]
-    config = model_config(tmp_path, inputs, outputs, engine="echo", tensor_parallel_size=2)
-    with served(config, tmp_path) as replica:
-        asked = {f"F{n}": np.full((2, 1), n, np.float32) for n in range(300)}
-        answer = replica.ask(**asked).result(LIMIT)
-        assert all(np.array_equal(answer[f"G{n}"], asked[f"F{n}"]) for n in range(300))
 
 
 # -- inside the front ----------------------------------------------------------------------------

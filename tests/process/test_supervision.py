@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import cycle
+from itertools import chain, cycle, repeat
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import DEFAULT, Mock
 
 import pytest
 
@@ -89,6 +89,7 @@ STEPS: dict[str, tuple[object, str]] = {
     "a rank": (RankProcess, "__init__"),
     "a rank's pidfd": (os, "pidfd_open"),
     "the start": (Group, "wait_ready"),
+    "a batch": (Connection, "send"),
     "the stacks": (Group, "read_stacks"),
     "the end": (os, "pwrite"),
     "a kill": (RankProcess, "kill"),
@@ -136,34 +137,14 @@ def test_no_step_of_the_supervisor_ends_it(
         until(lambda: ours()[PIDFD] <= open_before[PIDFD])
 
 
-def test_a_batch_that_a_rank_cannot_be_told_of_is_replayed_at_once(
-    two: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not when the watchdog notices that no rank gets on."""
-    monkeypatch.setattr(Connection, "send", once(Connection.send))
-    assert values([ask(two, 1, 2)]) == [[1, 2]]
-    assert counted(two, "hangs_total", "restarts_total") == [0, 1]
-
-
-def once(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Fails the first time."""
-    errors = [errno.ENOMEM]
-
-    def fails(*args: Any, **more: Any) -> Any:
-        if errors:
-            raise OSError(errors.pop(), "no memory")
-        return call(*args, **more)
-
-    return fails
-
-
 def test_an_answer_that_was_not_heard_is_not_taken_for_the_next_one(
     two: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process that starts ranks is asked how one ended: here, while there is no memory."""
     forkserver = two.replica._supervisor._forkserver
     assert forkserver is not None
-    deaf = Mock(wraps=forkserver._socket, recv=once(forkserver._socket.recv))
+    deaf = Mock(wraps=forkserver._socket)
+    deaf.recv.side_effect = chain([OSError(errno.ENOMEM, "no memory")], repeat(DEFAULT))
     monkeypatch.setattr(forkserver, "_socket", deaf)
     os.kill(pids(two)[0], signal.SIGKILL)
     until(lambda: two.replica._supervisor._generation >= 2 and two.replica.serves)
@@ -186,15 +167,6 @@ def test_errors_are_shown(two: Served, tmp_path: Path, monkeypatch: pytest.Monke
     counts = counted(two, "internal_errors_total{thread=supervisor}")
     assert counts == [errors["count"]] == [fault.raised]
     assert "no space left on device" in errors["text"]
-
-
-def test_a_first_start_that_the_front_cannot_make_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Faults(monkeypatch, Arena, "create", OSError(errno.ENOMEM, "cannot allocate")).armed = True
-    config = echo_config(tmp_path, start_timeout_seconds=1)
-    with pytest.raises(LoadError, match="cannot allocate"), served(config, tmp_path):
-        pass
 
 
 def test_a_first_start_outlasts_a_fault_that_passes(tmp_path: Path) -> None:

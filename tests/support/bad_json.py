@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import gzip
-import io
 import json
 import math
 import re
 import socket
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,8 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from tests.support.images import encoded
 
 HOSTILE: list[Any] = [
     *(None, True, False, "", "x", "1", "\0", "../..", "%2e%2e%2f", "é" * 50, "x" * 5000),
@@ -32,27 +33,25 @@ PARAMETERS = (
 )
 VALUES = (1, 0, -1, 2**31, 2**63, "x", "a/b", True, 1.5, None, [1])
 METHODS = ("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "BOGUS")
-MODELS = ("nope", "..%2f..%2fetc", "embed%00", "embed/versions/1", "embed/versions/99", "ranker%20")
 PATHS = (
     *("/", "/v2", "/v2/models/embed", "/v2/models//infer", "//v2/models/embed/infer", "/v2/../etc"),
     *("/v2/models/embed/versions/-1/infer", "/v2/models/embed/versions/%s/infer" % ("9" * 30)),
+    *("/v2/models/nope/infer", "/v2/models/..%2f..%2fetc/infer", "/v2/models/embed%00/infer"),
     *("/v2/health/live", "/v2/repository/index", "/v2/systemsharedmemory/status", "/v2/logging"),
 )
-MARKS = (*'{}[],:"\\\0\x7fé', "[" * 500)
-ENCODINGS = ("gzip", "deflate", "br", "gzip, gzip", "identity", "")
+MARKS = [each.encode() for each in (*'{}[],:"\\\0\x7fé', "[" * 500)]
+ENCODINGS = [{"Content-Encoding": each} for each in ("gzip", "deflate", "br", "gzip, gzip", "")]
 FREE_DIMS = ("embed_encoder", "embed_pooler")
-"""Models with a dimension of -1, of which a size of 2^62 kills the stub: see `test_crashes`."""
+"""Models with a dimension of -1, of which a size of 2^62 kills the stub: see test_campaign."""
 FILLED_MEMORY = 1 << 24
 JUNK = {
     "noise": bytes(range(256)) * 16,
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\0\xff\xff\xff\xff\xff" + bytes(99),
     "half a line": b"POST /v2/models/emb",
-    "connect": b"CONNECT x:1 HTTP/1.1\r\n\r\n",
     "long line": b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1\r\n\r\n",
     "long header": b"GET / HTTP/1.1\r\nX: " + b"a" * 1_000_000 + b"\r\n\r\n",
     "many headers": b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 10_000 + b"\r\n",
-    "length": b"POST /v2 HTTP/1.1\r\nContent-Length: -1\r\n\r\nx",
     "two lengths": b"POST /v2 HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 9\r\n\r\nx",
     "endless": b"POST /v2 HTTP/1.1\r\nContent-Length: 9223372036854775807\r\n\r\nx",
     "chunk": b"POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nx\r\n",
@@ -70,51 +69,31 @@ _SHAPE = re.compile(r'"shape": *\[([^\]\[]*)\]')
 _DATATYPE = re.compile(r'"datatype": *"(\w+)"')
 
 
-def _tensor(name: str, datatype: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
-
-
-def png() -> bytes:
-    """A picture that `classify` takes."""
-    file = io.BytesIO()
-    Image.new("L", (8, 8), 99).save(file, "PNG")
-    return file.getvalue()
-
-
-def string(text: bytes) -> bytes:
+def _string(text: bytes) -> bytes:
     """As BYTES are sent: the length, then the text."""
     return len(text).to_bytes(4, "little") + text
 
 
-def int32(*values: int) -> bytes:
-    return np.array(values, np.int32).tobytes()
+def _int32(*values: int) -> tuple[list[int], bytes]:
+    return [*values], np.array(values, np.int32).tobytes()
 
 
-_TEXT = {"inputs": [_tensor("TEXT", "BYTES", [1, 1], ["a text"])]}
-_ENCODER = [_tensor("INPUT_IDS", "INT32", [2, 3], [101, 7592, 102, 101, 102, 0])]
-_ENCODER += [_tensor("LENGTHS", "INT32", [2, 1], [3, 2])]
-_RANKER = {"inputs": [_tensor("FEATURES", "FP32", [1, 256], [0.5] * 256)]}
-_CLASSIFY = [_tensor("IMAGE", "BYTES", [1, 1], ["no picture"])]
-_CLASSIFY += [_tensor("TOP_K", "INT32", [1, 1], [2])]
-_FULL = {"id": "7", "parameters": {"custom": 1}, "outputs": [{"name": "EMBEDDING"}]}
-BODIES: list[tuple[str, str, dict[str, Any]]] = [
-    ("embed", "infer", _TEXT),
-    ("embed", "infer", _TEXT | _FULL),
-    ("embed", "generate", {"TEXT": "a text"}),
-    ("embed_encoder", "infer", {"inputs": _ENCODER}),
-    ("ranker", "infer", _RANKER),
-    ("classify", "infer", {"inputs": _CLASSIFY}),
-]
-BINARY: list[tuple[str, list[tuple[str, str, list[int]]], list[bytes]]] = [
-    ("embed", [("TEXT", "BYTES", [1, 1])], [string(b"a text")]),
-    ("ranker", [("FEATURES", "FP32", [1, 256])], [bytes(1024)]),
-    (
-        "embed_encoder",
-        [("INPUT_IDS", "INT32", [1, 2]), ("LENGTHS", "INT32", [1, 1])],
-        [int32(101, 102), int32(2)],
-    ),
-    ("classify", [("IMAGE", "BYTES", [1, 1])], [string(png())]),
-]
+_PICTURE = _string(encoded(Image.new("L", (8, 8), 99)))
+GOOD: dict[str, list[tuple[str, str, list[int], list[Any], bytes]]] = {
+    "embed": [("TEXT", "BYTES", [1, 1], ["a text"], _string(b"a text"))],
+    "embed_encoder": [
+        ("INPUT_IDS", "INT32", [2, 3], *_int32(101, 7592, 102, 101, 102, 0)),
+        ("LENGTHS", "INT32", [2, 1], *_int32(3, 2)),
+    ],
+    "ranker": [("FEATURES", "FP32", [1, 256], [0.5] * 256, bytes(1024))],
+    "classify": [
+        ("IMAGE", "BYTES", [1, 1], ["no picture"], _PICTURE),
+        ("TOP_K", "INT32", [1, 1], *_int32(2)),
+    ],
+}
+"""Of each model the inputs of a request: name, datatype, shape, data in JSON and as bytes."""
+_GENERATE = "/v2/models/embed/generate", {"TEXT": "a text"}
+_MORE = {"id": "7", "parameters": {"custom": 1}, "outputs": [{"name": "EMBEDDING"}]}
 
 
 @dataclass(frozen=True)
@@ -147,44 +126,51 @@ def send_junk(address: tuple[str, int], junk: str) -> None:
         connection.recv(1 << 16)
 
 
+def mostly(usual: Any, *others: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from([usual] * 4 * len(others) + [*others])
+
+
 @st.composite
 def json_calls(draw: st.DrawFn) -> HttpCall:
     """A valid request, with up to three things changed in its body, and perhaps its wrapping."""
-    model, verb, body = draw(st.sampled_from(BODIES))
-    body = copy.deepcopy(body)
+    model = draw(st.sampled_from([*GOOD]))
+    inputs = [{"name": n, "datatype": d, "shape": s, "data": x} for n, d, s, x, _ in GOOD[model]]
+    whole = f"/v2/models/{model}/infer", {"inputs": inputs} | draw(mostly({}, _MORE))
+    path, body = copy.deepcopy(draw(mostly(whole, _GENERATE)))
     for _ in range(draw(st.integers(0, 3))):
-        _change(draw, body)
-    text = _spoilt(draw, json.dumps(body))
-    call = HttpCall("POST", f"/v2/models/{model}/{verb}", text.encode())
-    if crashes(call.path, text):
-        return HttpCall("POST", call.path, b'{"inputs": []}')
-    return _wrapped(draw, call)
+        change(draw, body, VALUES)
+    text = draw(mostly(json.dumps, _with_names_twice))(body)
+    if crashes(path, text):
+        return HttpCall("POST", path, b'{"inputs": []}')
+    data = draw(mostly(bytes, gzip.compress, zlib.compress))(draw(spoilt(text.encode())))
+    method, path = draw(mostly("POST", *METHODS)), draw(mostly(path, *PATHS))
+    return HttpCall(method, path, data, draw(mostly({}, *ENCODINGS)))
 
 
 @st.composite
 def binary_calls(draw: st.DrawFn) -> HttpCall:
     """Tensors behind the JSON, with sizes, lengths and shapes that may lie."""
-    model, specs, blobs = draw(st.sampled_from(BINARY))
+    model, tensors = draw(st.sampled_from([*GOOD.items()]))
     inputs = [
-        {"name": n, "datatype": d, "shape": s, "parameters": {"binary_data_size": len(blob)}}
-        for (n, d, s), blob in zip(specs, blobs, strict=True)
+        {"name": n, "datatype": d, "shape": [*s], "parameters": {"binary_data_size": len(blob)}}
+        for n, d, s, _, blob in tensors
     ]
-    body: dict[str, Any] = copy.deepcopy({"inputs": inputs})
+    body: dict[str, Any] = {"inputs": inputs}
     for _ in range(draw(st.integers(0, 2))):
-        _change(draw, body)
-    text = json.dumps(body)
-    path = f"/v2/models/{model}/infer"
+        change(draw, body, VALUES)
+    text, path = json.dumps(body), f"/v2/models/{model}/infer"
     if crashes(path, text):
         text = '{"inputs": []}'
-    data = draw(_cut_or_longer(b"".join(blobs)))
-    length = draw(st.just(len(text)) | st.sampled_from([0, -1, 1, 10**6, 2**63, 2**64, "x", ""]))
+    data = draw(spoilt(b"".join(blob for *_, blob in tensors)))
+    length = draw(mostly(len(text), 0, -1, 1, 10**6, 2**63, 2**64, "x", ""))
     headers = {"Inference-Header-Content-Length": str(length)}
     return HttpCall("POST", path, text.encode() + data, headers)
 
 
-def _change(draw: st.DrawFn, body: dict[str, Any]) -> None:
-    """Puts a hostile value, a second one, or none in the place of one of the body."""
-    holder, key = draw(st.sampled_from(list(_places(body)) or [(body, "inputs")]))
+def change(draw: st.DrawFn, body: dict[str, Any], values: Sequence[Any]) -> None:
+    """Puts a hostile value, a parameter with one of `values`, a second one, or none in the place of
+    one of the body."""
+    holder, key = draw(st.sampled_from([*_places(body)] or [(body, "inputs")]))
     kind = draw(st.sampled_from(["value", "value", "parameter", "twice", "none"]))
     if kind == "value":
         value = draw(st.sampled_from(HOSTILE) | st.integers() | st.text(max_size=20))
@@ -192,12 +178,12 @@ def _change(draw: st.DrawFn, body: dict[str, Any]) -> None:
     elif kind == "parameter":
         inner = [body, *(each for each, _ in _places(body) if isinstance(each, dict))]
         target = draw(st.sampled_from(inner))
-        name, value = draw(st.sampled_from(PARAMETERS)), draw(st.sampled_from(VALUES))
+        name, value = draw(st.sampled_from(PARAMETERS)), draw(st.sampled_from(values))
         target["parameters"] = {name: copy.deepcopy(value)}
     elif isinstance(holder, list) and kind == "twice":
         holder.append(copy.deepcopy(holder[key]))
-    else:
-        holder.pop(key, None) if isinstance(holder, dict) else holder.pop(key)
+    elif holder:
+        holder.pop(key)
 
 
 def _places(node: Any) -> Iterator[tuple[Any, Any]]:
@@ -211,34 +197,14 @@ def _places(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(node[key])
 
 
-def _spoilt(draw: st.DrawFn, text: str) -> str:
-    """Mostly as it is; or cut, or with something put in between, or with a key twice."""
-    kind = draw(st.sampled_from(["", "", "", "", "cut", "insert", "twice"]))
-    at = draw(st.integers(0, len(text))) if kind in ("cut", "insert") else 0
-    if kind == "cut":
-        return text[:at]
-    if kind == "insert":
-        return text[:at] + draw(st.sampled_from(MARKS)) + text[at:]
-    return text.replace('"name":', '"name": "X", "name":') if kind == "twice" else text
+def _with_names_twice(body: dict[str, Any]) -> str:
+    return json.dumps(body).replace('"name":', '"name": "X", "name":')
 
 
-def _wrapped(draw: st.DrawFn, call: HttpCall) -> HttpCall:
-    """Mostly as it is; or to another address, by another method, or compressed, truly or not."""
-    kind = draw(st.sampled_from(["", "", "", "", "model", "path", "method", "encoding"]))
-    if kind == "model":
-        return HttpCall("POST", f"/v2/models/{draw(st.sampled_from(MODELS))}/infer", call.body)
-    if kind == "path":
-        return HttpCall("POST", draw(st.sampled_from(PATHS)), call.body)
-    if kind == "method":
-        return HttpCall(draw(st.sampled_from(METHODS)), call.path, call.body)
-    if kind == "encoding":
-        squeeze = draw(st.sampled_from([gzip.compress, zlib.compress, bytes]))
-        headers = {"Content-Encoding": draw(st.sampled_from(ENCODINGS))}
-        return HttpCall("POST", call.path, draw(_cut_or_longer(squeeze(call.body))), headers)
-    return call
-
-
-def _cut_or_longer(data: bytes) -> st.SearchStrategy[bytes]:
-    """Mostly `data`."""
-    cut = st.integers(0, len(data)).map(lambda end: data[:end])
-    return st.just(data) | cut | st.binary(max_size=9).map(lambda more: data + more)
+@st.composite
+def spoilt(draw: st.DrawFn, data: bytes) -> bytes:
+    """Mostly as it is; or cut, or longer, or with something put in between."""
+    at = draw(st.integers(0, len(data)))
+    put = st.sampled_from(MARKS) | st.binary(max_size=9)
+    end = draw(mostly(data[at:], b"", data[at + 1 :]))
+    return data[:at] + draw(st.just(b"") | st.just(b"") | put) + end

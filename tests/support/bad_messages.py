@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import suppress
 
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
-from tritonclient.grpc.service_pb2 import InferParameter, ModelInferRequest
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from tests.support.bad_json import BINARY, FREE_DIMS, PARAMETERS
+from tests.support.bad_json import FREE_DIMS, GOOD, change, mostly, spoilt
 
-INTEGERS = (0, 1, -1, 2, 2**31, 2**32 + 1, 2**40, 2**62, 2**63 - 1, -(2**63))
-SMALL = (0, 1, -1, 2**31 - 1, -(2**31))
-TEXTS = ("", "x", "nope", "1", "-1", "99", "../..", "\0", "é" * 20, "x" * 3000, "FP16", "BF16")
-NAMES = ("embed", "embed_encoder", "ranker", "classify", "TEXT", "INPUT_IDS", "FP32", "INT64")
-VALUES: dict[int, Sequence[Any]] = {
-    FieldDescriptor.CPPTYPE_INT32: SMALL,
-    FieldDescriptor.CPPTYPE_INT64: INTEGERS,
-    FieldDescriptor.CPPTYPE_UINT32: (0, 1, 2**32 - 1),
-    FieldDescriptor.CPPTYPE_UINT64: (0, 1, 2**62, 2**64 - 1),
-    FieldDescriptor.CPPTYPE_DOUBLE: (0.0, -1.5, math.nan, math.inf),
-    FieldDescriptor.CPPTYPE_FLOAT: (0.0, -1.5, math.nan, math.inf),
-    FieldDescriptor.CPPTYPE_BOOL: (False, True),
-}
-BYTES = (b"", b"x", bytes(4), bytes(1024), b"\xff" * 4, b"\xff\xff\xff\x7fab", bytes(70_000))
+VALUES = (
+    *({"int64_param": value} for value in (0, 1, -1, 2**31, 2**63 - 1, -(2**63))),
+    *({"string_param": "x"}, {"bool_param": True}, {"double_param": "NaN"}, {}),
+)
+CONTENTS = (
+    *({"bool_contents": [True]}, {"int_contents": [7, -1]}, {"uint64_contents": [2**64 - 1]}),
+    *({"fp32_contents": [0.5] * 256}, {"fp64_contents": ["NaN"]}, {"bytes_contents": ["YWJj"]}),
+)
 RPCS = (
     *("ModelReady", "ModelMetadata", "ModelConfig", "RepositoryIndex", "ServerMetadata"),
     *("SystemSharedMemoryRegister", "CudaSharedMemoryStatus", "Nope"),
@@ -34,10 +28,10 @@ RPCS = (
 INFER = "ModelInfer"
 
 
-def valid_message(index: int) -> ModelInferRequest:
-    model, specs, blobs = BINARY[index]
+def valid_message(model: str) -> ModelInferRequest:
+    blobs = [blob for *_, blob in GOOD[model]]
     message = ModelInferRequest(model_name=model, raw_input_contents=blobs)
-    for name, datatype, shape in specs:
+    for name, datatype, shape, *_ in GOOD[model]:
         message.inputs.add(name=name, datatype=datatype, shape=shape)
     return message
 
@@ -64,84 +58,24 @@ def crashes(data: bytes) -> bool:
 
 @st.composite
 def messages(draw: st.DrawFn) -> bytes:
-    """A valid ModelInferRequest with up to three fields changed, and perhaps its bytes spoilt."""
-    message = valid_message(draw(st.integers(0, len(BINARY) - 1)))
-    for _ in range(draw(st.integers(0, 3))):
-        _change(draw, message)
+    """A valid ModelInferRequest with some fields changed, and perhaps its bytes spoilt."""
+    message = valid_message(draw(st.sampled_from([*GOOD])))
+    fields = MessageToDict(message, True, preserving_proto_field_name=True)
+    fields["inputs"][0] |= draw(mostly({}, *({"contents": each} for each in CONTENTS)))
+    for _ in range(draw(st.integers(0, 6))):
+        changed = copy.deepcopy(fields)
+        change(draw, changed, VALUES)
+        with suppress(ParseError, TypeError):  # it fits no field of that name
+            message, fields = ParseDict(changed, ModelInferRequest()), changed
     data = message.SerializeToString()
-    kind = draw(st.sampled_from([*[""] * 9, "cut", "flip", "more"]))
-    at = draw(st.integers(0, max(len(data) - 1, 0))) if kind in ("cut", "flip") and data else 0
-    if kind == "cut":
-        data = data[:at]
-    elif kind == "flip" and data:
-        data = data[:at] + bytes([data[at] ^ 1 << draw(st.integers(0, 7))]) + data[at + 1 :]
-    elif kind == "more":
-        data += draw(st.binary(min_size=1, max_size=20))
+    data = draw(spoilt(data)) if draw(mostly(False, True)) else data
     return b"" if crashes(data) else data
 
 
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[str, bytes]:
     """(rpc, message); mostly ModelInfer."""
-    return draw(st.sampled_from([*[INFER] * 40, *RPCS])), draw(messages())
-
-
-def _change(draw: st.DrawFn, message: Message) -> None:
-    """Changes one field of the message or of one inside it."""
-    inside, field = draw(st.sampled_from(list(_fields(message))))
-    if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        key, value = draw(st.sampled_from(PARAMETERS)), getattr(inside, field.name)
-        value[key].CopyFrom(draw(_parameters()))
-    elif field.label == FieldDescriptor.LABEL_REPEATED:
-        _change_list(draw, getattr(inside, field.name), field)
-    elif field.message_type is not None:
-        getattr(inside, field.name).SetInParent()
-    else:
-        setattr(inside, field.name, draw(_scalars(field)))
-
-
-def _change_list(draw: st.DrawFn, values: Any, field: FieldDescriptor) -> None:
-    """One more, one less, one twice, or another one in its place."""
-    kind = draw(st.sampled_from(["more", "less", "twice", "other"]))
-    at = draw(st.integers(0, len(values) - 1)) if len(values) else 0
-    if kind == "less" and len(values):
-        del values[at]
-    elif kind == "twice" and len(values):
-        values.append(values[at])
-    elif field.message_type is not None:
-        values.add()
-    elif kind == "other" and len(values):
-        values[at] = draw(_scalars(field))
-    else:
-        values.append(draw(_scalars(field)))
-
-
-def _fields(message: Message) -> Iterator[tuple[Message, FieldDescriptor]]:
-    """Every field of the message and of all messages inside it, set or not."""
-    for field in message.DESCRIPTOR.fields:
-        yield message, field
-        if field.message_type is None or field.message_type.GetOptions().map_entry:
-            continue
-        inside = getattr(message, field.name)
-        repeated = field.label == FieldDescriptor.LABEL_REPEATED
-        for each in inside if repeated else [inside]:
-            yield from _fields(each)
-
-
-def _scalars(field: FieldDescriptor) -> st.SearchStrategy[Any]:
-    if field.type == FieldDescriptor.TYPE_BYTES:
-        return st.sampled_from(BYTES) | st.binary(max_size=12)
-    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        return st.sampled_from(TEXTS + NAMES)
-    return st.sampled_from(VALUES[field.cpp_type])
-
-
-def _parameters() -> st.SearchStrategy[InferParameter]:
-    whole = st.sampled_from(INTEGERS).map(lambda value: InferParameter(int64_param=value))
-    text = st.sampled_from(TEXTS).map(lambda value: InferParameter(string_param=value))
-    truth = st.booleans().map(lambda value: InferParameter(bool_param=value))
-    real = st.floats().map(lambda value: InferParameter(double_param=value))
-    return whole | text | truth | real | st.just(InferParameter())
+    return draw(mostly(INFER, *RPCS)), draw(messages())
 
 
 def varint(value: int) -> bytes:

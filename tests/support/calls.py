@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import threading
 import time
 import urllib.request
 import warnings
@@ -17,6 +15,7 @@ import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import np_to_triton_dtype
 
 from build_scripts.sentences import sentences
@@ -30,7 +29,6 @@ Array = NDArray[Any]
 T = TypeVar("T")
 PROTOCOLS: dict[str, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 BOUND = {"float32": 0.999999, "bfloat16": 0.999}
-_SAMPLE = re.compile(r"(?P<name>\w+)\{(?P<labels>[^}]*)\} (?P<value>\S+)")
 
 
 class Client:
@@ -129,7 +127,7 @@ def _rms_norm(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Samples:
-    """The python_mp metrics of one look at /metrics."""
+    """One look at /metrics."""
 
     values: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -147,14 +145,9 @@ class Samples:
 
 def scrape(endpoints: Endpoints) -> Samples:
     with urllib.request.urlopen(endpoints.metrics_url) as page:
-        matches = _SAMPLE.finditer(page.read().decode())
-    return Samples(
-        {
-            (m["name"], frozenset(re.findall(r'(\w+)="([^"]*)"', m["labels"]))): float(m["value"])
-            for m in matches
-            if m["name"].startswith("python_mp_")
-        }
-    )
+        families = text_string_to_metric_families(page.read().decode())
+    found = [each for family in families for each in family.samples]
+    return Samples({(each.name, frozenset(each.labels.items())): each.value for each in found})
 
 
 def settled(endpoints: Endpoints, holds: Callable[[Samples], bool] = lambda _: True) -> Samples:
@@ -181,13 +174,4 @@ def in_parallel(workers: int, work: Callable[[int], T]) -> list[T]:
 
 def in_background(work: Callable[[], T]) -> Future[T]:
     """Its result, by a thread of its own."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
+    return ThreadPoolExecutor(1).submit(work)
