@@ -89,7 +89,6 @@ def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def built(engine: str, folder: Path) -> ModelConfig:
-    """The same model, by the build."""
     source, model = BUILDS / "source", folder / "contract"
     if not (weights := source / "model.safetensors").exists():
         source.mkdir(parents=True, exist_ok=True)

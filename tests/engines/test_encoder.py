@@ -36,7 +36,6 @@ def tokens() -> list[Array]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with the real checkpoint."""
     (version := tmp_path_factory.mktemp("encoder") / "1").mkdir()
     for name in ("config.json", "model.safetensors"):
         shutil.copy(packaged().file(name), version)

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +30,23 @@ def random_weights() -> dict[str, Tensor]:
     }
 
 
-@dataclass(frozen=True)
-class Example:
-    name: str
-    input: tuple[str, tuple[int, ...]]
-    output: tuple[str, int]
-    weights: Callable[[], dict[str, Tensor]]
-
-
-RANKER = Example(
-    *("ranker", ("FEATURES", (ranker.DIM,)), ("SCORE", 1)),
+Example = tuple[str, str, tuple[int, ...], str, int, Callable[[], dict[str, Tensor]]]
+"""Name, input and its shape, output and its width, weights."""
+RANKER: Example = (
+    *("ranker", "FEATURES", (ranker.DIM,), "SCORE", 1),
     lambda: {name: torch.from_numpy(array) for name, array in ranker.tensors()},
 )
-CLASSIFIER = Example("classifier", ("PIXELS", (8, 8)), ("LOGITS", 10), random_weights)
+CLASSIFIER: Example = ("classifier", "PIXELS", (8, 8), "LOGITS", 10, random_weights)
 
 
-def whole(example: Example, version: Path, batch: Array) -> Array:
+def whole(version: Path, given: str, batch: Array, answer: str) -> Array:
     """What the module makes of it in one piece, in float64."""
     device = torch.device("cpu")
     shard = Shard(0, 1, 0, 1, torch.float64, device, version, {}, Alone())
-    x = {example.input[0]: torch.from_numpy(batch).double()}
+    x = {given: torch.from_numpy(batch).double()}
     with torch.no_grad():
-        answer: Array = source.read(version).build(shard)(x, None)[example.output[0]].numpy()
-    return answer
+        y: Array = source.read(version).build(shard)(x, None)[answer].numpy()
+    return y
 
 
 # What differs: one module sums after each pair of linears, the other splits heads and stages too.
@@ -66,15 +59,14 @@ def whole(example: Example, version: Path, batch: Array) -> Array:
         (CLASSIFIER, 1, 3, "float32", 2e-5),
         (CLASSIFIER, 4, 2, "float32", 2e-5),
     ],
-    ids=lambda value: getattr(value, "name", None),
 )
 def test_agrees_with_the_module_in_one_piece(
     tmp_path: Path, example: Example, tp: int, pp: int, dtype: str, tolerance: float
 ) -> None:
     (version := tmp_path / "1").mkdir()
-    shutil.copy(REPOSITORY / example.name / "module.py", version)
-    save_file(example.weights(), version / "model.safetensors")
-    (given, shape), (answer, width) = example.input, example.output
+    name, given, shape, answer, width, weights = example
+    shutil.copy(REPOSITORY / name / "module.py", version)
+    save_file(weights(), version / "model.safetensors")
     sizes: dict[str, Any] = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
     x, y = [tensor(given, FP32, *shape)], [tensor(answer, FP32, width)]
     config = model_config(tmp_path, x, y, engine="torch", dtype=dtype, **sizes)
@@ -87,8 +79,7 @@ def test_agrees_with_the_module_in_one_piece(
         with pytest.raises(InvalidInput, match=f"{given} holds a value that is not finite"):
             refused.result(LIMIT)
         for batch, future in zip(batches, good, strict=True):
-            np.testing.assert_allclose(
-                future.result(LIMIT)[answer], whole(example, version, batch), rtol=0, atol=tolerance
-            )
+            wanted = whole(version, given, batch, answer)
+            np.testing.assert_allclose(future.result(LIMIT)[answer], wanted, 0, tolerance)
         assert replica.metrics()["python_mp_restarts_total"] == 0
     assert {path.name for path in version.iterdir()} == {"module.py", "model.safetensors"}

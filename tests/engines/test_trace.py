@@ -30,11 +30,15 @@ class Module(nn.Module):
         return {"Y": self.compute(batch, batch["X"])}
 
 
+PEERS = TracedPeers(0, 2, onnx=True)
+
+
 @pytest.mark.parametrize("onnx", [False, True])
 @pytest.mark.parametrize(
     ("compute", "sentence"),
     [
         (lambda batch, x: x * len(batch.lengths), "batch.lengths, which a graph cannot have"),
+        (lambda _, x: PEERS.all_gather(x), "communicator.all_gather; what is compiled may use"),
         (lambda batch, x: x if x.sum() > 0 else -x, "cannot be exported .*engine torch"),
     ],
 )
@@ -43,12 +47,6 @@ def test_a_module_that_cannot_be_traced(
 ) -> None:
     with pytest.raises(BuildError, match=sentence):
         trace(Module(compute), config, None, onnx)
-
-
-def test_a_collective_that_graphs_have_not(config: ModelConfig) -> None:
-    peers = TracedPeers(0, 2, onnx=True)
-    with pytest.raises(BuildError, match="communicator.all_gather; what is compiled may use"):
-        trace(Module(lambda batch, x: peers.all_gather(x)), config, None, onnx=True)
 
 
 def test_both_forms_of_attention_agree(config: ModelConfig) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from python_mp.model.admission import admit
@@ -62,7 +63,6 @@ def runtime(tmp_path: Path) -> Iterator[Path]:
 
 
 def grandchildren() -> set[int]:
-    """What forkservers have forked, among others."""
     return {pid for each in children(os.getpid()) for pid in children(each)}
 
 
@@ -196,21 +196,13 @@ def test_weights_that_are_missing_are_named(bert: Path) -> None:
     assert_refused(r"no \*\.safetensors in .*times/1", load_engine, bert_config(bert))
 
 
-@pytest.mark.parametrize(
-    ("size", "stages", "sentence"),
-    [
+def test_sizes_that_do_not_divide_the_model_are_named(bert: Path) -> None:
+    for size, stages, sentence in (
         (4, 1, "tensor_parallel_size 4 does not divide the 2 attention"),
         (1, 3, "pipeline_parallel_size 3 is more than the model's 2"),
-    ],
-)
-def test_sizes_that_do_not_divide_the_model_are_named(
-    bert: Path, size: int, stages: int, sentence: str
-) -> None:
-    import torch
-
-    device = torch.device("cpu")
-    shard = Shard(0, size, 0, stages, torch.float32, device, bert, {}, Alone())
-    assert_refused(sentence, lambda: source.read(bert).build(shard))  # type: ignore[arg-type]
+    ):
+        place = 0, size, 0, stages, torch.float32, torch.device("cpu"), bert, {}
+        assert_refused(sentence, source.read(bert).build, Shard(*place, Alone()))
 
 
 # -- module.py that does what it should not ------------------------------------------------------

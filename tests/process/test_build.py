@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.builds import FakeStage, Workshop, workshop
-from tests.support.processes import python, until
+from tests.support.processes import until
 
 SURVIVED = 0
 
@@ -78,8 +78,15 @@ def state(tiny: Workshop) -> dict[str, bytes]:
 
 
 def test_killed_anywhere_the_next_build_finds_a_sound_repository(tiny: Workshop) -> None:
-    untouched, wanted, kept = prepared(tiny)
+    tiny.build()
+    tiny.edit("recipe.toml", "[shapes]", 'engine = "onnxruntime"\n[shapes]')
+    untouched, kept = tiny.state(), tiny.repository.parent / "kept"
+    shutil.copytree(tiny.repository, kept)
+    tiny.build()
+    wanted = state(tiny)
+    assert {"1/rank0.safetensors", "2/rank0.onnx"} < wanted.keys()
     deaths = 0
+    restore(tiny, kept)
     while kill(tiny, before_change=deaths) != SURVIVED:
         assert_sound(tiny, untouched)
         tiny.build()
@@ -88,20 +95,6 @@ def test_killed_anywhere_the_next_build_finds_a_sound_repository(tiny: Workshop)
         restore(tiny, kept)
         deaths += 1
     assert deaths > 30
-
-
-def prepared(tiny: Workshop) -> tuple[dict[str, bytes], dict[str, bytes], Path]:
-    """A published model whose recipe was changed since: its files, those after the next build,
-    and a copy of it."""
-    tiny.build()
-    tiny.edit("recipe.toml", "[shapes]", 'engine = "onnxruntime"\n[shapes]')
-    untouched, kept = tiny.state(), tiny.repository.parent / "kept"
-    shutil.copytree(tiny.repository, kept)
-    tiny.build()
-    wanted = state(tiny)
-    assert {"1/rank0.safetensors", "2/rank0.onnx"} < wanted.keys()
-    restore(tiny, kept)
-    return untouched, wanted, kept
 
 
 def restore(tiny: Workshop, kept: Path) -> None:
@@ -153,16 +146,3 @@ def test_builds_at_once_build_once_and_who_waits_says_so(
     assert [ended(pid) for pid in (first, *others)] == [SURVIVED] * 3
     assert (folder / "ran").read_text() == "ran\n"
     assert tiny.versions() == [1]
-
-
-SLOW = "torch", "transformers", "onnx", "onnxruntime", "sklearn", "tokenizers", "polygraphy"
-
-
-def test_looking_at_the_models_imports_nothing_slow() -> None:
-    code = (
-        "import sys; from build_scripts import build, check, job, recipe_file, stages\n"
-        "for name in recipe_file.every_model(): stages.plan(job.load(name))\n"
-        f"print([name for name in {SLOW!r} if name in sys.modules])"
-    )
-    with python(code) as process:
-        assert process.communicate()[0] == "[]\n"

@@ -12,12 +12,10 @@ from python_mp.rank.engines.echo import EVERYONE, FAIL, RAISE
 from tests.support.configs import echo_config, module_config
 from tests.support.replicas import (
     LIMIT,
-    NO_FAULT,
     Array,
     Served,
     ask,
     counted,
-    echo_input,
     pids,
     served,
     values,
@@ -103,19 +101,6 @@ def test_only_the_guilty_are_refused(doubling: tuple[Served, str]) -> None:
     if way == "named":  # Each batch went once more, without the guilty.
         assert dispatched <= 2 * asked
         assert batches <= 12
-
-
-def test_a_request_that_all_ranks_fail_restarts_nothing(tmp_path: Path) -> None:
-    with served(echo_config(tmp_path, tensor_parallel_size=2), tmp_path) as replica:
-        before = pids(replica)
-        faults = [NO_FAULT] * 20
-        faults[7] = FAIL, EVERYONE, 3
-        asked = [echo_input(n, faults=[fault]) for n, fault in enumerate(faults)]
-        futures = replica.ask_all(asked)
-        with pytest.raises(RequestFailed, match=r"failed as asked \(3\)"):
-            futures.pop(7).result(LIMIT)
-        assert values(futures) == [[n] for n in range(20) if n != 7]
-        assert pids(replica) == before
 
 
 @pytest.mark.parametrize("fault", [(FAIL, 0, 1), (FAIL, 1, 1), (RAISE, EVERYONE, 1)])

@@ -36,7 +36,6 @@ pytestmark = pytest.mark.usefixtures("one_forkserver")
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[Served]:
-    """Two tensor-parallel ranks."""
     with served(echo_config(tmp_path, tensor_parallel_size=2), tmp_path) as replica:
         yield replica
 

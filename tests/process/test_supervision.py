@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, cycle, repeat
 from pathlib import Path
 from typing import Any
@@ -57,12 +56,9 @@ def said(folder: Path) -> dict[str, Any]:
 
 def the_forkserver() -> int:
     """The one of these tests; another one, of torch, may be there for others."""
-    (pid,) = filter(is_forkserver, children(os.getpid()))
+    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(os.getpid())}
+    (pid,) = (pid for pid, line in lines.items() if b"rank.forkserver\0echo\0" in line)
     return pid
-
-
-def is_forkserver(pid: int) -> bool:
-    return b"rank.forkserver\0echo\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 class Faults:
@@ -169,20 +165,6 @@ def test_errors_are_shown(two: Served, tmp_path: Path, monkeypatch: pytest.Monke
     assert "no space left on device" in errors["text"]
 
 
-def test_a_first_start_outlasts_a_fault_that_passes(tmp_path: Path) -> None:
-    (cause := tmp_path / "cause").write_text(str(errno.ENOSPC))
-    config = echo_config(tmp_path, **{"module.die_if": str(cause)})
-
-    def pass_away() -> None:
-        until(lambda: said(tmp_path).get("generation", 0) >= 2)
-        cause.unlink()
-
-    with ThreadPoolExecutor(1) as others:
-        others.submit(pass_away)
-        with served(config, tmp_path) as replica:
-            assert values([ask(replica, 1)]) == [[1]]
-
-
 # What it was that ranks died of: their own end, or the disk, which says nothing against them.
 @pytest.mark.parametrize(
     ("cause", "reason"), [("", "exited with 1"), (str(errno.ENOSPC), "No space left on device")]
@@ -228,7 +210,7 @@ with replicas.served(config, folder) as replica:
 
 
 def test_all_end_with_their_server(tmp_path: Path) -> None:
-    """A stuck front, and what it has started."""
+    """A stuck front, and what it has started; the next front removes what it left, and no more."""
     with (
         python("import time; time.sleep(600)") as server,
         python(FRONT, tmp_path, server.pid, says="serving") as front,
@@ -238,6 +220,13 @@ def test_all_end_with_their_server(tmp_path: Path) -> None:
         server.kill()
         assert front.wait(LIMIT) == -signal.SIGKILL
     until(lambda: not any(map(alive, started)))
+    (tmp_path / f"ranks-{front.pid}-0-1" / "rank0").mkdir(parents=True)
+    (theirs := tmp_path / f"m.1.lead.-1.{os.getppid()}.json").touch()
+    left = [path for path in tmp_path.rglob("*") if str(front.pid) in path.name]
+    assert len(left) >= 2
+    with served(echo_config(tmp_path), tmp_path):
+        assert not any(path.exists() for path in left)
+        assert theirs.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
@@ -305,20 +294,3 @@ def test_an_import_that_hangs_is_within_the_limit_of_a_start(
         pass
     assert time.monotonic() - began < 30
     assert not [pid for pid in children(os.getpid()) if alive(pid) and pid not in before]
-
-
-def test_what_a_killed_front_left_is_removed(config: ModelConfig, tmp_path: Path) -> None:
-    with python("") as over:
-        pass
-
-    def files_of(pid: int) -> list[Path]:
-        names = f"ranks-{pid}-0-1/rank0/m.so", f"peers/{pid}.0", f"status/m.1.0.{pid}.json"
-        return [tmp_path / name for name in names]
-
-    for path in (*files_of(over.pid), *files_of(os.getppid())):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
-    with served(config, tmp_path):
-        assert not any(path.exists() for path in files_of(over.pid))
-        assert not (tmp_path / f"ranks-{over.pid}-0-1").exists()
-        assert all(path.exists() for path in files_of(os.getppid()))

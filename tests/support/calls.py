@@ -127,7 +127,7 @@ def _rms_norm(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Samples:
-    """One look at /metrics."""
+    """The python_mp metrics of one look at /metrics."""
 
     values: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -146,7 +146,8 @@ class Samples:
 def scrape(endpoints: Endpoints) -> Samples:
     with urllib.request.urlopen(endpoints.metrics_url) as page:
         families = text_string_to_metric_families(page.read().decode())
-    found = [each for family in families for each in family.samples]
+    ours = [family for family in families if family.name.startswith("python_mp_")]
+    found = [each for family in ours for each in family.samples]
     return Samples({(each.name, frozenset(each.labels.items())): each.value for each in found})
 
 

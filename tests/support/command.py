@@ -9,10 +9,9 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,7 +27,7 @@ SERVER = ("-m", "server")
 
 
 class Command:
-    """One that was started, on ports of its own."""
+    """One that was started, on ports of its own; leaving it kills it where it runs still."""
 
     def __init__(
         self,
@@ -49,6 +48,14 @@ class Command:
             text=True,
         )
         self.output = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.end()
 
     def wait_ready(self) -> None:
         self.wait_for("Ctrl-C drains")
@@ -159,15 +166,4 @@ def variables(endpoints: Endpoints) -> dict[str, str]:
     }
 
 
-@contextmanager
-def command(
-    repository: Path, *options: str, program: Sequence[str] = SERVER, where: Path = PROJECT
-) -> Iterator[Command]:
-    """Started, and killed at the end where it runs still."""
-    started = Command(repository, *options, program=program, where=where)
-    try:
-        yield started
-    finally:
-        if started.process.poll() is None:
-            started.process.kill()
-        started.end()
+command = Command

@@ -23,7 +23,8 @@ _OURS = re.compile(r"/memfd:python_mp.*|seqpacket|anon_inode:\[pidfd\]")
 def opened() -> Counter[str]:
     """All of them."""
     gc.collect()  # a mapping's descriptor goes with its last view
-    unix = {f"socket:[{line[6]}]": line[4] for line in _table("/proc/net/unix")}
+    table = map(str.split, Path("/proc/net/unix").read_text().splitlines()[1:])
+    unix = {f"socket:[{line[6]}]": line[4] for line in table}
     found = Counter[str]()
     for path in Path("/proc/self/fd").iterdir():
         try:
@@ -50,7 +51,3 @@ def alone(body: Callable[..., None], *arguments: str | Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-
-
-def _table(path: str) -> list[list[str]]:
-    return [line.split() for line in Path(path).read_text().splitlines()[1:]]

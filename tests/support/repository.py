@@ -34,7 +34,7 @@ class Layout:
     pp: int = 1
     replicas: int = 1
     dtype: str = "float32"
-    policies: tuple[str, str] | None = None
+    policies: tuple[str, str] = ("", "")
 
     @property
     def world_size(self) -> int:
@@ -42,16 +42,14 @@ class Layout:
 
     @property
     def name(self) -> str:
-        pinned = "_pinned" if self.policies else ""
+        pinned = "_pinned" if any(self.policies) else ""
         return f"tp{self.tp}_pp{self.pp}_x{self.replicas}_{self.dtype}{pinned}"
 
     def instance_group(self) -> str:
-        lead, shard = ("", "") if self.policies is None else map(_host_policy, self.policies)
-        groups = [f'{{ name: "lead" kind: KIND_CPU count: {self.replicas} {lead} }}']
+        lead, shard = (f'kind: KIND_CPU host_policy: "{each}"' for each in self.policies)
+        groups = [f'{{ name: "lead" {lead} count: {self.replicas} }}']
         if passive := self.replicas * (self.world_size - 1):
-            groups.append(
-                f'{{ name: "shard" kind: KIND_CPU count: {passive} passive: true {shard} }}'
-            )
+            groups.append(f'{{ name: "shard" {shard} count: {passive} passive: true }}')
         return f"instance_group [ {', '.join(groups)} ]"
 
     def apply(self, config: str) -> str:
@@ -70,10 +68,6 @@ class Layout:
         )
         sizes = {"tensor_parallel_size": self.tp, "pipeline_parallel_size": self.pp}
         return with_parameters(config, sizes)
-
-
-def _host_policy(name: str) -> str:
-    return f'host_policy: "{name}"'
 
 
 def with_parameters(config: str, parameters: Mapping[str, Any]) -> str:

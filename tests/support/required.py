@@ -9,7 +9,6 @@ from collections.abc import Generator
 import pytest
 
 HARDWARE = ("gpu", "tensorrt")
-Report = pytest.TestReport | pytest.CollectReport
 
 
 @pytest.hookimpl(wrapper=True)
@@ -29,7 +28,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
-def _fail_what_was_skipped(report: Report) -> None:
+def _fail_what_was_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("REQUIRE_PROGRAMS"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
