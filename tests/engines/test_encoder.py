@@ -15,6 +15,7 @@ import torch
 
 from build_scripts import checkpoint_tokenizer
 from python_mp.model.config import ModelConfig
+from python_mp.model.errors import InvalidInput
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding import source
 from python_mp.sharding.shard import Shard
@@ -116,6 +117,23 @@ def test_a_rank_killed_while_it_computes_changes_no_answer(folder: Path, tmp_pat
         answers = embed(replica, longest, killing=pids(replica)[1])
         assert reference().cosine(longest, answers) >= BOUND["float32"]
         assert counted(replica, "generation", "replays_total") == [2, 16]
+
+
+def test_bad_input_is_refused_alone_and_costs_no_restart(folder: Path, tmp_path: Path) -> None:
+    bad = {
+        "INPUT_IDS holds 30522; ids are 0 to 30521": [5, 30522],
+        "INPUT_IDS holds -1;": [5, -1],
+        "513 tokens; the model's limit is 512": [5] * 513,
+    }
+    sizes = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}
+    with served(config(folder, **sizes), tmp_path) as replica:
+        for sentence, ids in bad.items():
+            wrong, right = replica.ask_all([request(ids), request(tokens()[0])])
+            with pytest.raises(InvalidInput, match=sentence):
+                wrong.result(LIMIT)
+            answer = pooled(right.result(LIMIT), [0])
+            assert reference().cosine([0], answer) >= BOUND["float32"]
+        assert counted(replica, "restarts_total") == [0]
 
 
 def held_bytes(folder: Path, rank: int, size: int, stage: int = 0, stages: int = 1) -> int:

@@ -139,9 +139,13 @@ def test_builds_at_once_build_once_and_who_waits_says_so(
     first = forked(tiny.build)
     until((folder / "started").exists)
     others = [forked(tiny.build) for _ in range(2)]
-    said = ""
-    while "another build of it is running; this one waits" not in said:
-        said += capfd.readouterr().err
+    said: list[str] = []
+
+    def waits() -> bool:
+        said.append(capfd.readouterr().err)
+        return "another build of it is running; this one waits" in "".join(said)
+
+    until(waits)
     (folder / "go").touch()
     assert [ended(pid) for pid in (first, *others)] == [SURVIVED] * 3
     assert (folder / "ran").read_text() == "ran\n"

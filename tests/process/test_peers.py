@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from python_mp.model.errors import InvalidInput, RequestFailed, Unavailable
-from python_mp.rank.engines.echo import RAISE, REFUSE, SLEEP
+from python_mp.rank.engines.echo import EXIT, RAISE, REFUSE, SLEEP
 from tests.support.configs import echo_config
 from tests.support.processes import until
 from tests.support.replicas import LIMIT, Served, ask, counted, pids, served, values
@@ -46,6 +46,22 @@ def test_what_a_killed_replica_had_is_answered_by_its_peer(pair: tuple[Served, S
     until(lambda: counted(first, "ranks_alive") == [2])
     assert values([ask(first, 11)]) == [[11]]
     assert counted(first, "requests_total")[0] >= 2, "it serves itself again"
+
+
+def test_what_crashed_a_replica_does_not_go_to_its_peer(pair: tuple[Served, Served]) -> None:
+    first, second = pair
+    fault = (EXIT, 0, 1)
+    poison, good = ask(first, 1, fault=fault), ask(first, 2)
+    assert values([good]) == [[2]]
+    with pytest.raises(RequestFailed):
+        poison.result(LIMIT)
+    assert not first.replica.serves
+    for replica in (second, first, second):
+        with pytest.raises(RequestFailed, match="has ended two groups"):
+            ask(replica, 1, fault=fault).result(LIMIT)
+    assert values([ask(first, 2), ask(second, 3)]) == [[2], [3]]
+    assert counted(second, "generation", "restarts_total") == [1, 0]
+    assert counted(first, "restarts_total") == [2]
 
 
 def test_a_replica_that_cannot_start_is_helped_while_a_peer_serves(tmp_path: Path) -> None:
