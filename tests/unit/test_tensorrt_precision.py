@@ -112,8 +112,8 @@ def test_collectives_are_set_aside_and_put_back() -> None:
     onnx.checker.check_model(opened)
     assert [each.name for each in opened.graph.input] == ["x", "places", "sum"]
     assert [each.name for each in opened.graph.output] == ["y", "partial"]
-    nodes = list(reversed(opened.graph.node))  # Tools leave them in any order.
-    del opened.graph.node[:]
+    nodes = list(reversed(opened.graph.node))  # Tools reorder, and forget types.
+    del opened.graph.node[:], opened.graph.value_info[:]
     opened.graph.node.extend(nodes)
     again = put_back(opened, collectives, whole)
     assert {node.name for node in again.graph.node} == {node.name for node in whole.graph.node}
