@@ -15,8 +15,6 @@ from tests.support.processes import ENVIRONMENT, alive, rank_processes
 SETTLE_SECONDS = 20.0
 SPARE_FILES = 3
 """Connections come and go; a group that is left open has more."""
-LEAST_TEXT = 15
-"""Letters of a reason that may be of use to somebody."""
 
 
 class Front(Subject):
@@ -129,8 +127,6 @@ class Front(Subject):
         error = self._board.reply(RETURN_SECONDS + SLACK_SECONDS)
         if error is None:
             raise Trouble(f"the {phase} does not end, or did: {self._process.poll()}")
-        if error and len(error) < LEAST_TEXT:
-            raise Trouble(f"a reason of no use: {error!r}")
         return error
 
     def _leave(self) -> None:

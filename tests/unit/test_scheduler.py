@@ -1,5 +1,6 @@
 """What goes into the next batch."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from python_mp.front.schedule.expiry import Expiry
 from python_mp.front.schedule.scheduler import Scheduler
+from python_mp.machine.net import Net
 from python_mp.model.config import Parameters
 from python_mp.model.errors import InvalidInput, Unavailable
 from python_mp.model.request import Request
@@ -162,3 +165,20 @@ def test_what_has_its_answer_waits_no_more() -> None:
     waiting.put_back([requests[3]])
     assert waiting.nbytes == 8
     assert waiting.next_batch() == [requests[0], requests[2]]
+
+
+def test_a_late_request_is_given_up_after_an_error() -> None:
+    """It must not lose the one call that woke it."""
+    late, given_up = request(deadline=0.0), threading.Event()
+    errors = iter([RuntimeError("a bug")])
+
+    def waiting_since(_: float) -> list[Request]:
+        for error in errors:
+            raise error
+        return [late]
+
+    expiry = Expiry(waiting_since, lambda *_: given_up.set(), Net())
+    expiry.start()
+    expiry.wake()
+    assert given_up.wait(10)
+    expiry.stop()

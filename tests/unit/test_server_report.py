@@ -76,12 +76,9 @@ def test_reasons_are_told_to_who_has_the_token(kinds: tuple[str, ...], state: st
         (("serves",), {"state": "WAITING"}, "tritonserver ended"),
         (("serves",), {"is_draining": True}, "it is draining"),
         (("serves",), {"is_heard": False}, "tritonserver does not answer"),
+        ((), {"models": None}, ""),
     ],
 )
 def test_what_else_it_needs(kinds: tuple[str, ...], facts: dict[str, Any], reason: str) -> None:
     said = pages(*kinds, **facts)["ready"]
-    assert (said["ready"], said["reason"]) == (False, reason)
-
-
-def test_without_control_of_models_the_process_has_to_do() -> None:
-    assert pages(models=None)["ready"]["ready"]
+    assert (said["ready"], said["reason"]) == (not reason, reason)
