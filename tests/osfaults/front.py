@@ -78,8 +78,7 @@ class Front(Subject):
         if case.call == "close":
             self._files = 0  # What was not closed stays open.
         elif case.phase == "death":
-            more = f"as many descriptors as before, {self._files}"
-            wait(lambda: self._descriptors <= self._files, RETURN_SECONDS, more)
+            wait(lambda: self._descriptors <= self._files, RETURN_SECONDS, "close all again")
 
     def log(self) -> str:
         return self._stderr.read_text()[-20000:]

@@ -33,10 +33,8 @@ def test_one_set_is_divided_evenly_and_used_up(cpus: tuple[int, ...], ranks: int
 
 
 def test_examples() -> None:
-    assert share([(0, 1, 2, 3)] * 2) == [(0, 1), (2, 3)]
     assert share([(0, 1), (5,), (0, 1)]) == [(0,), (5,), (1,)]
     assert share([]) == []
-    assert share([(0, 1)] * 4) == [(0,), (1,), (0,), (1,)], "in turns"
 
 
 @pytest.mark.parametrize(
