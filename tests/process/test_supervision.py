@@ -85,7 +85,6 @@ STEPS: dict[str, tuple[object, str]] = {
     "a rank": (RankProcess, "__init__"),
     "a rank's pidfd": (os, "pidfd_open"),
     "the start": (Group, "wait_ready"),
-    "a batch": (Connection, "send"),
     "the stacks": (Group, "read_stacks"),
     "the end": (os, "pwrite"),
     "a kill": (RankProcess, "kill"),
@@ -131,6 +130,22 @@ def test_no_step_of_the_supervisor_ends_it(
         assert not any(map(alive, before))
         # Of those of ranks: pytest keeps what was logged, with its frames, and so groups' memory.
         until(lambda: ours()[PIDFD] <= open_before[PIDFD])
+
+
+def test_a_batch_that_a_rank_cannot_be_told_of_is_replayed_at_once(
+    two: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when the watchdog notices that no rank gets on."""
+    errors, send = [FAULT], Connection.send
+
+    def fails_once(*args: Any, **more: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return send(*args, **more)
+
+    monkeypatch.setattr(Connection, "send", fails_once)
+    assert values([ask(two, 1, 2)]) == [[1, 2]]
+    assert counted(two, "hangs_total", "restarts_total") == [0, 1]
 
 
 def test_an_answer_that_was_not_heard_is_not_taken_for_the_next_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import urllib.request
 import warnings
@@ -15,7 +16,6 @@ import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 from numpy.typing import NDArray
-from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import np_to_triton_dtype
 
 from build_scripts.sentences import sentences
@@ -29,6 +29,7 @@ Array = NDArray[Any]
 T = TypeVar("T")
 PROTOCOLS: dict[str, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 BOUND = {"float32": 0.999999, "bfloat16": 0.999}
+_SAMPLE = re.compile(r"(?P<name>\w+)\{(?P<labels>[^}]*)\} (?P<value>\S+)")
 
 
 class Client:
@@ -145,10 +146,14 @@ class Samples:
 
 def scrape(endpoints: Endpoints) -> Samples:
     with urllib.request.urlopen(endpoints.metrics_url) as page:
-        families = text_string_to_metric_families(page.read().decode())
-    ours = [family for family in families if family.name.startswith("python_mp_")]
-    found = [each for family in ours for each in family.samples]
-    return Samples({(each.name, frozenset(each.labels.items())): each.value for each in found})
+        matches = _SAMPLE.finditer(page.read().decode())
+    return Samples(
+        {
+            (m["name"], frozenset(re.findall(r'(\w+)="([^"]*)"', m["labels"]))): float(m["value"])
+            for m in matches
+            if m["name"].startswith("python_mp_")
+        }
+    )
 
 
 def settled(endpoints: Endpoints, holds: Callable[[Samples], bool] = lambda _: True) -> Samples:
