@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -49,6 +50,37 @@ def test_a_loop_goes_on_whatever_it_meets(caplog: pytest.LogCaptureFixture) -> N
     assert net.said()["supervisor"].items() >= {"count": 3, "text": "MemoryError"}.items()
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2, "each kind once"
     assert "Traceback" in caplog.text
+
+
+def test_a_log_that_cannot_be_written_is_no_reason_to_end() -> None:
+    class Full(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError(28, "no space left on device")
+
+    logging.getLogger(nets.__name__).addHandler(handler := Full())
+    try:
+        assert not Net().hold("peers", lambda: 1 / 0)
+    finally:
+        logging.getLogger(nets.__name__).removeHandler(handler)
+
+
+def test_an_error_keeps_nothing_alive() -> None:
+    class Arena:
+        pass
+
+    arenas: list[weakref.ref[Arena]] = []
+
+    def body() -> None:
+        arena = Arena()
+        arenas.append(weakref.ref(arena))
+        raise ValueError
+
+    logging.disable()  # pytest's own handler keeps records, and so the frames
+    try:
+        Net().hold("supervisor", body)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert arenas[0]() is None
 
 
 def run_all(loop: Loop, *outcomes: Exception | None) -> None:
