@@ -95,7 +95,6 @@ MODULES: dict[str, tuple[str, str]] = {
         RAISED + "ValueError: forked",
     ),
     "closes all": ("import os; os.closerange(0, 65536); raise ValueError", GONE + "|" + SLOW),
-    "recurses": ("def f(): f()\nf()", RAISED + "RecursionError"),
     "builds nothing": ("def build(shard): return None", "[Mm]odule"),
     "check is no function": (GOOD + "\ncheck = 7\n", "check"),
 }

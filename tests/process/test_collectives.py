@@ -299,17 +299,3 @@ def test_what_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     one_of_two.close()
     with pytest.raises(ValueError, match="closed"):
         one_of_two.all_reduce(torch.ones(3))
-
-
-@pytest.mark.parametrize(
-    ("kind", "rank", "message"),
-    [
-        ("mpi", 0, "auto, shm, gloo and nccl"),
-        ("shm", 0, "need a region"),
-        ("gloo", 0, "need a store"),
-        ("shm", 2, "no such place"),
-    ],
-)
-def test_connect_says_what_is_missing(kind: str, rank: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        connect(kind, tensor_rank=rank, tensor_size=2)
