@@ -235,3 +235,19 @@ def test_the_next_good_one_loads(version: Path, runtime: Path) -> None:
     (version / MANIFEST).write_text(json.dumps(manifest(version)))
     admit(times_config(version))
     load_engine(times_config(version))
+
+
+@pytest.mark.parametrize("name", ["../2/secret", "../../secret", "/{}", "1/../../secret"])
+def test_a_manifest_names_a_file_outside(version: Path, name: str) -> None:
+    """With the right size and hash: it is none of the model's business all the same."""
+    secret = version.parent.parent / "secret"
+    for path in (secret, version.parent / "2" / "secret"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("secret")
+    content = manifest(version)
+    content["files"][str(secret) if name == "/{}" else name] = {
+        "size": len("secret"),
+        "sha256": sha256(secret),
+    }
+    (version / MANIFEST).write_text(json.dumps(content))
+    assert "is missing" not in assert_refused("secret", admit, times_config(version))

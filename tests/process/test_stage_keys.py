@@ -11,7 +11,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
+from functools import cache
+from importlib import import_module
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -264,3 +266,31 @@ def test_what_a_stage_reads_of_them_is_in_its_key(
         with noted(monkeypatch) as read:
             stages.ensure(job, steps, name, Progress(disable=True))
         assert read - DECIDE_NOTHING - in_the_key(job, steps, name, monkeypatch) == set(), name
+
+
+DISTRIBUTIONS = cache(packages_distributions)
+PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "msgspec"}
+"""They show progress, and read what is in the key by its meaning or by its commit."""
+NOT_RUN = {
+    "tokenizer": {"numpy", "safetensors", "torch"},
+    "shards": {"numpy", "onnx", "onnxruntime", "tokenizers"},
+    "export": {"numpy", "onnxruntime", "tokenizers", "transformers"},
+    "quantise": {"safetensors", "transformers"},
+    "compile": {"numpy", "onnx", "onnxruntime", "safetensors", "tokenizers", "transformers"},
+    "verify": {"onnx"},
+}
+"""Of the libraries that a stage imports: those of engines and stages that it only mentions."""
+
+
+@pytest.mark.parametrize("name", [*stages.ORDER, "tokenizer"])
+def test_the_libraries_that_a_stage_uses_are_in_its_key(name: str) -> None:
+    distributions = DISTRIBUTIONS()
+    imported = {
+        imported.partition(".")[0]
+        for module in code.hashes(f"build_scripts.{name}")
+        if (path := code._file(module))
+        for imported in code._imports(path, module, "", path.stat().st_mtime_ns)
+    } - {*sys.stdlib_module_names, *code.ROOTS}
+    used = {distributions[each][0] for each in imported if each in distributions}
+    said = set(import_module(f"build_scripts.{name}").TOOLS)
+    assert used - PASSED_OVER - NOT_RUN.get(name, set()) <= said
