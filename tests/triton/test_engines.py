@@ -62,7 +62,17 @@ PAIRWISE = [
     Variant("classifier", "onnxruntime", "int8", tp=2),
     Variant("embed_encoder", "onnxruntime", "int8", tp=2),
 ]
-SLOW = Variant("embed_encoder", "aot_inductor", tp=2)  # takes minutes to compile
+LAYOUTS = [(1, 1), (2, 1), (1, 2)]
+ALL = {
+    *PAIRWISE,
+    Variant("embed_encoder", "aot_inductor", tp=2),  # takes minutes to compile
+    *(
+        Variant("classifier", engine, tp=tp, pp=pp)
+        for engine in ("torch", "aot_inductor", "onnxruntime")
+        for tp, pp in LAYOUTS
+    ),
+    *(Variant("embed_encoder", "onnxruntime", tp=tp, pp=pp) for tp, pp in LAYOUTS),
+}
 
 
 def publish(folder: Path, variant: Variant) -> None:
@@ -116,8 +126,8 @@ class Served:
 
 @pytest.fixture(
     scope="module",
-    params=[PAIRWISE, pytest.param([*PAIRWISE, SLOW], marks=pytest.mark.campaign)],
-    ids=["fast", "all"],
+    params=[PAIRWISE, pytest.param(sorted(ALL, key=str), marks=pytest.mark.campaign)],
+    ids=["pairwise", "all"],
 )
 def engines(
     serve: Serve, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
