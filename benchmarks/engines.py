@@ -30,8 +30,13 @@ def run() -> Iterator[dict[str, Any]]:
     """One record an engine and dtype; the ratios are to the first one, torch in float32."""
     jobs = _jobs()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        replicas = [stack.enter_context(served(_config(each, folder), folder)) for each in jobs]
+        folder, *runtimes = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in ("models", *jobs)
+        )
+        replicas = [
+            stack.enter_context(served(_config(each, folder), runtime))
+            for each, runtime in zip(jobs, runtimes, strict=True)
+        ]
         _measure(replicas)
         rounds = [_measure(replicas) for _ in range(ROUNDS)]
     base: dict[str, float] = {}

@@ -47,10 +47,12 @@ def _compare(
     sides: tuple[dict[str, int], dict[str, int]],
 ) -> dict[str, Any]:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder, *runtimes = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in ("model", *sides)
+        )
         one, two = (
-            stack.enter_context(served(_encoder(folder, dtype, layers, side), folder))
-            for side in sides
+            stack.enter_context(served(_encoder(folder, dtype, layers, side), runtime))
+            for side, runtime in zip(sides, runtimes, strict=True)
         )
         measure(one), measure(two)
         pairs = [(measure(one), measure(two)) for _ in range(ROUNDS)]
