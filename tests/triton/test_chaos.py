@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,7 +64,8 @@ def test_chaos_finds_nothing(tmp_path: Path, check_left: CheckLeft) -> None:
 
 
 def test_chaos_finds_what_nobody_announced(tmp_path: Path, check_left: CheckLeft) -> None:
-    """A stub is killed behind its back, so refusals are out of place."""
+    """A stub is killed behind its back, so what its requests meet is out of place: they are lost
+    with it, or refused until it is there again."""
     repository.copy(tmp_path / "models", "ranker")
     with command(tmp_path / "models", "--exit-timeout-secs=3") as served:
         served.wait_ready()
@@ -76,4 +78,4 @@ def test_chaos_finds_what_nobody_announced(tmp_path: Path, check_left: CheckLeft
             said, _ = program.communicate()
         end(served, check_left)
     assert program.returncode == 1, said
-    assert "refused at ranker over" in said
+    assert re.search("(failed|hung|refused) at ranker over", said), said
