@@ -391,7 +391,8 @@ class World:
         times = [request.arrived for request in waiting]
         if times != sorted(times):
             self._fail(f"{where}: the queue is out of order")
-        late = [r for r in waiting if r.deadline < now - LATE_SECONDS]
+        # A peer that was frozen may lend what is late already: it is late here from its coming.
+        late = [r for r in waiting if max(r.deadline, r.arrived) < now - LATE_SECONDS]
         if late and now - self.trouble[replica] > LATE_SECONDS:
             self._fail(f"{where}: a request waits {now - late[0].deadline:.1f} s past its time-out")
         if front._group and len(front._group.flights._flights) > self._slots:
