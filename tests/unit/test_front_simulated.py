@@ -51,10 +51,12 @@ ROUND = settings(
 )
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "steps",
-    [4_000, pytest.param(200_000, marks=[pytest.mark.campaign, pytest.mark.timeout(6000)])],
+    [
+        pytest.param(4_000, marks=pytest.mark.timeout(600)),
+        pytest.param(200_000, marks=[pytest.mark.campaign, pytest.mark.timeout(6000)]),
+    ],
     ids=["short", "long"],
 )
 def test_every_request_is_answered_once_with_its_own_answer(steps: int) -> None:
