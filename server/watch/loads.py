@@ -19,14 +19,20 @@ class Loads:
     """For each model at most one order at a time, in a thread of its own.
 
     Args:
+        known: the model of a name, which is made known by that.
         wake: is called, in any thread, once one is over.
         say: takes the lines meant for the user.
     """
 
     def __init__(
-        self, server: TritonServer, wake: Callable[[], None], say: Callable[[str], None]
+        self,
+        server: TritonServer,
+        known: Callable[[str], Model],
+        wake: Callable[[], None],
+        say: Callable[[str], None],
     ) -> None:
         self._server = server
+        self._known = known
         self._say = say
         self._jobs = Jobs(wake, say)
 
@@ -73,26 +79,28 @@ class Loads:
         graph["level"] = int(graph.get("level", 0)) + 1  # only TensorFlow's backend read it
         control.load(name, {**config, "version_policy": {"specific": {"versions": served}}})
 
-    def load_changed(self, model: Model, later: Callable[[str], None]) -> None:
-        """As its files say now; `later(name)` if tritonserver was not reached."""
+    def load_changed(self, name: str, later: Callable[[str], None]) -> None:
+        """As its files say now; `later(name)` if tritonserver was not reached. A new model is known
+        once it has been tried: until then nobody waits for it."""
         folder = self._server.settings.model_repository
 
         def load() -> None:
-            if harm := repository.objection(folder, model.name):
+            if harm := repository.objection(folder, name):
                 raise ModelError(harm)
-            repository.compile_sources(folder / model.name)
-            self._server.control.load(model.name)
+            repository.compile_sources(folder / name)
+            self._server.control.load(name)
 
         def done(error: BaseException | None) -> None:
-            before, model.reason = model.reason, self._why(model.name, error) if error else ""
-            model.reloads["failed" if error else "succeeded"] += 1
+            model = self._known(name)
+            before, model.reason = model.reason, "" if error is None else self._why(name, error)
+            model.reloads["succeeded" if error is None else "failed"] += 1
             if is_unheard(error):
-                later(model.name)
+                later(name)
             if error is not None and model.reason != before:
                 rest = "what was loaded before serves on" if model.versions else "it is not served"
-                self._say(f"warning: {model.name} did not load: {model.reason}; {rest}")
+                self._say(f"warning: {name} did not load: {model.reason}; {rest}")
 
-        self._start(model.name, done, load)
+        self._start(name, done, load)
 
     def unload_removed(
         self, name: str, later: Callable[[str], None], gone: Callable[[], None]

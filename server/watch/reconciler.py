@@ -64,7 +64,7 @@ class Reconciler:
         self._replaced = Replaced()
         self._removed: dict[str, int] = {}  # models, by the number of Triton's answer at the time
         self._has_lost = False  # a stub, and maybe what it had in hand
-        self._loads = Loads(server, events.wake, say)
+        self._loads = Loads(server, self._model, events.wake, say)
         self._drain = Drain(self._loads)
         self._probe: Probe | None = None
 
@@ -119,7 +119,7 @@ class Reconciler:
     def _follow(self, changes: Changes) -> None:
         for name, present in changes.poll(self._loads.names):
             if present:
-                self._loads.load_changed(self._model(name), changes.again)
+                self._loads.load_changed(name, changes.again)
             else:
                 self._loads.unload_removed(name, changes.again, partial(self._forget, name))
 
@@ -140,7 +140,7 @@ class Reconciler:
         if self._drain.is_over or self._probe is None or self._probe.versions is None:
             return self._drain.is_over
         active = {version.model for version in self._probe.versions if version.is_active}
-        stuck = self._has_lost and self._drain.waited_for_the_lost()
+        stuck = self._drain.waited_for_the_lost() and self._has_lost
         if stuck and all(stub.pid in self._replaced for stub in stubs.living(self._server.pid)):
             active = set()
             self._loads.forget()

@@ -1,6 +1,7 @@
 """What the watcher of the models does after an error of its own."""
 
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,3 +94,25 @@ def test_an_index_from_before_an_unload_brings_nothing_back(tmp_path: Path) -> N
     assert "m" not in watched.models
     look(watched, probe)  # somebody has loaded it again
     assert "m" in watched.models
+
+
+def test_nobody_waits_for_a_new_model_while_it_is_loaded(tmp_path: Path) -> None:
+    """It is no reason to be not ready."""
+    watched, _, probe = reconciler(tmp_path, [])
+    loading, may_end = threading.Event(), threading.Event()
+
+    def load(_: str) -> None:
+        loading.set()
+        may_end.wait(30)
+
+    watched._server.control.load = load  # type: ignore[method-assign, assignment]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.pbtxt").touch()
+    changes: Any = SimpleNamespace(poll=lambda _: [("new", True)], again=print)
+    watched._follow(changes)
+    assert loading.wait(30)
+    look(watched, probe)
+    assert "new" not in watched.models
+    may_end.set()
+    until(lambda: (watched.tick(), "new" in watched.models)[1])
+    assert watched.models["new"].reloads == {"succeeded": 1, "failed": 0}
