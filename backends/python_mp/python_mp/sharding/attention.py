@@ -2,18 +2,62 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .numerics import widened
 
+Bias = Callable[[int], Tensor]
+"""Of a sequence's length: float [heads, length, length], added to the scores."""
 
-def attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    """Bidirectional softmax attention, sequence by sequence, without padding.
+
+@dataclass(frozen=True)
+class Masking:
+    """Which rows see each other, and how their scores are made.
+
+    Attributes:
+        causal: row i sees row j only if j <= i.
+        window: and only if |i - j| < window; None for no bound.
+        scale: of the scores; None for 1 / sqrt(head size).
+        softcap: scores become softcap * tanh(score / softcap), as in Gemma 2 (arXiv:2408.00118).
+    """
+
+    causal: bool = False
+    window: int | None = None
+    scale: float | None = None
+    softcap: float | None = None
+
+    def mask(self, length: int, like: Tensor) -> Tensor | None:
+        """Float [length, length], 0 where a row is seen and -inf where not; None if all are."""
+        window = length if self.window is None else self.window
+        if window >= length and not self.causal:
+            return None
+        place = torch.arange(length, device=like.device)
+        apart = place[:, None] - place
+        hidden = apart.abs() >= window
+        if self.causal:
+            hidden |= apart < 0
+        return like.new_zeros(length, length).masked_fill_(hidden, -math.inf)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: list[int],
+    masking: Masking = Masking(),
+    bias: Bias | None = None,
+) -> Tensor:
+    """Softmax attention, sequence by sequence, without padding.
 
     Args:
-        q, k, v: [tokens, heads, head size].
+        q: [tokens, heads, head size].
+        k, v: the same, or with fewer heads, each for as many heads of q (grouped queries).
         lengths: rows of each sequence; they sum to `tokens`.
 
     Returns:
@@ -22,10 +66,43 @@ def attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     dtype = q.dtype
     if widened(q):
         q, k, v = q.float(), k.float(), v.float()
-    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    rows = (torch.split(x.transpose(0, 1), lengths, dim=1) for x in (q, k, v))
     outputs = [
-        F.scaled_dot_product_attention(q_i[None], k_i[None], v_i[None])[0].transpose(0, 1)
-        for q_i, k_i, v_i in zip(*(torch.split(x, lengths, dim=1) for x in (q, k, v)), strict=True)
+        _one(q_i, k_i, v_i, masking, bias).transpose(0, 1)
+        for q_i, k_i, v_i in zip(*rows, strict=True)
     ]
     packed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return packed.flatten(1).to(dtype)
+
+
+def _one(q: Tensor, k: Tensor, v: Tensor, masking: Masking, bias: Bias | None) -> Tensor:
+    """[heads, rows, head size], of one sequence."""
+    length = q.shape[1]
+    added = None if bias is None else bias(length).to(q.dtype)
+    if masking.softcap is not None:
+        return _capped(q, k, v, masking, added)
+    plainly_causal = masking.causal and (masking.window or length) >= length and added is None
+    mask = None if plainly_causal else masking.mask(length, q)
+    if added is not None:
+        mask = added if mask is None else mask + added
+    return F.scaled_dot_product_attention(
+        q[None],
+        k[None],
+        v[None],
+        attn_mask=mask,
+        is_causal=plainly_causal,
+        scale=masking.scale,
+        enable_gqa=q.shape[0] != k.shape[0],
+    )[0]
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, masking: Masking, added: Tensor | None) -> Tensor:
+    assert masking.softcap is not None
+    groups = q.shape[0] // k.shape[0]
+    k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
+    scale = q.shape[-1] ** -0.5 if masking.scale is None else masking.scale
+    scores = torch.tanh(q @ k.transpose(1, 2) * scale / masking.softcap) * masking.softcap
+    mask = masking.mask(q.shape[1], q)
+    for each in (added, mask):
+        scores = scores if each is None else scores + each
+    return scores.softmax(-1) @ v

@@ -6,49 +6,111 @@ z = RowParallel(y)       each rank has a part of the sum; one all-reduce makes i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cut import EVEN, Cut, uneven
 from .numerics import linear
 from .shard import Shard
-from .weights import bounds
 
 
 class ColumnParallelLinear(nn.Module):
-    """[n, in] -> [n, out/size]. Several names are stacked into one product (q, k, v)."""
+    """[..., in] -> [..., out/size]. Several names are stacked into one product (q, k, v).
+
+    Args:
+        cuts: how each name's rows are shared; without them each must divide.
+        transposed: the tensors are [in, out], as in transformers' Conv1D.
+    """
 
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, shard: Shard, *names: str) -> None:
+    def __init__(
+        self, shard: Shard, *names: str, cuts: Sequence[Cut] = (), transposed: bool = False
+    ) -> None:
         super().__init__()
-        weights, place = shard.weights, (0, shard.rank, shard.size)
-        for name in names:
+        weights, place, dim = shard.weights, (shard.rank, shard.size), int(transposed)
+        for name in names if not cuts else ():
             shard.share(weights.shape(f"{name}.weight")[0], f"rows of {name}.weight")
-        weight = torch.cat([weights.split(f"{name}.weight", *place) for name in names])
-        bias = None
+        pairs = list(zip(names, cuts or [EVEN] * len(names), strict=True))
+        parts = [weights.split(f"{name}.weight", dim, *place, cut) for name, cut in pairs]
+        self.widths = [part.shape[dim] for part in parts]
+        weight, bias = torch.cat(parts, dim), None
         if f"{names[0]}.bias" in weights:
-            bias = torch.cat([weights.split(f"{name}.bias", *place) for name in names])
-        self.register_buffer("weight", weight)
+            bias = torch.cat([weights.split(f"{name}.bias", 0, *place, cut) for name, cut in pairs])
+        self.register_buffer("weight", weight.t().contiguous() if transposed else weight)
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
+class JoinedLinear(nn.Module):
+    """One of several linears of the same input, which are one product: whoever is called first
+    makes it, and the others take their columns of it."""
+
+    def __init__(self, product: Product, index: int) -> None:
+        super().__init__()
+        self.linear = product.linear if index == 0 else None  # That its weights have one owner.
+        self._product = product
+        self._index = index
+
+    @property
+    def weight(self) -> Tensor:
+        """Of all of them, for modules that ask for its dtype."""
+        return self._product.linear.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self._product.linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._product.columns(x, self._index)
+
+
+class Product:
+    """What the layers of a `JoinedLinear` share."""
+
+    def __init__(self, linear: ColumnParallelLinear) -> None:
+        self.linear = linear
+        self._x: Tensor | None = None
+        self._left: dict[int, Tensor] = {}
+
+    def columns(self, x: Tensor, index: int) -> Tensor:
+        """Of the product with `x`, those of the name number `index`."""
+        if x is not self._x or index not in self._left:
+            self._x = x
+            self._left = dict(enumerate(self.linear(x).split(self.linear.widths, -1)))
+        mine = self._left.pop(index)
+        if not self._left:
+            self._x = None
+        return mine
+
+
 class RowParallelLinear(nn.Module):
-    """[n, in/size] -> [n, out], the same on every rank."""
+    """[..., in/size] -> [..., out], the same on every rank.
+
+    Args:
+        cut: how the columns are shared; without one they must divide.
+        transposed: the tensor is [in, out], as in transformers' Conv1D.
+    """
 
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, shard: Shard, name: str) -> None:
+    def __init__(
+        self, shard: Shard, name: str, cut: Cut | None = None, *, transposed: bool = False
+    ) -> None:
         super().__init__()
         self.shard = shard
-        weights = shard.weights
-        shard.share(weights.shape(f"{name}.weight")[1], f"columns of {name}.weight")
-        self.register_buffer("weight", weights.split(f"{name}.weight", 1, shard.rank, shard.size))
+        weights, dim = shard.weights, int(not transposed)
+        if cut is None:
+            shard.share(weights.shape(f"{name}.weight")[dim], f"columns of {name}.weight")
+        weight = weights.split(f"{name}.weight", dim, shard.rank, shard.size, cut)
+        self.register_buffer("weight", weight.t().contiguous() if transposed else weight)
         bias = weights.full(f"{name}.bias") if f"{name}.bias" in weights else None
         self.register_buffer("bias", bias)
 
@@ -60,7 +122,7 @@ class RowParallelLinear(nn.Module):
 
 
 class VocabParallelEmbedding(nn.Module):
-    """Token ids [n] -> [n, hidden]. Each rank holds a block of the vocabulary's rows."""
+    """Token ids [...] -> [..., hidden]. Each rank holds a block of the vocabulary's rows."""
 
     weight: Tensor
 
@@ -68,7 +130,8 @@ class VocabParallelEmbedding(nn.Module):
         super().__init__()
         self.shard = shard
         self.vocabulary = shard.weights.shape(f"{name}.weight")[0]
-        self.start, self.stop = bounds(self.vocabulary, shard.rank, shard.size)
+        mine = uneven(self.vocabulary, shard.rank, shard.size)
+        self.start, self.stop = mine.start, mine.stop
         self.register_buffer(
             "weight", shard.weights.split(f"{name}.weight", 0, shard.rank, shard.size)
         )
@@ -77,8 +140,22 @@ class VocabParallelEmbedding(nn.Module):
         if self.shard.size == 1:
             return F.embedding(ids, self.weight)
         mine = (ids >= self.start) & (ids < self.stop)
-        rows = F.embedding((ids - self.start) * mine, self.weight) * mine[:, None]
+        rows = F.embedding((ids - self.start) * mine, self.weight) * mine[..., None]
         return self.shard.all_reduce(rows)
+
+
+class ColumnParallelEmbedding(nn.Module):
+    """Ids [...] -> [..., width/size]. Each rank holds some columns of the table."""
+
+    weight: Tensor
+
+    def __init__(self, shard: Shard, name: str, cut: Cut) -> None:
+        super().__init__()
+        weight = shard.weights.split(f"{name}.weight", 1, shard.rank, shard.size, cut)
+        self.register_buffer("weight", weight)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
 
 
 class LayerNorm(nn.Module):

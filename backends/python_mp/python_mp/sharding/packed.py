@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model.batch import CU_SEQLENS
 from ..model.errors import InvalidInput
 from ..model.request import Array
-from .attention import attention
+from .attention import Bias, Masking, attention
 from .bins import fill
 
 HIDDEN, HIDDEN_OUT = "hidden", "hidden_out"
@@ -61,12 +61,24 @@ class Packed:
         ends = [torch.arange(length, dtype=torch.int32) for length in self.lengths]
         return torch.cat(ends).to(self._device)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Softmax attention of each row to the rows of its sequence.
+    @property
+    def is_ragged(self) -> bool:
+        """Whether its rows are those of sequences."""
+        return CU_SEQLENS in self
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        masking: Masking = Masking(),
+        bias: Bias | None = None,
+    ) -> Tensor:
+        """Softmax attention of each row to the rows of its sequence, as `attention.attention`.
 
         q, k, v: [tokens, heads, head size]; returns [tokens, heads x head size].
         """
-        return attention(q, k, v, self.lengths)
+        return attention(q, k, v, self.lengths, masking, bias)
 
     def refuse(self, bad: Tensor, text: str) -> None:
         """For `check`: refuses the sequences with a row that is bad; all others are computed.

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..model.errors import LoadError
 from ..rank.collectives import Communicator
-from .weights import Weights, bounds, read
+from .cut import uneven
+from .weights import Weights, read
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Shard:
             raise LoadError(
                 f"pipeline_parallel_size {self.stages} is more than the model's {total} layers"
             )
-        return range(*bounds(total, self.stage, self.stages))
+        mine = uneven(total, self.stage, self.stages)
+        return range(mine.start, mine.stop)
 
     def share(self, total: int, what: str) -> int:
         """This rank's part of `total` heads or columns.

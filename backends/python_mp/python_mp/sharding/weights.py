@@ -7,7 +7,7 @@ as `rankR.safetensors`; a rank that finds such a file is given the same from the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..model.errors import LoadError
 from ..model.paths import present, regular
 from .checkpoint import weight_files
+from .cut import Cut, Piece, uneven
 
 
 class Weights(Protocol):
@@ -28,9 +29,9 @@ class Weights(Protocol):
     def full(self, name: str) -> Tensor:
         """The whole tensor."""
 
-    def split(self, name: str, dim: int, rank: int, size: int) -> Tensor:
-        """The rank's 1/size of dimension 0 or 1 (the first ranks get one more where it does not
-        divide)."""
+    def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
+        """The rank's share of dimension 0 or 1: by `cut`, or without one 1/size of it (the last
+        ranks get one more where it does not divide)."""
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of the whole tensor."""
@@ -66,11 +67,14 @@ class Checkpoint:
     def full(self, name: str) -> Tensor:
         return self._place(self._slice(name)[:])
 
-    def split(self, name: str, dim: int, rank: int, size: int) -> Tensor:
-        part = self._slice(name)
-        total = part.get_shape()[dim]
-        start, stop = bounds(total, rank, size)
-        return self._place(part[start:stop] if dim == 0 else part[:, start:stop])
+    def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
+        whole = self._slice(name)
+
+        def read(start: int, stop: int) -> Tensor:
+            return whole[start:stop] if dim == 0 else whole[:, start:stop]
+
+        pieces = _pieces(name, whole.get_shape()[dim], rank, size, cut)
+        return self._place(_joined(pieces, dim, read))
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())
@@ -99,10 +103,14 @@ class Tensors:
     def full(self, name: str) -> Tensor:
         return self._tensor(name).to(self._dtype).contiguous()
 
-    def split(self, name: str, dim: int, rank: int, size: int) -> Tensor:
+    def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
         tensor = self._tensor(name)
-        start, stop = bounds(tensor.shape[dim], rank, size)
-        return tensor.narrow(dim, start, stop - start).to(self._dtype).contiguous()
+
+        def read(start: int, stop: int) -> Tensor:
+            return tensor.narrow(dim, start, stop - start)
+
+        pieces = _pieces(name, tensor.shape[dim], rank, size, cut)
+        return _joined(pieces, dim, read).to(self._dtype).contiguous()
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._tensor(name).shape)
@@ -129,7 +137,7 @@ class Slices:
     def full(self, name: str) -> Tensor:
         return self._tensor(name)
 
-    def split(self, name: str, dim: int, rank: int, size: int) -> Tensor:
+    def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
         return self._tensor(_key(name, dim))
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -159,8 +167,8 @@ class Recorder:
     def full(self, name: str) -> Tensor:
         return self._kept(name, name, self._weights.full(name))
 
-    def split(self, name: str, dim: int, rank: int, size: int) -> Tensor:
-        return self._kept(name, _key(name, dim), self._weights.split(name, dim, rank, size))
+    def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
+        return self._kept(name, _key(name, dim), self._weights.split(name, dim, rank, size, cut))
 
     def shape(self, name: str) -> tuple[int, ...]:
         self._shapes[name] = self._weights.shape(name)
@@ -205,6 +213,21 @@ def _open(path: Path) -> Any:
         raise LoadError(f"{path} is truncated or no safetensors file: {error}") from None
 
 
-def bounds(total: int, rank: int, size: int) -> tuple[int, int]:
-    """Where the rank's share of `total` items starts and stops."""
-    return total * rank // size, total * (rank + 1) // size
+def _pieces(name: str, total: int, rank: int, size: int, cut: Cut | None) -> list[Piece]:
+    if cut is None:
+        return [uneven(total, rank, size)]
+    try:
+        return cut.pieces(total, rank, size)
+    except LoadError as error:
+        raise LoadError(f"{name}: {error}") from None
+
+
+def _joined(pieces: list[Piece], dim: int, read: Callable[[int, int], Tensor]) -> Tensor:
+    found: list[Tensor] = []
+    for piece in pieces:
+        found.append(read(piece.start, piece.stop))
+        if piece.zeros:
+            shape = list(found[-1].shape)
+            shape[dim] = piece.zeros
+            found.append(found[-1].new_zeros(shape))
+    return found[0] if len(found) == 1 else torch.cat(found, dim)

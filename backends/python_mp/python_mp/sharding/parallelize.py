@@ -1,0 +1,116 @@
+"""A torch module that knows nothing of ranks, split among them by a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from ..model.errors import LoadError
+from .layers import (
+    ColumnParallelEmbedding,
+    ColumnParallelLinear,
+    JoinedLinear,
+    Product,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+)
+from .plan import Plan, Split, splits, unused
+from .shard import Shard
+
+
+def parallelize(module: nn.Module, plan: Plan, shard: Shard) -> nn.Module:
+    """Splits the linears and embeddings that the plan names, and loads all weights.
+
+    Args:
+        module: changed in place. Made on the meta device it takes no memory of its own before.
+
+    Raises:
+        LoadError: the plan does not fit the module, or the weights do not.
+    """
+    names = [name for name, _ in module.named_modules()]
+    for pattern in unused(plan, names):
+        raise LoadError(f"the plan's {pattern} is no part of the module")
+    split(module, splits(plan, names), shard)
+    load_weights(module, shard)
+    return module
+
+
+def split(
+    module: nn.Module,
+    found: Mapping[str, Split],
+    shard: Shard,
+    joined: Sequence[Sequence[str]] = (),
+) -> None:
+    """Replaces the layers of these names by parallel ones, with their weights.
+
+    Args:
+        joined: last parts of the names of linears of one parent that are given the same input,
+            (q_proj, k_proj, v_proj): they become one product.
+    """
+    modules, left = dict(module.named_modules()), dict(found)
+    for names in list(_together(left, joined)):
+        _replace_joined(module, names, left, shard)
+        for name in names:
+            del left[name]
+    for name, how in left.items():
+        _replace(module, name, _layer(modules[name], name, how, shard))
+
+
+def load_weights(module: nn.Module, shard: Shard) -> None:
+    """Gives every parameter and buffer on the meta device its tensor of the checkpoint."""
+    loaded: dict[int, nn.Parameter] = {}  # What was tied stays so.
+    for path, owner in module.named_modules():
+        for name, parameter in owner._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                if id(parameter) not in loaded:
+                    tensor = _whole(shard, f"{path}.{name}".lstrip("."), parameter)
+                    loaded[id(parameter)] = nn.Parameter(tensor, requires_grad=False)
+                owner._parameters[name] = loaded[id(parameter)]
+        for name, buffer in owner._buffers.items():
+            kept = name not in owner._non_persistent_buffers_set
+            if buffer is not None and buffer.is_meta and kept:
+                owner._buffers[name] = _whole(shard, f"{path}.{name}".lstrip("."), buffer)
+
+
+def _whole(shard: Shard, name: str, wanted: Tensor) -> Tensor:
+    tensor = shard.weights.full(name)
+    if tensor.shape != wanted.shape:
+        raise LoadError(f"{name} is {list(tensor.shape)}; the module wants {list(wanted.shape)}")
+    return tensor
+
+
+def _together(found: dict[str, Split], joined: Sequence[Sequence[str]]) -> Iterator[list[str]]:
+    for name in list(found):
+        parent, _, last = name.rpartition(".")
+        for lasts in joined:
+            names = [f"{parent}.{each}" for each in lasts]
+            if last == lasts[0] and all(each in found for each in names):
+                yield names
+
+
+def _replace_joined(
+    module: nn.Module, names: list[str], found: dict[str, Split], shard: Shard
+) -> None:
+    cuts = [found[name].cut for name in names]
+    product = Product(ColumnParallelLinear(shard, *names, cuts=cuts))
+    for index, name in enumerate(names):
+        _replace(module, name, JoinedLinear(product, index))
+
+
+def _layer(was: nn.Module, name: str, split: Split, shard: Shard) -> nn.Module:
+    kind = type(was).__name__
+    if split.way == "vocabulary" and type(was) is nn.Embedding:
+        return VocabParallelEmbedding(shard, name)
+    if split.way == "colwise" and type(was) is nn.Embedding:
+        return ColumnParallelEmbedding(shard, name, split.cut)
+    if split.way == "vocabulary" or kind not in ("Linear", "Conv1D"):
+        raise LoadError(f"{name} is a {kind}, which cannot be split {split.way}")
+    if split.way == "colwise":
+        return ColumnParallelLinear(shard, name, cuts=[split.cut], transposed=kind == "Conv1D")
+    return RowParallelLinear(shard, name, split.cut, transposed=kind == "Conv1D")
+
+
+def _replace(module: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(module.get_submodule(parent), last, layer)
