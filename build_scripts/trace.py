@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from python_mp.rank.collectives.communicator import Alone
 from python_mp.rank.engines.onnx_graph import COLLECTIVE, DOMAIN
 from python_mp.rank.stage import Compute
 from python_mp.sharding import ops
+from python_mp.sharding.attention import EVERYTHING, Bias, Masking
 from python_mp.sharding.bins import fill
 from python_mp.sharding.packed import BINS, HIDDEN, HIDDEN_OUT
 
@@ -71,6 +71,7 @@ class TracedBatch:
         self._tensors = tensors
         self._rectangular = rectangular
         self.used: dict[str, None] = {}
+        self._masks: dict[tuple[bool, int | None], Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         self.used[name] = None
@@ -89,25 +90,54 @@ class TracedBatch:
     def positions(self) -> Tensor:
         return self["positions"]
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    @property
+    def is_ragged(self) -> bool:
+        return self._rectangular or "cu_seqlens" in self
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        masking: Masking = EVERYTHING,
+        bias: Bias | None = None,
+    ) -> Tensor:
+        if bias is not None:
+            raise BuildError("What a module adds to its scores no graph has: serve it with torch.")
         if not self._rectangular:
-            packed: Tensor = ops.attend(q, k, v, self["cu_seqlens"])
+            how = (masking.causal, masking.window, masking.scale, masking.softcap)
+            packed: Tensor = ops.attend(q, k, v, self["cu_seqlens"], *how)
             return packed
+        if masking.softcap is not None:
+            raise BuildError("No ONNX graph caps its scores (softcap): serve it with engine torch.")
+        groups = q.shape[1] // k.shape[1]
         gather = self["gather"]
         q, k, v = (
             x.index_select(0, gather.flatten()).view(*gather.shape, *x.shape[1:]).transpose(1, 2)
             for x in (q, k, v)
         )
-        mask = self._mask.to(q.dtype)
-        together = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if groups > 1:
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        together = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=self._mask(masking).to(q.dtype), scale=masking.scale
+        )
         return together.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, self["scatter"])
 
-    @cached_property
-    def _mask(self) -> Tensor:
-        """Float [rows, 1, width, width]: 0 where both places are of one sequence."""
-        segments = self["segments"]
-        same = segments[:, None, :, None] == segments[:, None, None, :]
-        return torch.where(same, 0.0, -3e4)  # float16 can hold it.
+    def _mask(self, masking: Masking) -> Tensor:
+        """Float [rows, 1, width, width]: 0 where one place sees the other."""
+        key = masking.causal, masking.window
+        if key not in self._masks:
+            segments = self["segments"]
+            seen = segments[:, :, None] == segments[:, None, :]
+            if masking.causal or masking.window is not None:
+                place = torch.arange(segments.shape[1], device=segments.device)
+                apart = place[:, None] - place
+                if masking.causal:
+                    seen = seen & (apart >= 0)
+                if masking.window is not None:
+                    seen = seen & (apart.abs() < masking.window)
+            self._masks[key] = torch.where(seen[:, None], 0.0, -3e4)  # float16 can hold it.
+        return self._masks[key]
 
 
 class Graph(nn.Module):

@@ -45,12 +45,16 @@ class Masking:
         return like.new_zeros(length, length).masked_fill_(hidden, -math.inf)
 
 
+EVERYTHING = Masking()
+"""Each row sees all rows of its sequence."""
+
+
 def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     lengths: list[int],
-    masking: Masking = Masking(),
+    masking: Masking = EVERYTHING,
     bias: Bias | None = None,
 ) -> Tensor:
     """Softmax attention, sequence by sequence, without padding.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, library
 
 from ..rank.collectives import Communicator
-from .attention import attention
+from .attention import Masking, attention
 
 _communicator: Communicator | None = None
 
@@ -29,9 +29,19 @@ def all_reduce(x: Tensor) -> Tensor:
 
 
 @library.custom_op("python_mp::attend", mutates_args=())
-def attend(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    causal: bool = False,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Tensor:
     """`attention` of packed sequences that lie where `cu_seqlens` says."""
-    return attention(q, k, v, cu_seqlens.diff().tolist())
+    masking = Masking(causal, window, scale, softcap)
+    return attention(q, k, v, cu_seqlens.diff().tolist(), masking)
 
 
 @all_reduce.register_fake
@@ -40,5 +50,5 @@ def _(x: Tensor) -> Tensor:
 
 
 @attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, *_: object) -> Tensor:
     return q.new_empty(q.shape[0], q.shape[1] * q.shape[2])

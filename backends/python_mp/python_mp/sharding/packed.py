@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model.batch import CU_SEQLENS
 from ..model.errors import InvalidInput
 from ..model.request import Array
-from .attention import Bias, Masking, attention
+from .attention import EVERYTHING, Bias, Masking, attention
 from .bins import fill
 
 HIDDEN, HIDDEN_OUT = "hidden", "hidden_out"
@@ -71,7 +71,7 @@ class Packed:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        masking: Masking = Masking(),
+        masking: Masking = EVERYTHING,
         bias: Bias | None = None,
     ) -> Tensor:
         """Softmax attention of each row to the rows of its sequence, as `attention.attention`.

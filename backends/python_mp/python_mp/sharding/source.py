@@ -36,10 +36,12 @@ def read(folder: Path) -> Source:
     if present(folder, "module.py"):
         return _user_module(regular(folder, "module.py"))
     if present(folder, "config.json"):
-        from .families import bert
+        from .families import transformers
 
-        config = bert.EncoderConfig.read(regular(folder, "config.json"))
-        return Source(partial(bert.Encoder, config=config), partial(bert.check, config))
+        config = transformers.read(regular(folder, "config.json"))
+        return Source(
+            partial(transformers.Encoder, config=config), partial(transformers.check, config)
+        )
     raise LoadError(f"{folder} holds neither module.py nor a checkpoint's config.json")
 
 

@@ -105,7 +105,9 @@ def cut_to_stage(model: Any, config: Any, shard: Shard) -> Given:
     mine = shard.layers(len(layers))
     for index, layer in enumerate(layers):
         if index not in mine:
-            layers[index] = PassWithBias(layer) if type(layer).__name__ == "T5Block" else Pass(layer)
+            layers[index] = (
+                PassWithBias(layer) if type(layer).__name__ == "T5Block" else Pass(layer)
+            )
     for name, child in list(base.named_children()):
         replacement = _replacement(name, child, layers, shard, given)
         if replacement is not None:

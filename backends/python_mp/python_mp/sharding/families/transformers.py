@@ -34,6 +34,8 @@ from .pipeline import cut_to_stage
 from .plans import JOINED, KEYS_AND_VALUES, PLANS
 
 NAME = "python_mp"
+BEGIN_BEHIND_PADDING = {"roberta", "xlm-roberta", "camembert"}
+"""Whose positions begin at pad_token_id + 1."""
 _present: ContextVar[Packed] = ContextVar("the batch that is computed")
 
 
@@ -96,9 +98,26 @@ def read(path: Path) -> PretrainedConfig:
     return config
 
 
-def build(shard: Shard, config: PretrainedConfig) -> nn.Module:
-    """This rank's part of the model."""
-    return Encoder(shard, config)
+def check(config: PretrainedConfig, batch: Packed) -> None:
+    """Raises InvalidInput for ids or lengths that the checkpoint has no embedding for."""
+    if not batch.is_ragged:
+        return
+    ids, longest = batch["INPUT_IDS"], max(batch.lengths)
+    if (most := _longest(config)) is not None and longest > most:
+        text = f"a sequence has {longest} tokens; the model's limit is {most}"
+        batch.refuse(batch.cu_seqlens.diff() == longest, text)
+    low, high = (int(bound) for bound in ids.aminmax())
+    if low < 0 or high >= config.vocab_size:
+        wrong = low if low < 0 else high
+        text = f"INPUT_IDS holds {wrong}; ids are 0 to {config.vocab_size - 1}"
+        batch.refuse(ids == wrong, text)  # Of others that are wrong it would not be true.
+
+
+def _longest(config: PretrainedConfig) -> int | None:
+    """Tokens of the longest text that has a position; None where positions have no end."""
+    most: int | None = getattr(config, "max_position_embeddings", None)
+    begins = config.model_type in BEGIN_BEHIND_PADDING
+    return most - config.pad_token_id - 1 if begins and most is not None else most
 
 
 class Encoder(nn.Module):
@@ -118,7 +137,8 @@ class Encoder(nn.Module):
         _bias_by_sequence(self.model)
         _local_widths(self.model)
         self._takes = inspect.signature(type(self.model).forward).parameters
-        self._first_position = _first_position(self.model)
+        begins = config.model_type in BEGIN_BEHIND_PADDING
+        self._first_position = config.pad_token_id + 1 if begins else 0
 
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
         with _computing(batch), self.given.giving(hidden):
@@ -226,11 +246,3 @@ def _heads(name: str, config: PretrainedConfig, size: int) -> dict[str, Any]:
     if name.rpartition(".")[2] in KEYS_AND_VALUES:
         return {"unit": width, "shared": shared}
     return {"unit": width if shared else heads // groups * width}
-
-
-def _first_position(model: nn.Module) -> int:
-    """RoBERTa's positions begin behind that of its padding."""
-    for module in model.modules():
-        if hasattr(module, "create_position_ids_from_input_ids"):
-            return int(module.padding_idx) + 1  # type: ignore[arg-type]
-    return 0
