@@ -71,7 +71,8 @@ class Checkpoint:
         whole = self._slice(name)
 
         def read(start: int, stop: int) -> Tensor:
-            return whole[start:stop] if dim == 0 else whole[:, start:stop]
+            part: Tensor = whole[start:stop] if dim == 0 else whole[:, start:stop]
+            return part
 
         pieces = _pieces(name, whole.get_shape()[dim], rank, size, cut)
         return self._place(_joined(pieces, dim, read))

@@ -1,4 +1,4 @@
-"""How transformers' modules are split where they do not say it themselves (`base_model_tp_plan`), by
+"""How transformers' modules are split that do not say it themselves (`base_model_tp_plan`), by
 model_type. Names are those in the base model."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The family `transformers`: a Hugging Face module as it is, on packed rows, split among the ranks.
+"""The family `transformers`: a Hugging Face module as it is, on packed rows, split among ranks.
 
-transformers' own class is made on the meta device; its attention goes through one function, which is
-registered with the library, into `batch.attend`; its linears become our parallel layers.
+transformers' own class is made on the meta device; its attention goes through one function, which
+is registered with the library, into `batch.attend`; its linears become our parallel layers.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    attention_mask: None,
+    attention_mask: None,  # noqa: ARG001 (the names are the library's)
     scaling: float | None = None,
-    dropout: float = 0.0,
+    dropout: float = 0.0,  # noqa: ARG001
     sliding_window: int | None = None,
     softcap: float | None = None,
     position_bias: Any = None,
@@ -56,7 +56,7 @@ def attend(
     """What transformers' modules call for attention.
 
     Args:
-        q, k, v: [1, heads, tokens, head size] of packed rows, or [images, heads, patches, head size].
+        q, k, v: [1, heads, tokens, head size] of packed rows, or [images, heads, patches, size].
 
     Returns:
         [1, tokens, heads, head size], or [images, patches, heads, head size]; and no weights.
@@ -121,8 +121,11 @@ def _longest(config: PretrainedConfig) -> int | None:
 
 
 class Encoder(nn.Module):
-    """The base model: INPUT_IDS int32 [tokens] -> HIDDEN_STATES [tokens, hidden]; or of images, from
-    PIXEL_VALUES [images, channels, height, width] -> [images, patches, hidden]."""
+    """The base model.
+
+    INPUT_IDS int32 [tokens] -> HIDDEN_STATES [tokens, hidden]
+    PIXEL_VALUES [images, channels, height, width] -> HIDDEN_STATES [images, patches, hidden]
+    """
 
     def __init__(self, shard: Shard, config: PretrainedConfig) -> None:
         super().__init__()
@@ -193,7 +196,7 @@ def _finish(model: Any) -> None:
     model.initialize_weights()
 
 
-def _bias_by_sequence(model: nn.Module) -> None:
+def _bias_by_sequence(model: Any) -> None:
     """T5 adds to its scores what depends on two rows' distance, and makes it for all tokens: too
     much for packed ones. Here it is made for each length, once in a batch."""
     for module in model.modules():
@@ -205,7 +208,7 @@ def _bias_by_sequence(model: nn.Module) -> None:
             module.compute_bias = for_batch
 
 
-def _local_widths(model: nn.Module) -> None:
+def _local_widths(model: Any) -> None:
     """GPT-2 takes q, k and v apart by a width that it has noted."""
     for module in model.modules():
         if hasattr(module, "split_size"):
