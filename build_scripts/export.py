@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
@@ -91,17 +91,26 @@ def _save_onnx(traced: Traced, path: Path) -> None:
     import torch
 
     program = torch.onnx.export(
-        traced.program,
-        input_names=traced.inputs,
-        output_names=traced.outputs,
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
+        traced.program, opset_version=OPSET, dynamo=True, verbose=False
     )
     assert program is not None
+    _name_ends(program.model.graph, traced.inputs, traced.outputs)
     for part in (program.model, program.model.graph, *program.model.graph):
         part.metadata_props.clear()  # Stack traces, which name this machine's files.
     program.save(path)
+
+
+def _name_ends(graph: Any, inputs: list[str], outputs: list[str]) -> None:
+    """Gives inputs and outputs their names, also where a node's output has it by chance: torch
+    calls what its operator gather gives `gather`, as we call an input."""
+    ends = dict(zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True))
+    taken = set(ends.values())
+    for node in graph:
+        for value in node.outputs:
+            if value.name in taken and value not in ends:
+                value.name = f"{value.name}_within"
+    for value, name in ends.items():
+        value.name = name
 
 
 def _device(job: Job) -> str:

@@ -156,6 +156,8 @@ class Encoder(nn.Module):
         arguments: dict[str, Any] = {"input_ids": batch["INPUT_IDS"][None]}
         if "position_ids" in self._takes:
             arguments["position_ids"] = batch.positions[None] + self._first_position
+        if "token_type_ids" in self._takes:
+            arguments["token_type_ids"] = torch.zeros_like(arguments["input_ids"])
         if "use_cache" in self._takes:
             arguments["use_cache"] = False
         return arguments
