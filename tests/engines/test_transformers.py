@@ -1,0 +1,78 @@
+"""Hugging Face's modules, packed and split, compute what transformers computes for one text."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from python_mp.rank.collectives.communicator import Alone
+from python_mp.sharding.families.transformers import Encoder
+from python_mp.sharding.packed import Packed
+from python_mp.sharding.shard import Shard
+from python_mp.sharding.weights import Tensors
+from tests.support.families import FAMILIES, asked
+
+CPU = torch.device("cpu")
+
+
+class Peers:
+    """The ranks of a stage in threads of this process."""
+
+    def __init__(self, size: int) -> None:
+        self._barrier = threading.Barrier(size, timeout=60.0)
+        self._given: list[torch.Tensor] = [torch.empty(0)] * size
+
+    def add_up(self, rank: int, x: torch.Tensor) -> torch.Tensor:
+        self._given[rank] = x.clone()
+        self._barrier.wait()
+        total = torch.stack(self._given).sum(0)
+        self._barrier.wait()
+        return x.copy_(total)
+
+
+class Peer(Alone):
+    def __init__(self, peers: Peers, rank: int) -> None:
+        super().__init__()
+        self._peers, self._rank = peers, rank
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        return self._peers.add_up(self._rank, x)
+
+
+def served(
+    model: Any, inputs: Mapping[str, Any], tensor_parallel: int, stages: int
+) -> torch.Tensor:
+    """What all ranks together make of it."""
+    hidden: Any = None
+    for stage in range(stages):
+        peers = Peers(tensor_parallel)
+
+        def rank(rank: int, stage: int = stage, peers: Peers = peers, hidden: Any = hidden) -> Any:
+            given = Tensors(model.state_dict(), torch.float32)
+            place = (rank, tensor_parallel, stage, stages)
+            shard = Shard(*place, torch.float32, CPU, Path(), {}, Peer(peers, rank), given)
+            config = type(model.config).from_dict(model.config.to_dict())
+            with torch.inference_mode():
+                return Encoder(shard, config)(Packed(inputs, CPU), hidden)
+
+        with ThreadPoolExecutor(tensor_parallel) as ranks:
+            hidden = list(ranks.map(rank, range(tensor_parallel)))[0]
+    states: torch.Tensor = hidden["HIDDEN_STATES"]
+    return states
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_as_transformers_itself(name: str) -> None:
+    """In one piece, split where it does not divide, in stages, and both."""
+    family = FAMILIES[name]
+    model = family.make()
+    inputs, wanted = asked(family, model)
+    for tensor_parallel, stages in ((1, 1), (2, 1), (3, 1), (1, 2), (2, 3)):
+        found = served(model, inputs, tensor_parallel, stages)
+        torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0.0)

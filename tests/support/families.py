@@ -1,0 +1,134 @@
+"""Tiny random Hugging Face models of many families."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+TEXT = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 70,
+    "vocab_size": 99,
+    "max_position_embeddings": 128,
+}
+GROUPED = {**TEXT, "num_key_value_heads": 2}
+IMAGE = {
+    **{name: TEXT[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")},
+    "image_size": 32,
+    "patch_size": 8,
+}
+MARKS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+WINDOW = {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One of transformers' model classes and the values of its config.
+
+    Attributes:
+        exact: transformers' own attention that is the reference.
+    """
+
+    model: str
+    config: str
+    values: Mapping[str, Any]
+    exact: str = "sdpa"
+
+    @property
+    def takes_images(self) -> bool:
+        return "image_size" in self.values
+
+    def make(self, seed: int = 0) -> Any:
+        """A model with weights large enough that every part of it shows."""
+        import transformers
+
+        config = getattr(transformers, self.config)(**self.values)
+        config._attn_implementation = self.exact
+        torch.manual_seed(seed)
+        model = getattr(transformers, self.model)(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = torch.randn_like(parameter)
+                parameter.copy_(noise * 0.2 if parameter.dim() > 1 else parameter + noise * 0.1)
+        return model
+
+
+FAMILIES = {
+    "bert": Family("BertModel", "BertConfig", TEXT),
+    "roberta": Family("RobertaModel", "RobertaConfig", TEXT),
+    "xlm_roberta": Family("XLMRobertaModel", "XLMRobertaConfig", TEXT),
+    "distilbert": Family(
+        "DistilBertModel",
+        "DistilBertConfig",
+        {"dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 70, "vocab_size": 99},
+    ),
+    "electra": Family("ElectraModel", "ElectraConfig", {**TEXT, "embedding_size": 32}),
+    "modernbert": Family(
+        "ModernBertModel",
+        "ModernBertConfig",
+        {
+            **TEXT,
+            **MARKS,
+            "local_attention": 8,
+            "global_attn_every_n_layers": 2,
+            "cls_token_id": 1,
+            "sep_token_id": 2,
+        },
+    ),
+    "t5": Family(
+        "T5EncoderModel",
+        "T5Config",
+        {
+            "d_model": 48,
+            "d_kv": 12,
+            "d_ff": 70,
+            "num_heads": 4,
+            "num_layers": 3,
+            "vocab_size": 99,
+        },
+    ),
+    "eurobert": Family("EuroBertModel", "EuroBertConfig", {**GROUPED, **MARKS, "mask_token_id": 3}),
+    "gpt2": Family(
+        "GPT2Model",
+        "GPT2Config",
+        {
+            "n_embd": 48,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_inner": 70,
+            "vocab_size": 99,
+            "n_positions": 128,
+        },
+    ),
+    "gpt_neox": Family("GPTNeoXModel", "GPTNeoXConfig", TEXT),
+    "llama": Family("LlamaModel", "LlamaConfig", GROUPED),
+    "qwen2": Family("Qwen2Model", "Qwen2Config", GROUPED),
+    "qwen3": Family("Qwen3Model", "Qwen3Config", {**GROUPED, "head_dim": 16}),
+    "gemma2": Family("Gemma2Model", "Gemma2Config", {**GROUPED, **WINDOW}, "eager"),
+    "gemma3": Family("Gemma3TextModel", "Gemma3TextConfig", {**GROUPED, **WINDOW}),
+    "phi": Family("PhiModel", "PhiConfig", TEXT),
+    "vit": Family("ViTModel", "ViTConfig", {**IMAGE, "intermediate_size": 70}),
+    "dinov2": Family("Dinov2Model", "Dinov2Config", {**IMAGE, "mlp_ratio": 2}),
+    "siglip": Family("SiglipVisionModel", "SiglipVisionConfig", {**IMAGE, "intermediate_size": 70}),
+    "clip": Family("CLIPVisionModel", "CLIPVisionConfig", {**IMAGE, "intermediate_size": 70}),
+}
+LENGTHS = (7, 23, 1, 40, 12)
+
+
+def asked(family: Family, model: Any) -> tuple[dict[str, Any], torch.Tensor]:
+    """A batch of texts or images, and what the model itself makes of it, one at a time."""
+    random = torch.Generator().manual_seed(1)
+    with torch.inference_mode():
+        if family.takes_images:
+            images = torch.randn(3, 3, 32, 32, generator=random)
+            found = [model(pixel_values=image[None])[0] for image in images]
+            return {"PIXEL_VALUES": images.numpy()}, torch.cat(found)
+        ids = torch.randint(3, 99, (sum(LENGTHS),), generator=random)
+        found = [model(input_ids=each[None])[0][0] for each in ids.split(list(LENGTHS))]
+    ends = torch.tensor([0, *LENGTHS]).cumsum(0)
+    return {"INPUT_IDS": ids.int().numpy(), "cu_seqlens": ends.int().numpy()}, torch.cat(found)
