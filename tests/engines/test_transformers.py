@@ -62,7 +62,7 @@ def served(
                 return Encoder(shard, config)(Packed(inputs, CPU), hidden)
 
         with ThreadPoolExecutor(tensor_parallel) as ranks:
-            hidden = list(ranks.map(rank, range(tensor_parallel)))[0]
+            hidden, *_ = ranks.map(rank, range(tensor_parallel))
     states: torch.Tensor = hidden["HIDDEN_STATES"]
     return states
 

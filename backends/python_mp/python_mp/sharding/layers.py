@@ -44,6 +44,10 @@ class ColumnParallelLinear(nn.Module):
         self.register_buffer("weight", weight.t().contiguous() if transposed else weight)
         self.register_buffer("bias", bias)
 
+    @property
+    def out_features(self) -> int:
+        return sum(self.widths)
+
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
@@ -57,6 +61,11 @@ class JoinedLinear(nn.Module):
         self.linear = product.linear if index == 0 else None  # That its weights have one owner.
         self._product = product
         self._index = index
+
+    @property
+    def out_features(self) -> int:
+        """Its own columns."""
+        return self._product.linear.widths[self._index]
 
     @property
     def weight(self) -> Tensor:

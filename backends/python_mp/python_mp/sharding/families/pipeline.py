@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +38,13 @@ class Pass(nn.Module):
         return x
 
 
+class PassInTuple(Pass):
+    """In the place of a layer that returns its attention as well."""
+
+    def forward(self, x: Tensor, *_: object, **__: object) -> Any:
+        return x, None
+
+
 class PassWithBias(Pass):
     """T5's layers return what they add to scores, too. The first one makes it, in every stage."""
 
@@ -54,6 +61,14 @@ class PassWithBias(Pass):
         if attention := getattr(self.layer[0], "SelfAttention", None):
             return x, attention.compute_bias(), None
         return x, more[1], None
+
+
+PASSES: Mapping[str, type[Pass]] = {
+    "T5Block": PassWithBias,
+    "MPNetLayer": PassInTuple,
+    "DebertaV2Layer": PassInTuple,
+}
+"""By the class of the layer."""
 
 
 class Given(nn.Module):
@@ -108,6 +123,10 @@ def cut_to_stage(model: Any, config: Any, shard: Shard) -> Given:
             layers[index] = (
                 PassWithBias(layer) if type(layer).__name__ == "T5Block" else Pass(layer)
             )
+    if not shard.is_first:  # DeBERTa's goes with its first layer.
+        for module in base.modules():
+            if hasattr(module, "conv") and hasattr(module, "rel_embeddings"):
+                module.conv = None
     for name, child in list(base.named_children()):
         replacement = _replacement(name, child, layers, shard, given)
         if replacement is not None:

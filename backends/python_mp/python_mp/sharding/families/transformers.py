@@ -26,15 +26,19 @@ from transformers.models.auto import configuration_auto, modeling_auto
 
 from ...model.errors import LoadError
 from ..attention import Bias, Masking
+from ..layers import ColumnParallelLinear, JoinedLinear
 from ..packed import Packed
 from ..parallelize import load_weights, split
 from ..plan import Plan, Split, splits
+from ..rectangles import rectangles
 from ..shard import Shard
 from .pipeline import cut_to_stage
 from .plans import JOINED, KEYS_AND_VALUES, PLANS
 
 NAME = "python_mp"
-BEGIN_BEHIND_PADDING = {"roberta", "xlm-roberta", "camembert"}
+RECTANGLES = {"mpnet", "deberta-v2"}
+"""Whose attention is not reached by `attend`, and knows no packed rows."""
+BEGIN_BEHIND_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 """Whose positions begin at pad_token_id + 1."""
 _present: ContextVar[Packed] = ContextVar("the batch that is computed")
 
@@ -142,25 +146,45 @@ class Encoder(nn.Module):
         self._takes = inspect.signature(type(self.model).forward).parameters
         begins = config.model_type in BEGIN_BEHIND_PADDING
         self._first_position = config.pad_token_id + 1 if begins else 0
+        self._is_rectangular = config.model_type in RECTANGLES
 
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
-        with _computing(batch), self.given.giving(hidden):
-            found: Tensor = self.model(**self._arguments(batch))[0]
-        if batch.is_ragged:
-            found = found[0]
+        compute = self._in_rectangles if self._is_rectangular else self._together
+        with _computing(batch):
+            found = compute(batch, hidden)
         return {"HIDDEN_STATES": found} if self.is_last else found
 
-    def _arguments(self, batch: Packed) -> dict[str, Any]:
+    def _together(self, batch: Packed, hidden: Tensor | None) -> Tensor:
         if not batch.is_ragged:
-            return {"pixel_values": batch["PIXEL_VALUES"]}
-        arguments: dict[str, Any] = {"input_ids": batch["INPUT_IDS"][None]}
-        if "position_ids" in self._takes:
-            arguments["position_ids"] = batch.positions[None] + self._first_position
+            return self._call(hidden, pixel_values=batch["PIXEL_VALUES"])
+        ids, positions = batch["INPUT_IDS"][None], batch.positions[None]
+        return self._call(hidden, input_ids=ids, position_ids=positions)[0]
+
+    def _in_rectangles(self, batch: Packed, hidden: Tensor | None) -> Tensor:
+        ids, positions, found = batch["INPUT_IDS"], batch.positions, None
+        for each in rectangles(batch.lengths, ids.device):
+            values = self._call(
+                None if hidden is None else each.take(hidden),
+                input_ids=each.take(ids),
+                position_ids=each.take(positions),
+                attention_mask=each.mask.long(),
+            )
+            if found is None:
+                found = values.new_empty(len(ids), values.shape[-1])
+            each.put(values, found)
+        assert found is not None
+        return found
+
+    def _call(self, hidden: Tensor | None, **arguments: Any) -> Tensor:
+        if "position_ids" in arguments:
+            arguments["position_ids"] = arguments["position_ids"] + self._first_position
         if "token_type_ids" in self._takes:
             arguments["token_type_ids"] = torch.zeros_like(arguments["input_ids"])
-        if "use_cache" in self._takes:
-            arguments["use_cache"] = False
-        return arguments
+        arguments["use_cache"] = False
+        known = {name: value for name, value in arguments.items() if name in self._takes}
+        with self.given.giving(hidden):
+            found: Tensor = self.model(**known)[0]
+        return found
 
 
 @contextmanager
@@ -178,7 +202,7 @@ def skeleton(config: PretrainedConfig) -> Any:
     kind = getattr(transformers, name if isinstance(name, str) else name[0])
     if hasattr(transformers, f"{kind.__name__.removesuffix('Model')}EncoderModel"):
         kind = getattr(transformers, f"{kind.__name__.removesuffix('Model')}EncoderModel")
-    config._attn_implementation = NAME
+    config._attn_implementation = "eager" if config.model_type in RECTANGLES else NAME
     options = inspect.signature(kind.__init__).parameters
     pooling = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
     with torch.device("meta"):
@@ -211,10 +235,15 @@ def _bias_by_sequence(model: Any) -> None:
 
 
 def _local_widths(model: Any) -> None:
-    """GPT-2 takes q, k and v apart by a width that it has noted."""
+    """What attentions have noted of their width, where they do not see it by their linears."""
     for module in model.modules():
-        if hasattr(module, "split_size"):
+        if hasattr(module, "split_size"):  # GPT-2
             module.split_size = module.c_attn.widths[0] // 3
+        if hasattr(module, "all_head_size"):
+            linear = getattr(module, "q", None) or getattr(module, "query_proj", None)
+            if isinstance(linear, ColumnParallelLinear | JoinedLinear):
+                module.all_head_size = linear.out_features
+                module.num_attention_heads = linear.out_features // module.attention_head_size
 
 
 def plan(config: PretrainedConfig, model: nn.Module, size: int) -> dict[str, Split]:

@@ -1,0 +1,54 @@
+"""Packed rows as rectangles, for modules whose attention knows nothing else: sequences of about one
+length side by side, the shorter ones padded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MOST_PADDING = 0.2
+"""Of a rectangle's width, that its shortest sequence may lack."""
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Some of a batch's sequences.
+
+    Attributes:
+        tokens: int64 [sequences, width]: the packed row at each place; any where there is none.
+        mask: bool [sequences, width]: where there is one.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+
+    def take(self, packed: Tensor) -> Tensor:
+        """[tokens, ...] -> [sequences, width, ...]."""
+        return packed[self.tokens]
+
+    def put(self, values: Tensor, packed: Tensor) -> None:
+        """The other way round, into `packed`."""
+        packed[self.tokens[self.mask]] = values[self.mask]
+
+
+def rectangles(lengths: Sequence[int], device: torch.device) -> Iterator[Rectangle]:
+    """Few ones, with little padding."""
+    starts = torch.tensor([0, *lengths]).cumsum(0)
+    order = sorted(range(len(lengths)), key=lambda each: -lengths[each])
+    while order:
+        width = lengths[order[0]]
+        fitting = [each for each in order if lengths[each] >= (1 - MOST_PADDING) * width]
+        order = order[len(fitting) :]
+        place = torch.arange(width)
+        mask = place < torch.tensor([lengths[each] for each in fitting])[:, None]
+        tokens = (starts[fitting][:, None] + place) * mask
+        yield Rectangle(tokens.to(device), mask.to(device))
+
+
+def padding(lengths: Sequence[int]) -> int:
+    """Places without a row in all of them."""
+    cpu = torch.device("cpu")
+    return sum(int((~each.mask).sum()) for each in rectangles(lengths, cpu))
