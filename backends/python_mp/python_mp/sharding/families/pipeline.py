@@ -120,9 +120,7 @@ def cut_to_stage(model: Any, config: Any, shard: Shard) -> Given:
     mine = shard.layers(len(layers))
     for index, layer in enumerate(layers):
         if index not in mine:
-            layers[index] = (
-                PassWithBias(layer) if type(layer).__name__ == "T5Block" else Pass(layer)
-            )
+            layers[index] = PASSES.get(type(layer).__name__, Pass)(layer)
     if not shard.is_first:  # DeBERTa's goes with its first layer.
         for module in base.modules():
             if hasattr(module, "conv") and hasattr(module, "rel_embeddings"):
