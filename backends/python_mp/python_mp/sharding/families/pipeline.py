@@ -122,9 +122,9 @@ def cut_to_stage(model: Any, config: Any, shard: Shard) -> Given:
         if index not in mine:
             layers[index] = PASSES.get(type(layer).__name__, Pass)(layer)
     if not shard.is_first:  # DeBERTa's goes with its first layer.
-        for module in base.modules():
-            if hasattr(module, "conv") and hasattr(module, "rel_embeddings"):
-                module.conv = None
+        convolving: list[Any] = [each for each in base.modules() if hasattr(each, "rel_embeddings")]
+        for encoder in convolving:
+            encoder.conv = None
     for name, child in list(base.named_children()):
         replacement = _replacement(name, child, layers, shard, given)
         if replacement is not None:

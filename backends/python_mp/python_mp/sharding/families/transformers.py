@@ -146,6 +146,7 @@ class Encoder(nn.Module):
         self._takes = inspect.signature(type(self.model).forward).parameters
         begins = config.model_type in BEGIN_BEHIND_PADDING
         self._first_position = config.pad_token_id + 1 if begins else 0
+        self._has_types = bool(getattr(config, "type_vocab_size", 0))  # GPT-2 would add words.
         self._is_rectangular = config.model_type in RECTANGLES
 
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
@@ -178,7 +179,7 @@ class Encoder(nn.Module):
     def _call(self, hidden: Tensor | None, **arguments: Any) -> Tensor:
         if "position_ids" in arguments:
             arguments["position_ids"] = arguments["position_ids"] + self._first_position
-        if "token_type_ids" in self._takes:
+        if self._has_types:
             arguments["token_type_ids"] = torch.zeros_like(arguments["input_ids"])
         arguments["use_cache"] = False
         known = {name: value for name, value in arguments.items() if name in self._takes}
