@@ -3,10 +3,17 @@ model_type. Names are those in the base model."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
+from torch import nn
+from transformers import PretrainedConfig
+
+from ...model.errors import LoadError
 from ..cut import Cut
-from ..plan import Plan, Split
+from ..plan import Plan, Split, splits
 
 _BERT: Plan = {
     "*.attention.self.query": "colwise",
@@ -100,3 +107,39 @@ JOINED = (
     ("wi_0", "wi_1"),
 )
 """Linears of the same input."""
+
+
+def plan(config: PretrainedConfig, model: nn.Module, size: int) -> dict[str, Split]:
+    """The model's own plan, or that of plans.py, with what stays together: heads, and for grouped
+    queries those of one key-value head."""
+    given: Plan | None = getattr(config, "base_model_tp_plan", None) or PLANS.get(config.model_type)
+    if given is None:
+        if size == 1:
+            return {}
+        raise LoadError(f"it is not known how a {config.model_type} is split; use one rank a stage")
+    whole = "replicated_with_grad_allreduce"  # What differs from replicated is training.
+    known = {name: "replicated" if way == whole else way for name, way in given.items()}
+    found = splits(known, [name for name, _ in model.named_modules()])
+    return {name: _with_heads(name, how, config, size) for name, how in found.items()}
+
+
+def _with_heads(name: str, how: Split, config: PretrainedConfig, size: int) -> Split:
+    if not re.search("(?i)att", name):
+        return how
+    return replace(how, cut=replace(how.cut, **_heads(name, config, size)))
+
+
+def _heads(name: str, config: PretrainedConfig, size: int) -> dict[str, Any]:
+    """What stays together in a linear of an attention."""
+    heads: int = config.num_attention_heads
+    groups: int = getattr(config, "num_key_value_heads", None) or heads
+    given = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
+    width: int = given or config.hidden_size // heads
+    if name.endswith("relative_attention_bias"):
+        return {"unit": 1}
+    if name.endswith("query_key_value"):
+        return {"unit": 3 * width}
+    shared = groups < size and size % groups == 0 and heads % size == 0
+    if name.rpartition(".")[2] in KEYS_AND_VALUES:
+        return {"unit": width, "shared": shared}
+    return {"unit": width if shared else heads // groups * width}

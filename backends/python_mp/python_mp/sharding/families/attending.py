@@ -1,0 +1,93 @@
+"""The function that transformers' modules call for attention, and the batch that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from ...model.errors import LoadError
+from ..attention import Masking
+from ..packed import Packed
+
+NAME = "python_mp"
+
+
+@dataclass
+class Computation:
+    """One batch on its way through a module."""
+
+    batch: Packed
+    calls: int = 0
+
+
+_present: ContextVar[Computation] = ContextVar("the batch that is computed")
+
+
+@contextmanager
+def computing(batch: Packed, layers: int) -> Iterator[None]:
+    """The batch that `attend` is for.
+
+    Raises:
+        LoadError: the module has not called it once for each of its layers, so that rows of
+            different sequences may have seen each other elsewhere.
+    """
+    token = _present.set(Computation(batch))
+    try:
+        yield
+        if (calls := _present.get().calls) != layers:
+            raise LoadError(
+                f"the module called transformers' attention function {calls} times for {layers}"
+                " layers: it mixes rows in another way, which packed rows cannot have"
+            )
+    finally:
+        _present.reset(token)
+
+
+def attend(
+    module: nn.Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attention_mask: None,  # noqa: ARG001 (the names are the library's)
+    scaling: float | None = None,
+    dropout: float = 0.0,  # noqa: ARG001
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    position_bias: Any = None,
+    is_causal: bool | None = None,
+    **unknown: object,
+) -> tuple[Tensor, None]:
+    """What transformers' modules call for attention.
+
+    Args:
+        q, k, v: [1, heads, tokens, head size] of packed rows, or [images, heads, patches, size].
+
+    Returns:
+        [1, tokens, heads, head size], or [images, patches, heads, head size]; and no weights.
+    """
+    causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
+    masking = Masking(bool(causal), sliding_window, scaling, softcap)
+    if unknown.get("s_aux") is not None:
+        raise LoadError("attention sinks are not computed here")
+    computation = _present.get()
+    computation.calls += 1
+    batch = computation.batch
+    heads, size = q.shape[1], v.shape[3]
+    if not batch.is_ragged:
+        together = nn.functional.scaled_dot_product_attention(
+            q, k, v, scale=scaling, is_causal=masking.causal, enable_gqa=heads != k.shape[1]
+        )
+        return together.transpose(1, 2), None
+    q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
+    return batch.attend(q, k, v, masking, position_bias).view(1, -1, heads, size), None
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, lambda *_, **__: None)

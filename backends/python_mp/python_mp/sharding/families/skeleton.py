@@ -1,0 +1,70 @@
+"""transformers' own class without weights, and what has to be made good once it has a part of
+them."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+import torch
+import transformers
+from transformers import PretrainedConfig
+from transformers.models.auto import modeling_auto
+
+from ..attention import Bias
+from ..layers import ColumnParallelLinear, JoinedLinear
+from .attending import NAME
+
+RECTANGLES = {"mpnet", "deberta-v2"}
+"""Whose attention is not reached by `attend`, and knows no packed rows."""
+
+
+def make(config: PretrainedConfig) -> Any:
+    """The module without weights, on the meta device but for what it computes from its config."""
+    name = modeling_auto.MODEL_MAPPING_NAMES[config.model_type]
+    kind = getattr(transformers, name if isinstance(name, str) else name[0])
+    if hasattr(transformers, f"{kind.__name__.removesuffix('Model')}EncoderModel"):
+        kind = getattr(transformers, f"{kind.__name__.removesuffix('Model')}EncoderModel")
+    config._attn_implementation = "eager" if config.model_type in RECTANGLES else NAME
+    options = inspect.signature(kind.__init__).parameters
+    pooling = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
+    with torch.device("meta"):
+        return kind(config, **pooling).eval()
+
+
+def finish(model: Any, device: torch.device) -> None:
+    """Buffers that no checkpoint holds (rotary frequencies) are computed by the module's own code,
+    which leaves alone what is marked as done."""
+    for module in model.modules():
+        module._is_hf_initialized = not module._non_persistent_buffers_set
+        for name in module._non_persistent_buffers_set:
+            buffer = module._buffers[name]
+            module._buffers[name] = torch.empty_like(buffer, device=device)
+    for tensor in model.state_dict(keep_vars=True).values():
+        tensor._is_hf_initialized = True
+    model.initialize_weights()
+
+
+def bias_by_sequence(model: Any) -> None:
+    """T5 adds to its scores what depends on two rows' distance, and makes it for all tokens: too
+    much for packed ones. Here it is made for each length, once in a batch."""
+    for module in model.modules():
+        if whole := getattr(module, "compute_bias", None):
+
+            def for_batch(*_: object, whole: Any = whole, **__: object) -> Bias:
+                return cache(lambda length: whole(length, length)[0])
+
+            module.compute_bias = for_batch
+
+
+def local_widths(model: Any) -> None:
+    """What attentions have noted of their width, where they do not see it by their linears."""
+    for module in model.modules():
+        if hasattr(module, "split_size"):  # GPT-2
+            module.split_size = module.c_attn.widths[0] // 3
+        if hasattr(module, "all_head_size"):
+            linear = getattr(module, "q", None) or getattr(module, "query_proj", None)
+            if isinstance(linear, ColumnParallelLinear | JoinedLinear):
+                module.all_head_size = linear.out_features
+                module.num_attention_heads = linear.out_features // module.attention_head_size
