@@ -90,9 +90,7 @@ def _hidden(job: Job, stage: int) -> Tensor | None:
 def _save_onnx(traced: Traced, path: Path) -> None:
     import torch
 
-    program = torch.onnx.export(
-        traced.program, opset_version=OPSET, dynamo=True, verbose=False
-    )
+    program = torch.onnx.export(traced.program, opset_version=OPSET, dynamo=True, verbose=False)
     assert program is not None
     _name_ends(program.model.graph, traced.inputs, traced.outputs)
     for part in (program.model, program.model.graph, *program.model.graph):

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from python_mp.rank.collectives.communicator import Alone
+from python_mp.sharding.families.skeleton import Task
 from python_mp.sharding.families.transformers import Encoder
 from python_mp.sharding.packed import Packed
 from python_mp.sharding.shard import Shard
 from python_mp.sharding.weights import Tensors
-from tests.support.families import FAMILIES, asked
+from tests.support.families import FAMILIES, HEADS, asked
 
 CPU = torch.device("cpu")
 
@@ -46,7 +47,11 @@ class Peer(Alone):
 
 
 def served(
-    model: Any, inputs: Mapping[str, Any], tensor_parallel: int, stages: int
+    model: Any,
+    inputs: Mapping[str, Any],
+    tensor_parallel: int,
+    stages: int,
+    task: Task = "states",
 ) -> torch.Tensor:
     """What all ranks together make of it."""
     hidden: Any = None
@@ -59,12 +64,13 @@ def served(
             shard = Shard(*place, torch.float32, CPU, Path(), {}, Peer(peers, rank), given)
             config = type(model.config).from_dict(model.config.to_dict())
             with torch.inference_mode():
-                return Encoder(shard, config)(Packed(inputs, CPU), hidden)
+                return Encoder(shard, config, task)(Packed(inputs, CPU), hidden)
 
         with ThreadPoolExecutor(tensor_parallel) as ranks:
             hidden, *_ = ranks.map(rank, range(tensor_parallel))
-    states: torch.Tensor = hidden["HIDDEN_STATES"]
-    return states
+    (output,) = hidden.values()
+    assert isinstance(output, torch.Tensor)
+    return output
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -75,4 +81,14 @@ def test_as_transformers_itself(name: str) -> None:
     inputs, wanted = asked(family, model)
     for tensor_parallel, stages in ((1, 1), (2, 1), (3, 1), (1, 2), (2, 3)):
         found = served(model, inputs, tensor_parallel, stages)
+        torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize(("task", "name"), [(t, n) for t, names in HEADS.items() for n in names])
+def test_classes_as_transformers_itself(task: Task, name: str) -> None:
+    family = FAMILIES[name].with_head(task)
+    model = family.make()
+    inputs, wanted = asked(family, model)
+    for tensor_parallel, stages in ((1, 1), (2, 2)):
+        found = served(model, inputs, tensor_parallel, stages, task)
         torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0.0)

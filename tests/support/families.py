@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,12 @@ class Family:
     @property
     def takes_images(self) -> bool:
         return "image_size" in self.values
+
+    def with_head(self, task: str) -> Family:
+        """Its class for the task, with five classes."""
+        stem = self.model.removesuffix("Model").removesuffix("Vision")
+        values = {**self.values, "num_labels": 5, "pad_token_id": 0}
+        return replace(self, model=f"{stem}{ENDINGS[task]}", values=values)
 
     def make(self, seed: int = 0) -> Any:
         """A model with weights large enough that every part of it shows."""
@@ -132,6 +138,17 @@ FAMILIES = {
     "siglip": Family("SiglipVisionModel", "SiglipVisionConfig", {**IMAGE, "intermediate_size": 70}),
     "clip": Family("CLIPVisionModel", "CLIPVisionConfig", {**IMAGE, "intermediate_size": 70}),
 }
+HEADS = {
+    "classify": ("bert", "xlm_roberta", "distilbert", "modernbert", "deberta_v2", "llama"),
+    "tokens": ("bert", "roberta", "modernbert", "deberta_v2"),
+    "images": ("vit", "dinov2", "siglip", "clip"),
+}
+"""Families tried with each kind of head."""
+ENDINGS = {
+    "classify": "ForSequenceClassification",
+    "tokens": "ForTokenClassification",
+    "images": "ForImageClassification",
+}
 LENGTHS = (7, 23, 1, 40, 12)
 
 
@@ -141,9 +158,10 @@ def asked(family: Family, model: Any) -> tuple[dict[str, Any], torch.Tensor]:
     with torch.inference_mode():
         if family.takes_images:
             images = torch.randn(3, 3, 32, 32, generator=random)
-            found = [model(pixel_values=image[None])[0] for image in images]
+            found = [model(pixel_values=image[None])[0] for image in images]  # states, or logits
             return {"PIXEL_VALUES": images.numpy()}, torch.cat(found)
         ids = torch.randint(3, 99, (sum(LENGTHS),), generator=random)
-        found = [model(input_ids=each[None])[0][0] for each in ids.split(list(LENGTHS))]
+        found = [model(input_ids=each[None])[0] for each in ids.split(list(LENGTHS))]
+        found = [each[0] if each.dim() == 3 else each for each in found]  # or logits of a text
     ends = torch.tensor([0, *LENGTHS]).cumsum(0)
     return {"INPUT_IDS": ids.int().numpy(), "cu_seqlens": ends.int().numpy()}, torch.cat(found)

@@ -18,10 +18,12 @@ class Rectangle:
     """Some of a batch's sequences.
 
     Attributes:
+        sequences: their numbers in the batch.
         tokens: int64 [sequences, width]: the packed row at each place; any where there is none.
         mask: bool [sequences, width]: where there is one.
     """
 
+    sequences: list[int]
     tokens: Tensor
     mask: Tensor
 
@@ -45,7 +47,7 @@ def rectangles(lengths: Sequence[int], device: torch.device) -> Iterator[Rectang
         place = torch.arange(width)
         mask = place < torch.tensor([lengths[each] for each in fitting])[:, None]
         tokens = (starts[fitting][:, None] + place) * mask
-        yield Rectangle(tokens.to(device), mask.to(device))
+        yield Rectangle(fitting, tokens.to(device), mask.to(device))
 
 
 def padding(lengths: Sequence[int]) -> int:

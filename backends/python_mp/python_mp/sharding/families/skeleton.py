@@ -4,28 +4,45 @@ them."""
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
 from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
 
+from ...model.errors import LoadError
 from ..attention import Bias
 from ..layers import ColumnParallelLinear, JoinedLinear
 from .attending import NAME
 
+Task = Literal["states", "classify", "tokens", "images"]
+"""What is computed: hidden states, or a class for each text, token or image."""
+MAPPINGS: Mapping[Task, Mapping[str, Any]] = {
+    "states": modeling_auto.MODEL_MAPPING_NAMES,
+    "classify": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "tokens": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    "images": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+}
 RECTANGLES = {"mpnet", "deberta-v2"}
 """Whose attention is not reached by `attend`, and knows no packed rows."""
 
 
-def make(config: PretrainedConfig) -> Any:
-    """The module without weights, on the meta device but for what it computes from its config."""
-    name = modeling_auto.MODEL_MAPPING_NAMES[config.model_type]
+def make(config: PretrainedConfig, task: Task = "states") -> Any:
+    """The module without weights, on the meta device but for what it computes from its config.
+
+    Raises:
+        LoadError: transformers has no such model for this task.
+    """
+    name = MAPPINGS[task].get(config.model_type)
+    if name is None:
+        raise LoadError(f"transformers has no {config.model_type} for the task {task}")
     kind = getattr(transformers, name if isinstance(name, str) else name[0])
-    if hasattr(transformers, f"{kind.__name__.removesuffix('Model')}EncoderModel"):
-        kind = getattr(transformers, f"{kind.__name__.removesuffix('Model')}EncoderModel")
+    encoder = f"{kind.__name__.removesuffix('Model')}EncoderModel"
+    if task == "states" and hasattr(transformers, encoder):  # T5's own has a decoder.
+        kind = getattr(transformers, encoder)
     config._attn_implementation = "eager" if config.model_type in RECTANGLES else NAME
     options = inspect.signature(kind.__init__).parameters
     pooling = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}

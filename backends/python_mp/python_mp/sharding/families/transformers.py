@@ -23,9 +23,10 @@ from ..rectangles import rectangles
 from ..shard import Shard
 from . import skeleton
 from .attending import computing
-from .pipeline import cut_to_stage
+from .heads import Head
+from .pipeline import cut_to_stage, drop_head
 from .plans import JOINED, plan
-from .skeleton import RECTANGLES
+from .skeleton import RECTANGLES, Task
 
 BEGIN_BEHIND_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 """Whose positions begin at pad_token_id + 1."""
@@ -72,26 +73,34 @@ def _longest(config: PretrainedConfig) -> int | None:
 
 
 class Encoder(nn.Module):
-    """The base model.
+    """A stage of a model.
 
-    INPUT_IDS int32 [tokens] -> HIDDEN_STATES [tokens, hidden]
-    PIXEL_VALUES [images, channels, height, width] -> HIDDEN_STATES [images, patches, hidden]
+    INPUT_IDS int32 [tokens] -> HIDDEN_STATES [tokens, hidden], or LOGITS [sequences, classes] or
+    [tokens, classes]; PIXEL_VALUES [images, channels, height, width] -> HIDDEN_STATES [images,
+    patches, hidden], or LOGITS [images, classes].
     """
 
-    def __init__(self, shard: Shard, config: PretrainedConfig) -> None:
+    def __init__(self, shard: Shard, config: PretrainedConfig, task: Task = "states") -> None:
         super().__init__()
-        self.is_last = shard.is_last
-        self.model = skeleton.make(config)
-        found = plan(config, self.model, shard.size)
+        whole = skeleton.make(config, task)
+        base = whole.base_model
+        found = plan(config, base, shard.size)
         self._layers = len(shard.layers(config.num_hidden_layers))
-        self.given = cut_to_stage(self.model, config, shard)
-        here = {name for name, _ in self.model.named_modules()}
-        split(self.model, {name: how for name, how in found.items() if name in here}, shard, JOINED)
-        load_weights(self.model, shard)
-        skeleton.finish(self.model, shard.device)
-        skeleton.bias_by_sequence(self.model)
-        skeleton.local_widths(self.model)
-        self._takes = inspect.signature(type(self.model).forward).parameters
+        self.given = cut_to_stage(base, config, shard)
+        if base is not whole and not shard.is_last:
+            drop_head(whole, base)
+        prefix = f"{whole.base_model_prefix}." if base is not whole else ""
+        here = {name for name, _ in base.named_modules()} & found.keys()
+        split(whole, {prefix + name: found[name] for name in sorted(here)}, shard, JOINED)
+        load_weights(whole, shard)
+        skeleton.finish(whole, shard.device)
+        skeleton.bias_by_sequence(base)
+        skeleton.local_widths(base)
+        self.is_last = shard.is_last
+        self.model = base
+        has_head = base is not whole and shard.is_last
+        self.head = Head(whole, by_token=task == "tokens") if has_head else None
+        self._takes = inspect.signature(type(base).forward).parameters
         begins = config.model_type in BEGIN_BEHIND_PADDING
         self._first_position = config.pad_token_id + 1 if begins else 0
         self._has_types = bool(getattr(config, "type_vocab_size", 0))  # GPT-2 would add words.
@@ -101,7 +110,11 @@ class Encoder(nn.Module):
         compute = self._in_rectangles if self._is_rectangular else self._together
         with computing(batch, 0 if self._is_rectangular else self._layers):
             found = compute(batch, hidden)
-        return {"HIDDEN_STATES": found} if self.is_last else found
+        if not self.is_last:
+            return found
+        if self.head is None:
+            return {"HIDDEN_STATES": found}
+        return {"LOGITS": self.head(batch, found)}
 
     def _together(self, batch: Packed, hidden: Tensor | None) -> Tensor:
         if not batch.is_ragged:
