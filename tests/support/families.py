@@ -141,7 +141,7 @@ FAMILIES = {
 HEADS = {
     "classify": ("bert", "xlm_roberta", "distilbert", "modernbert", "deberta_v2", "llama"),
     "tokens": ("bert", "roberta", "modernbert", "deberta_v2"),
-    "images": ("vit", "dinov2", "siglip", "clip"),
+    "images": ("vit", "dinov2"),
 }
 """Families tried with each kind of head."""
 ENDINGS = {

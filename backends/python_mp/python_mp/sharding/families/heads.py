@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from ..packed import Packed
 from ..rectangles import rectangles
@@ -21,9 +21,11 @@ class Done(nn.Module):
         self.config = base.config
         self.states = torch.empty(0)
 
-    def forward(self, *_: object, **__: object) -> BaseModelOutputWithPooling:
+    def forward(self, *_: object, **__: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
         pooled = self.pooler(self.states) if self.pooler is not None else None
-        return BaseModelOutputWithPooling(last_hidden_state=self.states, pooler_output=pooled)
+        return BaseModelOutputWithPoolingAndCrossAttentions(
+            last_hidden_state=self.states, pooler_output=pooled
+        )
 
 
 class Head(nn.Module):
