@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPoolingAndCrossAttentions as Outputs,
+)
 
 from ..packed import Packed
 from ..rectangles import rectangles
@@ -21,11 +23,9 @@ class Done(nn.Module):
         self.config = base.config
         self.states = torch.empty(0)
 
-    def forward(self, *_: object, **__: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
+    def forward(self, *_: object, **__: object) -> Outputs:
         pooled = self.pooler(self.states) if self.pooler is not None else None
-        return BaseModelOutputWithPoolingAndCrossAttentions(
-            last_hidden_state=self.states, pooler_output=pooled
-        )
+        return Outputs(last_hidden_state=self.states, pooler_output=pooled)
 
 
 class Head(nn.Module):
