@@ -57,15 +57,24 @@ def run(job: Job, out: Path, progress: Progress) -> None:
 
 
 def weights(job: Job, dtype: torch.dtype) -> Weights:
-    """The job's checkpoint: of an encoder what transformers loads, by the names it has there."""
+    """The job's checkpoint. Of a Hugging Face model whose tensors bear the module's names each is
+    cut from the file; any other is loaded by transformers, which knows the names of old."""
     import torch
 
     from python_mp.sharding.weights import Checkpoint, Tensors
 
     folder, cpu = fetch.read(job).folder, torch.device("cpu")
-    if job.recipe.family == "encoder":
+    if job.recipe.family == "encoder" and not _bears_its_names(folder):
         return Tensors(checkpoint_folder.Checkpoint(folder).model().state_dict(), dtype)
     return Checkpoint(folder, dtype, cpu)
+
+
+def _bears_its_names(folder: Path) -> bool:
+    from python_mp.sharding.families import skeleton, transformers
+
+    model = skeleton.make(transformers.read(folder / "config.json"))
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return wanted.items() <= checkpoint_folder.tensors(folder).items()
 
 
 def add_code(job: Job, out: Path) -> None:
