@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,39 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding.families.skeleton import Task
 from python_mp.sharding.families.transformers import Encoder
 from python_mp.sharding.packed import Packed
 from python_mp.sharding.shard import Shard
 from python_mp.sharding.weights import Tensors
 from tests.support.families import FAMILIES, HEADS, asked
+from tests.support.peers import Peer, Peers
 
 CPU = torch.device("cpu")
-
-
-class Peers:
-    """The ranks of a stage in threads of this process."""
-
-    def __init__(self, size: int) -> None:
-        self._barrier = threading.Barrier(size, timeout=60.0)
-        self._given: list[torch.Tensor] = [torch.empty(0)] * size
-
-    def add_up(self, rank: int, x: torch.Tensor) -> torch.Tensor:
-        self._given[rank] = x.clone()
-        self._barrier.wait()
-        total = torch.stack(self._given).sum(0)
-        self._barrier.wait()
-        return x.copy_(total)
-
-
-class Peer(Alone):
-    def __init__(self, peers: Peers, rank: int) -> None:
-        super().__init__()
-        self._peers, self._rank = peers, rank
-
-    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
-        return self._peers.add_up(self._rank, x)
 
 
 def served(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .cut import EVEN, Cut, uneven
 from .numerics import linear
-from .shard import Shard
+from .tensor_parallel import TensorParallel
 
 
 class ColumnParallelLinear(nn.Module):
@@ -29,7 +29,7 @@ class ColumnParallelLinear(nn.Module):
     bias: Tensor | None
 
     def __init__(
-        self, shard: Shard, *names: str, cuts: Sequence[Cut] = (), transposed: bool = False
+        self, shard: TensorParallel, *names: str, cuts: Sequence[Cut] = (), transposed: bool = False
     ) -> None:
         super().__init__()
         weights, place, dim = shard.weights, (shard.rank, shard.size), int(transposed)
@@ -111,7 +111,7 @@ class RowParallelLinear(nn.Module):
     bias: Tensor | None
 
     def __init__(
-        self, shard: Shard, name: str, cut: Cut | None = None, *, transposed: bool = False
+        self, shard: TensorParallel, name: str, cut: Cut | None = None, *, transposed: bool = False
     ) -> None:
         super().__init__()
         self.shard = shard
@@ -135,7 +135,7 @@ class VocabParallelEmbedding(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, shard: Shard, name: str) -> None:
+    def __init__(self, shard: TensorParallel, name: str) -> None:
         super().__init__()
         self.shard = shard
         self.vocabulary = shard.weights.shape(f"{name}.weight")[0]
@@ -158,7 +158,7 @@ class ColumnParallelEmbedding(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, shard: Shard, name: str, cut: Cut) -> None:
+    def __init__(self, shard: TensorParallel, name: str, cut: Cut) -> None:
         super().__init__()
         weight = shard.weights.split(f"{name}.weight", 1, shard.rank, shard.size, cut)
         self.register_buffer("weight", weight)
@@ -173,7 +173,7 @@ class LayerNorm(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, shard: Shard, name: str, epsilon: float) -> None:
+    def __init__(self, shard: TensorParallel, name: str, epsilon: float) -> None:
         super().__init__()
         self.register_buffer("weight", shard.weights.full(f"{name}.weight"))
         self.register_buffer("bias", shard.weights.full(f"{name}.bias"))

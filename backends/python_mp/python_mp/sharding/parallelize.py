@@ -15,11 +15,11 @@ from .layers import (
     RowParallelLinear,
     VocabParallelEmbedding,
 )
-from .plan import Plan, Split, splits, unused
-from .shard import Shard
+from .split_plan import Plan, Split, splits, unused
+from .tensor_parallel import TensorParallel
 
 
-def parallelize(module: nn.Module, plan: Plan, shard: Shard) -> nn.Module:
+def parallelize(module: nn.Module, plan: Plan, shard: TensorParallel) -> nn.Module:
     """Splits the linears and embeddings that the plan names, and loads all weights.
 
     Args:
@@ -39,7 +39,7 @@ def parallelize(module: nn.Module, plan: Plan, shard: Shard) -> nn.Module:
 def split(
     module: nn.Module,
     found: Mapping[str, Split],
-    shard: Shard,
+    shard: TensorParallel,
     joined: Sequence[Sequence[str]] = (),
 ) -> None:
     """Replaces the layers of these names by parallel ones, with their weights.
@@ -57,7 +57,7 @@ def split(
         _replace(module, name, _layer(modules[name], name, how, shard))
 
 
-def load_weights(module: nn.Module, shard: Shard) -> None:
+def load_weights(module: nn.Module, shard: TensorParallel) -> None:
     """Gives every parameter and buffer on the meta device its tensor of the checkpoint."""
     loaded: dict[int, nn.Parameter] = {}  # What was tied stays so.
     for path, owner in module.named_modules():
@@ -73,7 +73,7 @@ def load_weights(module: nn.Module, shard: Shard) -> None:
                 owner._buffers[name] = _whole(shard, f"{path}.{name}".lstrip("."), buffer)
 
 
-def _whole(shard: Shard, name: str, wanted: Tensor) -> Tensor:
+def _whole(shard: TensorParallel, name: str, wanted: Tensor) -> Tensor:
     tensor = shard.weights.full(name)
     if tensor.shape != wanted.shape:
         raise LoadError(f"{name} is {list(tensor.shape)}; the module wants {list(wanted.shape)}")
@@ -90,7 +90,7 @@ def _together(found: dict[str, Split], joined: Sequence[Sequence[str]]) -> Itera
 
 
 def _replace_joined(
-    module: nn.Module, names: list[str], found: dict[str, Split], shard: Shard
+    module: nn.Module, names: list[str], found: dict[str, Split], shard: TensorParallel
 ) -> None:
     cuts = [found[name].cut for name in names]
     product = Product(ColumnParallelLinear(shard, *names, cuts=cuts))
@@ -98,7 +98,7 @@ def _replace_joined(
         _replace(module, name, JoinedLinear(product, index))
 
 
-def _layer(was: nn.Module, name: str, split: Split, shard: Shard) -> nn.Module:
+def _layer(was: nn.Module, name: str, split: Split, shard: TensorParallel) -> nn.Module:
     kind = type(was).__name__
     if split.way == "vocabulary" and type(was) is nn.Embedding:
         return VocabParallelEmbedding(shard, name)

@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..model.errors import LoadError
 from ..rank.collectives import Communicator
 from .cut import uneven
+from .parallelize import parallelize
+from .split_plan import Plan
 from .weights import Weights, read
 
 
@@ -75,6 +77,10 @@ class Shard:
         if total % self.size:
             raise LoadError(f"tensor_parallel_size {self.size} does not divide the {total} {what}")
         return total // self.size
+
+    def parallelize(self, module: nn.Module, plan: Plan) -> nn.Module:
+        """Splits a module that knows nothing of ranks: see `parallelize.parallelize`."""
+        return parallelize(module, plan, self)
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum over the stage's ranks, in place."""

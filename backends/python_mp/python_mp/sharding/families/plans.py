@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from ...model.errors import LoadError
 from ..cut import Cut
-from ..plan import Plan, Split, splits
+from ..split_plan import Plan, Split, splits
 
 _BERT: Plan = {
     "*.attention.self.query": "colwise",
