@@ -67,22 +67,26 @@ class Checkpoint:
 
         tensors(self.path)  # whose sentences name the damaged file
         with quiet():
-            from transformers import AutoModel
             from transformers.utils import logging
+
+            from python_mp.sharding.families import skeleton, transformers
 
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             logging.set_verbosity_error()  # type: ignore[no-untyped-call]
             try:
-                model, said = AutoModel.from_pretrained(
+                kind, options = skeleton.kind(transformers.read(self.file("config.json")))
+                model, said = kind.from_pretrained(
                     self.path,
                     dtype=torch.float32,
                     use_safetensors=True,
-                    add_pooling_layer=False,
+                    **options,
                     local_files_only=True,
                     trust_remote_code=False,
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
                 )
+            except LoadError as error:
+                raise BuildError(str(error)) from None
             except Exception as error:  # many classes, all with a sentence
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
                 raise BuildError(

@@ -1,10 +1,11 @@
-"""Which files of a folder are its checkpoint, and whether its config.json says what the encoder
-family computes. Standard library only."""
+"""Which files of a folder are its checkpoint, and what of its config.json is not supported.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,33 +15,14 @@ from ..model.paths import present, regular
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-ENCODER: dict[str, tuple[object, ...]] = {
-    "model_type": ("bert",),
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "is_causal": (False, None),
-    "add_cross_attention": (False,),
-    "transformers_weights": (None, WEIGHTS),
-    "auto_map": (None,),
-    "quantization_config": (None,),
-}
-"""What the encoder family computes, of all that transformers reads of a BERT's config.json; a key
-that is not there stands for the first, except the model_type."""
-ARCHITECTURE = re.compile(r"(?!Bert(?!Generation))\w+(Model|For[A-Z]\w+)")
-"""A class of transformers for another model."""
 
 
 def unsupported(config: Mapping[str, Any]) -> str | None:
-    """What of a config.json the encoder family does not compute, to stand after "has"."""
-    for key, supported in ENCODER.items():
-        given = config.get(key, None if key == "model_type" else supported[0])
-        if given not in supported:
-            said = ", ".join(map(repr, supported))
-            return f"{key} {given!r}; the encoder family supports {said}"
-    for name in config.get("architectures") or ():
-        if ARCHITECTURE.fullmatch(str(name)):
-            return f"the architecture {name}; the encoder family supports BERT's"
+    """What of a config.json nothing here computes, to stand after "has"."""
+    if config.get("quantization_config"):
+        return "quantization_config; quantised weights are not read: take the original checkpoint"
+    if config.get("transformers_weights") not in (None, WEIGHTS):
+        return f"transformers_weights {config['transformers_weights']!r}; only {WEIGHTS} is read"
     return None
 
 

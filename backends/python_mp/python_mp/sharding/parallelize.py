@@ -49,6 +49,8 @@ def split(
             (q_proj, k_proj, v_proj): they become one product.
     """
     modules, left = dict(module.named_modules()), dict(found)
+    for name in found:
+        _check(modules[name], name, shard)
     for names in list(_together(left, joined)):
         _replace_joined(module, names, left, shard)
         for name in names:
@@ -78,6 +80,17 @@ def _whole(shard: TensorParallel, name: str, wanted: Tensor) -> Tensor:
     if tensor.shape != wanted.shape:
         raise LoadError(f"{name} is {list(tensor.shape)}; the module wants {list(wanted.shape)}")
     return tensor
+
+
+def _check(was: nn.Module, name: str, shard: TensorParallel) -> None:
+    """Raises LoadError where the checkpoint's tensors are not those of the layer."""
+    for last, wanted in was._parameters.items():
+        whole = f"{name}.{last}"
+        if wanted is not None and shard.weights.shape(whole) != tuple(wanted.shape):
+            found = list(shard.weights.shape(whole))
+            raise LoadError(f"{whole} is {found}; the module wants {list(wanted.shape)}")
+    if was._parameters.get("bias", 0) is None and f"{name}.bias" in shard.weights:
+        raise LoadError(f"the module has no {name}.bias, which the weights have")
 
 
 def _together(found: dict[str, Split], joined: Sequence[Sequence[str]]) -> Iterator[list[str]]:

@@ -122,6 +122,26 @@ class Tensors:
         return self._tensors[name]
 
 
+class Prefixed:
+    """Weights whose names all have a prefix."""
+
+    def __init__(self, weights: Weights, prefix: str) -> None:
+        self._weights = weights
+        self._prefix = prefix
+
+    def __contains__(self, name: str) -> bool:
+        return self._prefix + name in self._weights
+
+    def full(self, name: str) -> Tensor:
+        return self._weights.full(self._prefix + name)
+
+    def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
+        return self._weights.split(self._prefix + name, dim, rank, size, cut)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._weights.shape(self._prefix + name)
+
+
 class Slices:
     """The tensors of one rank's `rankR.safetensors`, as a `Recorder` has saved them."""
 

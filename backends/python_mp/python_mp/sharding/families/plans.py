@@ -119,27 +119,27 @@ def plan(config: PretrainedConfig, model: nn.Module, size: int) -> dict[str, Spl
         raise LoadError(f"it is not known how a {config.model_type} is split; use one rank a stage")
     whole = "replicated_with_grad_allreduce"  # What differs from replicated is training.
     known = {name: "replicated" if way == whole else way for name, way in given.items()}
-    found = splits(known, [name for name, _ in model.named_modules()])
-    return {name: _with_heads(name, how, config, size) for name, how in found.items()}
+    modules = dict(model.named_modules())
+    found = splits(known, modules)
+    return {
+        name: _with_heads(name, how, modules[name], config, size) for name, how in found.items()
+    }
 
 
-def _with_heads(name: str, how: Split, config: PretrainedConfig, size: int) -> Split:
+def _with_heads(name: str, how: Split, layer: Any, config: PretrainedConfig, size: int) -> Split:
+    """With what stays together in a layer of an attention: heads."""
     if not re.search("(?i)att", name):
         return how
-    return replace(how, cut=replace(how.cut, **_heads(name, config, size)))
-
-
-def _heads(name: str, config: PretrainedConfig, size: int) -> dict[str, Any]:
-    """What stays together in a linear of an attention."""
     heads: int = config.num_attention_heads
     groups: int = getattr(config, "num_key_value_heads", None) or heads
-    given = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
-    width: int = given or config.hidden_size // heads
-    if name.endswith("relative_attention_bias"):
-        return {"unit": 1}
-    if name.endswith("query_key_value"):
-        return {"unit": 3 * width}
     shared = groups < size and size % groups == 0 and heads % size == 0
-    if name.rpartition(".")[2] in KEYS_AND_VALUES:
-        return {"unit": width, "shared": shared}
-    return {"unit": width if shared else heads // groups * width}
+    of_keys = name.rpartition(".")[2] in KEYS_AND_VALUES
+    width = layer.weight.shape[_dimension(layer, how)] // how.cut.parts
+    unit = width // (groups if of_keys or not shared else heads)
+    return replace(how, cut=replace(how.cut, unit=unit, shared=shared and of_keys))
+
+
+def _dimension(layer: Any, how: Split) -> int:
+    """Of the weight, that which is split."""
+    is_linear = type(layer) is nn.Linear  # An embedding is [ids, width], a Conv1D [in, out].
+    return int((how.way == "colwise") != is_linear)

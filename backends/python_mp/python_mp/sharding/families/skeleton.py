@@ -18,6 +18,11 @@ from ..attention import Bias
 from ..layers import ColumnParallelLinear, JoinedLinear
 from .attending import NAME
 
+CLASSES = {
+    mapping: getattr(modeling_auto, mapping)
+    for mapping in dir(modeling_auto)
+    if mapping.endswith("_MAPPING_NAMES")
+}
 Task = Literal["states", "classify", "tokens", "images"]
 """What is computed: hidden states, or a class for each text, token or image."""
 MAPPINGS: Mapping[Task, Mapping[str, Any]] = {
@@ -30,24 +35,35 @@ RECTANGLES = {"mpnet", "deberta-v2"}
 """Whose attention is not reached by `attend`, and knows no packed rows."""
 
 
-def make(config: PretrainedConfig, task: Task = "states") -> Any:
-    """The module without weights, on the meta device but for what it computes from its config.
+def is_of(name: str, model_type: str) -> bool:
+    """Whether transformers' class of this name is one of the model_type's."""
+    found = [mapping.get(model_type) for mapping in CLASSES.values()]
+    return any(name == each or (isinstance(each, tuple | list) and name in each) for each in found)
+
+
+def kind(config: PretrainedConfig, task: Task = "states") -> tuple[Any, dict[str, Any]]:
+    """The class for the task, and what it is made with.
 
     Raises:
-        LoadError: transformers has no such model for this task.
+        LoadError: transformers has no such model for it.
     """
     name = MAPPINGS[task].get(config.model_type)
     if name is None:
         raise LoadError(f"transformers has no {config.model_type} for the task {task}")
-    kind = getattr(transformers, name if isinstance(name, str) else name[0])
-    encoder = f"{kind.__name__.removesuffix('Model')}EncoderModel"
+    found = getattr(transformers, name if isinstance(name, str) else name[0])
+    encoder = f"{found.__name__.removesuffix('Model')}EncoderModel"
     if task == "states" and hasattr(transformers, encoder):  # T5's own has a decoder.
-        kind = getattr(transformers, encoder)
+        found = getattr(transformers, encoder)
+    options = inspect.signature(found.__init__).parameters
+    return found, {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
+
+
+def make(config: PretrainedConfig, task: Task = "states") -> Any:
+    """The module without weights, on the meta device but for what it computes from its config."""
+    found, options = kind(config, task)
     config._attn_implementation = "eager" if config.model_type in RECTANGLES else NAME
-    options = inspect.signature(kind.__init__).parameters
-    pooling = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
     with torch.device("meta"):
-        return kind(config, **pooling).eval()
+        return found(config, **options).eval()
 
 
 def finish(model: Any, device: torch.device) -> None:

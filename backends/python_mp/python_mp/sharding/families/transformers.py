@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,13 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.models.auto import configuration_auto
 
-from ...model.errors import LoadError
+from ...model.errors import LoadError, describe
+from .. import checkpoint
 from ..packed import Packed
 from ..parallelize import load_weights, split
 from ..rectangles import rectangles
 from ..shard import Shard
+from ..weights import Prefixed
 from . import skeleton
 from .attending import computing
 from .heads import Head
@@ -28,6 +33,8 @@ from .pipeline import cut_to_stage, drop_head
 from .plans import JOINED, plan
 from .skeleton import RECTANGLES, Task
 
+MOST, MOST_LAYERS = 1 << 31, 10_000
+"""Of anything in config.json: beyond it a number is a mistake."""
 BEGIN_BEHIND_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 """Whose positions begin at pad_token_id + 1."""
 
@@ -36,18 +43,44 @@ def read(path: Path) -> PretrainedConfig:
     """A checkpoint's config.json.
 
     Raises:
-        LoadError: it is of no model that is known.
+        LoadError: it is of no model that transformers has, or says what nothing here computes.
     """
-    raw = json.loads(path.read_text())
-    kind = raw.get("model_type")
+    try:
+        raw = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{path} is no JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise LoadError(f"{path} is no checkpoint's config.json: it holds no object")
+    if found := checkpoint.unsupported(raw):
+        raise LoadError(f"{path} has {found}")
+    kind = str(raw.get("model_type"))
     if kind not in configuration_auto.CONFIG_MAPPING:
-        raise LoadError(f"{path}: transformers has no model_type {kind!r}")
-    if raw.get("quantization_config"):
-        raise LoadError(
-            f"{path}: the checkpoint is quantised (quantization_config): take the original"
-        )
-    config: PretrainedConfig = configuration_auto.CONFIG_MAPPING[kind].from_dict(raw)
+        code = ": code beside a checkpoint is never run" if raw.get("auto_map") else ""
+        raise LoadError(f"{path} has model_type {kind!r}, which transformers itself has not{code}")
+    for name in raw.get("architectures") or ():
+        if not skeleton.is_of(name, kind):
+            raise LoadError(
+                f"{path} has the architecture {name}, which is no {kind} of transformers"
+            )
+    for name, value in raw.items():
+        most = MOST_LAYERS if "layers" in name else MOST
+        if isinstance(value, int | float) and not abs(value) < most:
+            raise LoadError(f"{path}: {name} is {value!r}, which is no size of a model")
+    with sentences(path):
+        config: PretrainedConfig = configuration_auto.CONFIG_MAPPING[kind].from_dict(raw)
+    config.chunk_size_feed_forward = 0  # It saves memory only, and asks for lengths that divide.
     return config
+
+
+@contextmanager
+def sentences(what: object) -> Iterator[None]:
+    """Errors of transformers, of many kinds, as LoadErrors."""
+    try:
+        yield
+    except LoadError:
+        raise
+    except Exception as error:
+        raise LoadError(f"{what}: transformers refuses it: {describe(error)}") from error
 
 
 def check(config: PretrainedConfig, batch: Packed) -> None:
@@ -82,13 +115,16 @@ class Encoder(nn.Module):
 
     def __init__(self, shard: Shard, config: PretrainedConfig, task: Task = "states") -> None:
         super().__init__()
-        whole = skeleton.make(config, task)
+        with sentences(f"a {config.model_type} of these sizes"):
+            whole = skeleton.make(config, task)
         base = whole.base_model
         found = plan(config, base, shard.size)
         self._layers = len(shard.layers(config.num_hidden_layers))
         self.given = cut_to_stage(base, config, shard)
         if base is not whole and not shard.is_last:
             drop_head(whole, base)
+        if base is whole:
+            shard = _past_prefix(whole, shard)
         prefix = f"{whole.base_model_prefix}." if base is not whole else ""
         here = {name for name, _ in base.named_modules()} & found.keys()
         split(whole, {prefix + name: found[name] for name in sorted(here)}, shard, JOINED)
@@ -147,3 +183,11 @@ class Encoder(nn.Module):
         with self.given.giving(hidden):
             found: Tensor = self.model(**known)[0]
         return found
+
+
+def _past_prefix(model: Any, shard: Shard) -> Shard:
+    """Checkpoints of a model with a head have its base's names behind a prefix."""
+    prefix, first = f"{model.base_model_prefix}.", next(iter(model.state_dict()))
+    if first in shard.weights or f"{prefix}{first}" not in shard.weights:
+        return shard
+    return replace(shard, given=Prefixed(shard.weights, prefix))
