@@ -108,7 +108,7 @@ class Leaves:
     def full(self, name: str) -> Tensor:
         return self.tensors[name]
 
-    def split(self, name: str, dim: int, rank: int, size: int) -> Tensor:
+    def split(self, name: str, dim: int, rank: int, size: int, _cut: object = None) -> Tensor:
         return self.tensors[name].chunk(size, dim)[rank]
 
     def shape(self, name: str) -> tuple[int, ...]:
