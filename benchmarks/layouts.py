@@ -29,7 +29,7 @@ def run() -> Iterator[dict[str, Any]]:
     """One record a comparison."""
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
-        repository.copy(models, "embed_tokenizer", "embed_pooler")
+        repository.copy(models, "embed_tokenizer", "embed_vectors")
         for layout in (BASE, *OTHERS.values()):
             repository.add_variant(models, layout)
         server = TritonServer(models, endpoints=Endpoints.free(), show=lambda _: None)

@@ -90,7 +90,7 @@ def run() -> Iterator[dict[str, Any]]:
 
 def _fill(repository: Path) -> None:
     """`embed` and its steps, the encoder's instances under the host policy."""
-    for model in ("embed", "embed_tokenizer", "embed_encoder", "embed_pooler"):
+    for model in ("embed", "embed_tokenizer", "embed_encoder", "embed_vectors"):
         shutil.copytree(REPOSITORY / model, repository / model)
     config = repository / "embed_encoder" / "config.pbtxt"
     placed = f'kind: KIND_CPU host_policy: "{POLICY}"'

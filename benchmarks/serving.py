@@ -89,7 +89,7 @@ def _fill(repository: Path) -> None:
     for model in ("echo", "identity"):
         shutil.copytree(MODELS / model, repository / model)
         (repository / model / "1").mkdir(exist_ok=True)
-    for step in ("embed_tokenizer", "embed_pooler"):
+    for step in ("embed_tokenizer", "embed_vectors"):
         shutil.copytree(REPOSITORY / step, repository / step)
     for dtype in {_plain_dtype(dtype) for dtype in DTYPES}:
         replacements = {'"float32"': f'"{dtype}"', "CHECKPOINT": str(CHECKPOINT.path)}

@@ -35,7 +35,7 @@ def _misfits(job: Job, found: Manifest, folder: Path) -> Iterator[str]:
     if misfit := ensembles.misfit(folder, found.source.get("tokenizer")):
         yield misfit
     yield from publish.machine_misfits(found)
-    if not job.recipe.is_tokenizer:
+    if not job.recipe.is_step:
         files = (
             manifest.rank_file(found.engine, rank, job.world_size) for rank in range(job.world_size)
         )
@@ -51,7 +51,7 @@ def _reason(job: Job, steps: Steps, found: Manifest) -> str:
     """What has changed since, as far as the manifest can tell."""
     if changed := sorted(_differing(found.recipe, job.recipe.as_json())):
         return f"recipe.toml has another {', '.join(changed)}"
-    if not job.recipe.is_tokenizer and found.layout != asdict(job.layout):
+    if not job.recipe.is_step and found.layout != asdict(job.layout):
         return f"config.pbtxt has the layout {job.layout}"
     tools = {tool: number for step in steps.values() for tool, number in step.versions.items()}
     if newer := sorted(tool for tool in tools if found.versions.get(tool) != tools[tool]):

@@ -20,6 +20,8 @@ from python_mp.sharding.checkpoint import INDEX, WEIGHTS
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from python_mp.sharding.families.task import Kind
+
 ADAPTER = "adapter_config.json"
 
 Shape = tuple[int, ...]
@@ -55,8 +57,8 @@ class Checkpoint:
     def settings(self) -> Settings:
         return sentence_folder.read(self.path)
 
-    def model(self) -> PreTrainedModel:
-        """As transformers loads it, in float32, on the CPU.
+    def model(self, task: Kind | None = None) -> PreTrainedModel:
+        """As transformers loads it for the task, in float32, on the CPU.
 
         Raises:
             BuildError: it cannot, or a tensor is missing or of another shape.
@@ -74,7 +76,7 @@ class Checkpoint:
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             logging.set_verbosity_error()  # type: ignore[no-untyped-call]
             try:
-                kind, options = skeleton.kind(transformers.read(self.file("config.json")))
+                kind, options = skeleton.kind(transformers.read(self.file("config.json")), task)
                 model, said = kind.from_pretrained(
                     self.path,
                     dtype=torch.float32,

@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint_folder, code, hub, storage
+from build_scripts import checkpoint_folder, code, hub, storage, tasks
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.checkpoint_tokenizer import written
 from build_scripts.errors import BuildError
@@ -59,7 +59,7 @@ def read(job: Job) -> Source:
 
 def inputs(job: Job) -> dict[str, object]:
     decides: dict[str, object] = {"source": job.recipe.source, "family": job.recipe.family}
-    if job.recipe.family == "encoder":
+    if job.recipe.family == "transformers":
         decides["outputs"] = [list(spec.dims) for spec in job.config.outputs]
     if folder := local_folder(job):
         return decides | {"files": _hashes(job, folder)}
@@ -102,16 +102,9 @@ def verify(job: Job, folder: Path) -> None:
         checkpoint_folder.tensors(folder)
         return
     found = Checkpoint(folder)
-    if job.recipe.is_tokenizer:
+    if job.recipe.is_step:
         return
-    width = found.model().config.hidden_size
-    for spec in job.config.outputs:
-        if spec.dims[-1] != width:
-            raise BuildError(
-                f"The checkpoint's vectors have {width} elements: write dims:"
-                f" [ -1, {width} ] for {spec.name} in {job.folder / 'config.pbtxt'},"
-                f" and {width} in the ensemble and the steps that follow."
-            )
+    tasks.check_outputs(job, found, found.model(job.task).config)
 
 
 def _tokenizer(job: Job, folder: Path) -> str | None:
@@ -159,8 +152,8 @@ def _needed(job: Job, folder: Path) -> list[str]:
         if path.is_file()
     ]
     needed = {"config.json", *(name for name in texts if not _is_hidden(name))}
-    if job.recipe.is_tokenizer:
-        return sorted({*needed, "tokenizer.json"})
+    if job.recipe.is_step:
+        return sorted({*needed, "tokenizer.json"} if job.recipe.family == "tokenizer" else needed)
     return sorted({*needed, *checkpoint_folder.weight_files(folder)})
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from build_scripts import code, recipe_file, storage, triton_config
 from build_scripts.errors import BuildError
@@ -14,9 +14,11 @@ from build_scripts.places import WORKSPACE as WORKSPACE
 from build_scripts.recipe import Recipe, Variant
 from python_mp.model import layout
 from python_mp.model.config import ModelConfig, parse
+from python_mp.model.parameters import TASKS
+from python_mp.sharding.families.task import Kind
 
 SAMPLES = "samples.py"
-CODE = {"module": "module.py", "tokenizer": "model.py"}
+MODULE = "module.py"
 
 
 @dataclass(frozen=True)
@@ -63,20 +65,35 @@ class Job:
 
     @cached_property
     def tensors(self) -> dict[str, Any] | None:
-        """What stages read of config.pbtxt, as JSON values; None for a tokenizer."""
-        if self.recipe.is_tokenizer:
+        """What stages read of config.pbtxt, as JSON values; None for a step."""
+        if self.recipe.is_step:
             return None
         return {
             "inputs": [asdict(spec) for spec in self.config.inputs],
             "outputs": [asdict(spec) for spec in self.config.outputs],
             "lengths": self.config.parameters.lengths,
             "parameters": dict(self.config.module_parameters),
+            "task": self.task,
         }
+
+    @cached_property
+    def task(self) -> Kind | None:
+        """What the ensemble does, or a model that stands alone: the parameter `task` of the
+        config.pbtxt that lies beside the recipe.
+
+        Raises:
+            BuildError: it is not known.
+        """
+        said = triton_config.parameter(self.home, "task")
+        if said not in (None, *TASKS):
+            file, known = self.home / triton_config.NAME, ", ".join(TASKS)
+            raise BuildError(f"{file} has the task {said!r}; there are {known}")
+        return cast("Kind | None", said)
 
     @property
     def name(self) -> str:
         """What it is called in progress and tables."""
-        if self.recipe.is_tokenizer:
+        if self.recipe.is_step:
             return self.model
         return f"{self.model} {self.recipe.engine} {self.recipe.dtype} {self.layout}"
 
@@ -97,7 +114,7 @@ class Job:
     @property
     def needs_gpu(self) -> bool:
         """Whether it can neither be built nor verified without one."""
-        if self.recipe.is_tokenizer:
+        if self.recipe.is_step:
             return False
         return self.recipe.engine == "tensorrt" or self.on_gpu
 
@@ -105,7 +122,7 @@ class Job:
     def contradiction(self) -> str:
         """Where config.pbtxt says another engine or dtype than the recipe; empty where it does not,
         which is all that is asked of it."""
-        if self.recipe.is_tokenizer:
+        if self.recipe.is_step:
             return ""
         return triton_config.contradiction(self.folder, self.recipe)
 
@@ -116,16 +133,16 @@ class Job:
 
     @property
     def code(self) -> Path | None:
-        """The user's module, or the Python backend's model: what is published with the artifact.
+        """The user's module, which is published with the artifact.
 
         Raises:
-            BuildError: the family needs it, and it is not there.
+            BuildError: it is not there.
         """
-        if self.recipe.family not in CODE:
+        if self.recipe.family != "module":
             return None
-        path = self.folder / CODE[self.recipe.family]
+        path = self.folder / MODULE
         if not path.is_file():
-            raise BuildError(f"{path} is missing: family '{self.recipe.family}' is built with it")
+            raise BuildError(f"{path} is missing: family 'module' is built with it")
         return path
 
     @property
@@ -169,7 +186,7 @@ class Job:
 
     def checked(self) -> "Job":
         """Itself. Raises BuildError where config.pbtxt makes no sense for it."""
-        if not self.recipe.is_tokenizer:
+        if not self.recipe.is_step:
             _ = self.config
         return self
 

@@ -46,7 +46,7 @@ class Result:
 
     @classmethod
     def of(cls, job: Job, status: str, **values: Any) -> "Result":
-        if job.recipe.is_tokenizer:
+        if job.recipe.is_step:
             return cls(job.model, "", "", "", status, **values)
         recipe = job.recipe
         return cls(job.model, recipe.engine, recipe.dtype, str(job.layout), status, **values)

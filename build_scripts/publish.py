@@ -35,7 +35,7 @@ def artifact_key(job: Job, steps: Steps) -> str:
         "stages": {name: steps[name].identity for name in (artifact_stage(steps), list(steps)[-1])},
         "module": job.module_sha256,
     }
-    if not job.recipe.is_tokenizer:
+    if not job.recipe.is_step:
         decides["inputs"] = manifest.tensors(job.config.inputs)
         decides["outputs"] = manifest.tensors(job.config.outputs)
     return storage.digest(decides)
@@ -82,7 +82,7 @@ def run(job: Job, steps: Steps, progress: Progress) -> Manifest:
 
 
 def _publish(job: Job, steps: Steps) -> Manifest:
-    files = {**steps[artifact_stage(steps)].output(), **_beside(job)}
+    files = steps[artifact_stage(steps)].output()
     storage.require_space(job.folder, sum(path.stat().st_size for path in files.values()))
     number = max(versions(job.folder), default=0) + 1
     with storage.appearing(job.folder / str(number)) as building:
@@ -92,13 +92,6 @@ def _publish(job: Job, steps: Steps) -> Manifest:
         described = describe(job, steps, building)
         described.write(building)
     return described
-
-
-def _beside(job: Job) -> dict[str, Path]:
-    """What is served with any engine: the code, or what checks an encoder's inputs."""
-    if job.code:
-        return {job.code.name: job.code}
-    return {"config.json": fetch.read(job).folder / "config.json"}
 
 
 def _retire(job: Job) -> None:
@@ -124,7 +117,7 @@ def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
     mine = code.versions(("triton-multi-device",))
     machine = platform.machine()
     hardware: dict[str, Any] = {"machine": machine, "cpu": None, "cpu_features": [], "gpu": None}
-    is_tokenizer = job.recipe.is_tokenizer
+    is_step = job.recipe.is_step
     found = verdict(steps)
     return Manifest(
         artifact=artifact_key(job, steps),
@@ -132,9 +125,9 @@ def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
         family=job.recipe.family,
         engine=job.recipe.engine,
         dtype=job.recipe.dtype,
-        layout={} if is_tokenizer else asdict(job.layout),
-        inputs=[] if is_tokenizer else manifest.tensors(job.config.inputs),
-        outputs=[] if is_tokenizer else manifest.tensors(job.config.outputs),
+        layout={} if is_step else asdict(job.layout),
+        inputs=[] if is_step else manifest.tensors(job.config.inputs),
+        outputs=[] if is_step else manifest.tensors(job.config.outputs),
         source={
             "id": source.id,
             "sha256": source.sha256,

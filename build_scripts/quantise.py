@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from build_scripts.lockstep import Feed
 
-NEEDS = ("fetch", "export")
+NEEDS = ("fetch", "shards", "export")
 TOOLS = ("numpy", "nvidia-modelopt", "onnx", "onnxruntime", "tokenizers", "torch")
 
 

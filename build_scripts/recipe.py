@@ -11,7 +11,9 @@ from msgspec import Meta, Struct
 
 from python_mp.model.parameters import ENGINES
 
-Family = Literal["encoder", "module", "tokenizer"]
+Family = Literal["transformers", "module", "tokenizer", "vectors"]
+STEPS = "tokenizer", "vectors"
+"""What runs before and after a model in Triton's own Python backend."""
 Engine = Literal["torch", "aot_inductor", "onnxruntime", "tensorrt"]
 Dtype = Literal["float32", "bfloat16", "float16", "int8", "fp8"]
 Compatibility = Literal["none", "ampere_plus", "same_compute_capability"]
@@ -133,12 +135,12 @@ class Step(Table, frozen=True, kw_only=True):
     variants: tuple[Variant, ...] = ()
 
     @property
-    def is_tokenizer(self) -> bool:
+    def is_step(self) -> bool:
         """Which has neither an engine nor shards."""
-        return self.family == "tokenizer"
+        return self.family in STEPS
 
     def __post_init__(self) -> None:
-        if self.is_tokenizer:
+        if self.is_step:
             return
         if not self.shapes.tokens and not self.shapes.rows:
             raise ValueError("shapes is missing: tokens = [min, opt, max], or rows")

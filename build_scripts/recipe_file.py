@@ -15,7 +15,16 @@ import msgspec
 
 from build_scripts.errors import BuildError
 from build_scripts.places import REPOSITORY
-from build_scripts.recipe import TABLES, Compatibility, Dtype, Engine, Ensemble, Family, Recipe
+from build_scripts.recipe import (
+    STEPS,
+    TABLES,
+    Compatibility,
+    Dtype,
+    Engine,
+    Ensemble,
+    Family,
+    Recipe,
+)
 
 NAME = "recipe.toml"
 T = TypeVar("T")
@@ -67,10 +76,15 @@ def load(path: Path, model: str, overrides: Mapping[str, Any] | None = None) -> 
         raise BuildError(_OLD_LAYOUT.format(path=path, model=model))
     if overrides:
         given.pop("variants", None)  # They are the recipe's as it is written.
-    is_tokenizer = given.get("family") == "tokenizer"
-    given |= {k: v for k, v in (overrides or {}).items() if k == "source" or not is_tokenizer}
-    if is_tokenizer and (extra := set(given) - {"family", "source", "keep"}):
-        raise BuildError(f"{path}: a tokenizer has family, source and keep; not {sorted(extra)[0]}")
+    family = given.get("family")
+    is_step = family in STEPS
+    given |= {k: v for k, v in (overrides or {}).items() if k == "source" or not is_step}
+    if is_step and (extra := set(given) - {"family", "source", "keep"}):
+        raise BuildError(
+            f"{path}: family {family} has source and keep beside it; not {sorted(extra)[0]}"
+        )
+    if family == "encoder":
+        raise BuildError(f'{path} is of 0.1: write family = "transformers" for "encoder"')
     return convert(Recipe, given, str(path), prefix)
 
 

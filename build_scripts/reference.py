@@ -15,20 +15,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.progress import Progress
 
-from build_scripts import fetch
+from build_scripts import fetch, tasks
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.job import Job
+from python_mp.sharding.families.task import OUTPUTS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from python_mp.model.request import Array
+    from python_mp.sharding.families.task import Task
 
     Outputs = dict[str, Array]
 
 NEEDS = ("fetch",)
 TOOLS = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
 FILE = "outputs.npz"
+ARGUMENTS = {
+    "INPUT_IDS": "input_ids",
+    "TOKEN_TYPE_IDS": "token_type_ids",
+    "PIXEL_VALUES": "pixel_values",
+}
+"""Of transformers' models, by our inputs."""
 
 
 def inputs(job: Job) -> dict[str, object]:
@@ -47,8 +55,8 @@ def run(job: Job, out: Path, progress: Progress) -> None:
         outputs: Iterable[Outputs]
         if (given := samples.reference(job, requests)) is not None:
             outputs = given
-        elif job.recipe.family == "encoder":
-            outputs = _encoder(folder, requests)
+        elif job.recipe.family == "transformers":
+            outputs = _checkpoint(job, Checkpoint(folder), requests)
         else:
             outputs = _module(job, folder, requests)
         shown = progress.track(outputs, len(requests), description=f"{job.name}: reference")
@@ -68,13 +76,29 @@ def read(job: Job) -> list[Outputs]:
     return outputs
 
 
-def _encoder(folder: Path, requests: Sequence[dict[str, Array]]) -> Iterator[Outputs]:
+def _checkpoint(
+    job: Job, checkpoint: Checkpoint, requests: Sequence[dict[str, Array]]
+) -> Iterator[Outputs]:
+    """By transformers, one request at a time."""
     import torch
 
-    model = Checkpoint(folder).model()
+    model, task = checkpoint.model(job.task), tasks.of(job, checkpoint)
     for request in requests:
-        ids = torch.from_numpy(request["INPUT_IDS"]).long()
-        yield {"HIDDEN_STATES": model(ids).last_hidden_state.numpy()}
+        given = {ARGUMENTS[n]: torch.from_numpy(a) for n, a in request.items() if n in ARGUMENTS}
+        found = model(**given)
+        made = found.last_hidden_state if "last_hidden_state" in found else found.logits
+        if task and task.kind == "embed":
+            made = pooled(made[0], task)
+        yield {OUTPUTS[job.task]: made.numpy()}
+
+
+def pooled(states: Tensor, task: Task) -> Tensor:
+    """[tokens, hidden] -> [1, width]."""
+    import torch
+
+    from python_mp.sharding.pooling import pool
+
+    return pool(states, torch.tensor([0, len(states)]), task.pooling)
 
 
 def _module(job: Job, folder: Path, requests: Sequence[dict[str, Array]]) -> Iterator[Outputs]:

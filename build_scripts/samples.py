@@ -110,7 +110,7 @@ def _read(config: ModelConfig, request: Request) -> requests.Request:
 
 def _both(job: Job) -> tuple[Samples, list[Request]]:
     """Of the gate, and candidates to calibrate with."""
-    if job.recipe.family == "encoder" and not _hook(job, "samples"):
+    if job.recipe.family == "transformers" and not _hook(job, "samples"):
         return _of_texts(job)
     many, more = job.recipe.accuracy.samples, job.recipe.calibration.samples
     hook, folder = _hook(job, "samples"), fetch.read(job).folder

@@ -42,44 +42,59 @@ NORMALIZE = {
     "module_output_name": "sentence_embedding",
 }
 LEGACY_MODE = "pooling_mode_"
+LEGACY_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+MODES = tuple(sorted(LEGACY_MODES.values()))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How texts are read: the length they are cut at, if it is said, and lowercasing."""
+    """How texts are read: the length they are cut at, if it is said, and lowercasing; and what is
+    made of their tokens' hidden states."""
 
     max_seq_length: int | None = None
     do_lower_case: bool = False
+    pooling: tuple[str, ...] = ("mean",)
 
 
 def read(folder: Path) -> Settings:
     """Raises BuildError, naming file and key, for what `embed` does not do."""
-    _modules(folder)
+    pooling = _modules(folder)
     _prompts(folder / "config_sentence_transformers.json")
     file = _transformer_file(folder)
     said = _known(file, TRANSFORMER)
     length = said.get("max_seq_length")
     if length is not None and (type(length) is not int or length < 1):
         raise BuildError(f"{file}: max_seq_length is {length!r}; it must be a whole number above 0")
-    return Settings(length, bool(said.get("do_lower_case")))
+    return Settings(length, bool(said.get("do_lower_case")), pooling)
 
 
-def _modules(folder: Path) -> None:
-    """The chain of modules.json; without it a pooling that lies there is read all the same."""
+def _modules(folder: Path) -> tuple[str, ...]:
+    """The pooling of modules.json's chain; without it one that lies there is read all the same."""
+    pooling: tuple[str, ...] = ("mean",)
     if not (folder / "modules.json").is_file():
         for file in sorted(folder.glob("*_Pooling/config.json")):
-            _pooling(file)
-        return
+            pooling = _pooling(file)
+        return pooling
     kinds = []
     for module in read_json(folder / "modules.json", list):
         package, _, kind = str(module.get("type")).rpartition(".")
         kinds.append(kind if package.startswith("sentence_transformers.") else module.get("type"))
         _module(folder, module, kind)
+        if kind == "Pooling":
+            pooling = _pooling(folder / str(module.get("path", "")) / "config.json")
     if tuple(kinds) != CHAIN:
         raise BuildError(
             f"{folder / 'modules.json'} chains {', '.join(map(str, kinds))}; embed computes"
             f" {', '.join(CHAIN)}: other vectors would be served than sentence-transformers gives."
         )
+    return pooling
 
 
 def _module(folder: Path, module: Mapping[str, Any], kind: str) -> None:
@@ -91,21 +106,22 @@ def _module(folder: Path, module: Mapping[str, Any], kind: str) -> None:
             f"{folder / 'modules.json'} has its Transformer in {path}/: name that folder, with the"
             " other files in it, as the source."
         )
-    if kind == "Pooling":
-        _pooling(folder / path / "config.json")
     if kind == "Normalize":
         _known(folder / path / "config.json", NORMALIZE)
 
 
-def _pooling(file: Path) -> None:
-    """Before 5.4 each mode had a switch of its own; where nothing is said it is the mean."""
+def _pooling(file: Path) -> tuple[str, ...]:
+    """Its modes. Before 5.4 each had a switch of its own; where nothing is said it is the mean."""
     said = read_optional(file)
     legacy = [key for key in said if key.startswith(LEGACY_MODE)]
     _refuse_unknown(file, {key: said[key] for key in said.keys() - legacy}, POOLING)
-    on = [key.removeprefix(LEGACY_MODE) for key in legacy if said[key]]
+    on = [LEGACY_MODES.get(key, key) for key in legacy if said[key]]
     mode = said.get("pooling_mode", on if legacy else "mean")
-    if mode not in ("mean", ["mean"], ["mean_tokens"]):
-        raise BuildError(f"{file}: pooling_mode is {mode!r}; embed_pooler takes the mean.")
+    modes = tuple(mode) if isinstance(mode, list) else (mode,)
+    for each in modes:
+        if each not in MODES:
+            raise BuildError(f"{file}: pooling {each!r} is not known; there are {', '.join(MODES)}")
+    return modes or ("mean",)
 
 
 def _prompts(file: Path) -> None:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint_folder, fetch
+from build_scripts import checkpoint_folder, fetch, tasks
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
+from python_mp.sharding.families.task import WEIGHTS as HEAD
 
 if TYPE_CHECKING:
     import torch
 
+    from python_mp.sharding.families.task import Kind
     from python_mp.sharding.weights import Weights
 
 NEEDS = ("fetch",)
@@ -32,7 +34,8 @@ def inputs(job: Job) -> dict[str, object]:
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:
-    """Writes `rankR.safetensors` for every rank, and the module.py or config.json it is read by."""
+    """Writes `rankR.safetensors` for every rank, the module.py or config.json it is read by, and
+    for a task what follows the hidden states."""
     import torch
     from safetensors.torch import save_file
 
@@ -52,6 +55,10 @@ def run(job: Job, out: Path, progress: Progress) -> None:
             with torch.no_grad():
                 model.build(replace(shard, given=recorder))
             save_file(recorder.tensors, out / f"rank{rank}.safetensors", recorder.metadata())
+        if model.finish:
+            recorder = Recorder(weights(job, torch.float32))
+            model.finish(replace(ranks.shard(job, 0, out, Alone()), given=recorder))
+            save_file(recorder.tensors, out / HEAD, recorder.metadata())
     except PythonMpError as error:
         raise BuildError(f"{job.name}: {error}") from error
 
@@ -64,24 +71,37 @@ def weights(job: Job, dtype: torch.dtype) -> Weights:
     from python_mp.sharding.weights import Checkpoint, Tensors
 
     folder, cpu = fetch.read(job).folder, torch.device("cpu")
-    if job.recipe.family == "encoder" and not _bears_its_names(folder):
-        return Tensors(checkpoint_folder.Checkpoint(folder).model().state_dict(), dtype)
+    if job.recipe.family == "transformers" and not _bears_its_names(folder, job.task):
+        return Tensors(checkpoint_folder.Checkpoint(folder).model(job.task).state_dict(), dtype)
     return Checkpoint(folder, dtype, cpu)
 
 
-def _bears_its_names(folder: Path) -> bool:
+def _bears_its_names(folder: Path, task: Kind | None) -> bool:
     from python_mp.sharding.families import skeleton, transformers
 
-    model = skeleton.make(transformers.read(folder / "config.json"))
+    model = skeleton.make(transformers.read(folder / "config.json"), task)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     return wanted.items() <= checkpoint_folder.tensors(folder).items()
 
 
 def add_code(job: Job, out: Path) -> None:
     """What every artifact needs beside its weights or graphs: the user's module.py, or the family's
-    config.json."""
-    code = job.code or fetch.read(job).folder / "config.json"
-    shutil.copyfile(code, out / code.name)
+    config.json and what follows its hidden states."""
+    for name, path in code(job).items():
+        shutil.copyfile(path, out / name)
+    if job.recipe.family != "transformers":
+        return
+    if found := tasks.of(job, checkpoint_folder.Checkpoint(fetch.read(job).folder)):
+        found.write(out)
+    if (head := job.output("shards") / HEAD).exists() and head.parent != out:
+        shutil.copyfile(head, out / HEAD)
+
+
+def code(job: Job) -> dict[str, Path]:
+    """What computes with any engine: the user's module, or a checkpoint's config."""
+    if job.code:
+        return {job.code.name: job.code}
+    return {"config.json": fetch.read(job).folder / "config.json"}
 
 
 if __name__ == "__main__":

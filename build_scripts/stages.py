@@ -31,7 +31,7 @@ from build_scripts.job import Job
 from build_scripts.job import artifact_stage as artifact_stage
 
 ORDER = ("fetch", "reference", "shards", "export", "quantise", "compile", "verify")
-TOKENIZER_ORDER = ("fetch", "tokenizer")
+STEP_ORDER = ("fetch", "step")
 RECORD, FACTS = "stage.json", "facts.json"
 KEPT_OUTPUTS = 10
 """Of each stage of a model: enough for its variants, few enough for a laptop's disk."""
@@ -104,7 +104,7 @@ class Step:
 
 def plan(job: Job) -> dict[str, Step]:
     """The stages that apply to the job, in order, and where their outputs are or will be."""
-    order = TOKENIZER_ORDER if job.recipe.is_tokenizer else ORDER
+    order = STEP_ORDER if job.recipe.is_step else ORDER
     steps: dict[str, Step] = {}
     for name in order:
         stage = cast(Stage, import_module(f"{__package__}.{name}"))
@@ -194,6 +194,6 @@ def clean(job: Job) -> None:
     for path in sorted(folder.glob("*-*"), key=lambda path: path.stat().st_mtime):
         by_stage.setdefault(path.name.rpartition("-")[0], []).append(path)
     for name, outputs in by_stage.items():
-        kept = KEPT_OUTPUTS if name in (*ORDER, *TOKENIZER_ORDER) else 0
+        kept = KEPT_OUTPUTS if name in (*ORDER, *STEP_ORDER) else 0
         for old in outputs[: max(0, len(outputs) - kept)]:
             shutil.rmtree(old)

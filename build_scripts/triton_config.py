@@ -57,6 +57,14 @@ def contradiction(folder: Path, recipe: Recipe) -> str:
     return ""
 
 
+def parameter(folder: Path, name: str) -> str | None:
+    """What the model's config.pbtxt says; None where it says nothing, or there is none."""
+    if not (folder / NAME).is_file():
+        return None
+    said = _read(folder).parameters
+    return str(said[name].string_value) if name in said else None
+
+
 def _read(folder: Path) -> Any:
     path = folder / NAME
     try:

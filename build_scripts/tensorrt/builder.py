@@ -65,7 +65,7 @@ def _check_limit(job: Job) -> None:
 
 def _longest(job: Job) -> int | None:
     """Tokens of the longest sequence, where the model's family sets a bound."""
-    if job.recipe.family != "encoder":
+    if job.recipe.family != "transformers":
         return None
     config = json.loads((fetch.read(job).folder / "config.json").read_text())
     return min(int(config["max_position_embeddings"]), job.recipe.shapes.sizes[2])

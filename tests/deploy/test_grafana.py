@@ -27,7 +27,7 @@ from tests.support.programs import Program
 FOLDER = PROJECT / "deploy" / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboards" / "triton.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-MODELS = ("embed", "embed_tokenizer", "embed_encoder", "embed_pooler", "ranker")
+MODELS = ("embed", "embed_tokenizer", "embed_encoder", "embed_vectors", "ranker")
 # What Grafana puts in.
 VALUES = {"$instance": ".*", "$__rate_interval": "30s", "$__range": "5m"}
 ALIVE_SECONDS = 60.0

@@ -62,7 +62,7 @@ def request(*rows: Sequence[int] | Array) -> dict[str, Array]:
 
 
 def pooled(outputs: dict[str, Array], which: Sequence[int]) -> Array:
-    """float64 [len(which), 384], as embed_pooler does it."""
+    """float64 [len(which), 384], as embed_vectors does it."""
     rows, hidden = [tokens()[n] for n in which], outputs["HIDDEN_STATES"]
     assert hidden.shape == (len(rows), max(map(len, rows)), 384)
     means = [h[: len(row)].mean(0, np.float64) for h, row in zip(hidden, rows, strict=True)]

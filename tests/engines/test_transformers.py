@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from python_mp.sharding.families.skeleton import Task
+from python_mp.sharding.families.heads import head
+from python_mp.sharding.families.task import Kind, Task
 from python_mp.sharding.families.transformers import Encoder
 from python_mp.sharding.packed import Packed
 from python_mp.sharding.shard import Shard
@@ -26,7 +27,7 @@ def served(
     inputs: Mapping[str, Any],
     tensor_parallel: int,
     stages: int,
-    task: Task = "states",
+    kind: Kind | None = None,
 ) -> torch.Tensor:
     """What all ranks together make of it."""
     hidden: Any = None
@@ -39,7 +40,11 @@ def served(
             shard = Shard(*place, torch.float32, CPU, Path(), {}, Peer(peers, rank), given)
             config = type(model.config).from_dict(model.config.to_dict())
             with torch.inference_mode():
-                return Encoder(shard, config, task)(Packed(inputs, CPU), hidden)
+                batch = Packed(inputs, CPU)
+                found = Encoder(shard, config)(batch, hidden)
+                if kind is None or rank or not shard.is_last:
+                    return found
+                return head(shard, config, Task(kind))(batch, found)
 
         with ThreadPoolExecutor(tensor_parallel) as ranks:
             hidden, *_ = ranks.map(rank, range(tensor_parallel))
@@ -60,7 +65,7 @@ def test_as_transformers_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize(("task", "name"), [(t, n) for t, names in HEADS.items() for n in names])
-def test_classes_as_transformers_itself(task: Task, name: str) -> None:
+def test_classes_as_transformers_itself(task: Kind, name: str) -> None:
     family = FAMILIES[name].with_head(task)
     model = family.make()
     inputs, wanted = asked(family, model)

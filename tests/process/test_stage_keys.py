@@ -78,7 +78,7 @@ def encoder(repository: Path, engine: str = "torch", dtype: str = "float32") -> 
     config.write_text(config.read_text().replace("384", "8"))
     source = tiny_bert(repository.parent / "checkpoint")
     (model / "recipe.toml").write_text(
-        f'family = "encoder"\nsource = "{source}"\nengine = "{engine}"\ndtype = "{dtype}"\n'
+        f'family = "transformers"\nsource = "{source}"\nengine = "{engine}"\ndtype = "{dtype}"\n'
         "[shapes]\ntokens = [1, 8, 64]\n[accuracy]\nsamples = 8\ncosine_min = 0.9\n"
     )
 
@@ -93,7 +93,7 @@ def tensorrt(repository: Path) -> None:
 
 
 def tokenizer(repository: Path) -> None:
-    model = copied(repository, "embed_tokenizer", "config.pbtxt", "model.py")
+    model = copied(repository, "embed_tokenizer", "config.pbtxt")
     source = tiny_bert(repository.parent / "checkpoint")
     (model / "recipe.toml").write_text(f'family = "tokenizer"\nsource = "{source}"\n')
 
@@ -272,7 +272,7 @@ DISTRIBUTIONS = cache(packages_distributions)
 PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "msgspec"}
 """They show progress, and read what is in the key by its meaning or by its commit."""
 NOT_RUN = {
-    "tokenizer": {"numpy", "safetensors", "torch"},
+    "step": {"numpy", "safetensors", "torch"},
     "shards": {"numpy", "onnx", "onnxruntime", "tokenizers"},
     "export": {"numpy", "onnxruntime", "tokenizers", "transformers"},
     "quantise": {"safetensors", "transformers"},
@@ -282,7 +282,7 @@ NOT_RUN = {
 """Of the libraries that a stage imports: those of engines and stages that it only mentions."""
 
 
-@pytest.mark.parametrize("name", [*stages.ORDER, "tokenizer"])
+@pytest.mark.parametrize("name", [*stages.ORDER, "step"])
 def test_the_libraries_that_a_stage_uses_are_in_its_key(name: str) -> None:
     distributions = DISTRIBUTIONS()
     imported = {

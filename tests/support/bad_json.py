@@ -41,7 +41,7 @@ PATHS = (
 )
 MARKS = [each.encode() for each in (*'{}[],:"\\\0\x7fé', "[" * 500)]
 ENCODINGS = [{"Content-Encoding": each} for each in ("gzip", "deflate", "br", "gzip, gzip", "")]
-FREE_DIMS = ("embed_encoder", "embed_pooler")
+FREE_DIMS = ("embed_encoder", "embed_vectors")
 """Models with a dimension of -1, of which a size of 2^62 kills the stub: see test_campaign."""
 FILLED_MEMORY = 1 << 24
 JUNK = {

@@ -47,7 +47,8 @@ class Family:
         """Its class for the task, with five classes."""
         stem = self.model.removesuffix("Model").removesuffix("Vision")
         values = {**self.values, "num_labels": 5, "pad_token_id": 0}
-        return replace(self, model=f"{stem}{ENDINGS[task]}", values=values)
+        ending = "ForImageClassification" if self.takes_images else ENDINGS[task]
+        return replace(self, model=f"{stem}{ending}", values=values)
 
     def make(self, seed: int = 0) -> Any:
         """A model with weights large enough that every part of it shows."""
@@ -139,16 +140,14 @@ FAMILIES = {
     "clip": Family("CLIPVisionModel", "CLIPVisionConfig", {**IMAGE, "intermediate_size": 70}),
 }
 HEADS = {
-    "classify": ("bert", "xlm_roberta", "distilbert", "modernbert", "deberta_v2", "llama"),
+    "classify": (
+        *("bert", "xlm_roberta", "distilbert", "modernbert", "deberta_v2", "llama"),
+        *("vit", "dinov2"),
+    ),
     "tokens": ("bert", "roberta", "modernbert", "deberta_v2"),
-    "images": ("vit", "dinov2"),
 }
 """Families tried with each kind of head."""
-ENDINGS = {
-    "classify": "ForSequenceClassification",
-    "tokens": "ForTokenClassification",
-    "images": "ForImageClassification",
-}
+ENDINGS = {"classify": "ForSequenceClassification", "tokens": "ForTokenClassification"}
 LENGTHS = (7, 23, 1, 40, 12)
 
 

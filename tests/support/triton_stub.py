@@ -130,17 +130,27 @@ def execute(model: Any, requests: Sequence[InferenceRequest]) -> list[Future[Out
 
 
 def load_model(name: str, monkeypatch: Any) -> ModuleType:
-    """The model's model.py, beside its config.pbtxt or in 1/, imported with this stand-in."""
-    built, by_hand = REPOSITORY / name / "model.py", REPOSITORY / name / "1" / "model.py"
-    return load(built if built.exists() else by_hand, monkeypatch)
+    """The model.py of a model that no build makes, imported with this stand-in."""
+    return load(REPOSITORY / name / "1" / "model.py", monkeypatch)
+
+
+def load_step(name: str, monkeypatch: Any) -> ModuleType:
+    """One of python_mp.steps."""
+    _pretend(monkeypatch)
+    return importlib.import_module(f"python_mp.steps.{name}")
 
 
 def load(path: Path, monkeypatch: Any) -> ModuleType:
     """Any model.py."""
+    _pretend(monkeypatch)
+    return run(path)
+
+
+def _pretend(monkeypatch: Any) -> None:
     utils = pb_utils()
     monkeypatch.setitem(sys.modules, utils.__name__, utils)
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    return run(path)
+    _forget()
 
 
 def pb_utils(**others: Any) -> ModuleType:
@@ -159,11 +169,16 @@ def pb_utils(**others: Any) -> ModuleType:
 
 def run(path: Path) -> ModuleType:
     """What importing the file makes; what of the backend knows Triton is imported anew with it."""
-    for name in [name for name in sys.modules if name.startswith("python_mp.triton")]:
-        del sys.modules[name]
+    _forget()
     spec = importlib.util.spec_from_file_location(path.parent.name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _forget() -> None:
+    for name in list(sys.modules):
+        if name.startswith(("python_mp.triton", "python_mp.steps")):
+            del sys.modules[name]

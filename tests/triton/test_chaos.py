@@ -21,7 +21,7 @@ from tests.support import repository
 from tests.support.command import TOKEN, Command, command, variables
 
 CheckLeft = Callable[[tuple[str, Path]], None]
-EMBED = ("embed", "embed_tokenizer", "embed_encoder", "embed_pooler")
+EMBED = ("embed", "embed_tokenizer", "embed_encoder", "embed_vectors")
 
 
 def chaos(served: Command, *options: str) -> subprocess.Popen[str]:

@@ -133,7 +133,7 @@ def engines(
     serve: Serve, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     models, folder = tmp_path_factory.mktemp("engines"), tmp_path_factory.mktemp("built")
-    steps = ("embed_tokenizer", "embed_pooler", "classify_decoder", "classify_labels")
+    steps = ("embed_tokenizer", "embed_vectors", "classify_decoder", "classify_labels")
     repository.copy(models, *steps)
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(partial(publish, folder), request.param))  # Much of it is one thread's work.

@@ -23,7 +23,7 @@ POLICIES = {"first": CORES[0], "last": CORES[-1]}
 def layouts(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """All of them at once."""
     models = tmp_path_factory.mktemp("layouts") / "repository"
-    repository.copy(models, "embed_tokenizer", "embed_pooler")
+    repository.copy(models, "embed_tokenizer", "embed_vectors")
     for layout in LAYOUTS:
         repository.add_variant(models, layout)
     options = [f"--host-policy={name},cpu-cores={core}-{core}" for name, core in POLICIES.items()]

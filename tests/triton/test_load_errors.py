@@ -85,7 +85,7 @@ def harmed_models(models: Path) -> dict[str, str]:
 
 def wrong_pair(models: Path) -> dict[str, str]:
     """`embed`, whose tokenizer says that it is of another checkpoint than its encoder."""
-    repository.copy(models, "embed", "embed_tokenizer", "embed_encoder", "embed_pooler")
+    repository.copy(models, "embed", "embed_tokenizer", "embed_encoder", "embed_vectors")
     manifest = models / "embed_tokenizer" / newest("embed_tokenizer").name / "manifest.json"
     said = json.loads(manifest.read_text())
     said["source"]["tokenizer"] = "0" * 64
@@ -102,7 +102,7 @@ def test_each_names_the_key_or_file_and_leaves_nothing(serve: Serve, tmp_path: P
         failures = server.log.failures
         wrong = [name for name in sentences if sentences[name] not in failures.get(name, "")]
         assert wrong == [], failures
-        assert server.log.ready == {"good", "embed_pooler"}
+        assert server.log.ready == {"good", "embed_vectors"}
         commands = processes_of(server.run.folder).values()
         ranks = [command for command in commands if "python_mp.rank.forkserver" in command]
         assert len(ranks) == 3, "those of the good model, and where they come from"

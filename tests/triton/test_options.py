@@ -18,7 +18,7 @@ from tests.support.processes import until
 from tests.support.serving import Serve
 
 MODELS = PROJECT / "model_repository"
-STEPS = {"embed", "embed_tokenizer", "embed_encoder", "embed_pooler"}
+STEPS = {"embed", "embed_tokenizer", "embed_encoder", "embed_vectors"}
 
 
 @pytest.fixture(scope="module")

@@ -205,7 +205,7 @@ def test_everything_that_is_read_is_hashed(tmp_path: Path) -> None:
     """Whatever transformers, sentence-transformers and we open is part of the stage's key."""
     folder = tiny_bert(tmp_path / "checkpoint", **{"2_Normalize/config.json": {}})
     gate, shapes = Accuracy(cosine_min=0.9), Shapes(rows=(1, 1, 1))
-    recipe = Recipe(family="encoder", source=str(folder), shapes=shapes, accuracy=gate)
+    recipe = Recipe(family="transformers", source=str(folder), shapes=shapes, accuracy=gate)
     job = Job("m", tmp_path, tmp_path, recipe)
     before = fetch._hashes(job, folder)
     for path in sorted(folder.rglob("*.*")):
@@ -282,7 +282,7 @@ def test_what_a_folder_says_is_honoured(tmp_path: Path, name: str) -> None:
 
 DENSE = {"idx": 2, "name": "2", "path": "2_Dense", "type": f"{PACKAGE}Dense"}
 REFUSED = [
-    (POOLING, {"pooling_mode": "cls"}, "pooling_mode is 'cls'"),
+    (POOLING, {"pooling_mode": "first"}, "pooling 'first' is not known"),
     (POOLING, [], "1_Pooling/config.json is no dict"),
     ("modules.json", CHAIN[:2], "chains Transformer, Pooling; embed"),
     ("modules.json", [*CHAIN[:2], DENSE, CHAIN[2]], "Dense"),

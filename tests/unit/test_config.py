@@ -51,6 +51,7 @@ GIVEN: dict[str, int | str] = {
     "dtype": "bfloat16",
     "collectives": "gloo",
     "lengths": "LENGTHS",
+    "task": "embed",
     "max_batch_tokens": 7,
     "max_batch_bytes": 1024,
     "max_queue_requests": 1,

@@ -1,7 +1,6 @@
 """One tokenizer for all steps of an ensemble: at the build, at --check and at the load."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ from python_mp.model.errors import LoadError
 from server.watch import repository
 from tests.support.builds import FakeStage, judge, put_stages, rank_files
 from tests.support.checkpoints import WORDS, tiny_bert, word_piece
-from tests.support.triton_stub import load_model
+from tests.support.triton_stub import load_step
 
 GATE = "[shapes]\ntokens = [1, 2, 8]\n[accuracy]\ncosine_min = 0.9\n"
 TOGETHER = """
@@ -25,7 +24,7 @@ source = "{source}"
 [steps.embed_tokenizer]
 family = "tokenizer"
 [steps.embed_encoder]
-family = "encoder"
+family = "transformers"
 shapes = {{ tokens = [1, 2, 8] }}
 accuracy = {{ cosine_min = 0.9 }}
 """
@@ -79,7 +78,6 @@ def embed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / model).mkdir(parents=True)
         text = (REPOSITORY / model / "config.pbtxt").read_text().replace("384", "8")
         (folder / model / "config.pbtxt").write_text(text)
-    shutil.copy(REPOSITORY / "embed_tokenizer" / "model.py", folder / "embed_tokenizer")
     together(folder, "one")
     put_stages(monkeypatch, shards=FakeStage(files=rank_files), verify=judge())
     return folder
@@ -94,9 +92,13 @@ def together(folder: Path, name: str) -> None:
 def apart(folder: Path, model: str, name: str) -> None:
     """A recipe for each, as nothing forbids."""
     (folder / "embed" / "recipe.toml").unlink(missing_ok=True)
-    family = model.removeprefix("embed_")
+    family = "tokenizer" if model == "embed_tokenizer" else "transformers"
     text = f'family = "{family}"\nsource = "{folder.parent / name}"\n'
-    (folder / model / "recipe.toml").write_text(text + (GATE if family == "encoder" else ""))
+    config = folder / model / "config.pbtxt"
+    if family == "transformers" and "task" not in config.read_text():
+        with config.open("a") as file:
+            file.write('parameters { key: "task" value { string_value: "embed" } }')
+    (folder / model / "recipe.toml").write_text(text + (GATE if family == "transformers" else ""))
 
 
 def run(embed: Path, *arguments: str) -> int:
@@ -152,11 +154,11 @@ def test_the_wrong_pair_is_named_by_check_and_not_loaded(
     with pytest.raises(LoadError, match="ensemble embed would answer nonsense"):
         ensembles.admit(version, hashed)
     with pytest.raises(RuntimeError, match="ensemble embed would answer nonsense"):
-        load(load_model("embed_tokenizer", monkeypatch), embed, 1)
+        load(load_step("tokenizer", monkeypatch), embed, 1)
     before = repository.states(embed)
     assert run(embed) == 0
     ensembles.admit(version, hashed)
-    load(load_model("embed_tokenizer", monkeypatch), embed, 2)
+    load(load_step("tokenizer", monkeypatch), embed, 2)
     now = repository.states(embed)  # so that the watcher tries again what was refused
     assert now["embed_encoder"] != before["embed_encoder"]
     assert now["embed"] == before["embed"]

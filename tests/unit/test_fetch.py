@@ -44,7 +44,7 @@ class Bench:
         self.folder, self.checkpoint = folder, tiny_bert(folder / "checkpoint")
         self._patch = patch
 
-    def job(self, source: object, family: str = "encoder") -> Job:
+    def job(self, source: object, family: str = "transformers") -> Job:
         folder = self.folder / "repository" / "m"
         folder.mkdir(parents=True, exist_ok=True)
         text = f'family = "{family}"\nsource = "{source}"\n'
@@ -81,7 +81,7 @@ def test_a_folder_is_recorded_and_not_copied(bench: Bench) -> None:
 
 
 def test_a_tokenizer_is_cut_and_not_padded(bench: Bench) -> None:
-    out = bench.run(bench.job(bench.checkpoint, "tokenizer"), stage="tokenizer")
+    out = bench.run(bench.job(bench.checkpoint, "tokenizer"), stage="step")
     made = json.loads((out / "tokenizer.json").read_text())
     assert (made["padding"], made["truncation"]["max_length"]) == (None, 16)
 
@@ -192,7 +192,11 @@ def test_a_missing_source_is_said(bench: Bench) -> None:
     for source, family, said in (
         ("no/such/folder", "module", "there is no folder .*no/such/folder; a source is package:NA"),
         ("make:weights.py", "module", "has no file weights.py, which make:weights.py names"),
-        ("package:no_such_package", "encoder", "package no-such-package is not installed; run `m"),
+        (
+            "package:no_such_package",
+            "transformers",
+            "package no-such-package is not installed",
+        ),
         (bench.folder / "empty", "tokenizer", r"has no tokenizer\.json"),
     ):
         with pytest.raises(BuildError, match=said):

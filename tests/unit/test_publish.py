@@ -29,7 +29,7 @@ def main(tiny: Workshop, *arguments: str) -> int:
 
 def test_a_version_has_its_files_and_a_manifest(tiny: Workshop) -> None:
     assert tiny.build().status == "published"
-    names = {"manifest.json", "module.py", "rank0.safetensors", "rank1.safetensors"}
+    names = {"manifest.json", "rank0.safetensors", "rank1.safetensors"}
     assert {path.name for path in (tiny.model / "1").iterdir()} == names
     found = Manifest.read(tiny.model / "1")
     assert found is not None

@@ -37,7 +37,7 @@ source = "package:p"
 [steps.tokenizer]
 family = "tokenizer"
 [steps.encoder]
-family = "encoder"
+family = "transformers"
 shapes = { tokens = [1, 4, 8] }
 accuracy = { max_error = 1 }
 """
@@ -116,7 +116,12 @@ def test_a_mistake_is_named(tmp_path: Path) -> None:
         (ENSEMBLE, SOURCE, f"{SOURCE}\nkeep = 1", "unknown field `keep`"),
         (ENSEMBLE, "shapes = {", 'source = "q"\nshapes = {', "r.source: all steps are of the"),
         (ENSEMBLE, ENSEMBLE, "source = 'x'\nsteps = 3", "steps.encoder must be a table"),
-        (ENSEMBLE, 'family = "encoder"', "", "steps.encoder: Object missing required field `fam"),
+        (
+            ENSEMBLE,
+            'family = "transformers"',
+            "",
+            "steps.encoder: Object missing required",
+        ),
         (ENSEMBLE, "max_error = 1 ", "", "steps.encoder: accuracy.float32 sets no bound"),
     ):
         assert old in text
@@ -129,7 +134,9 @@ def test_a_mistake_is_named(tmp_path: Path) -> None:
 def test_a_tokenizer_has_nothing_but_a_source(tmp_path: Path) -> None:
     text = 'family = "tokenizer"\nsource = "package:p"\nkeep = 3\n'
     assert read(tmp_path, text).keep == 3
-    with pytest.raises(BuildError, match="a tokenizer has family, source and keep; not engine"):
+    with pytest.raises(
+        BuildError, match="family tokenizer has source and keep beside it; not engine"
+    ):
         read(tmp_path, text + 'engine = "torch"')
 
 

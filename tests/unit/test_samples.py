@@ -40,7 +40,7 @@ def made(
     found = fetch.Source(tmp_path / "checkpoint", source, "", {}, {}, None)
     monkeypatch.setattr(fetch, "read", lambda _job: found)
     recipe = Recipe(
-        family="encoder" if encoder else "module",
+        family="transformers" if encoder else "module",
         source=source,
         shapes=Shapes(rows=(1, 2, 8)),
         accuracy=Accuracy(cosine_min=0.9, samples=200),

@@ -11,14 +11,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from python_mp.triton import steps
+from python_mp.steps import answering
 from tests.support.checkpoints import word_piece
 from tests.support.images import GOOD
-from tests.support.triton_stub import REPOSITORY, InferenceRequest, TritonError, load_model
+from tests.support.triton_stub import (
+    REPOSITORY,
+    InferenceRequest,
+    TritonError,
+    load_model,
+    load_step,
+)
 
 SECRET = "/srv/model_repository/secret"
 FAULTS = ValueError(SECRET), MemoryError(), RecursionError(), StopIteration()
-MODELS = ("embed_tokenizer", "embed_pooler", "classify_decoder", "classify_labels")
+STEPS = {"embed_tokenizer": "tokenizer", "embed_vectors": "vectors"}
+MODELS = (*STEPS, "classify_decoder", "classify_labels")
 
 
 class Panic(BaseException):
@@ -34,9 +41,9 @@ def test_these_are_all_python_models() -> None:
 def request(name: str, number: int) -> InferenceRequest:
     if name == "embed_tokenizer":
         return InferenceRequest(TEXT=np.array([[b"the " * number], [b"a"]], np.object_))
-    if name == "embed_pooler":
-        hidden = np.random.default_rng(number).standard_normal((2, 4, 8)).astype(np.float32)
-        return InferenceRequest(HIDDEN_STATES=hidden, LENGTHS=np.array([[4], [2]], np.int32))
+    if name == "embed_vectors":
+        vectors = np.random.default_rng(number).standard_normal((2, 8)).astype(np.float32)
+        return InferenceRequest(SENTENCE_EMBEDDING=vectors)
     if name == "classify_decoder":
         images = list(GOOD.values())
         return InferenceRequest(IMAGE=np.array([[images[number % len(images)]]], np.object_))
@@ -65,7 +72,7 @@ def inside(name: str, module: ModuleType, model: Any) -> list[tuple[Any, str]]:
     """Everything that a call of `execute` goes through: a fault can be put into each."""
     found = {
         "embed_tokenizer": [(module, "decode"), (module, "pack"), (model, "tokenizer")],
-        "embed_pooler": [(module, "real_rows"), (module, "pool")],
+        "embed_vectors": [(module, "unit")],
         "classify_decoder": [(module, "decode"), (module, "_pixels")],
         "classify_labels": [(module, "the_k"), (module, "best")],
     }
@@ -92,7 +99,7 @@ class Failing:
 @given(data=st.data())
 def test_a_fault_hits_no_other_request(name: str, data: st.DataObject, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        module = load_model(name, patch)
+        module = load_step(STEPS[name], patch) if name in STEPS else load_model(name, patch)
         model = served(name, module, tmp_path)
         requests = [request(name, number) for number in range(1, 8)]
         alone = [outputs(model.execute([each])[0]) for each in requests]
@@ -110,6 +117,6 @@ def test_a_fault_hits_no_other_request(name: str, data: st.DataObject, tmp_path:
         else:
             failed += 1
             assert "/srv" not in str(response.error)
-            expected = str(response.error) == steps.UNEXPECTED
+            expected = str(response.error) == answering.UNEXPECTED
             assert (response.error.code == TritonError.INTERNAL) == expected
     assert failed <= len(bad)

@@ -1,4 +1,4 @@
-"""embed_tokenizer: what it packs. What it refuses: tests/triton/test_bad_input.py."""
+"""The step `tokenizer`: what it packs. What it refuses: tests/triton/test_bad_input.py."""
 
 from pathlib import Path
 from types import ModuleType
@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tests.support.triton_stub import InferenceRequest, load_model
+from tests.support.triton_stub import InferenceRequest, load_step
 
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return load_model("embed_tokenizer", monkeypatch)
+    return load_step("tokenizer", monkeypatch)
 
 
 @pytest.fixture

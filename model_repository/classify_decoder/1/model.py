@@ -14,7 +14,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from PIL import Image, UnidentifiedImageError
 
-from python_mp.triton import steps
+from python_mp.steps import answering
 
 SIDE = 8
 MAX_BYTES = 8 << 20
@@ -182,7 +182,7 @@ def _shrunk(image: Image.Image) -> Image.Image:
 
 class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
-        return steps.each(requests, _tensors, ImageError)
+        return answering.each(requests, _tensors, ImageError)
 
 
 def _tensors(request: Any) -> list[Any]:

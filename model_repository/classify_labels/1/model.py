@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from python_mp.triton import steps
+from python_mp.steps import answering
 
 
 class TopKError(ValueError):
@@ -49,7 +49,7 @@ class TritonPythonModel:
         self.top_k = np.array(int(parameters["top_k"]["string_value"]), np.int32)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return steps.each(requests, self._tensors, TopKError)
+        return answering.each(requests, self._tensors, TopKError)
 
     def _tensors(self, request: Any) -> list[Any]:
         logits = pb_utils.get_input_tensor_by_name(request, "LOGITS").as_numpy()

@@ -24,6 +24,8 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
 """And the dtypes that each of them computes with."""
 UNBUILT = ("echo", "torch")
 """Those that can do without a build: they run the module as it is, or none."""
+TASKS = ("embed", "rerank", "classify", "tokens")
+"""What a checkpoint may be served for; the build reads it, and clients may."""
 COLLECTIVES = ("auto", "shm", "gloo", "nccl")
 MOST_RANKS = 64
 """Of a replica: the collectives over shared memory have room for so many."""
@@ -40,6 +42,7 @@ class Parameters:
     dtype: str = "float32"
     collectives: str = "auto"
     lengths: str = ""
+    task: str = ""
     max_batch_tokens: int = 4096
     max_batch_bytes: int = 64 << 20
     max_queue_requests: int = 4096
@@ -132,6 +135,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "dtype": _one_of(*DTYPES),
     "collectives": _one_of(*COLLECTIVES),
     "lengths": lambda _, value: value,
+    "task": _one_of(*TASKS),
     "max_batch_tokens": _whole(1, 1 << 24),
     "max_batch_bytes": _whole(1 << 10, 1 << 36),
     "max_queue_requests": _whole(1, 1 << 24),

@@ -16,7 +16,7 @@ from ..model.rank_spec import RankSpec
 from ..model.request import Array
 from ..sharding.packed import Packed
 from ..sharding.shard import Shard
-from ..sharding.source import Check, Source, read
+from ..sharding.source import Source, read
 from .collectives import Communicator, connect
 from .device import Device, of_index
 from .warm_up import warm_up
@@ -40,14 +40,16 @@ class Stage:
         shard: Shard,
         device: Device,
         compute: Compute,
-        check: Check | None,
+        source: Source,
         outputs: tuple[TensorSpec, ...],
     ) -> None:
         self._shard = shard
         self._device = device
         self._compute = compute
-        self._check = check
-        self._outputs = outputs if shard.is_last and shard.rank == 0 else ()
+        self._check = source.check
+        answers = shard.is_last and shard.rank == 0
+        self._outputs = outputs if answers else ()
+        self._finish = source.finish(shard) if answers and source.finish else None
         self._begun_at, self._checked = 0, False
         self.phases: dict[str, float] = {}
 
@@ -68,7 +70,7 @@ class Stage:
         shard = _shard(spec, device.place, communicator)
         source = read(shard.folder)
         compute = engine(shard, source)
-        stage = cls(shard, device, compute, source.check, spec.config.outputs)
+        stage = cls(shard, device, compute, source, spec.config.outputs)
         times.append(time.monotonic())
         warm_up(stage.forward, spec.config)
         times.append(time.monotonic())
@@ -88,7 +90,7 @@ class Stage:
         hidden = None if self._shard.is_first else communicator.receive()
         result = self._compute(batch, hidden)
         if self._shard.is_last:
-            return {spec.name: self._output(result, spec) for spec in self._outputs}
+            return self._answer(batch, result)
         if not isinstance(result, Tensor):
             raise LoadError("a stage that is not the last must return the tensor to hand on")
         communicator.send(result.contiguous())
@@ -100,9 +102,14 @@ class Stage:
             return False
         return self._shard.communicator.operations() == self._begun_at
 
-    def _output(self, result: Tensor | Mapping[str, Tensor], spec: TensorSpec) -> Array:
+    def _answer(self, batch: Packed, result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Array]:
         if isinstance(result, Tensor):
             raise LoadError("the last stage must return {output name: tensor}, not a tensor")
+        if self._finish:
+            result = self._finish(batch, result)
+        return {spec.name: self._output(result, spec) for spec in self._outputs}
+
+    def _output(self, result: Mapping[str, Tensor], spec: TensorSpec) -> Array:
         if spec.name not in result:
             raise LoadError(f"the module returned {sorted(result)}, but no output '{spec.name}'")
         return self._device.to_host(result[spec.name], getattr(torch, spec.dtype))

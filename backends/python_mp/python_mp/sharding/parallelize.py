@@ -17,6 +17,7 @@ from .layers import (
 )
 from .split_plan import Plan, Split, splits, unused
 from .tensor_parallel import TensorParallel
+from .weights import Weights
 
 
 def parallelize(module: nn.Module, plan: Plan, shard: TensorParallel) -> nn.Module:
@@ -32,7 +33,7 @@ def parallelize(module: nn.Module, plan: Plan, shard: TensorParallel) -> nn.Modu
     for pattern in unused(plan, names):
         raise LoadError(f"the plan's {pattern} is no part of the module")
     split(module, splits(plan, names), shard)
-    load_weights(module, shard)
+    load_weights(module, shard.weights)
     return module
 
 
@@ -59,24 +60,24 @@ def split(
         _replace(module, name, _layer(modules[name], name, how, shard))
 
 
-def load_weights(module: nn.Module, shard: TensorParallel) -> None:
+def load_weights(module: nn.Module, weights: Weights) -> None:
     """Gives every parameter and buffer on the meta device its tensor of the checkpoint."""
     loaded: dict[int, nn.Parameter] = {}  # What was tied stays so.
     for path, owner in module.named_modules():
         for name, parameter in owner._parameters.items():
             if parameter is not None and parameter.is_meta:
                 if id(parameter) not in loaded:
-                    tensor = _whole(shard, f"{path}.{name}".lstrip("."), parameter)
+                    tensor = _whole(weights, f"{path}.{name}".lstrip("."), parameter)
                     loaded[id(parameter)] = nn.Parameter(tensor, requires_grad=False)
                 owner._parameters[name] = loaded[id(parameter)]
         for name, buffer in owner._buffers.items():
             kept = name not in owner._non_persistent_buffers_set
             if buffer is not None and buffer.is_meta and kept:
-                owner._buffers[name] = _whole(shard, f"{path}.{name}".lstrip("."), buffer)
+                owner._buffers[name] = _whole(weights, f"{path}.{name}".lstrip("."), buffer)
 
 
-def _whole(shard: TensorParallel, name: str, wanted: Tensor) -> Tensor:
-    tensor = shard.weights.full(name)
+def _whole(weights: Weights, name: str, wanted: Tensor) -> Tensor:
+    tensor = weights.full(name)
     if tensor.shape != wanted.shape:
         raise LoadError(f"{name} is {list(tensor.shape)}; the module wants {list(wanted.shape)}")
     return tensor

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..machine import python_file
 from ..model.errors import LoadError, describe
@@ -16,15 +16,19 @@ from .packed import Packed
 from .shard import Shard
 
 Check = Callable[[Packed], None]
+Finish = Callable[[Packed, Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""(batch, what an engine returned) -> the outputs by name."""
 
 
 @dataclass(frozen=True)
 class Source:
     """`build(shard)` returns one rank's module. `check(batch)` raises InvalidInput for what cannot
-    be computed; it needs no weights, so that compiled engines have it too."""
+    be computed; it needs no weights, so that compiled engines have it too. `finish(shard)` is for
+    the one rank that answers: what it does with the outputs, whichever engine they are of."""
 
     build: Callable[[Shard], nn.Module]
     check: Check | None
+    finish: Callable[[Shard], Finish] | None = None
 
 
 def read(folder: Path) -> Source:
@@ -36,13 +40,20 @@ def read(folder: Path) -> Source:
     if present(folder, "module.py"):
         return _user_module(regular(folder, "module.py"))
     if present(folder, "config.json"):
-        from .families import transformers
-
-        config = transformers.read(regular(folder, "config.json"))
-        return Source(
-            partial(transformers.Encoder, config=config), partial(transformers.check, config)
-        )
+        return _checkpoint(folder)
     raise LoadError(f"{folder} holds neither module.py nor a checkpoint's config.json")
+
+
+def _checkpoint(folder: Path) -> Source:
+    from .families import heads, task, transformers
+
+    config = transformers.read(regular(folder, "config.json"))
+    wanted = task.read(folder)
+    return Source(
+        partial(transformers.Encoder, config=config),
+        partial(transformers.check, config),
+        partial(heads.head, config=config, task=wanted) if wanted else None,
+    )
 
 
 def _user_module(path: Path) -> Source:

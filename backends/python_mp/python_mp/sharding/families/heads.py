@@ -1,17 +1,56 @@
-"""What a class of transformers has behind its base model: classes for texts, tokens and images."""
+"""What follows a model's hidden states: a vector for each text, or classes.
+
+It is no part of an engine's graph: the first rank of the last stage computes it in torch, in
+float32, of what any engine returns.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions as Outputs,
 )
 
+from ...model.paths import regular
 from ..packed import Packed
+from ..parallelize import load_weights
+from ..pooling import pool
 from ..rectangles import rectangles
+from ..shard import Shard
+from ..weights import Slices, Weights
+from . import skeleton
+from .task import WEIGHTS, Task
+
+HIDDEN_STATES = "HIDDEN_STATES"
+
+
+def head(shard: Shard, config: PretrainedConfig, task: Task) -> nn.Module:
+    """The module for the task: (batch, an encoder's outputs) -> outputs by name.
+
+    Raises:
+        LoadError: transformers has no such model for it, or a weight is missing.
+    """
+    if task.kind == "embed":
+        return Embedding(task)
+    weights = shard.given or Slices(regular(shard.folder, WEIGHTS), shard.device)
+    return Classes(config, task, weights, shard.device)
+
+
+class Embedding(nn.Module):
+    """HIDDEN_STATES [tokens, hidden] -> SENTENCE_EMBEDDING [texts, width]."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self._modes = task.pooling
+
+    def forward(self, batch: Packed, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        vectors = pool(outputs[HIDDEN_STATES], batch.cu_seqlens, self._modes)
+        return {"SENTENCE_EMBEDDING": vectors}
 
 
 class Done(nn.Module):
@@ -28,24 +67,28 @@ class Done(nn.Module):
         return Outputs(last_hidden_state=self.states, pooler_output=pooled)
 
 
-class Head(nn.Module):
-    """The whole model, of which the base is done.
+class Classes(nn.Module):
+    """transformers' model for the task, of which the base is done: HIDDEN_STATES [tokens, hidden]
+    of packed rows, or [images, patches, hidden] -> LOGITS [texts, classes], [tokens, classes] or
+    [images, classes]."""
 
-    Args:
-        whole: of transformers; its base model is replaced.
-        by_token: there is a class for each token, not for each text.
-    """
-
-    def __init__(self, whole: Any, *, by_token: bool) -> None:
+    def __init__(
+        self, config: PretrainedConfig, task: Task, weights: Weights, device: torch.device
+    ) -> None:
         super().__init__()
+        whole = skeleton.make(config, task.kind)
         self.done = Done(whole.base_model)
         setattr(whole, whole.base_model_prefix, self.done)
+        load_weights(whole, weights)
+        skeleton.finish(whole, device)
         self.whole = whole
-        self._by_token = by_token
-        self._padding = getattr(whole.config, "pad_token_id", None) or 0
+        self._by_token = task.kind == "tokens"
+        self._padding = getattr(config, "pad_token_id", None) or 0
 
-    def forward(self, batch: Packed, states: Tensor) -> Tensor:
-        """[tokens, hidden] of packed rows, or [images, patches, hidden] -> [rows, classes]."""
+    def forward(self, batch: Packed, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"LOGITS": self._of_all(batch, outputs[HIDDEN_STATES].float())}
+
+    def _of_all(self, batch: Packed, states: Tensor) -> Tensor:
         if not batch.is_ragged:
             return self._logits(states, pixel_values=batch["PIXEL_VALUES"])
         ids = batch["INPUT_IDS"]

@@ -132,13 +132,6 @@ def cut_to_stage(model: Any, config: Any, shard: Shard) -> Given:
     return given
 
 
-def drop_head(whole: Any, base: nn.Module) -> None:
-    """Leaves of the whole model the base, in a stage that is not the last."""
-    for name, child in list(whole.named_children()):
-        if child is not base:
-            delattr(whole, name)
-
-
 def _layers(model: Any, config: Any) -> tuple[nn.Module, nn.ModuleList]:
     """The longest list of modules, as config.json counts them, and the module in which it and the
     embeddings are."""

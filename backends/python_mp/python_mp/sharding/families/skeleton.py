@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
@@ -17,19 +17,23 @@ from ...model.errors import LoadError
 from ..attention import Bias
 from ..layers import ColumnParallelLinear, JoinedLinear
 from .attending import NAME
+from .task import Kind
 
 CLASSES = {
     mapping: getattr(modeling_auto, mapping)
     for mapping in dir(modeling_auto)
     if mapping.endswith("_MAPPING_NAMES")
 }
-Task = Literal["states", "classify", "tokens", "images"]
-"""What is computed: hidden states, or a class for each text, token or image."""
-MAPPINGS: Mapping[Task, Mapping[str, Any]] = {
-    "states": modeling_auto.MODEL_MAPPING_NAMES,
-    "classify": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    "tokens": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-    "images": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+BASE: Mapping[str, Any] = modeling_auto.MODEL_MAPPING_NAMES
+OF_TEXTS: Mapping[str, Any] = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+OF_TOKENS: Mapping[str, Any] = modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
+OF_IMAGES: Mapping[str, Any] = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+MAPPINGS: Mapping[Kind | None, Mapping[str, Any]] = {
+    None: BASE,
+    "embed": BASE,
+    "rerank": OF_TEXTS,
+    "classify": {**OF_IMAGES, **OF_TEXTS},
+    "tokens": OF_TOKENS,
 }
 RECTANGLES = {"mpnet", "deberta-v2"}
 """Whose attention is not reached by `attend`, and knows no packed rows."""
@@ -41,7 +45,7 @@ def is_of(name: str, model_type: str) -> bool:
     return any(name == each or (isinstance(each, tuple | list) and name in each) for each in found)
 
 
-def kind(config: PretrainedConfig, task: Task = "states") -> tuple[Any, dict[str, Any]]:
+def kind(config: PretrainedConfig, task: Kind | None = None) -> tuple[Any, dict[str, Any]]:
     """The class for the task, and what it is made with.
 
     Raises:
@@ -52,13 +56,13 @@ def kind(config: PretrainedConfig, task: Task = "states") -> tuple[Any, dict[str
         raise LoadError(f"transformers has no {config.model_type} for the task {task}")
     found = getattr(transformers, name if isinstance(name, str) else name[0])
     encoder = f"{found.__name__.removesuffix('Model')}EncoderModel"
-    if task == "states" and hasattr(transformers, encoder):  # T5's own has a decoder.
+    if MAPPINGS[task] is BASE and hasattr(transformers, encoder):  # T5's own has a decoder.
         found = getattr(transformers, encoder)
     options = inspect.signature(found.__init__).parameters
     return found, {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
 
 
-def make(config: PretrainedConfig, task: Task = "states") -> Any:
+def make(config: PretrainedConfig, task: Kind | None = None) -> Any:
     """The module without weights, on the meta device but for what it computes from its config."""
     found, options = kind(config, task)
     config._attn_implementation = "eager" if config.model_type in RECTANGLES else NAME

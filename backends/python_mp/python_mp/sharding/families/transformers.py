@@ -28,10 +28,9 @@ from ..shard import Shard
 from ..weights import Prefixed
 from . import skeleton
 from .attending import computing
-from .heads import Head
-from .pipeline import cut_to_stage, drop_head
+from .pipeline import cut_to_stage
 from .plans import JOINED, plan
-from .skeleton import RECTANGLES, Task
+from .skeleton import RECTANGLES
 
 MOST, MOST_LAYERS = 1 << 31, 10_000
 """Of anything in config.json: beyond it a number is a mistake."""
@@ -108,35 +107,27 @@ def _longest(config: PretrainedConfig) -> int | None:
 class Encoder(nn.Module):
     """A stage of a model.
 
-    INPUT_IDS int32 [tokens] -> HIDDEN_STATES [tokens, hidden], or LOGITS [sequences, classes] or
-    [tokens, classes]; PIXEL_VALUES [images, channels, height, width] -> HIDDEN_STATES [images,
-    patches, hidden], or LOGITS [images, classes].
+    INPUT_IDS int32 [tokens] -> HIDDEN_STATES [tokens, hidden]; PIXEL_VALUES [images, channels,
+    height, width] -> HIDDEN_STATES [images, patches, hidden].
     """
 
-    def __init__(self, shard: Shard, config: PretrainedConfig, task: Task = "states") -> None:
+    def __init__(self, shard: Shard, config: PretrainedConfig) -> None:
         super().__init__()
         with sentences(f"a {config.model_type} of these sizes"):
-            whole = skeleton.make(config, task)
-        base = whole.base_model
-        found = plan(config, base, shard.size)
+            model = skeleton.make(config)
+        found = plan(config, model, shard.size)
         self._layers = len(shard.layers(config.num_hidden_layers))
-        self.given = cut_to_stage(base, config, shard)
-        if base is not whole and not shard.is_last:
-            drop_head(whole, base)
-        if base is whole:
-            shard = _past_prefix(whole, shard)
-        prefix = f"{whole.base_model_prefix}." if base is not whole else ""
-        here = {name for name, _ in base.named_modules()} & found.keys()
-        split(whole, {prefix + name: found[name] for name in sorted(here)}, shard, JOINED)
-        load_weights(whole, shard)
-        skeleton.finish(whole, shard.device)
-        skeleton.bias_by_sequence(base)
-        skeleton.local_widths(base)
+        self.given = cut_to_stage(model, config, shard)
+        shard = _past_prefix(model, shard)
+        here = {name for name, _ in model.named_modules()} & found.keys()
+        split(model, {name: found[name] for name in sorted(here)}, shard, JOINED)
+        load_weights(model, shard.weights)
+        skeleton.finish(model, shard.device)
+        skeleton.bias_by_sequence(model)
+        skeleton.local_widths(model)
         self.is_last = shard.is_last
-        self.model = base
-        has_head = base is not whole and shard.is_last
-        self.head = Head(whole, by_token=task == "tokens") if has_head else None
-        self._takes = inspect.signature(type(base).forward).parameters
+        self.model = model
+        self._takes = inspect.signature(type(model).forward).parameters
         begins = config.model_type in BEGIN_BEHIND_PADDING
         self._first_position = config.pad_token_id + 1 if begins else 0
         self._has_types = bool(getattr(config, "type_vocab_size", 0))  # GPT-2 would add words.
@@ -146,11 +137,7 @@ class Encoder(nn.Module):
         compute = self._in_rectangles if self._is_rectangular else self._together
         with computing(batch, 0 if self._is_rectangular else self._layers):
             found = compute(batch, hidden)
-        if not self.is_last:
-            return found
-        if self.head is None:
-            return {"HIDDEN_STATES": found}
-        return {"LOGITS": self.head(batch, found)}
+        return {"HIDDEN_STATES": found} if self.is_last else found
 
     def _together(self, batch: Packed, hidden: Tensor | None) -> Tensor:
         if not batch.is_ragged:

@@ -1,4 +1,6 @@
-"""Text to token ids: the first step of the ensemble `embed`."""
+"""Text to token ids: the first step of an ensemble."""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
@@ -12,10 +14,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
-from python_mp.model import ensembles
-from python_mp.model.errors import LoadError, for_clients
-from python_mp.model.manifest import Manifest
-from python_mp.triton import steps
+from ..model import ensembles
+from ..model.errors import LoadError, for_clients
+from ..model.manifest import Manifest
+from ..model.request import Array
+from . import answering
 
 MAX_BYTES = 64 * 1024
 Text = tuple[int, str]
@@ -45,7 +48,7 @@ def _decode(index: int, text: bytes) -> str:
         raise TextError(f"TEXT[{index}] is not UTF-8 at byte {error.start}.") from None
 
 
-def pack(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+def pack(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:
     """Token ids as INPUT_IDS int32 [B, longest], filled up with 0, and LENGTHS int32 [B, 1]."""
     lengths = [len(row) for row in rows]
     ids = [[*row, *[0] * (max(lengths) - len(row))] for row in rows]
@@ -57,14 +60,14 @@ class TritonPythonModel:
         version = Path(args["model_repository"]) / args["model_version"]
         try:
             built = Manifest.read(version)
-            ensembles.admit(version, built and built.source.get("tokenizer"))
+            ensembles.admit(version, built.source.get("tokenizer") if built else None)
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from None
         # Truncation and padding are part of the file: the build writes them.
         self.tokenizer = Tokenizer.from_file(str(version / "tokenizer.json"))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return steps.together(requests, _texts, self._ids, _tensors, TextError)
+        return answering.together(requests, _texts, self._ids, _tensors, TextError)
 
     def _ids(self, texts: list[Text]) -> list[list[int]]:
         """All in one go; one text alone is named if it cannot be read."""
