@@ -75,7 +75,8 @@ def ranker(repository: Path) -> None:
 def encoder(repository: Path, engine: str = "torch", dtype: str = "float32") -> None:
     model = copied(repository, "embed_encoder", "config.pbtxt")
     config = model / "config.pbtxt"
-    config.write_text(config.read_text().replace("384", "8"))
+    task = 'parameters { key: "task" value { string_value: "embed" } }'
+    config.write_text(config.read_text().replace("384", "8") + task)
     source = tiny_bert(repository.parent / "checkpoint")
     (model / "recipe.toml").write_text(
         f'family = "transformers"\nsource = "{source}"\nengine = "{engine}"\ndtype = "{dtype}"\n'
