@@ -102,3 +102,17 @@ def test_every_test_has_a_limit(request: pytest.FixtureRequest) -> None:
     for item in request.session.items:
         marker = item.get_closest_marker("timeout")
         assert marker is None or 0 < marker.args[0] < last, item.nodeid
+
+
+@pytest.mark.filterwarnings("ignore")  # reading it is experimental, in part
+def test_an_installation_has_every_package() -> None:
+    from setuptools.config.pyprojecttoml import read_configuration
+
+    found = read_configuration(PROJECT / "pyproject.toml")["tool"]["setuptools"]["packages"]
+    homes = dict.fromkeys(("server", "build_scripts", "clients", "benchmarks"), PROJECT)
+    homes["python_mp"] = PROJECT / "backends" / "python_mp"
+    assert set(found) == {
+        ".".join(file.parent.relative_to(home).parts)
+        for name, home in homes.items()
+        for file in (home / name).rglob("__init__.py")
+    }
