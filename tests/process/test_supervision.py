@@ -32,8 +32,8 @@ from tests.support.descriptors import ours
 from tests.support.processes import alive, children, cpu_seconds, python, rank_processes, until
 from tests.support.replicas import LIMIT, Served, ask, counted, pids, served, values
 
-BACK_SECONDS = 5.0
-"""Until it serves again, once the cause of its trouble is gone."""
+BACK_SECONDS = 15.0
+"""Until it serves again, once the cause of its trouble is gone; its back-off may be 5 s by then."""
 
 
 @pytest.fixture
