@@ -70,13 +70,15 @@ def attention(
     dtype = q.dtype
     if widened(q):
         q, k, v = q.float(), k.float(), v.float()
-    rows = (torch.split(x.transpose(0, 1), lengths, dim=1) for x in (q, k, v))
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    if len(lengths) == 1:
+        return _one(q, k, v, masking, bias).transpose(0, 1).flatten(1).to(dtype)
+    rows = (x.split_with_sizes(lengths, 1) for x in (q, k, v))
     outputs = [
         _one(q_i, k_i, v_i, masking, bias).transpose(0, 1)
         for q_i, k_i, v_i in zip(*rows, strict=True)
     ]
-    packed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return packed.flatten(1).to(dtype)
+    return torch.cat(outputs).flatten(1).to(dtype)
 
 
 def _one(q: Tensor, k: Tensor, v: Tensor, masking: Masking, bias: Bias | None) -> Tensor:

@@ -58,8 +58,9 @@ class Packed:
     @cached_property
     def positions(self) -> Tensor:
         """int32 [tokens]: each row's place in its sequence."""
-        ends = [torch.arange(length, dtype=torch.int32) for length in self.lengths]
-        return torch.cat(ends).to(self._device)
+        ends = self.cu_seqlens
+        before = torch.repeat_interleave(ends[:-1], ends.diff())
+        return torch.arange(len(before), dtype=torch.int32, device=ends.device) - before
 
     @property
     def is_ragged(self) -> bool:

@@ -26,7 +26,7 @@ from ..parallelize import load_weights, split
 from ..rectangles import rectangles
 from ..shard import Shard
 from ..weights import Prefixed
-from . import skeleton
+from . import shortcuts, skeleton
 from .attending import computing
 from .pipeline import cut_to_stage
 from .plans import JOINED, plan
@@ -125,6 +125,7 @@ class Encoder(nn.Module):
         skeleton.finish(model, shard.device)
         skeleton.bias_by_sequence(model)
         skeleton.local_widths(model)
+        shortcuts.take(model)
         self.is_last = shard.is_last
         self.model = model
         self._takes = inspect.signature(type(model).forward).parameters
