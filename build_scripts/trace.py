@@ -22,7 +22,7 @@ from python_mp.rank.collectives.communicator import Alone
 from python_mp.rank.engines.onnx_graph import COLLECTIVE, DOMAIN
 from python_mp.rank.stage import Compute
 from python_mp.sharding import ops
-from python_mp.sharding.attention import EVERYTHING, Bias, Masking
+from python_mp.sharding.attention import Bias, Masking
 from python_mp.sharding.bins import fill
 from python_mp.sharding.packed import BINS, HIDDEN, HIDDEN_OUT
 
@@ -99,9 +99,17 @@ class TracedBatch:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        masking: Masking = EVERYTHING,
+        *,
+        causal: bool = False,
+        window: int | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
         bias: Bias | None = None,
     ) -> Tensor:
+        if sinks is not None:
+            raise BuildError("No graph has attention sinks: serve it with engine torch.")
+        masking = Masking(causal, window, scale, softcap)
         if bias is not None:
             raise BuildError("What a module adds to its scores no graph has: serve it with torch.")
         if not self._rectangular:

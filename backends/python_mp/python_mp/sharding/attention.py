@@ -56,6 +56,7 @@ def attention(
     lengths: list[int],
     masking: Masking = EVERYTHING,
     bias: Bias | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Softmax attention, sequence by sequence, without padding.
 
@@ -63,6 +64,7 @@ def attention(
         q: [tokens, heads, head size].
         k, v: the same, or with fewer heads, each for as many heads of q (grouped queries).
         lengths: rows of each sequence; they sum to `tokens`.
+        sinks: [heads], a score of nothing that each row sees as well (arXiv:2309.17453).
 
     Returns:
         [tokens, heads x head size].
@@ -72,21 +74,23 @@ def attention(
         q, k, v = q.float(), k.float(), v.float()
     q, k, v = (x.transpose(0, 1) for x in (q, k, v))
     if len(lengths) == 1:
-        return _one(q, k, v, masking, bias).transpose(0, 1).flatten(1).to(dtype)
+        return _one(q, k, v, masking, bias, sinks).transpose(0, 1).flatten(1).to(dtype)
     rows = (x.split_with_sizes(lengths, 1) for x in (q, k, v))
     outputs = [
-        _one(q_i, k_i, v_i, masking, bias).transpose(0, 1)
+        _one(q_i, k_i, v_i, masking, bias, sinks).transpose(0, 1)
         for q_i, k_i, v_i in zip(*rows, strict=True)
     ]
     return torch.cat(outputs).flatten(1).to(dtype)
 
 
-def _one(q: Tensor, k: Tensor, v: Tensor, masking: Masking, bias: Bias | None) -> Tensor:
+def _one(
+    q: Tensor, k: Tensor, v: Tensor, masking: Masking, bias: Bias | None, sinks: Tensor | None
+) -> Tensor:
     """[heads, rows, head size], of one sequence."""
     length = q.shape[1]
     added = None if bias is None else bias(length).to(q.dtype)
-    if masking.softcap is not None:
-        return _capped(q, k, v, masking, added)
+    if masking.softcap is not None or sinks is not None:
+        return _step_by_step(q, k, v, masking, added, sinks)
     plainly_causal = masking.causal and (masking.window or length) >= length and added is None
     mask = None if plainly_causal else masking.mask(length, q)
     if added is not None:
@@ -102,13 +106,19 @@ def _one(q: Tensor, k: Tensor, v: Tensor, masking: Masking, bias: Bias | None) -
     )[0]
 
 
-def _capped(q: Tensor, k: Tensor, v: Tensor, masking: Masking, added: Tensor | None) -> Tensor:
-    assert masking.softcap is not None
+def _step_by_step(
+    q: Tensor, k: Tensor, v: Tensor, masking: Masking, added: Tensor | None, sinks: Tensor | None
+) -> Tensor:
+    """What torch has no fused kernel for."""
     groups = q.shape[0] // k.shape[0]
     k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
     scale = q.shape[-1] ** -0.5 if masking.scale is None else masking.scale
-    scores = torch.tanh(q @ k.transpose(1, 2) * scale / masking.softcap) * masking.softcap
-    mask = masking.mask(q.shape[1], q)
-    for each in (added, mask):
+    scores = q @ k.transpose(1, 2) * scale
+    if masking.softcap is not None:
+        scores = torch.tanh(scores / masking.softcap) * masking.softcap
+    for each in (added, masking.mask(q.shape[1], q)):
         scores = scores if each is None else scores + each
-    return scores.softmax(-1) @ v
+    if sinks is None:
+        return scores.softmax(-1) @ v
+    of_nothing = sinks.to(scores.dtype)[:, None, None].expand(-1, scores.shape[1], 1)
+    return torch.cat([scores, of_nothing], -1).softmax(-1)[..., :-1] @ v

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model.batch import CU_SEQLENS
 from ..model.errors import InvalidInput
 from ..model.request import Array
-from .attention import EVERYTHING, Bias, Masking, attention
+from .attention import Bias, Masking, attention
 from .bins import fill
 
 HIDDEN, HIDDEN_OUT = "hidden", "hidden_out"
@@ -72,14 +72,28 @@ class Packed:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        masking: Masking = EVERYTHING,
+        *,
+        causal: bool = False,
+        window: int | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
         bias: Bias | None = None,
     ) -> Tensor:
-        """Softmax attention of each row to the rows of its sequence, as `attention.attention`.
+        """Softmax attention of each row to the rows of its sequence; see `attention`.
 
-        q, k, v: [tokens, heads, head size]; returns [tokens, heads x head size].
+        Args:
+            q: [tokens, heads, head size].
+            k, v: the same, or with fewer heads, each for as many heads of q (grouped queries).
+            causal, window, scale, softcap: see `Masking`.
+            sinks: [heads], a score of nothing that each row sees as well.
+            bias: of a sequence's length: float [heads, length, length], added to the scores.
+
+        Returns:
+            [tokens, heads x head size].
         """
-        return attention(q, k, v, self.lengths, masking, bias)
+        masking = Masking(causal, window, scale, softcap)
+        return attention(q, k, v, self.lengths, masking, bias, sinks)
 
     def refuse(self, bad: Tensor, text: str) -> None:
         """For `check`: refuses the sequences with a row that is bad; all others are computed.

@@ -13,10 +13,14 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from ...model.errors import LoadError
-from ..attention import Masking
 from ..packed import Packed
 
 NAME = "python_mp"
+WITHOUT_EFFECT = {
+    *("cache_position", "deterministic", "output_attentions", "output_hidden_states"),
+    *("position_ids", "return_dict", "use_cache"),
+}
+"""On what attention computes here; modules hand them on."""
 
 
 @dataclass
@@ -55,14 +59,15 @@ def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    attention_mask: None,  # noqa: ARG001 (the names are the library's)
+    attention_mask: None,
     scaling: float | None = None,
-    dropout: float = 0.0,  # noqa: ARG001
+    dropout: float = 0.0,  # noqa: ARG001 (the names are the library's)
     sliding_window: int | None = None,
     softcap: float | None = None,
     position_bias: Any = None,
     is_causal: bool | None = None,
-    **unknown: object,
+    s_aux: Tensor | None = None,
+    **others: object,
 ) -> tuple[Tensor, None]:
     """What transformers' modules call for attention.
 
@@ -71,22 +76,39 @@ def attend(
 
     Returns:
         [1, tokens, heads, head size], or [images, patches, heads, head size]; and no weights.
+
+    Raises:
+        LoadError: it is asked for what is not computed here.
     """
-    causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
-    masking = Masking(bool(causal), sliding_window, scaling, softcap)
-    if unknown.get("s_aux") is not None:
-        raise LoadError("attention sinks are not computed here")
+    for name, value in {"attention_mask": attention_mask, **others}.items():
+        if value is not None and name not in WITHOUT_EFFECT:
+            raise LoadError(f"the module's attention wants {name}, which is not computed here")
+    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
     computation = _present.get()
     computation.calls += 1
     batch = computation.batch
     heads, size = q.shape[1], v.shape[3]
     if not batch.is_ragged:
+        for name, value in {"softcap": softcap, "s_aux": s_aux, "bias": position_bias}.items():
+            if value is not None:
+                raise LoadError(f"attention among an image's patches has no {name} here")
         together = nn.functional.scaled_dot_product_attention(
-            q, k, v, scale=scaling, is_causal=masking.causal, enable_gqa=heads != k.shape[1]
+            q, k, v, scale=scaling, is_causal=causal, enable_gqa=heads != k.shape[1]
         )
         return together.transpose(1, 2), None
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
-    return batch.attend(q, k, v, masking, position_bias).view(1, -1, heads, size), None
+    packed = batch.attend(
+        q,
+        k,
+        v,
+        causal=causal,
+        window=sliding_window,
+        scale=scaling,
+        softcap=softcap,
+        sinks=s_aux,
+        bias=position_bias,
+    )
+    return packed.view(1, -1, heads, size), None
 
 
 AttentionInterface.register(NAME, attend)

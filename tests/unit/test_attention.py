@@ -1,0 +1,75 @@
+"""Attention of packed rows against its formula, in all that it can be asked for."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from python_mp.sharding.packed import Packed
+from tests.support.replicas import Array
+
+HEADS, SIZE = 4, 8
+
+
+def formula(
+    q: Array, k: Array, v: Array, bias: Array | None, sinks: Array | None, **asked: float
+) -> Array:
+    """Of one sequence, [tokens, heads, size], in float64, row by row."""
+    out = np.zeros(q.shape)
+    for head in range(HEADS):
+        of = head * k.shape[1] // HEADS
+        for i in range(len(q)):
+            seen = [
+                j
+                for j in range(len(q))
+                if abs(i - j) < asked.get("window", len(q)) and (j <= i or not asked.get("causal"))
+            ]
+            scores = k[seen, of] @ q[i, head] * asked.get("scale", SIZE**-0.5)
+            if cap := asked.get("softcap"):
+                scores = np.tanh(scores / cap) * cap
+            scores = scores if bias is None else scores + bias[head, i, seen]
+            weights = np.exp(scores)
+            of_nothing = 0 if sinks is None else np.exp(sinks[head])
+            out[i, head] = weights @ v[seen, of] / (weights.sum() + of_nothing)
+    return out.reshape(len(q), -1)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    groups=st.sampled_from([1, 2, 4]),
+    asked=st.fixed_dictionaries(
+        {},
+        optional={
+            "causal": st.just(True),
+            "window": st.integers(1, 9),
+            "scale": st.sampled_from([0.2, 1.0]),
+            "softcap": st.just(2.0),
+        },
+    ),
+    more=st.sets(st.sampled_from(["bias", "sinks"])),
+)
+def test_it_computes_its_formula(
+    lengths: list[int], groups: int, asked: dict[str, float], more: set[str]
+) -> None:
+    random, total = np.random.default_rng(len(lengths)), sum(lengths)
+    q = random.standard_normal((total, HEADS, SIZE))
+    k, v = random.standard_normal((2, total, HEADS // groups, SIZE))
+    bias = random.standard_normal((HEADS, 9, 9)) if "bias" in more else None
+    sinks = random.standard_normal(HEADS) if "sinks" in more else None
+    ends = np.cumsum([0, *lengths])
+    batch = Packed({"cu_seqlens": ends.astype(np.int32)}, torch.device("cpu"))
+    found = batch.attend(
+        *(torch.from_numpy(each).float() for each in (q, k, v)),
+        **asked,  # type: ignore[arg-type]
+        bias=None if bias is None else lambda n: torch.from_numpy(bias[:, :n, :n]),
+        sinks=None if sinks is None else torch.from_numpy(sinks),
+    )
+    for start, stop in itertools.pairwise(ends):
+        rows = slice(start, stop)
+        wanted = formula(q[rows], k[rows], v[rows], bias, sinks, **asked)
+        np.testing.assert_allclose(found[rows].numpy(), wanted, atol=1e-5)
