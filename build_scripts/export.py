@@ -1,7 +1,7 @@
 """Stage `export`: each rank's module becomes a graph.
 
-`rankR.exported.pt2` for AOTInductor; for everything else `rankR.onnx`, in float32, with a
-`DistCollective` node wherever the ranks of a stage meet.
+`rankR.exported.pt2` for AOTInductor; for everything else `rankR.onnx`, in float32, with its weights
+beside it in `rankR.onnx.data` and a `DistCollective` node wherever the ranks of a stage meet.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NEEDS = (
     "fetch",
     "shards",
 )
-TOOLS = ("onnx", "onnxscript", "safetensors", "torch")
+TOOLS = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch")
 OPSET = 20
 
 
@@ -90,12 +90,14 @@ def _hidden(job: Job, stage: int) -> Tensor | None:
 def _save_onnx(traced: Traced, path: Path) -> None:
     import torch
 
+    from build_scripts import onnx_file
+
     program = torch.onnx.export(traced.program, opset_version=OPSET, dynamo=True, verbose=False)
     assert program is not None
     _name_ends(program.model.graph, traced.inputs, traced.outputs)
     for part in (program.model, program.model.graph, *program.model.graph):
         part.metadata_props.clear()  # Stack traces, which name this machine's files.
-    program.save(path)
+    onnx_file.save(program.model, path)
 
 
 def _name_ends(graph: Any, inputs: list[str], outputs: list[str]) -> None:

@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
-from onnx import ModelProto, NodeProto
+from onnx import NodeProto
 from onnxruntime import InferenceSession
 from rich.progress import Progress
 from torch import Tensor
 
-from build_scripts import samples
+from build_scripts import onnx_file, samples
 from build_scripts.job import Job
 from python_mp.model.request import Array
-from python_mp.rank.engines.onnx_graph import Segment, cut
+from python_mp.rank.engines.onnx_graph import cut
+from python_mp.rank.engines.onnx_session import session
 from python_mp.sharding.packed import HIDDEN_OUT, Packed
 
 Feed = dict[str, Array]
@@ -37,16 +39,18 @@ class Step:
 
 
 class Lockstep:
-    """The graphs of a replica, `models[stage * tensor_parallel_size + tensor rank]`."""
+    """The graphs of a replica, `files[stage * tensor_parallel_size + tensor rank]`."""
 
-    def __init__(self, models: Sequence[ModelProto], tensor_parallel_size: int) -> None:
-        self._models = models
+    def __init__(self, files: Sequence[Path], tensor_parallel_size: int) -> None:
+        self._folder = files[0].parent
+        self.models = [onnx_file.graph(file) for file in files]
         self._width = tensor_parallel_size
-        self.segments = [cut(model) for model in models]
+        self.segments = [cut(model) for model in self.models]
 
     @cached_property
     def _sessions(self) -> list[list[InferenceSession]]:
-        return [[_session(segment) for segment in segments] for segments in self.segments]
+        threads = torch.get_num_threads()
+        return [[session(each, self._folder, threads) for each in graph] for graph in self.segments]
 
     def forward(self, inputs: Mapping[str, Array]) -> tuple[Feed, list[Step]]:
         """Computes one packed batch.
@@ -56,7 +60,7 @@ class Lockstep:
         """
         batch, hidden, steps = Packed(inputs, CPU), None, list[Step]()
         outputs: Feed = {}
-        for first in range(0, len(self._models), self._width):
+        for first in range(0, len(self.models), self._width):
             outputs = self._stage(first, batch, hidden, steps)
             if HIDDEN_OUT in outputs:
                 hidden = torch.from_numpy(outputs[HIDDEN_OUT])
@@ -69,10 +73,10 @@ class Lockstep:
         for index in range(len(self.segments[first])):
             steps += [self._run(rank, index, values[rank]) for rank in ranks]
             self._meet([(self.segments[rank][index].collective, values[rank]) for rank in ranks])
-        return {value.name: values[first][value.name] for value in self._models[first].graph.output}
+        return {value.name: values[first][value.name] for value in self.models[first].graph.output}
 
     def _given(self, rank: int, batch: Packed, hidden: Tensor | None) -> Feed:
-        names = [value.name for value in self._models[rank].graph.input]
+        names = [value.name for value in self.models[rank].graph.input]
         return {name: t.numpy() for name, t in batch.graph_inputs(names, hidden).items()}
 
     def _run(self, rank: int, index: int, known: Feed) -> Step:
@@ -98,7 +102,3 @@ def calibration(job: Job, ranks: Lockstep, progress: Progress) -> Iterator[list[
     batches = [requests[at : at + BATCH] for at in range(0, len(requests), BATCH)]
     for batch in progress.track(batches, description=f"{job.name}: calibrate"):
         yield ranks.forward(samples.packed(job.config, batch))[1]
-
-
-def _session(segment: Segment) -> InferenceSession:
-    return InferenceSession(segment.model.SerializeToString(), providers=["CPUExecutionProvider"])

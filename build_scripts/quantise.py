@@ -1,7 +1,8 @@
 """Stage `quantise`: float32 graphs to graphs of lower precision.
 
-    onnxruntime int8   by ONNX Runtime's static quantisation, calibrated
-    tensorrt           see build_scripts/tensorrt/precision.py
+    onnxruntime int8           by ONNX Runtime's static quantisation, calibrated
+    onnxruntime int8_dynamic   by its dynamic one, which needs no samples
+    tensorrt                   see build_scripts/tensorrt/precision.py
 
 A graph with collectives cannot be calibrated by itself, since its ranks must run together. So all
 ranks are run here in step, segment by segment; what each segment was given calibrates it alone.
@@ -18,10 +19,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
+from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.shards import add_code
 from python_mp.machine.temporary import temporary_folder
@@ -32,12 +34,11 @@ if TYPE_CHECKING:
     from build_scripts.lockstep import Feed
 
 NEEDS = ("fetch", "shards", "export")
-TOOLS = ("numpy", "nvidia-modelopt", "onnx", "onnxruntime", "tokenizers", "torch")
+TOOLS = ("numpy", "nvidia-modelopt", "onnx", "onnx-ir", "onnxruntime", "tokenizers", "torch")
 
 
 def applies(job: Job) -> bool:
-    onnx_int8 = job.recipe.engine == "onnxruntime" and job.recipe.dtype == "int8"
-    return onnx_int8 or (job.recipe.engine == "tensorrt" and job.recipe.dtype != "float32")
+    return job.recipe.engine in ("onnxruntime", "tensorrt") and job.recipe.dtype != "float32"
 
 
 def inputs(job: Job) -> dict[str, object]:
@@ -50,33 +51,49 @@ def inputs(job: Job) -> dict[str, object]:
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:
-    """Writes `rankR.onnx` for every rank."""
+    """Writes `rankR.onnx` and its weights for every rank."""
+    files = [job.output("export") / f"rank{rank}.onnx" for rank in range(job.world_size)]
+    _check_kept(job, files)
     if job.recipe.engine == "tensorrt":
         from build_scripts.tensorrt import precision
 
         precision.run(job, out, progress)
         return
-    import onnx
-
+    from build_scripts import onnx_file
     from build_scripts.lockstep import Lockstep, calibration
     from python_mp.rank.engines.onnx_graph import join
 
-    files = [job.output("export") / f"rank{rank}.onnx" for rank in range(job.world_size)]
-    models = [onnx.load(file) for file in files]
-    ranks = Lockstep(models, job.layout.tensor_parallel_size)
+    folder, is_static = job.output("export"), job.recipe.dtype == "int8"
+    ranks = Lockstep(files, job.layout.tensor_parallel_size)
     feeds = defaultdict[tuple[int, int], list["Feed"]](list)
-    for steps in calibration(job, ranks, progress):
+    for steps in calibration(job, ranks, progress) if is_static else ():
         for step in steps:
             feeds[step.rank, step.index].append(step.feed)
-    task = progress.add_task(f"{job.name}: quantise", total=len(feeds))
-    for rank, (file, model) in enumerate(zip(files, models, strict=True)):
+    task = progress.add_task(f"{job.name}: quantise", total=sum(map(len, ranks.segments)))
+    for rank, file in enumerate(files):
         done = []
         for index, segment in enumerate(ranks.segments[rank]):
-            layers = _layers(segment.model, job.recipe.calibration.keep_float)
-            done.append(replace(segment, model=_int8(segment.model, layers, feeds[rank, index])))
+            model = onnx_file.with_weights(segment.model, folder)
+            layers = _layers(model, job.recipe.calibration.keep_float)
+            given = feeds[rank, index] if is_static else None
+            done.append(replace(segment, model=_int8(model, layers, given)))
             progress.advance(task)
-        onnx.save(join(done, model), out / file.name)
+        onnx_file.save(join(done, ranks.models[rank]), out / file.name)
     add_code(job, out)
+
+
+def _check_kept(job: Job, files: list[Path]) -> None:
+    """Raises BuildError where a pattern of `keep_float` is no layer's: it would keep nothing."""
+    from build_scripts import onnx_file
+
+    names = [each.name for file in files for each in onnx_file.graph(file).graph.initializer]
+    for layer in job.recipe.calibration.keep_float:
+        if not any(fnmatch(name, f"*{layer}.weight") for name in names):
+            found = sorted(name for name in names if name.endswith(".weight"))
+            raise BuildError(
+                f"{job.model}: calibration.keep_float has {layer!r}, which is no layer's name; the"
+                f" model's are {', '.join(found[:3])} and {max(len(found) - 3, 0)} more"
+            )
 
 
 def _layers(model: ModelProto, keep_float: Sequence[str]) -> list[str]:
@@ -92,27 +109,32 @@ def _layers(model: ModelProto, keep_float: Sequence[str]) -> list[str]:
     ]
 
 
-def _int8(model: ModelProto, layers: list[str], feeds: list[Feed]) -> ModelProto:
-    """The segment with these nodes in int8, between QuantizeLinear and DequantizeLinear. Weights
-    are symmetric, with a scale for each output column; activations have one scale."""
+def _int8(model: ModelProto, layers: list[str], feeds: list[Feed] | None) -> ModelProto:
+    """The segment with these nodes in int8. Weights are symmetric, with a scale for each output
+    column; activations have one scale, calibrated with what the segment was given, or, where that
+    is None, found anew in each batch."""
     import onnx
     from onnxruntime import quantization as q
+
+    from build_scripts import onnx_file
 
     if not layers:
         return model
     with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder, _quiet():
         before, after = Path(folder, "before.onnx"), Path(folder, "after.onnx")
-        onnx.save(model, before)
-        q.quantize_static(
-            before,
-            after,
-            _Reader(feeds),
-            nodes_to_quantize=layers,
-            per_channel=True,
-            activation_type=q.QuantType.QUInt8,
-            weight_type=q.QuantType.QInt8,
-            extra_options={"WeightSymmetric": True},
-        )
+        onnx_file.save(model, before)
+        how: dict[str, Any] = {
+            "nodes_to_quantize": layers,
+            "per_channel": True,
+            "weight_type": q.QuantType.QInt8,
+            "use_external_data_format": True,
+            "extra_options": {"WeightSymmetric": True},
+        }
+        if feeds is None:
+            q.quantize_dynamic(before, after, **how)
+        else:
+            unsigned = q.QuantType.QUInt8
+            q.quantize_static(before, after, _Reader(feeds), activation_type=unsigned, **how)
         return onnx.load(after)
 
 

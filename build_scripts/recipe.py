@@ -15,7 +15,7 @@ Family = Literal["transformers", "module", "tokenizer", "vectors"]
 STEPS = "tokenizer", "vectors"
 """What runs before and after a model in Triton's own Python backend."""
 Engine = Literal["torch", "aot_inductor", "onnxruntime", "tensorrt"]
-Dtype = Literal["float32", "bfloat16", "float16", "int8", "fp8"]
+Dtype = Literal["float32", "bfloat16", "float16", "int8", "int8_dynamic", "fp8"]
 Compatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 Size = Annotated[int, Meta(ge=1, le=1 << 40)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -87,6 +87,7 @@ class Accuracy(Bounds, frozen=True):
     bfloat16: Bounds = Bounds()
     float16: Bounds = Bounds()
     int8: Bounds = Bounds()
+    int8_dynamic: Bounds = Bounds()
     fp8: Bounds = Bounds()
 
     def bounds(self, dtype: Dtype) -> Bounds:

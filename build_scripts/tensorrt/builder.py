@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import onnx
 import torch
 from rich.progress import Progress
 
-from build_scripts import fetch, storage
+from build_scripts import fetch, onnx_file, storage
 from build_scripts.errors import BuildError
 from build_scripts.recipe import TensorRt
 from build_scripts.tensorrt import plan
@@ -38,12 +37,11 @@ def run(job: Job, out: Path, progress: Progress) -> None:
     source = job.output("export" if job.recipe.dtype == "float32" else "quantise")
     for rank in range(job.world_size):
         graph = source / f"rank{rank}.onnx"
-        model = onnx.load(graph, load_external_data=False)
-        shapes = profiles(model, job.recipe.shapes.sizes, _longest(job))
+        shapes = profiles(onnx_file.graph(graph), job.recipe.shapes.sizes, _longest(job))
         path, cache = plan_path(out, rank, job.world_size), job.workspace / TIMING_CACHE
         plan.build(graph, path, shapes, job.recipe.tensorrt, cache, progress)
         if job.recipe.tensorrt.strip_plan:
-            (out / graph.name).write_bytes(graph.read_bytes())
+            onnx_file.copy(graph, out / graph.name)
     storage.write_json(out / "facts.json", _facts(job.recipe.tensorrt))
 
 

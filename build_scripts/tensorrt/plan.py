@@ -8,9 +8,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import onnx
 from rich.progress import Progress
 
+from build_scripts import onnx_file
 from build_scripts.errors import BuildError
 from build_scripts.recipe import TensorRt
 from build_scripts.tensorrt.profiles import Profile
@@ -154,7 +154,7 @@ class _Build:
 
 def _parseable(graph: Path) -> bytes:
     """The graph with its collectives in the domain where TensorRT's parser has them."""
-    model = onnx.load(graph, load_external_data=False)
+    model = onnx_file.graph(graph)
     for node in model.graph.node:
         if node.op_type == COLLECTIVE:
             node.domain = ""

@@ -24,7 +24,7 @@ import onnx
 from onnx import ModelProto
 from rich.progress import Progress
 
-from build_scripts import workers
+from build_scripts import onnx_file, workers
 from build_scripts.errors import BuildError
 from build_scripts.tensorrt import dtypes
 from build_scripts.tensorrt.dist_collective import put_back, set_aside
@@ -40,12 +40,12 @@ Feed = Mapping[str, Array]
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:
-    """The stage's work: the exported graphs, converted, as `rankR.onnx` in `out`."""
+    """The stage's work: the exported graphs, converted, as `rankR.onnx` and `rankR.onnx.data`."""
     from build_scripts.lockstep import Lockstep, calibration
 
     folder, ranks = job.output("export"), range(job.world_size)
-    models = [onnx.load(folder / f"rank{rank}.onnx") for rank in ranks]
-    lockstep = Lockstep(models, job.layout.tensor_parallel_size)
+    files = [folder / f"rank{rank}.onnx" for rank in ranks]
+    lockstep = Lockstep(files, job.layout.tensor_parallel_size)
     feeds: list[list[dict[str, Array]]] = [[] for _ in ranks]
     for steps in calibration(job, lockstep, progress):
         for values in feeds:
@@ -54,9 +54,15 @@ def run(job: Job, out: Path, progress: Progress) -> None:
             feeds[step.rank][-1].update(step.feed)
     dtype, kept = job.recipe.dtype, job.recipe.calibration.keep_float
     with workers.pool(1) as pool:
-        for rank in progress.track(ranks, description=f"{job.name}: quantise"):
-            converted = pool.submit(convert, models[rank], dtype, feeds[rank], kept).result()
-            onnx.save(converted, out / f"rank{rank}.onnx")
+        for file, given in progress.track(
+            [*zip(files, feeds, strict=True)], description=f"{job.name}: quantise"
+        ):
+            pool.submit(_convert_file, file, out / file.name, dtype, given, kept).result()
+
+
+def _convert_file(source: Path, target: Path, dtype: str, *how: Any) -> None:
+    """In the process that converts: none of it is sent from one to another."""
+    onnx_file.save(convert(onnx.load(source), dtype, *how), target)
 
 
 def convert(
@@ -79,7 +85,7 @@ def convert(
     given = [{name: feed[name] for name in names} for feed in feeds]
     with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder, _quiet(dtype):
         source = Path(folder) / "float32.onnx"
-        onnx.save(opened, source)
+        onnx_file.save(opened, source)
         if dtype in CASTS:
             converted = _with_casts(source, dtype, given)
         else:
@@ -127,6 +133,7 @@ def _quantised(source: Path, dtype: str, feeds: Sequence[Feed], kept: Sequence[s
         nodes_to_exclude=[f"^{re.escape(name)}$" for name in kept],
         high_precision_dtype="fp16",
         output_path=str(target),
+        use_external_data_format=True,
         log_level="ERROR",
     )
     return onnx.load(target)

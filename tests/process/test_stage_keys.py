@@ -277,7 +277,15 @@ NOT_RUN = {
     "shards": {"numpy", "onnx", "onnxruntime", "tokenizers"},
     "export": {"numpy", "onnxruntime", "tokenizers", "transformers"},
     "quantise": {"safetensors", "transformers"},
-    "compile": {"numpy", "onnx", "onnxruntime", "safetensors", "tokenizers", "transformers"},
+    "compile": {
+        "numpy",
+        "onnx",
+        "onnx-ir",
+        "onnxruntime",
+        "safetensors",
+        "tokenizers",
+        "transformers",
+    },
     "verify": {"onnx"},
 }
 """Of the libraries that a stage imports: those of engines and stages that it only mentions."""

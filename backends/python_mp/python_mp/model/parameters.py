@@ -13,12 +13,12 @@ from typing import Any
 
 from .errors import ConfigError
 
-DTYPES = ("float32", "bfloat16", "float16", "int8", "fp8")
+DTYPES = ("float32", "bfloat16", "float16", "int8", "int8_dynamic", "fp8")
 ENGINES: Mapping[str, tuple[str, ...]] = {
     "echo": DTYPES,
     "torch": ("float32", "bfloat16", "float16"),
     "aot_inductor": ("float32", "bfloat16"),
-    "onnxruntime": ("float32", "int8"),
+    "onnxruntime": ("float32", "int8", "int8_dynamic"),
     "tensorrt": ("float32", "float16", "bfloat16", "int8", "fp8"),
 }
 """And the dtypes that each of them computes with."""

@@ -28,6 +28,7 @@ COMPUTE_DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "int8": torch.float32,  # What is not quantised.
+    "int8_dynamic": torch.float32,
     "fp8": torch.float16,
 }
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
-from onnxruntime import InferenceSession, OrtValue
+from onnxruntime import OrtValue
 from torch import Tensor
 
 from ...model.errors import LoadError
@@ -21,7 +20,8 @@ from ...sharding.shard import Shard
 from ...sharding.source import Source
 from ..collectives import Communicator
 from ..stage import Compute, Stage
-from .onnx_graph import Segment, cut
+from .onnx_graph import cut
+from .onnx_session import session
 
 
 def load(spec: RankSpec) -> Stage:
@@ -40,8 +40,8 @@ class OnnxGraph:
         if not path.exists():
             raise LoadError(f"{path} is missing: build the model again")
         try:
-            model = onnx.load(path)
-            self._segments = [(segment, _session(segment)) for segment in cut(model)]
+            model, threads = onnx.load(path, load_external_data=False), torch.get_num_threads()
+            self._segments = [(each, session(each, path.parent, threads)) for each in cut(model)]
         except Exception as error:
             raise LoadError(f"{path} cannot be loaded: {error}") from error
         self._communicator = communicator
@@ -51,9 +51,9 @@ class OnnxGraph:
     def __call__(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
         given = batch.graph_inputs(self._inputs, hidden)
         values = {name: _value(tensor) for name, tensor in given.items()}
-        for segment, session in self._segments:
+        for segment, run in self._segments:
             feed = {name: values[name] for name in segment.inputs}
-            results = session.run_with_ort_values(segment.outputs, feed)
+            results = run.run_with_ort_values(segment.outputs, feed)
             values.update(zip(segment.outputs, results, strict=True))
             if segment.collective:
                 self._reduce(values[segment.collective.input[0]])
@@ -63,15 +63,6 @@ class OnnxGraph:
 
     def _reduce(self, value: OrtValue) -> None:
         self._communicator.all_reduce(_tensor(value))
-
-
-def _session(segment: Segment) -> InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    return InferenceSession(
-        segment.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def _value(tensor: Tensor) -> OrtValue:
