@@ -79,7 +79,8 @@ def _hidden(job: Job, stage: int) -> Tensor | None:
 
     folder, size = job.output("shards"), job.layout.tensor_parallel_size
     model, hidden = source.read(folder), None
-    batch = TracedBatch(example(job.config, _device(job)), rectangular=False)
+    is_ragged = job.config.has_ragged_input
+    batch = TracedBatch(example(job.config, _device(job)), is_ragged=is_ragged)
     for before in range(stage):
         peers = TracedPeers(0, size, onnx=False)
         shard = ranks.shard(job, before * size, folder, peers, _device(job))

@@ -7,7 +7,8 @@ graphs that other runtimes understand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,10 @@ from python_mp.rank.collectives.communicator import Alone
 from python_mp.rank.engines.onnx_graph import COLLECTIVE, DOMAIN
 from python_mp.rank.stage import Compute
 from python_mp.sharding import ops
-from python_mp.sharding.attention import Bias, Masking
+from python_mp.sharding.attention import Bias, Masking, step_by_step
 from python_mp.sharding.bins import fill
-from python_mp.sharding.packed import BINS, HIDDEN, HIDDEN_OUT
+from python_mp.sharding.packed import BINS, HIDDEN, HIDDEN_OUT, ROWS
+from python_mp.sharding.rectangles import Rectangle, rows
 
 LENGTHS = (7, 5, 6, 2)
 """Of the example batch: no two of its sizes are equal, and none is 1, which export would fix."""
@@ -67,11 +69,14 @@ class TracedPeers:
 class TracedBatch:
     """The `Packed` of a graph; `used` has the inputs that were asked for, in that order."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], rectangular: bool) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], *, is_ragged: bool, rectangular: bool = False
+    ) -> None:
         self._tensors = tensors
         self._rectangular = rectangular
+        self.is_ragged = is_ragged
         self.used: dict[str, None] = {}
-        self._masks: dict[tuple[bool, int | None], Tensor] = {}
+        self._masks: dict[tuple[bool, int | None, Bias | None], Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         self.used[name] = None
@@ -90,10 +95,6 @@ class TracedBatch:
     def positions(self) -> Tensor:
         return self["positions"]
 
-    @property
-    def is_ragged(self) -> bool:
-        return self._rectangular or "cu_seqlens" in self
-
     def attend(
         self,
         q: Tensor,
@@ -107,17 +108,11 @@ class TracedBatch:
         sinks: Tensor | None = None,
         bias: Bias | None = None,
     ) -> Tensor:
-        if sinks is not None:
-            raise BuildError("No graph has attention sinks: serve it with engine torch.")
         masking = Masking(causal, window, scale, softcap)
-        if bias is not None:
-            raise BuildError("What a module adds to its scores no graph has: serve it with torch.")
-        if not self._rectangular:
+        if not self._rectangular and bias is None and sinks is None:
             how = (masking.causal, masking.window, masking.scale, masking.softcap)
             packed: Tensor = ops.attend(q, k, v, self["cu_seqlens"], *how)
             return packed
-        if masking.softcap is not None:
-            raise BuildError("No ONNX graph caps its scores (softcap): serve it with engine torch.")
         groups = q.shape[1] // k.shape[1]
         gather = self["gather"]
         q, k, v = (
@@ -126,41 +121,63 @@ class TracedBatch:
         )
         if groups > 1:
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        together = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=self._mask(masking).to(q.dtype), scale=masking.scale
-        )
+        mask = self._mask(masking, bias).to(q.dtype)
+        if masking.softcap is None and sinks is None:
+            together = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=masking.scale)
+        else:
+            together = step_by_step(q, k, v, masking, mask, sinks)
         return together.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, self["scatter"])
 
-    def _mask(self, masking: Masking) -> Tensor:
-        """Float [rows, 1, width, width]: 0 where one place sees the other."""
-        key = masking.causal, masking.window
+    def in_rectangles(self, compute: Callable[[Rectangle], Tensor]) -> Tensor:
+        """As `Packed.in_rectangles`, in one: a graph cannot sort sequences by their lengths."""
+        tokens, mask, places = (self[name] for name in ROWS)
+        return compute(Rectangle([], tokens, mask)).flatten(0, 1).index_select(0, places)
+
+    def _mask(self, masking: Masking, bias: Bias | None) -> Tensor:
+        """Float [rows, 1 or heads, width, width]: 0 where one place sees the other, and with what
+        is added to its score."""
+        key = masking.causal, masking.window, bias
         if key not in self._masks:
-            segments = self["segments"]
-            seen = segments[:, :, None] == segments[:, None, :]
-            if masking.causal or masking.window is not None:
-                place = torch.arange(segments.shape[1], device=segments.device)
-                apart = place[:, None] - place
-                if masking.causal:
-                    seen = seen & (apart >= 0)
-                if masking.window is not None:
-                    seen = seen & (apart.abs() < masking.window)
-            self._masks[key] = torch.where(seen[:, None], 0.0, -3e4)  # float16 can hold it.
+            seen = self._seen(masking)
+            self._masks[key] = seen if bias is None else seen + self._added(bias)
         return self._masks[key]
+
+    def _added(self, bias: Bias) -> Tensor:
+        """Float [rows, heads, width, width]: the bias of two rows by their places in a sequence."""
+        gather = self["gather"]
+        whole: Tensor = inspect.unwrap(bias)(
+            gather.shape[1]
+        )  # What caches it knows no symbolic length.
+        within = self["positions"].index_select(0, gather.flatten()).view(gather.shape).long()
+        return whole[:, within[:, :, None], within[:, None, :]].transpose(0, 1)
+
+    def _seen(self, masking: Masking) -> Tensor:
+        """Float [rows, 1, width, width]: 0 where one place sees the other."""
+        segments = self["segments"]
+        seen = segments[:, :, None] == segments[:, None, :]
+        if masking.causal or masking.window is not None:
+            place = torch.arange(segments.shape[1], device=segments.device)
+            apart = place[:, None] - place
+            if masking.causal:
+                seen = seen & (apart >= 0)
+            if masking.window is not None:
+                seen = seen & (apart.abs() < masking.window)
+        return torch.where(seen[:, None], 0.0, -3e4)  # float16 can hold it.
 
 
 class Graph(nn.Module):
     """The module with tensors for arguments; `names` are theirs."""
 
-    def __init__(self, module: Compute, names: list[str], rectangular: bool) -> None:
+    def __init__(self, module: Compute, names: list[str], **kind: bool) -> None:
         super().__init__()
         self.module = module
         self.names = names
-        self._rectangular = rectangular
+        self._kind = kind
 
     def forward(self, *tensors: Tensor) -> list[Tensor]:
         given = dict(zip(self.names, tensors, strict=True))
         hidden = given.get(HIDDEN)
-        result = self.module(TracedBatch(given, self._rectangular), hidden)  # type: ignore[arg-type]
+        result = self.module(TracedBatch(given, **self._kind), hidden)  # type: ignore[arg-type]
         return [result] if isinstance(result, Tensor) else list(result.values())
 
 
@@ -189,15 +206,16 @@ def trace(
     Raises:
         BuildError: the module does what cannot be exported.
     """
-    rectangular = onnx and config.has_ragged_input
+    is_ragged = config.has_ragged_input
+    kind = {"is_ragged": is_ragged, "rectangular": onnx and is_ragged}
     tensors = example(config, device)
-    batch = TracedBatch(tensors, rectangular)
+    batch = TracedBatch(tensors, **kind)
     with torch.no_grad():
         result = module(batch, hidden)
         outputs = [HIDDEN_OUT] if isinstance(result, Tensor) else list(result)
         names = [*batch.used] if hidden is None else [HIDDEN, *batch.used]
         tensors = tensors if hidden is None else {**tensors, HIDDEN: hidden}
-        graph = Graph(module, names, rectangular)
+        graph = Graph(module, names, **kind)
         shapes = (tuple(_sizes(config, name) for name in names),)
         try:
             program = torch.export.export(
@@ -229,6 +247,7 @@ def example(config: ModelConfig, device: str = "cpu") -> dict[str, Tensor]:
         tensors["cu_seqlens"] = ends.int()
         tensors["positions"] = torch.cat([torch.arange(each) for each in LENGTHS]).int()
         tensors |= {n: torch.from_numpy(a) for n, a in zip(BINS, fill(LENGTHS), strict=True)}
+        tensors |= dict(zip(ROWS, rows(LENGTHS), strict=True))
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
@@ -243,7 +262,9 @@ def _sizes(config: ModelConfig, name: str) -> dict[int, Any]:
         return {0: Dim("sequences_and_1", min=2)}
     if name in ("gather", "segments"):
         return {0: Dim("rows", min=1), 1: Dim("width", min=1)}
-    if name in (HIDDEN, "positions", "scatter"):
+    if name in ("row_tokens", "row_mask"):
+        return {0: sequences, 1: Dim("longest", min=1)}
+    if name in (HIDDEN, "positions", "scatter", "row_places"):
         return {0: tokens if config.has_ragged_input else sequences}
     ragged = next(spec.ragged for spec in config.inputs if spec.name == name)
     return {0: tokens if ragged else sequences}

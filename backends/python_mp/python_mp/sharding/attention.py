@@ -87,14 +87,17 @@ def _one(
     q: Tensor, k: Tensor, v: Tensor, masking: Masking, bias: Bias | None, sinks: Tensor | None
 ) -> Tensor:
     """[heads, rows, head size], of one sequence."""
-    length = q.shape[1]
+    length, is_fused = q.shape[1], masking.softcap is None and sinks is None
     added = None if bias is None else bias(length).to(q.dtype)
-    if masking.softcap is not None or sinks is not None:
-        return _step_by_step(q, k, v, masking, added, sinks)
-    plainly_causal = masking.causal and (masking.window or length) >= length and added is None
+    is_narrow = (masking.window or length) < length
+    plainly_causal = masking.causal and not is_narrow and added is None and is_fused
     mask = None if plainly_causal else masking.mask(length, q)
     if added is not None:
         mask = added if mask is None else mask + added
+    if not is_fused:
+        groups = q.shape[0] // k.shape[0]
+        k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
+        return step_by_step(q, k, v, masking, mask, sinks)
     return F.scaled_dot_product_attention(
         q[None],
         k[None],
@@ -106,19 +109,20 @@ def _one(
     )[0]
 
 
-def _step_by_step(
-    q: Tensor, k: Tensor, v: Tensor, masking: Masking, added: Tensor | None, sinks: Tensor | None
+def step_by_step(
+    q: Tensor, k: Tensor, v: Tensor, masking: Masking, mask: Tensor | None, sinks: Tensor | None
 ) -> Tensor:
-    """What torch has no fused kernel for."""
-    groups = q.shape[0] // k.shape[0]
-    k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
+    """What torch has no fused kernel for. The mask is added to the capped scores.
+
+    q, k, v: [..., heads, rows, head size], of as many heads each.
+    """
     scale = q.shape[-1] ** -0.5 if masking.scale is None else masking.scale
-    scores = q @ k.transpose(1, 2) * scale
+    scores = q @ k.transpose(-2, -1) * scale
     if masking.softcap is not None:
         scores = torch.tanh(scores / masking.softcap) * masking.softcap
-    for each in (added, masking.mask(q.shape[1], q)):
-        scores = scores if each is None else scores + each
+    if mask is not None:
+        scores = scores + mask
     if sinks is None:
         return scores.softmax(-1) @ v
-    of_nothing = sinks.to(scores.dtype)[:, None, None].expand(-1, scores.shape[1], 1)
+    of_nothing = sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:-1], 1)
     return torch.cat([scores, of_nothing], -1).softmax(-1)[..., :-1] @ v

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
 import torch
@@ -14,10 +14,14 @@ from ..model.errors import InvalidInput
 from ..model.request import Array
 from .attention import Bias, Masking, attention
 from .bins import fill
+from .rectangles import Rectangle, in_rectangles, rows
 
 HIDDEN, HIDDEN_OUT = "hidden", "hidden_out"
 """Of a compiled graph: what the stage before handed over, what it hands on."""
 BINS = ("gather", "segments", "scatter")
+ROWS = ("row_tokens", "row_mask", "row_places")
+"""Of a compiled graph whose attention knows no packed rows: a rectangle with a row a sequence,
+int64 and bool [sequences, width], and each token's place in it, int64 [tokens]."""
 
 
 class Packed:
@@ -95,6 +99,11 @@ class Packed:
         masking = Masking(causal, window, scale, softcap)
         return attention(q, k, v, self.lengths, masking, bias, sinks)
 
+    def in_rectangles(self, compute: Callable[[Rectangle], Tensor]) -> Tensor:
+        """For attention that knows no packed rows: [tokens, ...] of what `compute` makes of
+        rectangles of the batch's sequences, [sequences, width, ...], with little padding."""
+        return in_rectangles(self.lengths, self._device, compute)
+
     def refuse(self, bad: Tensor, text: str) -> None:
         """For `check`: refuses the sequences with a row that is bad; all others are computed.
 
@@ -124,7 +133,13 @@ class Packed:
             return hidden
         if name == "positions":
             return self.positions
+        if name in ROWS:
+            return self._rows[name]
         return self._bins[name] if name in BINS else self[name]
+
+    @cached_property
+    def _rows(self) -> dict[str, Tensor]:
+        return {n: t.to(self._device) for n, t in zip(ROWS, rows(self.lengths), strict=True)}
 
     @cached_property
     def _bins(self) -> dict[str, Tensor]:

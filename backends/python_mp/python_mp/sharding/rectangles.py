@@ -3,7 +3,7 @@ length side by side, the shorter ones padded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ class Rectangle:
 
     Attributes:
         sequences: their numbers in the batch.
-        tokens: int64 [sequences, width]: the packed row at each place; any where there is none.
+        tokens: integers [sequences, width]: the packed row at each place; any where there is none.
         mask: bool [sequences, width]: where there is one.
     """
 
@@ -48,6 +48,29 @@ def rectangles(lengths: Sequence[int], device: torch.device) -> Iterator[Rectang
         mask = place < torch.tensor([lengths[each] for each in fitting])[:, None]
         tokens = (starts[fitting][:, None] + place) * mask
         yield Rectangle(fitting, tokens.to(device), mask.to(device))
+
+
+def rows(lengths: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """All sequences in one rectangle, which is `tokens` and `mask`, and the place of each packed
+    row in it, int64 [tokens]."""
+    place, sizes = torch.arange(max(lengths)), torch.tensor(lengths)
+    mask = place < sizes[:, None]
+    starts = sizes.cumsum(0) - sizes
+    return (starts[:, None] + place) * mask, mask, mask.flatten().nonzero().ravel()
+
+
+def in_rectangles(
+    lengths: Sequence[int], device: torch.device, compute: Callable[[Rectangle], Tensor]
+) -> Tensor:
+    """[tokens, ...] of what `compute` makes of each rectangle, [sequences, width, ...]."""
+    found: Tensor | None = None
+    for each in rectangles(lengths, device):
+        values = compute(each)
+        if found is None:
+            found = values.new_empty(sum(lengths), *values.shape[2:])
+        each.put(values, found)
+    assert found is not None
+    return found
 
 
 def padding(lengths: Sequence[int]) -> int:

@@ -23,7 +23,6 @@ from ...model.errors import LoadError, describe
 from .. import checkpoint
 from ..packed import Packed
 from ..parallelize import load_weights, split
-from ..rectangles import rectangles
 from ..shard import Shard
 from ..weights import Prefixed
 from . import shortcuts, skeleton
@@ -147,19 +146,15 @@ class Encoder(nn.Module):
         return self._call(hidden, input_ids=ids, position_ids=positions)[0]
 
     def _in_rectangles(self, batch: Packed, hidden: Tensor | None) -> Tensor:
-        ids, positions, found = batch["INPUT_IDS"], batch.positions, None
-        for each in rectangles(batch.lengths, ids.device):
-            values = self._call(
+        ids, positions = batch["INPUT_IDS"], batch.positions
+        return batch.in_rectangles(
+            lambda each: self._call(
                 None if hidden is None else each.take(hidden),
                 input_ids=each.take(ids),
                 position_ids=each.take(positions),
                 attention_mask=each.mask.long(),
             )
-            if found is None:
-                found = values.new_empty(len(ids), values.shape[-1])
-            each.put(values, found)
-        assert found is not None
-        return found
+        )
 
     def _call(self, hidden: Tensor | None, **arguments: Any) -> Tensor:
         if "position_ids" in arguments:
