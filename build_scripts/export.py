@@ -6,6 +6,7 @@ beside it in `rankR.onnx.data` and a `DistCollective` node wherever the ranks of
 
 from __future__ import annotations
 
+import ast
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,8 @@ NEEDS = (
 )
 TOOLS = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch")
 OPSET = 20
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""What a node of torch's exporter says of the modules that it was made in, outermost first."""
 
 
 def applies(job: Job) -> bool:
@@ -95,10 +98,23 @@ def _save_onnx(traced: Traced, path: Path) -> None:
 
     program = torch.onnx.export(traced.program, opset_version=OPSET, dynamo=True, verbose=False)
     assert program is not None
+    _name_weights(program.model.graph)
     _name_ends(program.model.graph, traced.inputs, traced.outputs)
     for part in (program.model, program.model.graph, *program.model.graph):
         part.metadata_props.clear()  # Stack traces, which name this machine's files.
     onnx_file.save(program.model, path)
+
+
+def _name_weights(graph: Any) -> None:
+    """Gives the weights of a product the name of its layer again: turned over, they lose it."""
+    for node in graph:
+        weights = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
+        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))[:-1]
+        if weights is None or not weights.is_initializer() or not scopes:
+            continue
+        name = f"{scopes[-1]}.weight"
+        if not weights.name.endswith(".weight") and name not in graph.initializers:
+            weights.name = name
 
 
 def _name_ends(graph: Any, inputs: list[str], outputs: list[str]) -> None:
