@@ -22,6 +22,7 @@ from python_mp.sharding.families.task import WEIGHTS as HEAD
 if TYPE_CHECKING:
     import torch
 
+    from python_mp.sharding.families.isolation import Isolation
     from python_mp.sharding.families.task import Kind
     from python_mp.sharding.weights import Weights
 
@@ -49,11 +50,14 @@ def run(job: Job, out: Path, progress: Progress) -> None:
     task = f"{job.name}: shard"
     try:
         model = source.read(out)
+        isolation = _isolation(job, out)
         for rank in progress.track(range(job.world_size), description=task):
             shard = ranks.shard(job, rank, out, Alone())
             recorder = Recorder(weights(job, shard.dtype))
             with torch.no_grad():
-                model.build(replace(shard, given=recorder))
+                module = model.build(replace(shard, given=recorder))
+            if isolation and shard.rank == 0:
+                isolation.through(module)
             save_file(recorder.tensors, out / f"rank{rank}.safetensors", recorder.metadata())
         if model.finish:
             recorder = Recorder(weights(job, torch.float32))
@@ -61,6 +65,20 @@ def run(job: Job, out: Path, progress: Progress) -> None:
             save_file(recorder.tensors, out / HEAD, recorder.metadata())
     except PythonMpError as error:
         raise BuildError(f"{job.name}: {error}") from error
+
+
+def _isolation(job: Job, out: Path) -> Isolation | None:
+    """For a model of transformers, whose code nobody has written for packed rows."""
+    import torch
+
+    if job.recipe.family != "transformers":
+        return None
+    from python_mp.sharding.families import isolation, transformers
+
+    config = transformers.read(out / "config.json")
+    image = next((each.dims for each in job.config.inputs if each.name == "PIXEL_VALUES"), ())
+    given = (config, torch.device("cpu"), job.world_size)
+    return isolation.Isolation(*given, image) if image else isolation.Isolation(*given)
 
 
 def weights(job: Job, dtype: torch.dtype) -> Weights:

@@ -26,7 +26,7 @@ from python_mp.sharding import ops
 from python_mp.sharding.attention import Bias, Masking, step_by_step
 from python_mp.sharding.bins import fill
 from python_mp.sharding.packed import BINS, HIDDEN, HIDDEN_OUT, ROWS
-from python_mp.sharding.rectangles import Rectangle, rows
+from python_mp.sharding.rectangles import MOST_PADDING, Rectangle, rows
 
 LENGTHS = (7, 5, 6, 2)
 """Of the example batch: no two of its sizes are equal, and none is 1, which export would fix."""
@@ -128,8 +128,15 @@ class TracedBatch:
             together = step_by_step(q, k, v, masking, mask, sinks)
         return together.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, self["scatter"])
 
-    def in_rectangles(self, compute: Callable[[Rectangle], Tensor]) -> Tensor:
+    def in_rectangles(
+        self, compute: Callable[[Rectangle], Tensor], most_padding: float = MOST_PADDING
+    ) -> Tensor:
         """As `Packed.in_rectangles`, in one: a graph cannot sort sequences by their lengths."""
+        if not most_padding:
+            raise BuildError(
+                "This model computes texts of one length only beside each other, which no graph"
+                " can sort: serve it with engine torch."
+            )
         tokens, mask, places = (self[name] for name in ROWS)
         return compute(Rectangle([], tokens, mask)).flatten(0, 1).index_select(0, places)
 

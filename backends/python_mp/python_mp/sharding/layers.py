@@ -39,8 +39,14 @@ class ColumnParallelLinear(nn.Module):
         parts = [weights.split(f"{name}.weight", dim, *place, cut) for name, cut in pairs]
         self.widths = [part.shape[dim] for part in parts]
         weight, bias = torch.cat(parts, dim), None
-        if f"{names[0]}.bias" in weights:
-            bias = torch.cat([weights.split(f"{name}.bias", 0, *place, cut) for name, cut in pairs])
+        if any(f"{name}.bias" in weights for name in names):
+            biases = (
+                weights.split(f"{name}.bias", 0, *place, cut)
+                if f"{name}.bias" in weights
+                else weight.new_zeros(width)
+                for (name, cut), width in zip(pairs, self.widths, strict=True)
+            )
+            bias = torch.cat(list(biases))
         self.register_buffer("weight", weight.t().contiguous() if transposed else weight)
         self.register_buffer("bias", bias)
 

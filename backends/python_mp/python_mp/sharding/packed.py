@@ -14,7 +14,7 @@ from ..model.errors import InvalidInput
 from ..model.request import Array
 from .attention import Bias, Masking, attention
 from .bins import fill
-from .rectangles import Rectangle, in_rectangles, rows
+from .rectangles import MOST_PADDING, Rectangle, in_rectangles, rows
 
 HIDDEN, HIDDEN_OUT = "hidden", "hidden_out"
 """Of a compiled graph: what the stage before handed over, what it hands on."""
@@ -99,10 +99,16 @@ class Packed:
         masking = Masking(causal, window, scale, softcap)
         return attention(q, k, v, self.lengths, masking, bias, sinks)
 
-    def in_rectangles(self, compute: Callable[[Rectangle], Tensor]) -> Tensor:
+    def in_rectangles(
+        self, compute: Callable[[Rectangle], Tensor], most_padding: float = MOST_PADDING
+    ) -> Tensor:
         """For attention that knows no packed rows: [tokens, ...] of what `compute` makes of
-        rectangles of the batch's sequences, [sequences, width, ...], with little padding."""
-        return in_rectangles(self.lengths, self._device, compute)
+        rectangles of the batch's sequences, [sequences, width, ...].
+
+        Args:
+            most_padding: of a rectangle's width, that a sequence may lack.
+        """
+        return in_rectangles(self.lengths, self._device, compute, most_padding)
 
     def refuse(self, bad: Tensor, text: str) -> None:
         """For `check`: refuses the sequences with a row that is bad; all others are computed.

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor, nn
 
 from ..model.errors import LoadError
+from .gathering import GatheredLinear, ScatteredLinear
 from .layers import (
     ColumnParallelEmbedding,
     ColumnParallelLinear,
     JoinedLinear,
+    LayerNorm,
     Product,
     RowParallelLinear,
     VocabParallelEmbedding,
@@ -18,6 +20,14 @@ from .layers import (
 from .split_plan import Plan, Split, splits, unused
 from .tensor_parallel import TensorParallel
 from .weights import Weights
+
+LOADED = (
+    ColumnParallelEmbedding,
+    ColumnParallelLinear,
+    LayerNorm,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+)
 
 
 def parallelize(module: nn.Module, plan: Plan, shard: TensorParallel) -> nn.Module:
@@ -61,18 +71,20 @@ def split(
 
 
 def load_weights(module: nn.Module, weights: Weights) -> None:
-    """Gives every parameter and buffer on the meta device its tensor of the checkpoint."""
+    """Gives every parameter and buffer its tensor of the checkpoint, wherever it is, but for those
+    of our own layers, which have loaded theirs."""
     loaded: dict[int, nn.Parameter] = {}  # What was tied stays so.
     for path, owner in module.named_modules():
+        if isinstance(owner, LOADED):
+            continue
         for name, parameter in owner._parameters.items():
-            if parameter is not None and parameter.is_meta:
+            if parameter is not None:
                 if id(parameter) not in loaded:
                     tensor = _whole(weights, f"{path}.{name}".lstrip("."), parameter)
                     loaded[id(parameter)] = nn.Parameter(tensor, requires_grad=False)
                 owner._parameters[name] = loaded[id(parameter)]
         for name, buffer in owner._buffers.items():
-            kept = name not in owner._non_persistent_buffers_set
-            if buffer is not None and buffer.is_meta and kept:
+            if buffer is not None and name not in owner._non_persistent_buffers_set:
                 owner._buffers[name] = _whole(weights, f"{path}.{name}".lstrip("."), buffer)
 
 
@@ -99,7 +111,8 @@ def _together(found: dict[str, Split], joined: Sequence[Sequence[str]]) -> Itera
         parent, _, last = name.rpartition(".")
         for lasts in joined:
             names = [f"{parent}.{each}" for each in lasts]
-            if last == lasts[0] and all(each in found for each in names):
+            ways = {found[each].way if each in found else None for each in names}
+            if last == lasts[0] and ways == {"colwise"}:
                 yield names
 
 
@@ -120,9 +133,15 @@ def _layer(was: nn.Module, name: str, split: Split, shard: TensorParallel) -> nn
         return ColumnParallelEmbedding(shard, name, split.cut)
     if split.way == "vocabulary" or kind not in ("Linear", "Conv1D"):
         raise LoadError(f"{name} is a {kind}, which cannot be split {split.way}")
-    if split.way == "colwise":
-        return ColumnParallelLinear(shard, name, cuts=[split.cut], transposed=kind == "Conv1D")
-    return RowParallelLinear(shard, name, split.cut, transposed=kind == "Conv1D")
+    transposed = kind == "Conv1D"
+    match split.way:
+        case "colwise":
+            return ColumnParallelLinear(shard, name, cuts=[split.cut], transposed=transposed)
+        case "colwise_gather_output":
+            return GatheredLinear(shard, name, transposed=transposed)
+        case "rowwise_split_input":
+            return ScatteredLinear(shard, name, transposed=transposed)
+    return RowParallelLinear(shard, name, split.cut, transposed=transposed)
 
 
 def _replace(module: nn.Module, name: str, layer: nn.Module) -> None:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 MOST_PADDING = 0.2
 """Of a rectangle's width, that its shortest sequence may lack."""
+MOST_SCORES = 1 << 22
+"""Of a rectangle's attention, for each head: a bound of its memory. A text of 2 048 tokens has as
+many, and is alone."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,16 @@ class Rectangle:
         packed[self.tokens[self.mask]] = values[self.mask]
 
 
-def rectangles(lengths: Sequence[int], device: torch.device) -> Iterator[Rectangle]:
-    """Few ones, with little padding."""
+def rectangles(
+    lengths: Sequence[int], device: torch.device, most_padding: float = MOST_PADDING
+) -> Iterator[Rectangle]:
+    """Few ones, with no more padding than that part of their width."""
     starts = torch.tensor([0, *lengths]).cumsum(0)
     order = sorted(range(len(lengths)), key=lambda each: -lengths[each])
     while order:
         width = lengths[order[0]]
-        fitting = [each for each in order if lengths[each] >= (1 - MOST_PADDING) * width]
+        most = max(1, MOST_SCORES // max(1, width * width))
+        fitting = [each for each in order if lengths[each] >= (1 - most_padding) * width][:most]
         order = order[len(fitting) :]
         place = torch.arange(width)
         mask = place < torch.tensor([lengths[each] for each in fitting])[:, None]
@@ -60,11 +66,14 @@ def rows(lengths: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def in_rectangles(
-    lengths: Sequence[int], device: torch.device, compute: Callable[[Rectangle], Tensor]
+    lengths: Sequence[int],
+    device: torch.device,
+    compute: Callable[[Rectangle], Tensor],
+    most_padding: float,
 ) -> Tensor:
     """[tokens, ...] of what `compute` makes of each rectangle, [sequences, width, ...]."""
     found: Tensor | None = None
-    for each in rectangles(lengths, device):
+    for each in rectangles(lengths, device, most_padding):
         values = compute(each)
         if found is None:
             found = values.new_empty(sum(lengths), *values.shape[2:])

@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from ..model.errors import LoadError
 from .cut import Cut
 
-Way = Literal["colwise", "rowwise", "vocabulary", "replicated"]
-_WAYS = ("colwise", "rowwise", "vocabulary", "replicated")
+Way = Literal[
+    "colwise",
+    "rowwise",
+    "vocabulary",
+    "colwise_gather_output",
+    "rowwise_split_input",
+    "replicated",
+]
+WAYS = get_args(Way)
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,8 @@ class Split:
 
     Attributes:
         way: "colwise" and "rowwise" of the linear y = W x are Megatron-LM's column- and
-            row-parallel; "vocabulary" is an embedding of which each rank has some rows;
+            row-parallel; "colwise_gather_output" and "rowwise_split_input" are the same with whole
+            rows behind and before; "vocabulary" is an embedding of which each rank has some rows;
             "replicated" is whole on every rank.
         cut: what stays together in the dimension that is split.
     """
@@ -58,8 +66,8 @@ def unused(plan: Plan, names: Iterable[str]) -> list[str]:
 def _split(pattern: str, value: str | Split) -> Split:
     if isinstance(value, Split):
         return value
-    if value not in _WAYS:
-        raise LoadError(f"the plan has {value!r} for {pattern}; known are {', '.join(_WAYS)}")
+    if value not in WAYS:
+        raise LoadError(f"the plan has {value!r} for {pattern}; known are {', '.join(WAYS)}")
     return Split(value)  # type: ignore[arg-type]
 
 

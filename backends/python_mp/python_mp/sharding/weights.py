@@ -102,7 +102,7 @@ class Tensors:
         return name in self._tensors
 
     def full(self, name: str) -> Tensor:
-        return self._tensor(name).to(self._dtype).contiguous()
+        return self._cast(self._tensor(name))
 
     def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
         tensor = self._tensor(name)
@@ -111,10 +111,14 @@ class Tensors:
             return tensor.narrow(dim, start, stop - start)
 
         pieces = _pieces(name, tensor.shape[dim], rank, size, cut)
-        return _joined(pieces, dim, read).to(self._dtype).contiguous()
+        return self._cast(_joined(pieces, dim, read))
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._tensor(name).shape)
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        dtype = self._dtype if tensor.is_floating_point() else None  # Indices stay what they are.
+        return tensor.to(dtype=dtype).contiguous()
 
     def _tensor(self, name: str) -> Tensor:
         if name not in self._tensors:

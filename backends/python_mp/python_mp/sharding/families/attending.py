@@ -39,13 +39,14 @@ def computing(batch: Packed, layers: int) -> Iterator[None]:
     """The batch that `attend` is for.
 
     Raises:
-        LoadError: the module has not called it once for each of its layers, so that rows of
-            different sequences may have seen each other elsewhere.
+        LoadError: the module has not called it for each of its layers, so that rows of different
+            sequences may have seen each other elsewhere.
     """
     token = _present.set(Computation(batch))
     try:
         yield
-        if (calls := _present.get().calls) != layers:
+        calls = _present.get().calls
+        if calls % layers or not calls:
             raise LoadError(
                 f"the module called transformers' attention function {calls} times for {layers}"
                 " layers: it mixes rows in another way, which packed rows cannot have"
@@ -72,10 +73,10 @@ def attend(
     """What transformers' modules call for attention.
 
     Args:
-        q, k, v: [1, heads, tokens, head size] of packed rows, or [images, heads, patches, size].
+        q, k, v: [1, heads, tokens, head size], of packed rows.
 
     Returns:
-        [1, tokens, heads, head size], or [images, patches, heads, head size]; and no weights.
+        [1, tokens, heads, head size]; and no weights.
 
     Raises:
         LoadError: it is asked for what is not computed here.
@@ -88,14 +89,6 @@ def attend(
     computation.calls += 1
     batch = computation.batch
     heads, size = q.shape[1], v.shape[3]
-    if not batch.is_ragged:
-        for name, value in {"softcap": softcap, "s_aux": s_aux, "bias": position_bias}.items():
-            if value is not None:
-                raise LoadError(f"attention among an image's patches has no {name} here")
-        together = nn.functional.scaled_dot_product_attention(
-            q, k, v, scale=scaling, is_causal=causal, enable_gqa=heads != k.shape[1]
-        )
-        return together.transpose(1, 2), None
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
     packed = batch.attend(
         q,

@@ -79,8 +79,8 @@ class Classes(nn.Module):
         whole = skeleton.make(config, task.kind)
         self.done = Done(whole.base_model)
         setattr(whole, whole.base_model_prefix, self.done)
-        load_weights(whole, weights)
         skeleton.finish(whole, device)
+        load_weights(whole, weights)
         self.whole = whole
         self._by_token = task.kind == "tokens"
         self._padding = getattr(config, "pad_token_id", None) or 0

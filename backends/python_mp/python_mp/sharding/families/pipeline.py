@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,14 +15,39 @@ from ..shard import Shard
 
 FIRST = ("embeddings", "embed_tokens", "wte", "embed_in", "shared")
 """What makes the first hidden states of the inputs; `shared` is T5's, tied to embed_tokens."""
-ADDED = ("wpe",)
-"""What is added to them."""
-BETWEEN = ("pre_layrnorm", "embeddings_project", "drop", "dropout", "emb_dropout", "embed_dropout")
-LAST = (
-    *("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "layernorm"),
-    *("post_layernorm", "head", "pooler"),
-)
-EVERYWHERE = ("rotary_emb",)
+WIDENING = ("embeddings_project", "project_in")
+"""What makes them as wide as the layers."""
+LAST = ("head", "pooler")
+"""What the last stage alone needs. All the rest is small, and every stage has it: models use the
+same norm in several places."""
+
+
+class Handover:
+    """What the stage before has handed over, and what this one hands on: what the next layer is
+    given. So nothing that a model does to its embeddings, between two layers or after the last one
+    is done twice, or not at all."""
+
+    def __init__(self) -> None:
+        self.given: Tensor | None = None
+        self.taken: Tensor | None = None
+
+    @contextmanager
+    def of(self, hidden: Tensor | None) -> Iterator[None]:
+        """hidden: of packed rows, [tokens, width], or [texts or images, rows, width]."""
+        packed = hidden is not None and hidden.dim() == 2
+        self.given = hidden[None] if hidden is not None and packed else hidden
+        try:
+            yield
+        finally:
+            self.given = self.taken = None
+
+    def before(self, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A hook of the first layer."""
+        return self.given, *arguments[1:]
+
+    def after(self, _: nn.Module, arguments: tuple[Any, ...]) -> None:
+        """A hook of the layer behind the last one."""
+        self.taken = arguments[0]
 
 
 class Pass(nn.Module):
@@ -34,7 +60,7 @@ class Pass(nn.Module):
             if not name.startswith("_") and isinstance(value, plain):
                 setattr(self, name, value)
 
-    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
+    def forward(self, x: Tensor, *_: object, **__: object) -> Any:
         return x
 
 
@@ -64,20 +90,20 @@ class PassWithBias(Pass):
 
 
 PASSES: Mapping[str, type[Pass]] = {
-    "T5Block": PassWithBias,
-    "MPNetLayer": PassInTuple,
-    "DebertaV2Layer": PassInTuple,
+    **dict.fromkeys(("T5Block", "MT5Block"), PassWithBias),
+    **dict.fromkeys(("DebertaLayer", "DebertaV2Layer", "MPNetLayer"), PassInTuple),
 }
 """By the class of the layer."""
 
 
 class Given(nn.Module):
-    """In the place of the embeddings: what the stage before handed over."""
+    """In the place of the embeddings: something of their shape. It is no number, so that a model
+    whose later layers are given more of its embeddings is found out."""
 
-    def __init__(self) -> None:
+    def __init__(self, was: nn.Module, handover: Handover) -> None:
         super().__init__()
-        self._hidden: list[Tensor] = []
-        self._places: list[nn.Module] = []
+        self._handover = handover
+        self._places = [was]
 
     def __getattr__(self, name: str) -> Any:
         """Models look into their embeddings, for a dtype."""
@@ -86,61 +112,48 @@ class Given(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["_places"][0], name)
 
-    def instead_of(self, was: nn.Module) -> Given:
-        self._places.append(was)
-        return self
-
     def forward(self, *_: object, **__: object) -> Tensor:
-        hidden = self._hidden[-1]
-        return hidden if hidden.dim() == 3 else hidden[None]
-
-    @contextmanager
-    def giving(self, hidden: Tensor | None) -> Iterator[None]:
-        if hidden is not None:
-            self._hidden.append(hidden)
-        try:
-            yield
-        finally:
-            self._hidden.clear()
+        assert self._handover.given is not None
+        return torch.full_like(self._handover.given, math.nan)
 
 
-class Nothing(nn.Module):
-    """In the place of an embedding that the first stage has added."""
+class Unchanged(nn.Module):
+    """In the place of what another stage does before the first layer, or after the last one."""
 
-    def forward(self, *_: object, **__: object) -> Tensor:
-        return torch.zeros(())
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
+        return x
 
 
-def cut_to_stage(model: Any, config: Any, shard: Shard) -> Given:
+def cut_to_stage(model: Any, config: Any, shard: Shard) -> Handover:
     """Leaves of the model what this stage computes."""
-    given = Given()
+    handover = Handover()
     if shard.stages == 1:
-        return given
+        return handover
     base, layers = _layers(model, config)
     mine = shard.layers(len(layers))
     for index, layer in enumerate(layers):
         if index not in mine:
             layers[index] = PASSES.get(type(layer).__name__, Pass)(layer)
-    if not shard.is_first:  # DeBERTa's goes with its first layer.
-        convolving: list[Any] = [each for each in base.modules() if hasattr(each, "rel_embeddings")]
-        for encoder in convolving:
-            encoder.conv = None
+    if not shard.is_first:
+        layers[mine.start].register_forward_pre_hook(handover.before)
+    if not shard.is_last:
+        layers[mine.stop].register_forward_pre_hook(handover.after)
     for name, child in list(base.named_children()):
-        replacement = _replacement(name, child, layers, shard, given)
+        replacement = _replacement(name, child, layers, shard, handover)
         if replacement is not None:
             setattr(base, name, replacement)
-    return given
+    return handover
 
 
 def _layers(model: Any, config: Any) -> tuple[nn.Module, nn.ModuleList]:
     """The longest list of modules, as config.json counts them, and the module in which it and the
     embeddings are."""
-    total = config.num_hidden_layers
+    total = getattr(config, "num_hidden_layers", None)
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == total:
             parent = model.get_submodule(name.rpartition(".")[0])
             return (parent if _has_embeddings(parent) else model), module
-    raise LoadError(f"a {config.model_type} has no list of {total} layers to cut in stages")
+    raise LoadError(f"a {config.model_type} has no list of layers to cut in stages; use one")
 
 
 def _has_embeddings(module: nn.Module) -> bool:
@@ -148,16 +161,13 @@ def _has_embeddings(module: nn.Module) -> bool:
 
 
 def _replacement(
-    name: str, child: nn.Module, layers: nn.ModuleList, shard: Shard, given: Given
+    name: str, child: nn.Module, layers: nn.ModuleList, shard: Shard, handover: Handover
 ) -> nn.Module | None:
-    if any(each is layers for each in child.modules()) or name in EVERYWHERE:
+    """None for what every stage has, since it is not known to belong to one of them."""
+    if any(each is layers for each in child.modules()):
         return None
-    if name in FIRST:
-        return None if shard.is_first else given.instead_of(child)
-    if name in ADDED:
-        return None if shard.is_first else Nothing()
-    if name in BETWEEN:
-        return None if shard.is_first else Pass(child)
-    if name in LAST:
-        return None if shard.is_last else Pass(child)
-    raise LoadError(f"it is not known to which pipeline stage {name} belongs; use one stage")
+    if name in FIRST and not shard.is_first:
+        return Given(child, handover)
+    if (name in WIDENING and not shard.is_first) or (name in LAST and not shard.is_last):
+        return Unchanged()
+    return None

@@ -4,18 +4,21 @@ them."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import PretrainedConfig
+from transformers.initialization import no_init_weights
 from transformers.models.auto import modeling_auto
 
 from ...model.errors import LoadError
 from ..attention import Bias
 from ..layers import ColumnParallelLinear, JoinedLinear
+from . import arrangement
 from .attending import NAME
 from .task import Kind
 
@@ -35,8 +38,14 @@ MAPPINGS: Mapping[Kind | None, Mapping[str, Any]] = {
     "classify": {**OF_IMAGES, **OF_TEXTS},
     "tokens": OF_TOKENS,
 }
-RECTANGLES = {"mpnet", "deberta-v2"}
-"""Whose attention is not reached by `attend`, and knows no packed rows."""
+NOTED: Mapping[tuple[str, ...], set[str]] = {
+    ("query", "q_proj", "q_lin", "q", "query_proj"): {
+        *("num_heads", "n_heads", "num_attention_heads"),
+        *("all_head_size", "embed_dim", "hidden_size", "inner_dim"),
+    },
+    ("key", "k_proj", "k_lin", "k", "key_proj"): {"num_key_value_heads", "num_kv_heads"},
+}
+"""What attentions note, by their linears (each has one of a line)."""
 
 
 def is_of(name: str, model_type: str) -> bool:
@@ -58,29 +67,56 @@ def kind(config: PretrainedConfig, task: Kind | None = None) -> tuple[Any, dict[
     encoder = f"{found.__name__.removesuffix('Model')}EncoderModel"
     if MAPPINGS[task] is BASE and hasattr(transformers, encoder):  # T5's own has a decoder.
         found = getattr(transformers, encoder)
-    options = inspect.signature(found.__init__).parameters
-    return found, {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
+    return found, _options(found)
+
+
+def _options(found: Any) -> dict[str, Any]:
+    pools = "add_pooling_layer" in inspect.signature(found.__init__).parameters
+    return {"add_pooling_layer": False} if pools else {}
+
+
+def rows(config: PretrainedConfig) -> arrangement.Rows:
+    """How its base model takes a batch."""
+    found, _ = kind(config)
+    return arrangement.rows(config, found)
 
 
 def make(config: PretrainedConfig, task: Kind | None = None) -> Any:
     """The module without weights, on the meta device but for what it computes from its config."""
     found, options = kind(config, task)
-    config._attn_implementation = "eager" if config.model_type in RECTANGLES else NAME
+    own = "sdpa" if found._supports_sdpa else "eager"
+    config._attn_implementation = NAME if rows(config) == "packed" else own
     with torch.device("meta"):
         return found(config, **options).eval()
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def finish(model: Any, device: torch.device) -> None:
-    """Buffers that no checkpoint holds (rotary frequencies) are computed by the module's own code,
-    which leaves alone what is marked as done."""
-    for module in model.modules():
+    """Buffers that no checkpoint holds (rotary frequencies) are computed by the module's own code.
+    What it does to all else is lost, since weights are loaded only then."""
+    empty: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
         module._is_hf_initialized = not module._non_persistent_buffers_set
         for name in module._non_persistent_buffers_set:
-            buffer = module._buffers[name]
-            module._buffers[name] = torch.empty_like(buffer, device=device)
+            buffer = torch.empty_like(module._buffers[name], device=device)
+            module._buffers[name] = empty[f"{path}.{name}".lstrip(".")] = buffer
     for tensor in model.state_dict(keep_vars=True).values():
         tensor._is_hf_initialized = True
     model.initialize_weights()
+    buffers = dict(model.named_buffers())
+    if left := [name for name, was in empty.items() if buffers[name] is was and not was._version]:
+        _fill(model, left)
+
+
+def _fill(model: Any, names: Iterable[str]) -> None:
+    """What a module computes only when it is made: with another one, of memory that nobody
+    touches, apart from its buffers."""
+    with no_init_weights():
+        made = type(model)(model.config, **_options(type(model)))
+    buffers = dict(model.named_buffers())
+    for name in names:
+        buffers[name].copy_(made.get_buffer(name))
 
 
 def bias_by_sequence(model: Any) -> None:
@@ -95,13 +131,29 @@ def bias_by_sequence(model: Any) -> None:
             module.compute_bias = for_batch
 
 
-def local_widths(model: Any) -> None:
-    """What attentions have noted of their width, where they do not see it by their linears."""
-    for module in model.modules():
-        if hasattr(module, "split_size"):  # GPT-2
-            module.split_size = module.c_attn.widths[0] // 3
-        if hasattr(module, "all_head_size"):
-            linear = getattr(module, "q", None) or getattr(module, "query_proj", None)
-            if isinstance(linear, ColumnParallelLinear | JoinedLinear):
-                module.all_head_size = linear.out_features
-                module.num_attention_heads = linear.out_features // module.attention_head_size
+QUERIES = ("query", "q_proj", "q_lin", "q", "query_proj")
+KEYS = ("key", "k_proj", "k_lin", "k", "key_proj")
+HEADS = {"num_heads", "n_heads", "num_attention_heads"}
+KEY_HEADS = {"num_key_value_heads", "num_kv_heads"}
+WIDTHS = {"all_head_size", "embed_dim", "hidden_size", "inner_dim", "dim"}
+
+
+def local_widths(model: Any, whole: Mapping[str, int]) -> None:
+    """What attentions have noted of their heads and width, where they do not see it by their
+    linears: as much of it as this rank has of the linear's columns.
+
+    Args:
+        whole: the columns of each linear before it was split.
+    """
+    for path, module in model.named_modules():
+        if isinstance(joined := getattr(module, "c_attn", None), ColumnParallelLinear):
+            module.split_size = joined.widths[0] // 3  # GPT-2
+        for linears, noted in NOTED.items():
+            for linear in linears:
+                mine = getattr(module, linear, None)
+                if isinstance(mine, ColumnParallelLinear | JoinedLinear):
+                    all_of_it = whole[f"{path}.{linear}"]
+                    for name in noted & vars(module).keys():
+                        setattr(
+                            module, name, getattr(module, name) * mine.out_features // all_of_it
+                        )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +23,31 @@ from ...model.errors import LoadError, describe
 from .. import checkpoint
 from ..packed import Packed
 from ..parallelize import load_weights, split
+from ..rectangles import MOST_PADDING, Rectangle
 from ..shard import Shard
 from ..weights import Prefixed
 from . import shortcuts, skeleton
+from .arrangement import MASKED, Rows
 from .attending import computing
 from .pipeline import cut_to_stage
 from .plans import JOINED, plan
-from .skeleton import RECTANGLES
 
 MOST, MOST_LAYERS = 1 << 31, 10_000
 """Of anything in config.json: beyond it a number is a mistake."""
-BEGIN_BEHIND_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+BEGIN_BEHIND_PADDING = {
+    *(
+        "camembert",
+        "data2vec-text",
+        "esm",
+        "ibert",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+    ),
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
 """Whose positions begin at pad_token_id + 1."""
 
 
@@ -99,8 +113,12 @@ def check(config: PretrainedConfig, batch: Packed) -> None:
 def _longest(config: PretrainedConfig) -> int | None:
     """Tokens of the longest text that has a position; None where positions have no end."""
     most: int | None = getattr(config, "max_position_embeddings", None)
-    begins = config.model_type in BEGIN_BEHIND_PADDING
+    begins = _begins_behind_padding(config)
     return most - config.pad_token_id - 1 if begins and most is not None else most
+
+
+def _begins_behind_padding(config: PretrainedConfig) -> bool:
+    return config.model_type in BEGIN_BEHIND_PADDING and config.pad_token_id is not None
 
 
 class Encoder(nn.Module):
@@ -114,58 +132,82 @@ class Encoder(nn.Module):
         super().__init__()
         with sentences(f"a {config.model_type} of these sizes"):
             model = skeleton.make(config)
+        self.rows = skeleton.rows(config)
         found = plan(config, model, shard.size)
-        self._layers = len(shard.layers(config.num_hidden_layers))
-        self.given = cut_to_stage(model, config, shard)
+        self._layers = len(shard.layers(config.num_hidden_layers)) if self.rows == "packed" else 0
+        self._handover = cut_to_stage(model, config, shard)
+        skeleton.finish(model, shard.device)
         shard = _past_prefix(model, shard)
         here = {name for name, _ in model.named_modules()} & found.keys()
+        widths = {n: m.out_features for n, m in model.named_modules() if isinstance(m, nn.Linear)}
         split(model, {name: found[name] for name in sorted(here)}, shard, JOINED)
         load_weights(model, shard.weights)
-        skeleton.finish(model, shard.device)
-        skeleton.bias_by_sequence(model)
-        skeleton.local_widths(model)
+        if self.rows == "packed":
+            skeleton.bias_by_sequence(model)
+        skeleton.local_widths(model, widths)
         shortcuts.take(model)
         self.is_last = shard.is_last
         self.model = model
         self._takes = inspect.signature(type(model).forward).parameters
-        begins = config.model_type in BEGIN_BEHIND_PADDING
-        self._first_position = config.pad_token_id + 1 if begins else 0
+        self._padding = config.pad_token_id if _begins_behind_padding(config) else None
         self._has_types = bool(getattr(config, "type_vocab_size", 0))  # GPT-2 would add words.
-        self._is_rectangular = config.model_type in RECTANGLES
+        self._most_padding = MOST_PADDING if config.model_type in MASKED else 0.0
 
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
-        compute = self._in_rectangles if self._is_rectangular else self._together
-        with computing(batch, 0 if self._is_rectangular else self._layers):
-            found = compute(batch, hidden)
+        found = self._forwards[self.rows](self, batch, hidden)
         return {"HIDDEN_STATES": found} if self.is_last else found
 
-    def _together(self, batch: Packed, hidden: Tensor | None) -> Tensor:
-        if not batch.is_ragged:
-            return self._call(hidden, pixel_values=batch["PIXEL_VALUES"])
-        ids, positions = batch["INPUT_IDS"][None], batch.positions[None]
-        return self._call(hidden, input_ids=ids, position_ids=positions)[0]
+    def _packed(self, batch: Packed, hidden: Tensor | None) -> Tensor:
+        ids = batch["INPUT_IDS"]
+        positions = batch.positions
+        if self._padding is not None:
+            positions = positions_of_words(ids, positions, self._padding)
+        types = {"token_type_ids": torch.zeros_like(ids)[None]} if self._has_types else {}
+        with computing(batch, self._layers):
+            return self._call(hidden, input_ids=ids[None], position_ids=positions[None], **types)[0]
 
     def _in_rectangles(self, batch: Packed, hidden: Tensor | None) -> Tensor:
-        ids, positions = batch["INPUT_IDS"], batch.positions
-        return batch.in_rectangles(
-            lambda each: self._call(
-                None if hidden is None else each.take(hidden),
-                input_ids=each.take(ids),
-                position_ids=each.take(positions),
-                attention_mask=each.mask.long(),
-            )
-        )
+        ids, has_mask = batch["INPUT_IDS"], self._most_padding > 0
+
+        def compute(each: Rectangle) -> Tensor:
+            given = None if hidden is None else each.take(hidden)
+            mask = {"attention_mask": each.mask.long()} if has_mask else {}
+            return self._call(given, input_ids=each.take(ids).long(), **mask)
+
+        return batch.in_rectangles(compute, self._most_padding)
+
+    def _of_images(self, batch: Packed, hidden: Tensor | None) -> Tensor:
+        found = self._call(hidden, pixel_values=batch["PIXEL_VALUES"])
+        return found.flatten(2).transpose(1, 2) if found.dim() == 4 else found  # of convolutions
+
+    _forwards: ClassVar[Mapping[Rows, Callable[..., Tensor]]] = {
+        "packed": _packed,
+        "rectangles": _in_rectangles,
+        "images": _of_images,
+    }
 
     def _call(self, hidden: Tensor | None, **arguments: Any) -> Tensor:
-        if "position_ids" in arguments:
-            arguments["position_ids"] = arguments["position_ids"] + self._first_position
-        if self._has_types:
-            arguments["token_type_ids"] = torch.zeros_like(arguments["input_ids"])
         arguments["use_cache"] = False
         known = {name: value for name, value in arguments.items() if name in self._takes}
-        with self.given.giving(hidden):
-            found: Tensor = self.model(**known)[0]
+        with self._handover.of(hidden):
+            last: Tensor = self.model(**known)[0]
+            found = last if self.is_last else self._handover.taken
+        ids = arguments.get("input_ids")
+        if found is None or (ids is not None and found.shape[:2] != ids.shape):
+            raise LoadError(
+                f"a {type(self.model).__name__} of transformers returns no hidden state for each"
+                " token: serve it as a module of your own"
+            )
         return found
+
+
+def positions_of_words(ids: Tensor, positions: Tensor, padding: int) -> Tensor:
+    """As RoBERTa numbers the rows of a text: from padding + 1 on; what is padding has no number of
+    its own. ids, positions: [tokens], of packed rows."""
+    words = (ids != padding).int()
+    upto = words.cumsum(0)
+    begins = torch.arange(len(ids), device=ids.device) - positions
+    return (upto - (upto - words)[begins]) * words + padding
 
 
 def _past_prefix(model: Any, shard: Shard) -> Shard:

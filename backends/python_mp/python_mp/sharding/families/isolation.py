@@ -1,0 +1,112 @@
+"""Whether a text computes the same alone and beside others. A build tries it with the weights:
+where a model's rows see those of other texts (a convolution, a state, a position that counts on),
+nothing else would show it but wrong numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from ...model.errors import LoadError
+from ...model.request import Array
+from ..packed import Packed
+from . import skeleton
+from .transformers import sentences
+
+LENGTHS = (5, 4, 6)
+"""Of the texts side by side. The second one's embeddings are no numbers: what sees it, is none."""
+MIDDLE = slice(LENGTHS[0], LENGTHS[0] + LENGTHS[1])
+WHOLE_DTYPES = (torch.float32, torch.float64)
+
+
+class Isolation:
+    """The last of some texts or images, alone and behind the others, on its way through the stages.
+
+    Args:
+        ranks: of all stages.
+        image: channels, height and width.
+    """
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        device: torch.device,
+        ranks: int,
+        image: Sequence[int] = (3, 224, 224),
+    ) -> None:
+        self._device = device
+        self._kind = f"a {config.model_type}" + (f" on {ranks} ranks" if ranks > 1 else "")
+        self._is_packed = skeleton.rows(config) == "packed"
+        if skeleton.rows(config) == "images":
+            images = torch.rand(2, *image, generator=torch.Generator().manual_seed(0)).numpy()
+            self._together: Mapping[str, Array] = {"PIXEL_VALUES": images}
+            self._alone: Mapping[str, Array] = {"PIXEL_VALUES": images[1:]}
+            self._last = slice(1, 2)
+        else:
+            ids = torch.randint(config.vocab_size // 2, config.vocab_size, (sum(LENGTHS),)).int()
+            self._together, self._alone = _texts(ids, LENGTHS), _texts(ids[-6:], LENGTHS[2:])
+            self._last = slice(sum(LENGTHS[:2]), None)
+        self._hidden: tuple[Any, Any] = (None, None)
+
+    @torch.inference_mode()
+    def through(self, encoder: nn.Module) -> None:
+        """The next stage's `Encoder`, of its first rank.
+
+        Raises:
+            LoadError: what comes out of it is not the same.
+        """
+        with sentences(self._kind):
+            alone = encoder(Packed(self._alone, self._device), self._hidden[0])
+            with self._poisoned(encoder):
+                together = encoder(Packed(self._together, self._device), self._hidden[1])
+        self._hidden = alone, together
+        if isinstance(alone, Mapping):
+            ((alone,), (together,)) = alone.values(), together.values()
+        if not alone.isfinite().all():
+            raise LoadError(
+                f"{self._kind} computes what is no number: its later layers"
+                " are given more than hidden states, or its weights are too large for the"
+                " dtype; use pipeline_parallel_size 1 and float32"
+            )
+        if not _same(alone, together[self._last]) or not self._first_is_there(together):
+            raise LoadError(
+                f"{self._kind} does not compute the same for a text, or an image, alone and beside"
+                " others: serve it as a module of your own, with max_batch_size 1"
+            )
+
+    def _first_is_there(self, together: Tensor) -> bool:
+        return not self._is_packed or bool(together[: LENGTHS[0]].isfinite().all())
+
+    @contextmanager
+    def _poisoned(self, encoder: Any) -> Iterator[None]:
+        if not self._is_packed or self._hidden[0] is not None:
+            yield
+            return
+
+        def poison(_: object, __: object, rows: Tensor) -> Tensor:
+            rows = rows.clone()
+            rows[:, MIDDLE] = math.nan
+            return rows
+
+        handle = encoder.model.get_input_embeddings().register_forward_hook(poison)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _texts(ids: Tensor, lengths: Sequence[int]) -> Mapping[str, Array]:
+    ends = torch.tensor([0, *lengths]).cumsum(0).int()
+    return {"INPUT_IDS": ids.numpy(), "cu_seqlens": ends.numpy()}
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    near = 1e-3 if one.dtype in WHOLE_DTYPES else 0.1
+    apart = (one - other).abs().max()
+    return bool(apart <= near * one.abs().max())
