@@ -30,17 +30,26 @@ def require_commit(name: str) -> None:
     raise BuildError(f"The source hub:{name} is not one checkpoint for ever: {hint}.")
 
 
-def download(name: str, folder: Path) -> str:
-    """Put the hub's files into `folder`; returns the source with the commit that was got."""
+def located(name: str) -> tuple[str, Path]:
+    """The source with the commit that its revision is now, and where its files lie in the hub's
+    cache; what is not there is got."""
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
     try:
-        cached = Path(snapshot_download(repository, revision=revision, allow_patterns=ALLOWED))
+        cached = Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=ALLOWED)
+        )
     except Exception as error:
         raise BuildError(f"hub:{name} cannot be downloaded: {_said(error)}") from error
+    return f"hub:{repository}@{cached.name}", cached
+
+
+def download(name: str, folder: Path) -> str:
+    """Put the hub's files into `folder`; returns the source with the commit that was got."""
+    source, cached = located(name)
     shutil.copytree(cached, folder, copy_function=_link)
-    return f"hub:{repository}@{cached.name}"
+    return source
 
 
 def _link(source: str, target: str) -> None:

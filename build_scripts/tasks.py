@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
-from python_mp.sharding.families.task import OUTPUTS, Task
+from python_mp.sharding.families.task import OUTPUTS, Kind, Task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
 def of(job: Job, checkpoint: Checkpoint) -> Task | None:
     """The task with the settings that the checkpoint's folder has for it; None without one."""
-    if job.task is None:
-        return None
-    return Task(job.task, checkpoint.settings.pooling if job.task == "embed" else ())
+    return made(job.task, checkpoint) if job.task else None
+
+
+def made(kind: Kind, checkpoint: Checkpoint) -> Task:
+    """The same for a task that is known."""
+    return Task(kind, checkpoint.settings.pooling if kind == "embed" else ())
 
 
 def check_outputs(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) -> None:
     """Raises BuildError where config.pbtxt has other outputs than the task makes."""
-    name, width = OUTPUTS[job.task], _width(of(job, checkpoint), config)
+    name, width = OUTPUTS[job.task], width_of(of(job, checkpoint), config)
     by_token = job.task in (None, "tokens")
     dims = (-1, width) if by_token else (width,)
     found = {spec.name: spec.dims for spec in job.config.outputs}
@@ -35,7 +38,8 @@ def check_outputs(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) ->
         )
 
 
-def _width(task: Task | None, config: PretrainedConfig) -> int:
+def width_of(task: Task | None, config: PretrainedConfig) -> int:
+    """Of the vector or the logits that come of it."""
     hidden: int = config.hidden_size
     if task is None:
         return hidden

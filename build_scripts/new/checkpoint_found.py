@@ -1,0 +1,154 @@
+"""What a source is: a checkpoint that can be served, or a sentence that says why not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from build_scripts import checkpoint_folder, hub, step, tasks
+from build_scripts.checkpoint_folder import Checkpoint
+from build_scripts.errors import BuildError
+from build_scripts.new import chain, task_found
+from build_scripts.new.chain import Sizes, Takes
+from build_scripts.places import PROJECT
+from python_mp.model.errors import LoadError
+from python_mp.sharding.families.task import Kind, Task
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+KINDS = "package:NAME, a folder, or hub:OWNER/NAME[@REVISION]"
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    Attributes:
+        source: as recipe.toml has it; of the hub one commit.
+        why: how the task is known.
+        steps: what the ensemble's steps will read, by their names and files.
+    """
+
+    source: str
+    checkpoint: Checkpoint
+    config: PretrainedConfig
+    kind: Kind
+    why: str
+    takes: Takes
+    task: Task
+    sizes: Sizes
+    steps: Mapping[str, Mapping[str, str]]
+
+    @property
+    def architecture(self) -> str:
+        return ", ".join(self.checkpoint.config.get("architectures") or [self.config.model_type])
+
+    @cached_property
+    def longest(self) -> int | None:
+        """Tokens of a text, special ones included; None where they have no end, or of images."""
+        for text in self.steps.get("tokenizer", {}).values():
+            said = json.loads(text)
+            if isinstance(said, dict) and said.get("truncation"):
+                most = int(said["truncation"]["max_length"])
+                return most if most < 1 << 30 else None
+        return None
+
+
+def located(source: str) -> tuple[str, Path]:
+    """The source as recipe.toml has it, and the folder where it lies now; of the hub it is got.
+
+    Raises:
+        BuildError: it is not there.
+    """
+    kind, _, name = source.partition(":")
+    if kind == "package":
+        return source, checkpoint_folder.package_folder(name)
+    if kind == "hub":
+        return hub.located(name)
+    folder = Path(source).expanduser().resolve()
+    if not folder.is_dir():
+        raise BuildError(f"there is no folder {folder}; a source is {KINDS}")
+    inside = folder.is_relative_to(PROJECT)
+    return str(folder.relative_to(PROJECT) if inside else folder), folder
+
+
+def read(source: str, folder: Path, wanted: Kind | None) -> Found:
+    """
+    Args:
+        wanted: the task that the user has asked for.
+
+    Raises:
+        BuildError: it cannot be served, or not for that task.
+    """
+    from python_mp.sharding.families import skeleton, transformers
+
+    if not (folder / "config.json").is_file():
+        raise BuildError(_no_config(folder))
+    try:
+        config = transformers.read(folder / "config.json")
+    except LoadError as error:
+        raise BuildError(str(error)) from None
+    raw = json.loads((folder / "config.json").read_text())
+    kind, why = task_found.find(folder, raw, int(config.num_labels or 1), wanted)
+    checkpoint = Checkpoint(folder)
+    checkpoint_folder.tensors(folder)
+    try:
+        module, _ = skeleton.kind(config, kind)
+    except LoadError as error:
+        raise BuildError(f"{folder}: {error}") from None
+    takes: Takes = "image" if module.main_input_name == "pixel_values" else "text"
+    if (kind, takes) not in chain.ENDS:
+        raise BuildError(
+            f"{folder} is a {module.__name__}, which reads images, and has no classes: take a"
+            " checkpoint that was trained as ForImageClassification"
+        )
+    task = tasks.made(kind, checkpoint)
+    sizes = _sizes(config, takes, tasks.width_of(task, config))
+    return Found(
+        source,
+        checkpoint,
+        config,
+        kind,
+        why,
+        takes,
+        task,
+        sizes,
+        _steps(checkpoint, kind, takes, sizes),
+    )
+
+
+def _no_config(folder: Path) -> str:
+    if found := sorted(path.name for path in folder.glob("*.gguf")):
+        return (
+            f"{folder} holds {found[0]}: GGUF is quantised, and not read; take the original"
+            " checkpoint with its config.json and model.safetensors"
+        )
+    if (folder / checkpoint_folder.ADAPTER).is_file():
+        return (
+            f"{folder} is an adapter ({checkpoint_folder.ADAPTER}): merge it into the weights of"
+            " its base model, and name the folder of the whole"
+        )
+    return f"{folder} has no config.json: a source is a checkpoint as transformers saves it"
+
+
+def _sizes(config: PretrainedConfig, takes: Takes, width: int) -> Sizes:
+    if takes == "text":
+        return Sizes(width, has_types=(getattr(config, "type_vocab_size", 0) or 0) > 1)
+    side = config.image_size
+    height, wide = side if isinstance(side, list | tuple) else (side, side)
+    return Sizes(width, image=(config.num_channels, height, wide))
+
+
+def _steps(
+    checkpoint: Checkpoint, kind: Kind, takes: Takes, sizes: Sizes
+) -> dict[str, dict[str, str]]:
+    """As the build will write them, so that what it refuses is refused now."""
+    return {
+        each.job: step.SETTINGS[each.job](checkpoint)
+        for each in chain.steps(kind, takes, sizes)
+        if each.job != chain.ENCODER
+    }

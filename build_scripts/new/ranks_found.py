@@ -1,0 +1,42 @@
+"""What each rank of a layout will hold: its module is made without weights, so that whatever a
+layout cannot have is said before anything is built."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from build_scripts.errors import BuildError
+from build_scripts.job import Job
+from python_mp.model.errors import PythonMpError
+
+
+def nbytes(job: Job, folder: Path) -> list[int]:
+    """Bytes of the weights of each rank, as the engine torch holds them.
+
+    Raises:
+        BuildError: the model cannot be split so.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from build_scripts import ranks
+    from python_mp.rank.collectives.communicator import Alone
+    from python_mp.sharding import source
+    from python_mp.sharding.families import skeleton, transformers
+    from python_mp.sharding.weights import Recorder, Tensors
+
+    found = []
+    try:
+        whole = skeleton.make(transformers.read(folder / "config.json"), job.task).state_dict()
+        model = source.read(folder)
+        with FakeTensorMode():  # Tensors with shapes and without memory.
+            tensors = {name: torch.empty(each.shape) for name, each in whole.items()}
+            for rank in range(job.world_size):
+                shard = ranks.shard(job, rank, folder, Alone())
+                recorder = Recorder(Tensors(tensors, shard.dtype))
+                model.build(replace(shard, given=recorder))
+                found.append(sum(each.nbytes for each in recorder.tensors.values()))
+    except PythonMpError as error:
+        raise BuildError(f"{folder} cannot be served as {job.layout}: {error}") from None
+    return found

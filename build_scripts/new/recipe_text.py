@@ -1,0 +1,89 @@
+"""recipe.toml of an ensemble, as text with comments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from build_scripts.new import chain
+from build_scripts.new.chain import Step, Takes
+
+ENGINES = "torch, aot_inductor, onnxruntime, tensorrt"
+DTYPES = "float32, bfloat16, float16, int8, fp8"
+VECTORS = """\
+# The gate: against the float32 reference, over the vectors of the samples.
+[steps.{encoder}.accuracy]
+samples = 200
+float32 = {{ cosine_min = 0.999999 }}
+bfloat16 = {{ cosine_min = 0.99, cosine_mean = 0.999 }}
+float16 = {{ cosine_min = 0.999, cosine_mean = 0.9999 }}
+int8 = {{ cosine_min = 0.95, cosine_mean = 0.98 }}
+fp8 = {{ cosine_min = 0.95, cosine_mean = 0.99 }}
+"""
+CLASSES = """\
+# The gate: against the float32 reference, over the logits of the samples.
+[steps.{encoder}.accuracy]
+samples = 64
+float32 = {{ max_error = 1e-3 }}
+bfloat16 = {{ top1_agreement_min = 0.95 }}
+float16 = {{ top1_agreement_min = 0.98 }}
+int8 = {{ top1_agreement_min = 0.9 }}
+fp8 = {{ top1_agreement_min = 0.9 }}
+"""
+ONE_CLASS = """\
+# The gate: against the float32 reference, over the scores of the samples.
+[steps.{encoder}.accuracy]
+samples = 64
+float32 = {{ max_error = 1e-3 }}
+bfloat16 = {{ mean_error = 0.1 }}
+float16 = {{ mean_error = 0.02 }}
+int8 = {{ mean_error = 0.2 }}
+fp8 = {{ mean_error = 0.2 }}
+"""
+GATES = {"embed": VECTORS, "rerank": ONE_CLASS, "classify": CLASSES, "tokens": CLASSES}
+VARIANTS = (
+    ("torch", "bfloat16"),
+    ("aot_inductor", "float32"),
+    ("onnxruntime", "float32"),
+    ("onnxruntime", "int8"),
+)
+
+
+def text(
+    name: str, source: str, steps: Sequence[Step], kind: str, takes: Takes, sizes: Sequence[int]
+) -> str:
+    """The recipe that makes all steps of the ensemble `name` of one source.
+
+    Args:
+        sizes: of a batch, in tokens or images: smallest, usual, largest.
+    """
+    lines = _lines(name, source, steps, takes, sizes)
+    encoder = f"{name}_{chain.ENCODER}"
+    return "\n".join([*lines, GATES[kind].format(encoder=encoder), *_variants(encoder)]) + "\n"
+
+
+def _lines(
+    name: str, source: str, steps: Sequence[Step], takes: Takes, sizes: Sequence[int]
+) -> Iterator[str]:
+    yield "#:schema ../../docs/recipe.schema.json"
+    yield f"# How `python -m build_scripts.build {name}` makes what is served here, of one checkpoint."
+    yield f"source = {json.dumps(source)} # package:NAME, a folder, or hub:OWNER/NAME@COMMIT"
+    for step in steps:
+        yield from ("", f"[steps.{name}_{step.job}]")
+        if step.job != chain.ENCODER:
+            yield f'family = "{step.job}"'
+            continue
+        yield 'family = "transformers"'
+        yield f'engine = "torch"  # {ENGINES}'
+        yield f'dtype = "float32" # {DTYPES}'
+    axis, what = ("tokens", "a packed batch") if takes == "text" else ("rows", "a batch")
+    yield from ("", f"[steps.{name}_{chain.ENCODER}.shapes] # of {what}: smallest, usual, largest")
+    yield from (f"{axis} = {list(sizes)}", "")
+    yield f"[steps.{name}_{chain.ENCODER}.calibration] # of int8"
+    yield from ("samples = 64", "")
+
+
+def _variants(encoder: str) -> Iterator[str]:
+    yield "# Built and verified by `make build` too, so that changing the lines above is quick."
+    for engine, dtype in VARIANTS:
+        yield from (f"[[steps.{encoder}.variants]]", f'engine = "{engine}"', f'dtype = "{dtype}"')
