@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from build_scripts import command, job
-from build_scripts.new import checkpoint_found, folders, ranks_found, recipe_text, said
+from build_scripts.new import checkpoint_found, findings, folders, ranks_found, recipe_text
 from build_scripts.new.checkpoint_found import Found
 from build_scripts.new.pbtxt_text import Layout, Template
 from build_scripts.places import REPOSITORY
@@ -67,7 +67,7 @@ def _make(options: argparse.Namespace) -> int:
             folders.write(building, _files(template, found, configs))
             made = job.load(f"{name}_encoder", building)
             sizes = ranks_found.nbytes(made, folder)
-    said.show(found, template, sizes, repository)
+    findings.show(found, template, sizes, repository)
     return 0
 
 
@@ -76,7 +76,8 @@ def _template(name: str, found: Found, layout: Layout) -> Template:
     most = MOST_IMAGES if found.takes == "image" else None
     if found.takes == "text" and longest > USUAL_TOKENS:
         most = min(longest, MOST_TOKENS)
-    about = f"{found.architecture}, split over {layout.world_size} processes."
+    many = layout.world_size
+    about = f"{found.architecture}, {f'split over {many} processes' if many > 1 else 'whole'}."
     return Template(name, found.kind, found.takes, found.sizes, layout, about, most)
 
 
@@ -85,7 +86,15 @@ def _files(template: Template, found: Found, configs: dict[str, str]) -> dict[st
     if found.takes == "image":
         sizes = [1, 8, MOST_IMAGES]
     name = template.name
-    recipe = recipe_text.text(name, found.source, template.steps, found.kind, found.takes, sizes)
+    recipe = recipe_text.text(
+        name,
+        found.source,
+        template.steps,
+        found.kind,
+        found.takes,
+        sizes,
+        ranks_found.narrow(found.checkpoint.path),
+    )
     return {
         **{f"{model}/config.pbtxt": text for model, text in configs.items()},
         **template.warm_up_files(),

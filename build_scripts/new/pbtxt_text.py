@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from build_scripts.new import chain
@@ -17,6 +17,13 @@ SENTENCES = {
     "QUERY": "How long is a sentence?",
 }
 """What warms a step up."""
+ABOUT: Mapping[tuple[Kind, Takes], str] = {
+    ("embed", "text"): "A text in, its vector out",
+    ("rerank", "text"): "A query and a text in, how well they fit out",
+    ("classify", "text"): "A text in, its best labels out",
+    ("classify", "image"): "The bytes of a JPEG or PNG file in, its best labels out",
+    ("tokens", "text"): "A text in, its named spans out",
+}
 FILES = {"TEXT": "text", "QUERY": "query", "IMAGE": "image", "LENGTHS": "lengths"}
 
 
@@ -72,7 +79,7 @@ class Template:
 
     def _ensemble(self) -> Iterator[str]:
         inputs, outputs = chain.ends(self.steps)
-        comment = f"{self.kind}: the three steps below, chained inside Triton."
+        comment = f"{ABOUT[self.kind, self.takes]}: the three steps below, chained inside Triton."
         yield from self._head(self.name, "platform", "ensemble", comment)
         yield from self._list("input", inputs)
         yield from self._list("output", outputs)
@@ -106,7 +113,6 @@ class Template:
         is_ragged = "LENGTHS" in step.inputs
         ragged = "Ragged: requests of unequal length share a batch, and nothing is padded."
         yield from self._list("input", step.inputs, ragged if is_ragged else "", to_encoder=True)
-        yield "# Of the rank that answers."
         yield from self._list("output", step.outputs)
         yield from ("", "dynamic_batching {}", "", *self._instances(), "")
         for name in ("tensor_parallel_size", "pipeline_parallel_size"):
@@ -157,7 +163,7 @@ class Template:
     def _warm_up(self, step: Step) -> Iterator[str]:
         yield from (
             "",
-            "# Run before the model counts as ready: no client pays for what happens once.",
+            "# Run before the model counts as ready: no client pays for what comes only once.",
         )
         yield from ("model_warmup [ {", '  name: "first"', "  batch_size: 1")
         found = chain.tensors(self.kind, self.sizes)

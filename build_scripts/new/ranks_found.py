@@ -3,12 +3,29 @@ layout cannot have is said before anything is built."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from python_mp.model.errors import PythonMpError
+
+
+def narrow(folder: Path) -> list[str]:
+    """Patterns of the layers that int8 loses most at: the MLPs' second products, whose inputs have
+    outliers."""
+    from python_mp.sharding.families import plans, skeleton, transformers
+
+    config = transformers.read(folder / "config.json")
+    found = plans.plan(config, skeleton.make(config), 1)
+    names = [name for name, how in found.items() if how.way == "rowwise"]
+    mlps = [name for name in names if not re.search("(?i)att", name)]
+    return sorted({re.sub(r"\.\d+\.", _any_number, name) for name in mlps})
+
+
+def _any_number(found: re.Match[str]) -> str:
+    return f".{'[0-9]' * (len(found[0]) - 2)}."
 
 
 def nbytes(job: Job, folder: Path) -> list[int]:

@@ -9,7 +9,7 @@ from build_scripts.new import chain
 from build_scripts.new.chain import Step, Takes
 
 ENGINES = "torch, aot_inductor, onnxruntime, tensorrt"
-DTYPES = "float32, bfloat16, float16, int8, fp8"
+DTYPES = "float32, bfloat16, float16, int8, int8_dynamic, fp8"
 VECTORS = """\
 # The gate: against the float32 reference, over the vectors of the samples.
 [steps.{encoder}.accuracy]
@@ -18,6 +18,7 @@ float32 = {{ cosine_min = 0.999999 }}
 bfloat16 = {{ cosine_min = 0.99, cosine_mean = 0.999 }}
 float16 = {{ cosine_min = 0.999, cosine_mean = 0.9999 }}
 int8 = {{ cosine_min = 0.95, cosine_mean = 0.98 }}
+int8_dynamic = {{ cosine_min = 0.95, cosine_mean = 0.98 }}
 fp8 = {{ cosine_min = 0.95, cosine_mean = 0.99 }}
 """
 CLASSES = """\
@@ -28,6 +29,7 @@ float32 = {{ max_error = 1e-3 }}
 bfloat16 = {{ top1_agreement_min = 0.95 }}
 float16 = {{ top1_agreement_min = 0.98 }}
 int8 = {{ top1_agreement_min = 0.9 }}
+int8_dynamic = {{ top1_agreement_min = 0.9 }}
 fp8 = {{ top1_agreement_min = 0.9 }}
 """
 ONE_CLASS = """\
@@ -38,6 +40,7 @@ float32 = {{ max_error = 1e-3 }}
 bfloat16 = {{ mean_error = 0.1 }}
 float16 = {{ mean_error = 0.02 }}
 int8 = {{ mean_error = 0.2 }}
+int8_dynamic = {{ mean_error = 0.2 }}
 fp8 = {{ mean_error = 0.2 }}
 """
 GATES = {"embed": VECTORS, "rerank": ONE_CLASS, "classify": CLASSES, "tokens": CLASSES}
@@ -50,23 +53,36 @@ VARIANTS = (
 
 
 def text(
-    name: str, source: str, steps: Sequence[Step], kind: str, takes: Takes, sizes: Sequence[int]
+    name: str,
+    source: str,
+    steps: Sequence[Step],
+    kind: str,
+    takes: Takes,
+    sizes: Sequence[int],
+    keep_float: Sequence[str],
 ) -> str:
     """The recipe that makes all steps of the ensemble `name` of one source.
 
     Args:
         sizes: of a batch, in tokens or images: smallest, usual, largest.
+        keep_float: patterns of layers that int8 leaves alone.
     """
-    lines = _lines(name, source, steps, takes, sizes)
+    lines = _lines(name, source, steps, takes, sizes, keep_float)
     encoder = f"{name}_{chain.ENCODER}"
     return "\n".join([*lines, GATES[kind].format(encoder=encoder), *_variants(encoder)]) + "\n"
 
 
 def _lines(
-    name: str, source: str, steps: Sequence[Step], takes: Takes, sizes: Sequence[int]
+    name: str,
+    source: str,
+    steps: Sequence[Step],
+    takes: Takes,
+    sizes: Sequence[int],
+    keep_float: Sequence[str],
 ) -> Iterator[str]:
     yield "#:schema ../../docs/recipe.schema.json"
-    yield f"# How `python -m build_scripts.build {name}` makes what is served here, of one checkpoint."
+    yield f"# How `python -m build_scripts.build {name}` makes what is served here:"
+    yield "# all of one checkpoint."
     yield f"source = {json.dumps(source)} # package:NAME, a folder, or hub:OWNER/NAME@COMMIT"
     for step in steps:
         yield from ("", f"[steps.{name}_{step.job}]")
@@ -79,8 +95,8 @@ def _lines(
     axis, what = ("tokens", "a packed batch") if takes == "text" else ("rows", "a batch")
     yield from ("", f"[steps.{name}_{chain.ENCODER}.shapes] # of {what}: smallest, usual, largest")
     yield from (f"{axis} = {list(sizes)}", "")
-    yield f"[steps.{name}_{chain.ENCODER}.calibration] # of int8"
-    yield from ("samples = 64", "")
+    yield f"[steps.{name}_{chain.ENCODER}.calibration] # of int8: what these get has outliers"
+    yield from ("samples = 64", f"keep_float = {json.dumps(keep_float)}", "")
 
 
 def _variants(encoder: str) -> Iterator[str]:

@@ -52,8 +52,8 @@ def _rows(found: Found, template: Template, nbytes: Sequence[int]) -> Iterator[t
     yield (
         "layout",
         (
-            f"{layout.world_size * layout.replicas} ranks on the {place}: {layout.replicas} replicas"
-            f" x tensor {layout.tensor_parallel_size} x pipeline {layout.pipeline_parallel_size}"
+            f"replicas {layout.replicas} x tensor {layout.tensor_parallel_size} x pipeline"
+            f" {layout.pipeline_parallel_size}, on the {place}"
         ),
     )
     yield "weights", f"at most {megabytes(max(nbytes))} a rank in float32, beside Python and torch"
