@@ -21,6 +21,8 @@ from python_mp.sharding.families.task import Kind, Task
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from python_mp.sharding.families.arrangement import Rows
+
 KINDS = "package:NAME, a folder, or hub:OWNER/NAME[@REVISION]"
 
 
@@ -39,6 +41,7 @@ class Found:
     kind: Kind
     why: str
     takes: Takes
+    rows: Rows
     task: Task
     sizes: Sizes
     steps: Mapping[str, Mapping[str, str]]
@@ -98,9 +101,10 @@ def read(source: str, folder: Path, wanted: Kind | None) -> Found:
     checkpoint_folder.tensors(folder)
     try:
         module, _ = skeleton.kind(config, kind)
+        rows = skeleton.rows(config)
     except LoadError as error:
         raise BuildError(f"{folder}: {error}") from None
-    takes: Takes = "image" if module.main_input_name == "pixel_values" else "text"
+    takes: Takes = "image" if rows == "images" else "text"
     if (kind, takes) not in chain.ENDS:
         raise BuildError(
             f"{folder} is a {module.__name__}, which reads images, and has no classes: take a"
@@ -115,6 +119,7 @@ def read(source: str, folder: Path, wanted: Kind | None) -> Found:
         kind,
         why,
         takes,
+        rows,
         task,
         sizes,
         _steps(checkpoint, kind, takes, sizes),

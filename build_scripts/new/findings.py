@@ -13,9 +13,12 @@ from build_scripts.new.checkpoint_found import Found
 from build_scripts.new.pbtxt_text import Layout, Template
 from build_scripts.places import REPOSITORY
 from build_scripts.storage import megabytes
-from python_mp.sharding.families.skeleton import RECTANGLES
 
-CLIENTS = {"embed": '"a text" "another"'}
+BATCHES = {
+    "packed": "packed: texts end to end, without padding",
+    "rectangles": "rectangles: texts of like lengths side by side",
+    "images": "images side by side",
+}
 
 
 def show(found: Found, template: Template, nbytes: Sequence[int], repository: Path) -> None:
@@ -38,16 +41,7 @@ def _rows(found: Found, template: Template, nbytes: Sequence[int]) -> Iterator[t
     if found.kind == "embed":
         yield "pooling", ", ".join(found.task.pooling)
     yield "size", ", ".join(_sizes(found))
-    yield (
-        "batches",
-        (
-            "rectangles of like lengths"
-            if config.model_type in RECTANGLES
-            else "images"
-            if found.takes == "image"
-            else "packed, without padding"
-        ),
-    )
+    yield "batches", BATCHES[found.rows]
     place = "GPUs" if layout.on_gpus else "CPU"
     yield (
         "layout",
