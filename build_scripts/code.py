@@ -45,9 +45,16 @@ def hashes(module: str) -> dict[str, str]:
 def of_file(path: Path) -> dict[str, str]:
     """The same of a file of a model's, which is no module of a package, with the versions of the
     libraries that it and what it imports use."""
-    found = _closure(_imported("", path))
+    found = _closure(_imported("", path), path.parent)
     libraries = _libraries({"": path, **_theirs(found)})
     return {path.name: storage.sha256(path), **_hashed(found), **libraries}
+
+
+def files(path: Path) -> dict[str, Path]:
+    """A file of a model's and those beside it that it imports, by their names in its folder."""
+    found = [path, *_closure(_imported("", path), path.parent).values()]
+    folder = path.parent
+    return {str(p.relative_to(folder)): p for p in found if p.is_relative_to(folder)}
 
 
 def load(path: Path) -> ModuleType:
@@ -55,15 +62,17 @@ def load(path: Path) -> ModuleType:
     return python_file.load(path, f"{path.parent.name}_{path.stem}")
 
 
-def _closure(names: Iterable[str]) -> dict[str, Path]:
-    """The files of the modules and of all that they import, by the modules' names, sorted."""
+def _closure(names: Iterable[str], folder: Path | None = None) -> dict[str, Path]:
+    """The files of the modules and of all that they import, by the modules' names, sorted; `folder`
+    is that of a model's file, which finds there first what it imports, as do those beside it."""
     found: dict[str, Path] = {}
-    waiting = list(names)
+    waiting = [(name, folder) for name in names]
     while waiting:
-        name = waiting.pop()
-        if name not in found and (path := _file(name)):
+        name, near = waiting.pop()
+        if name not in found and (path := _beside(near, name) or _file(name)):
             found[name] = path
-            waiting += [*_parents(name), *_imported(name, path)]
+            near = near if near and path.is_relative_to(near) else None
+            waiting += [(each, near) for each in (*_parents(name), *_imported(name, path))]
     return dict(sorted(found.items()))
 
 
@@ -102,6 +111,13 @@ def _parents(name: str) -> Iterator[str]:
     while "." in name:
         name = name.rpartition(".")[0]
         yield name
+
+
+def _beside(folder: Path | None, name: str) -> Path | None:
+    if folder is None or not all(part.isidentifier() for part in name.split(".")):
+        return None
+    path = python_file.beside(folder, name)
+    return path if path and path.is_file() else None
 
 
 def _file(name: str) -> Path | None:
@@ -161,7 +177,8 @@ def _imports(path: Path, name: str, package: str, _state: int) -> tuple[str, ...
             found += [each.name for each in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = _base(node, package)
-            found += [base, *(f"{base}.{each.name}" for each in node.names)]
+            inner = (f"{base}.{each.name}".lstrip(".") for each in node.names)
+            found += [base, *inner]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found += [node.value] if NAME.fullmatch(node.value) else []
         elif isinstance(node, ast.JoinedStr):
@@ -190,7 +207,7 @@ def _base(node: ast.ImportFrom, package: str) -> str:
         return node.module or ""
     parts = package.split(".")
     base = ".".join(parts[: len(parts) - node.level + 1])
-    return f"{base}.{node.module}" if node.module else base
+    return f"{base}.{node.module}".lstrip(".") if node.module else base
 
 
 def _beginning(node: ast.JoinedStr, name: str, package: str) -> str:

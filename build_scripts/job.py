@@ -146,6 +146,11 @@ class Job:
         return path
 
     @property
+    def code_files(self) -> dict[str, Path]:
+        """The code and the files beside it that it imports, by their names in the folder."""
+        return code.files(self.code) if self.code else {}
+
+    @property
     def beside(self) -> dict[str, Path]:
         """What else lies in the model's folder: samples.py, and all that it may read."""
         known = {recipe_file.NAME, triton_config.NAME, self.code.name if self.code else ""}

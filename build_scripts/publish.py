@@ -10,7 +10,6 @@ No other file is touched.
 
 import json
 import platform
-import shutil
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,9 +85,7 @@ def _publish(job: Job, steps: Steps) -> Manifest:
     storage.require_space(job.folder, sum(path.stat().st_size for path in files.values()))
     number = max(versions(job.folder), default=0) + 1
     with storage.appearing(job.folder / str(number)) as building:
-        for name, path in files.items():
-            (building / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, building / name)
+        storage.copy(files, building)
         described = describe(job, steps, building)
         described.write(building)
     return described

@@ -44,4 +44,6 @@ def shard(
         folder=folder,
         parameters=job.config.module_parameters,
         communicator=communicator,
+        inputs=job.config.batch_inputs,
+        outputs=tuple(spec.name for spec in job.config.outputs),
     )

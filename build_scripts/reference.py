@@ -1,8 +1,9 @@
 """Stage `reference`: what the outputs should be, by the model in one piece, in float32, in PyTorch.
 
 Encoders are judged by Hugging Face's own implementation, a user's module by the `reference` that it
-brings (see samples.py), and where it brings none by itself on one rank: then a module that computes
-something else than its checkpoint was trained for passes.
+brings (see samples.py); where it brings none, one without our layers by itself as torch runs it,
+another by itself on one rank: then a module that computes something else than its checkpoint was
+trained for passes.
 """
 
 from __future__ import annotations
@@ -123,8 +124,11 @@ def _module(job: Job, folder: Path, requests: Sequence[dict[str, Array]]) -> Ite
         parameters=job.config.module_parameters,
         communicator=Alone(),
         given=Checkpoint(folder, torch.float32, cpu),
+        inputs=job.config.batch_inputs,
+        outputs=tuple(spec.name for spec in job.config.outputs),
     )
-    module = source.read(job.folder).build(shard).eval()
+    model = source.read(job.folder)
+    module = (model.whole or model.build)(shard).eval()
     for request in requests:
         results = module(Packed(packed(job.config, [request]), cpu), None)
         yield {name: _array(job, name, value) for name, value in results.items()}

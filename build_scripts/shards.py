@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint_folder, fetch, tasks
+from build_scripts import checkpoint_folder, fetch, storage, tasks
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from python_mp.sharding.families.task import WEIGHTS as HEAD
@@ -105,8 +105,7 @@ def _bears_its_names(folder: Path, task: Kind | None) -> bool:
 def add_code(job: Job, out: Path) -> None:
     """What every artifact needs beside its weights or graphs: the user's module.py, or the family's
     config.json and what follows its hidden states."""
-    for name, path in code(job).items():
-        shutil.copyfile(path, out / name)
+    storage.copy(code(job), out)
     if job.recipe.family != "transformers":
         return
     if found := tasks.of(job, checkpoint_folder.Checkpoint(fetch.read(job).folder)):
@@ -116,10 +115,9 @@ def add_code(job: Job, out: Path) -> None:
 
 
 def code(job: Job) -> dict[str, Path]:
-    """What computes with any engine: the user's module, or a checkpoint's config."""
-    if job.code:
-        return {job.code.name: job.code}
-    return {"config.json": fetch.read(job).folder / "config.json"}
+    """What computes with any engine: the user's module and what it imports from beside it, or a
+    checkpoint's config."""
+    return job.code_files or {"config.json": fetch.read(job).folder / "config.json"}
 
 
 if __name__ == "__main__":

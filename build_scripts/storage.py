@@ -50,6 +50,13 @@ def files(folder: Path) -> dict[str, Path]:
     return {str(path.relative_to(folder)): path for path in paths}
 
 
+def copy(paths: Mapping[str, Path], folder: Path) -> None:
+    """Files by their names into the folder."""
+    for name, path in paths.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
+
+
 def hashes(paths: Mapping[str, Path]) -> dict[str, str]:
     """Of files by their names."""
     return {name: sha256(path) for name, path in paths.items()}

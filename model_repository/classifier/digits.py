@@ -5,7 +5,7 @@ python model_repository/classifier/digits.py --images DIR    writes some held-ou
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from math import ceil
@@ -24,14 +24,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from build_scripts.errors import BuildError
-from python_mp.rank.collectives.communicator import Alone
-from python_mp.sharding import source
-from python_mp.sharding.shard import Shard
+from module import BLOCKS, SIDE, Classifier
 
 Array = NDArray[Any]
-CLASSIFIER = Path(__file__).resolve().parent
-SIDE, CLASSES, PATCHES, PATCH_PIXELS = 8, 10, 16, 4
-DIM, HIDDEN, BLOCKS = 64, 256, 4
 SEED, HELD_OUT, LEAST_ACCURACY = 0, 0.2, 0.97
 EPOCHS, BATCH, RATE, DECAY = 30, 96, 4e-3, 0.05
 SHIFT, TURN, SCALE = 0.5, 0.17, 0.1  # at most: pixels, radians, of the size
@@ -52,15 +47,14 @@ def make(folder: Path, progress: Progress) -> dict[str, object]:
     images, labels, held_out, expected = digits()
     epochs = progress.track(range(EPOCHS), description="classifier: training")
     with _reproducible():
-        leaves = train(images, labels, epochs)
-        accuracy = float((classify(leaves, held_out).argmax(1) == expected).float().mean())
+        model = train(images, labels, epochs)
+        accuracy = float((model(held_out).argmax(1) == expected).float().mean())
     if accuracy < LEAST_ACCURACY:
         raise BuildError(
             f"The classifier recognises {accuracy:.1%} of the held-out digits, which is less than"
             f" {LEAST_ACCURACY:.0%}: change SEED or EPOCHS in {Path(__file__).name}."
         )
-    tensors = {name: leaf.detach() for name, leaf in leaves.tensors.items()}
-    save_file(tensors, folder / "model.safetensors")
+    save_file(model.state_dict(), folder / "model.safetensors")
     return {
         "held_out_accuracy": round(accuracy, 4),
         "held_out_samples": len(expected),
@@ -96,61 +90,21 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return images, labels, held_out, expected
 
 
-class Leaves:
-    """Weights to be trained: what layers are given keeps its gradient's way to `tensors`."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self.tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.tensors
-
-    def full(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def split(self, name: str, dim: int, rank: int, size: int, _cut: object = None) -> Tensor:
-        return self.tensors[name].chunk(size, dim)[rank]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.tensors[name].shape)
-
-
-def train(images: Tensor, labels: Tensor, epochs: Iterable[int]) -> Leaves:
+def train(images: Tensor, labels: Tensor, epochs: Iterable[int]) -> nn.Module:
     """The classifier after EPOCHS passes over images [n, 8, 8] and labels [n]."""
     random = torch.Generator().manual_seed(SEED)
-    leaves = Leaves(dict(initial(random)))
+    model = initial(random)
     steps = ceil(len(labels) / BATCH)
-    optimizer = torch.optim.AdamW(leaves.tensors.values(), RATE, weight_decay=DECAY, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, EPOCHS * steps)
     for _ in epochs:
         for batch in torch.randperm(len(labels), generator=random).chunk(steps):
-            logits = classify(leaves, moved(images[batch], random))
+            logits = model(moved(images[batch], random))
             optimizer.zero_grad()
             torch.autograd.backward(F.cross_entropy(logits, labels[batch]))
             optimizer.step()
             schedule.step()
-    return leaves
-
-
-def classify(leaves: Leaves, images: Tensor) -> Tensor:
-    """[n, 8, 8] -> logits [n, 10], by the module that is served.
-
-    It is built for every call, as layers put weights together when they are built.
-    """
-    logits: Tensor = build(leaves)({"PIXELS": images}, None)["LOGITS"]
-    return logits
-
-
-def build(leaves: Leaves) -> nn.Module:
-    """The served module over these weights, in one piece."""
-    cpu = torch.device("cpu")
-    shard = Shard(0, 1, 0, 1, torch.float32, cpu, CLASSIFIER, {}, Alone(), given=leaves)
-    return _builder()(shard)
-
-
-@cache
-def _builder() -> Callable[[Shard], nn.Module]:
-    return source.read(CLASSIFIER).build
+    return model
 
 
 def moved(images: Tensor, random: torch.Generator) -> Tensor:
@@ -165,39 +119,18 @@ def moved(images: Tensor, random: torch.Generator) -> Tensor:
     return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0]
 
 
-def initial(random: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-    """Names and float32 weights to begin with: norms 1, biases 0, matrices keep the variance of
-    what they are given, those that add to the residual stream share it between the blocks."""
-    for name, shape in shapes():
-        noise = torch.randn(shape, generator=random)
-        if name.endswith("norm.weight"):
-            yield name, torch.ones(shape)
-        elif name.endswith("bias"):
-            yield name, torch.zeros(shape)
-        else:
+def initial(random: torch.Generator) -> nn.Module:
+    """The classifier to begin with: norms 1, biases 0, matrices keep the variance of what they are
+    given, those that add to the residual stream share it between the blocks."""
+    model: nn.Module = Classifier()
+    for name, weight in model.named_parameters():
+        if weight.dim() > 1:
             adds = BLOCKS if name.endswith(("out.weight", "down.weight")) else 1
-            yield name, noise / (shape[-1] * adds) ** 0.5
-
-
-def shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the weights; a matrix is [out, in]."""
-    yield from _affine("patch", DIM, PATCH_PIXELS)
-    yield "positions", (PATCHES, DIM)
-    for index in range(BLOCKS):
-        block = f"blocks.{index}"
-        yield from _affine(f"{block}.attention_norm", DIM)
-        for name in ("q", "k", "v", "out"):
-            yield from _affine(f"{block}.{name}", DIM, DIM)
-        yield from _affine(f"{block}.mlp_norm", DIM)
-        yield from _affine(f"{block}.up", HIDDEN, DIM)
-        yield from _affine(f"{block}.down", DIM, HIDDEN)
-    yield from _affine("norm", DIM)
-    yield from _affine("head", CLASSES, DIM)
-
-
-def _affine(name: str, out: int, *into: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", (out, *into)
-    yield f"{name}.bias", (out,)
+            noise = torch.randn(weight.shape, generator=random)
+            weight.data = noise / (weight.shape[-1] * adds) ** 0.5
+        elif name.endswith("bias"):
+            weight.data.zero_()
+    return model
 
 
 @contextmanager

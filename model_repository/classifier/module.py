@@ -1,23 +1,27 @@
-"""A small vision transformer (arXiv:2010.11929), split over ranks by heads and by columns.
+"""A small vision transformer (arXiv:2010.11929): a torch module, and a plan to split it by.
 
 The image is cut into patches, each becomes a token, and the mean over the tokens is classified.
-All images have the same number of tokens, so attention runs over a rectangle of [n, heads, 16, d].
 """
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from python_mp.sharding.layers import ColumnParallelLinear, LayerNorm, RowParallelLinear
-from python_mp.sharding.numerics import linear
+from python_mp.sharding.cut import Cut
+from python_mp.sharding.split_plan import Split
 
 SIDE, PATCH, CLASSES = 8, 2, 10
-DIM, HEADS, BLOCKS = 64, 4, 4
+DIM, HEAD, MLP, BLOCKS = 64, 16, 256, 4
 PATCHES = SIDE // PATCH  # along a side
 EPSILON = 1e-6
 
-
-def build(shard):
-    return Classifier(shard)
+plan = {
+    "blocks.*.qkv": Split("colwise", Cut(parts=3, unit=HEAD)),  # q, k, v; heads stay whole
+    "blocks.*.up": "colwise",
+    "blocks.*.out": "rowwise",
+    "blocks.*.down": "rowwise",
+}
+layers = "blocks"
 
 
 def check(batch):
@@ -25,70 +29,40 @@ def check(batch):
 
 
 class Classifier(nn.Module):
-    """PIXELS [n, 8, 8] -> LOGITS [n, 10]; between stages [n, 16, 64]."""
+    """Pixels [n, 8, 8] -> logits [n, 10]."""
 
-    def __init__(self, shard):
+    def __init__(self):
         super().__init__()
-        self.embedding = Embedding(shard) if shard.is_first else None
-        self.blocks = nn.ModuleList(
-            Block(shard, f"blocks.{index}") for index in shard.layers(BLOCKS)
-        )
-        self.head = Head(shard) if shard.is_last else None
-
-    def forward(self, batch, hidden):
-        x = hidden if self.embedding is None else self.embedding(batch["PIXELS"])
-        for block in self.blocks:
-            x = block(x)
-        return x if self.head is None else {"LOGITS": self.head(x)}
-
-
-class Embedding(nn.Module):
-    """[n, 8, 8] -> [n, 16, 64]: a product for each patch's four pixels, plus its position."""
-
-    def __init__(self, shard):
-        super().__init__()
-        self.register_buffer("weight", shard.weights.full("patch.weight"))
-        self.register_buffer("bias", shard.weights.full("patch.bias"))
-        self.register_buffer("positions", shard.weights.full("positions"))
+        self.patch = nn.Linear(PATCH**2, DIM)
+        self.positions = nn.Parameter(torch.zeros(PATCHES**2, DIM))
+        self.blocks = nn.Sequential(*(Block() for _ in range(BLOCKS)))
+        self.norm = nn.LayerNorm(DIM, EPSILON)
+        self.head = nn.Linear(DIM, CLASSES)
 
     def forward(self, pixels):
-        x = pixels.to(self.weight.dtype).view(-1, PATCHES, PATCH, PATCHES, PATCH)
-        patches = x.transpose(2, 3).reshape(-1, PATCHES**2, PATCH**2)
-        return linear(patches, self.weight, self.bias) + self.positions
+        patches = pixels.view(-1, PATCHES, PATCH, PATCHES, PATCH).transpose(2, 3)
+        x = self.patch(patches.reshape(-1, PATCHES**2, PATCH**2)) + self.positions
+        return self.head(self.norm(self.blocks(x)).mean(1))
 
 
 class Block(nn.Module):
-    """Self-attention and MLP, each after a norm and added to what came in; two all-reduces."""
+    """Self-attention among the 16 tokens of each image, and MLP; each added to what came in."""
 
-    def __init__(self, shard, name):
+    def __init__(self):
         super().__init__()
-        self.heads = shard.share(HEADS, "attention heads")
-        self.attention_norm = LayerNorm(shard, f"{name}.attention_norm", EPSILON)
-        self.qkv = ColumnParallelLinear(shard, *(f"{name}.{part}" for part in "qkv"))
-        self.out = RowParallelLinear(shard, f"{name}.out")
-        self.mlp_norm = LayerNorm(shard, f"{name}.mlp_norm", EPSILON)
-        self.up = ColumnParallelLinear(shard, f"{name}.up")
-        self.down = RowParallelLinear(shard, f"{name}.down")
+        self.attention_norm = nn.LayerNorm(DIM, EPSILON)
+        self.qkv = nn.Linear(DIM, 3 * DIM)
+        self.out = nn.Linear(DIM, DIM)
+        self.mlp_norm = nn.LayerNorm(DIM, EPSILON)
+        self.up = nn.Linear(DIM, MLP)
+        self.down = nn.Linear(MLP, DIM)
 
     def forward(self, x):
         x = x + self.out(self.attend(self.attention_norm(x)))
         return x + self.down(F.gelu(self.up(self.mlp_norm(x))))
 
     def attend(self, x):
-        """Among the 16 tokens of each image, this rank's heads: [n, 16, 64] -> [n, 16, 64/size]."""
-        parts = self.qkv(x).view(-1, PATCHES**2, 3, self.heads, DIM // HEADS)
+        """[n, 16, 64] -> [n, 16, 64], or as many of the columns as the rank has heads for."""
+        parts = self.qkv(x).unflatten(-1, (3, -1, HEAD))
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind()
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
-class Head(nn.Module):
-    """[n, 16, 64] -> [n, 10], from the mean over the tokens."""
-
-    def __init__(self, shard):
-        super().__init__()
-        self.norm = LayerNorm(shard, "norm", EPSILON)
-        self.register_buffer("weight", shard.weights.full("head.weight"))
-        self.register_buffer("bias", shard.weights.full("head.bias"))
-
-    def forward(self, x):
-        return linear(self.norm(x).mean(1), self.weight, self.bias)

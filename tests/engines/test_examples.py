@@ -24,10 +24,8 @@ from tests.support.replicas import LIMIT, Array, served
 def random_weights() -> dict[str, Tensor]:
     """Of the classifier; biases and norms too."""
     random = torch.Generator().manual_seed(1)
-    return {
-        name: first + 0.1 * torch.randn(first.shape, generator=random)
-        for name, first in digits.initial(random)
-    }
+    first = digits.initial(random).state_dict()
+    return {name: w + 0.1 * torch.randn(w.shape, generator=random) for name, w in first.items()}
 
 
 Example = tuple[str, str, tuple[int, ...], str, int, Callable[[], dict[str, Tensor]]]
@@ -42,10 +40,12 @@ CLASSIFIER: Example = ("classifier", "PIXELS", (8, 8), "LOGITS", 10, random_weig
 def whole(version: Path, given: str, batch: Array, answer: str) -> Array:
     """What the module makes of it in one piece, in float64."""
     device = torch.device("cpu")
-    shard = Shard(0, 1, 0, 1, torch.float64, device, version, {}, Alone())
+    names = {"inputs": (given,), "outputs": (answer,)}
+    shard = Shard(0, 1, 0, 1, torch.float64, device, version, {}, Alone(), **names)
     x = {given: torch.from_numpy(batch).double()}
+    found = source.read(version)
     with torch.no_grad():
-        y: Array = source.read(version).build(shard)(x, None)[answer].numpy()
+        y: Array = (found.whole or found.build)(shard)(x, None)[answer].numpy()
     return y
 
 

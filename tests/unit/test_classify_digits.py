@@ -8,6 +8,7 @@ import torch
 from rich.progress import Progress
 
 from build_scripts.errors import BuildError
+from build_scripts.job import REPOSITORY
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding import source
 from python_mp.sharding.shard import Shard
@@ -41,8 +42,9 @@ def test_two_trainings_write_the_same_bytes_which_are_what_was_judged(
     assert one.read_bytes() == other.read_bytes()
     assert settings == (torch.get_num_threads(), torch.is_grad_enabled())
     # Read back as a rank reads it, the weights have the accuracy that the manifest will say.
-    shard = Shard(0, 1, 0, 1, torch.float32, torch.device("cpu"), first, {}, Alone())
-    module = source.read(digits.CLASSIFIER).build(shard)
+    names = {"inputs": ("PIXELS",), "outputs": ("LOGITS",)}
+    shard = Shard(0, 1, 0, 1, torch.float32, torch.device("cpu"), first, {}, Alone(), **names)
+    module = source.read(REPOSITORY / "classifier").build(shard)
     requests, labels = digits.samples(first)
     images = torch.from_numpy(np.concatenate([request["PIXELS"] for request in requests]))
     logits = module({"PIXELS": images}, None)["LOGITS"]

@@ -97,6 +97,11 @@ class ModelConfig:
         """Ranks in one replica."""
         return self.parameters.tensor_parallel_size * self.parameters.pipeline_parallel_size
 
+    @property
+    def batch_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that batches have: all but those that say lengths."""
+        return tuple(each.name for each in self.inputs if each.name != self.parameters.lengths)
+
     @cached_property
     def has_ragged_input(self) -> bool:
         return any(spec.ragged for spec in self.inputs)

@@ -156,4 +156,6 @@ def _shard(spec: RankSpec, device: torch.device, communicator: Communicator) -> 
         folder=config.folder,
         parameters=config.module_parameters,
         communicator=communicator,
+        inputs=config.batch_inputs,
+        outputs=tuple(spec.name for spec in config.outputs),
     )

@@ -51,7 +51,12 @@ class ColumnParallelLinear(nn.Module):
         self.register_buffer("bias", bias)
 
     @property
+    def in_features(self) -> int:
+        return self.weight.shape[1]
+
+    @property
     def out_features(self) -> int:
+        """This rank's."""
         return sum(self.widths)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,6 +133,15 @@ class RowParallelLinear(nn.Module):
         self.register_buffer("weight", weight.t().contiguous() if transposed else weight)
         bias = weights.full(f"{name}.bias") if f"{name}.bias" in weights else None
         self.register_buffer("bias", bias)
+
+    @property
+    def in_features(self) -> int:
+        """This rank's."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.shard.size == 1:

@@ -39,7 +39,7 @@ def parallelize(module: nn.Module, plan: Plan, shard: TensorParallel) -> nn.Modu
     Raises:
         LoadError: the plan does not fit the module, or the weights do not.
     """
-    names = [name for name, _ in module.named_modules()]
+    names = [name for name, _ in module.named_modules(remove_duplicate=False)]
     for pattern in unused(plan, names):
         raise LoadError(f"the plan's {pattern} is no part of the module")
     split(module, splits(plan, names), shard)
@@ -59,15 +59,17 @@ def split(
         joined: last parts of the names of linears of one parent that are given the same input,
             (q_proj, k_proj, v_proj): they become one product.
     """
-    modules, left = dict(module.named_modules()), dict(found)
+    modules, left = dict(module.named_modules(remove_duplicate=False)), dict(found)
     for name in found:
         _check(modules[name], name, shard)
     for names in list(_together(left, joined)):
         _replace_joined(module, names, left, shard)
         for name in names:
             del left[name]
-    for name, how in left.items():
-        _replace(module, name, _layer(modules[name], name, how, shard))
+    for same in _same(modules, left):
+        layer = _layer(modules[same[0]], same[0], left[same[0]], shard)
+        for name in same:
+            _replace(module, name, layer)
 
 
 def load_weights(module: nn.Module, weights: Weights) -> None:
@@ -77,13 +79,13 @@ def load_weights(module: nn.Module, weights: Weights) -> None:
     for path, owner in module.named_modules():
         if isinstance(owner, LOADED):
             continue
-        for name, parameter in owner._parameters.items():
+        for name, parameter in list(owner._parameters.items()):
             if parameter is not None:
                 if id(parameter) not in loaded:
                     tensor = _whole(weights, f"{path}.{name}".lstrip("."), parameter)
                     loaded[id(parameter)] = nn.Parameter(tensor, requires_grad=False)
-                owner._parameters[name] = loaded[id(parameter)]
-        for name, buffer in owner._buffers.items():
+                setattr(owner, name, loaded[id(parameter)])  # An LSTM looks whether one is set.
+        for name, buffer in list(owner._buffers.items()):
             if buffer is not None and name not in owner._non_persistent_buffers_set:
                 owner._buffers[name] = _whole(weights, f"{path}.{name}".lstrip("."), buffer)
 
@@ -96,7 +98,10 @@ def _whole(weights: Weights, name: str, wanted: Tensor) -> Tensor:
 
 
 def _check(was: nn.Module, name: str, shard: TensorParallel) -> None:
-    """Raises LoadError where the checkpoint's tensors are not those of the layer."""
+    """Raises LoadError where it is no layer that can be split, or the checkpoint's tensors are not
+    those of the layer."""
+    if was._forward_hooks or was._forward_pre_hooks:
+        raise LoadError(f"{name} has hooks, which would be lost: it cannot be split")
     for last, wanted in was._parameters.items():
         whole = f"{name}.{last}"
         if wanted is not None and shard.weights.shape(whole) != tuple(wanted.shape):
@@ -104,6 +109,19 @@ def _check(was: nn.Module, name: str, shard: TensorParallel) -> None:
             raise LoadError(f"{whole} is {found}; the module wants {list(wanted.shape)}")
     if was._parameters.get("bias", 0) is None and f"{name}.bias" in shard.weights:
         raise LoadError(f"the module has no {name}.bias, which the weights have")
+
+
+def _same(modules: Mapping[str, nn.Module], found: Mapping[str, Split]) -> list[list[str]]:
+    """The names, those of one module together. Raises LoadError where they are split differently,
+    or one of its names is left whole."""
+    names: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        names.setdefault(id(module), []).append(name)
+    groups = {id(modules[name]): names[id(modules[name])] for name in found}
+    for same in groups.values():
+        if len({found.get(name) for name in same}) > 1:
+            raise LoadError(f"{' and '.join(same)} are one module: the plan must split them alike")
+    return list(groups.values())
 
 
 def _together(found: dict[str, Split], joined: Sequence[Sequence[str]]) -> Iterator[list[str]]:
@@ -126,13 +144,14 @@ def _replace_joined(
 
 
 def _layer(was: nn.Module, name: str, split: Split, shard: TensorParallel) -> nn.Module:
-    kind = type(was).__name__
+    kind = _kind(was)
     if split.way == "vocabulary" and type(was) is nn.Embedding:
         return VocabParallelEmbedding(shard, name)
     if split.way == "colwise" and type(was) is nn.Embedding:
         return ColumnParallelEmbedding(shard, name, split.cut)
-    if split.way == "vocabulary" or kind not in ("Linear", "Conv1D"):
-        raise LoadError(f"{name} is a {kind}, which cannot be split {split.way}")
+    if split.way == "vocabulary" or not kind:
+        what = type(was).__name__
+        raise LoadError(f"{name} is a {what}, which cannot be split {split.way}: leave it whole")
     transposed = kind == "Conv1D"
     match split.way:
         case "colwise":
@@ -142,6 +161,14 @@ def _layer(was: nn.Module, name: str, split: Split, shard: TensorParallel) -> nn
         case "rowwise_split_input":
             return ScatteredLinear(shard, name, transposed=transposed)
     return RowParallelLinear(shard, name, split.cut, transposed=transposed)
+
+
+def _kind(was: nn.Module) -> str:
+    """Linear, or transformers' Conv1D; not what somebody made of one, which computes otherwise."""
+    if type(was) is nn.Linear:
+        return "Linear"
+    is_conv = (type(was).__module__, type(was).__name__) == ("transformers.pytorch_utils", "Conv1D")
+    return "Conv1D" if is_conv else ""
 
 
 def _replace(module: nn.Module, name: str, layer: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ..rank.collectives import Communicator
 from .cut import uneven
 from .parallelize import parallelize
 from .split_plan import Plan
+from .tied import Renamed, tied
 from .weights import Weights, read
 
 
@@ -36,6 +37,9 @@ class Shard:
     communicator: Communicator
     given: Weights | None = None
     """Weights to take instead of the folder's."""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    """The names of config.pbtxt, in its order; of inputs those that batches have."""
 
     @property
     def is_first(self) -> bool:
@@ -80,7 +84,9 @@ class Shard:
 
     def parallelize(self, module: nn.Module, plan: Plan) -> nn.Module:
         """Splits a module that knows nothing of ranks: see `parallelize.parallelize`."""
-        return parallelize(module, plan, self)
+        names = tied(module, self.weights)
+        shard = replace(self, given=Renamed(self.weights, names)) if names else self
+        return parallelize(module, plan, shard)
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum over the stage's ranks, in place."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..machine import python_file
 from ..model.errors import LoadError, describe
 from ..model.paths import present, regular
+from . import plain
 from .packed import Packed
 from .shard import Shard
 
@@ -29,6 +30,8 @@ class Source:
     build: Callable[[Shard], nn.Module]
     check: Check | None
     finish: Callable[[Shard], Finish] | None = None
+    whole: Callable[[Shard], nn.Module] | None = None
+    """The same by torch alone, in one piece, of a module that does without our layers."""
 
 
 def read(folder: Path) -> Source:
@@ -61,12 +64,17 @@ def _user_module(path: Path) -> Source:
         module = python_file.load(path, "module")
     except Exception as error:
         raise LoadError(f"{path} raised {describe(error)}{_moved(error)}") from error
-    if not callable(getattr(module, "build", None)):
-        raise LoadError(f"{path} has no function build(shard); see README, bring your own model")
     check = getattr(module, "check", None)
     if check is not None and not callable(check):
         raise LoadError(f"{path}: check must be a function of a batch, not {check!r}")
-    return Source(module.build, check)
+    if callable(getattr(module, "build", None)):
+        return Source(module.build, check)
+    if found := plain.find(module, path):
+        return Source(found.build, check, whole=found.whole)
+    raise LoadError(
+        f"{path} has neither a torch.nn.Module nor a function build(shard); see README, bring your"
+        " own model"
+    )
 
 
 def _moved(error: Exception) -> str:
