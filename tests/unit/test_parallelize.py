@@ -2,92 +2,113 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from python_mp.model.errors import LoadError
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding.cut import Cut
+from python_mp.sharding.hollow import hollow
+from python_mp.sharding.layers import VocabParallelEmbedding
 from python_mp.sharding.shard import Shard
 from python_mp.sharding.split_plan import Plan, Split
 from python_mp.sharding.weights import Tensors
-from tests.support.peers import Peer, Peers
+from tests.support.peers import Peer, Peers, together
+from tests.support.plain_modules import Generated
 
 CPU = torch.device("cpu")
-PLAN: Plan = {
-    "words": "vocabulary",
-    "blocks.*.gated": Split("colwise", Cut(parts=2)),
-    "blocks.*.down": "rowwise",
-}
 
 
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(10)
-        self.gated = nn.Linear(10, 2 * 7)
-        self.down = nn.Linear(7, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gated(self.norm(x)).chunk(2, -1)
-        y: Tensor = x + self.down(F.silu(gate) * up)
-        return y
-
-
-class Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.words = nn.Embedding(11, 10)
-        self.blocks = nn.Sequential(Block(), Block())
-
-    def forward(self, ids: Tensor) -> Tensor:
-        y: Tensor = self.blocks(self.words(ids))
-        return y
-
-
-@pytest.fixture
-def whole() -> Model:
-    torch.manual_seed(0)
-    return Model().eval()
-
-
-def shard(whole: Model, peer: Alone, rank: int, size: int) -> Shard:
-    given = Tensors(whole.state_dict(), torch.float32)
+def shard(whole: nn.Module, peer: Alone, rank: int, size: int, saved: int = 0) -> Shard:
+    """Of a checkpoint that has each tied tensor once, under its first or its last name."""
+    names: dict[int, str] = {}
+    for name, tensor in sorted(whole.state_dict(keep_vars=True).items(), reverse=bool(saved)):
+        names.setdefault(id(tensor), name)
+    tensors = {name: whole.state_dict()[name] for name in names.values()}
+    given = Tensors(tensors, torch.float32)
     return Shard(rank, size, 0, 1, torch.float32, CPU, Path(), {}, peer, given)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_in_parts_as_in_one_piece(whole: Model, size: int) -> None:
-    """None of 7, 10 and 11 divides by all of these."""
-    ids, peers = torch.arange(11), Peers(size)
+@pytest.mark.parametrize("seed", range(40))
+def test_in_parts_as_in_one_piece(seed: int) -> None:
+    """None of the sizes need divide; blocks and weights may be shared."""
+    torch.manual_seed(seed)
+    whole, size = Generated(seed).eval(), 1 + seed % 4
+    for tensor in whole.state_dict().values():
+        tensor.add_(0.1 * torch.randn_like(tensor))
+    ids = torch.arange(whole.words.num_embeddings)
 
-    def rank(rank: int) -> Tensor:
-        with torch.device("meta"):
-            module = Model()
-        part = shard(whole, Peer(peers, rank), rank, size).parallelize(module, PLAN)
+    def compute(rank: int, peers: Peers) -> Tensor:
+        part = shard(whole, Peer(peers, rank), rank, size, seed % 2)
+        module = part.parallelize(hollow(lambda: Generated(seed)), whole.plan)
+        assert not any(each.is_meta for each in module.state_dict().values())
+        if not isinstance(module.words, VocabParallelEmbedding):
+            tied = whole.head.weight is whole.words.weight
+            assert (module.head.weight is module.words.weight) == tied
         with torch.inference_mode():
-            y: Tensor = part(ids)
+            y: Tensor = module(ids)
         return y
 
-    with ThreadPoolExecutor(size) as pool, torch.inference_mode():
-        for found in pool.map(rank, range(size)):
-            torch.testing.assert_close(found, whole(ids))
+    with torch.inference_mode():
+        expected = whole(ids)
+    for found in together(size, compute):
+        torch.testing.assert_close(found, expected)
+
+
+class Own(nn.Linear):
+    """Computes otherwise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+class Odd(nn.Module):
+    """What a plan cannot split."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = Own(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.first = self.second = nn.Linear(4, 6)
+        self.hooked = nn.Linear(4, 4)
+        self.hooked.register_forward_hook(lambda _module, _given, found: found * 2)
+        self.lstm = nn.LSTM(4, 4)
 
 
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
         ({"blocks.*.up": "colwise"}, r"blocks\.\*\.up is no part of the module"),
-        ({"words": "sideways"}, "'sideways' for words; known are colwise, rowwise"),
-        ({"blocks.0.norm": "colwise"}, "blocks.0.norm is a LayerNorm, which cannot be split"),
-        ({"blocks.0.gated": Split("colwise", Cut(parts=4))}, "14 is not 4 times a multiple of 1"),
+        ({"first": "sideways"}, "'sideways' for first; known are colwise, rowwise"),
+        ({"norm": "colwise"}, "norm is a LayerNorm, which cannot be split colwise: leave it whole"),
+        ({"own": "rowwise"}, "own is a Own, which cannot be split"),
+        ({"lstm": "colwise"}, "lstm is a LSTM, which cannot be split"),
+        ({"hooked": "colwise"}, "hooked has hooks, which would be lost"),
+        ({"first": "colwise"}, "first and second are one module: the plan must split them alike"),
+        ({"*": Split("colwise", Cut(4))}, "cannot be split"),
+        ({"first": Split("colwise", Cut(4)), "second": Split("colwise", Cut(4))}, "6 is not 4 tim"),
     ],
 )
-def test_a_plan_that_does_not_fit_is_named(whole: Model, plan: Plan, said: str) -> None:
+def test_a_plan_that_does_not_fit_is_named(plan: Plan, said: str) -> None:
+    whole = Odd()
     with pytest.raises(LoadError, match=said):
-        shard(whole, Alone(), 0, 2).parallelize(Model(), plan)
+        shard(whole, Alone(), 0, 2).parallelize(Odd(), plan)
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    for change, said in (
+        (lambda t: t.pop("norm.bias"), "no tensor 'norm.bias'"),
+        (
+            lambda t: t.update({"own.bias": torch.ones(3)}),
+            r"own.bias is \[3\]; the module wants \[4\]",
+        ),
+    ):
+        tensors = Odd().state_dict()
+        change(tensors)
+        part = replace(shard(Odd(), Alone(), 0, 2), given=Tensors(tensors, torch.float32))
+        with pytest.raises(LoadError, match=said):
+            part.parallelize(hollow(Odd), {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import get_ident
 
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -34,9 +35,12 @@ def hollow(make: Callable[[], nn.Module]) -> nn.Module:
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     known = WeakTensorKeyDictionary()  # What is registered twice stays one.
+    mine = get_ident()
 
     def register(_owner: nn.Module, _name: str, given: nn.Parameter | None) -> nn.Parameter | None:
         if given is None or given.is_meta or isinstance(given, UninitializedParameter):
+            return given
+        if get_ident() != mine:  # The hook is for all of the process.
             return given
         if given not in known:
             known[given] = nn.Parameter(given.to("meta"), requires_grad=False)

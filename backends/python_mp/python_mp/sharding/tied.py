@@ -11,10 +11,10 @@ from .weights import Weights
 
 
 def tied(module: nn.Module, weights: Weights) -> dict[str, str]:
-    """For each name of a tied parameter that the checkpoint lacks, one that it has."""
+    """For each name of a tied tensor that the checkpoint lacks, one that it has."""
     names: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
     found: dict[str, str] = {}
     for same in (each for each in names.values() if len(each) > 1):
         if saved := next((name for name in same if name in weights), None):
