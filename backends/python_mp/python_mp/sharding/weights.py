@@ -65,7 +65,7 @@ class Checkpoint:
         return name in self._files or _old(name) in self._files
 
     def full(self, name: str) -> Tensor:
-        return self._place(self._slice(name)[:])
+        return self._place(self._slice(name)[...])
 
     def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
         whole = self._slice(name)
