@@ -170,7 +170,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path, text: str, more: Any, said: 
 def test_inputs_and_outputs_by_name(
     tmp_path: Path, forward: str, inputs: str, outputs: str, expected: dict[str, float]
 ) -> None:
-    text = f"class Net(nn.Module):\n    def forward(self, {forward.replace(': return', '): return')}"
+    text = (
+        f"class Net(nn.Module):\n    def forward(self, {forward.replace(': return', '): return')}"
+    )
     save_file({"unused": torch.ones(1)}, tmp_path / "model.safetensors")
     module = read(tmp_path, text).build(shard(tmp_path, inputs, outputs))
     x = {name: np.full((1,), n + 1, np.float64) for n, name in enumerate(inputs.split())}
