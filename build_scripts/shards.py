@@ -38,13 +38,12 @@ def run(job: Job, out: Path, progress: Progress) -> None:
     """Writes `rankR.safetensors` for every rank, the module.py or config.json it is read by, and
     for a task what follows the hidden states."""
     import torch
-    from safetensors.torch import save_file
 
     from build_scripts import ranks
     from python_mp.model.errors import PythonMpError
     from python_mp.rank.collectives.communicator import Alone
     from python_mp.sharding import source
-    from python_mp.sharding.weights import Recorder
+    from python_mp.sharding.slices import Recorder
 
     add_code(job, out)
     task = f"{job.name}: shard"
@@ -58,11 +57,12 @@ def run(job: Job, out: Path, progress: Progress) -> None:
                 module = model.build(replace(shard, given=recorder))
             if isolation and shard.rank == 0:
                 isolation.through(module)
-            save_file(recorder.tensors, out / f"rank{rank}.safetensors", recorder.metadata())
+            del module  # Its weights need not be there twice.
+            recorder.save(out / f"rank{rank}.safetensors")
         if model.finish:
             recorder = Recorder(weights(job, torch.float32))
             model.finish(replace(ranks.shard(job, 0, out, Alone()), given=recorder))
-            save_file(recorder.tensors, out / HEAD, recorder.metadata())
+            recorder.save(out / HEAD)
     except PythonMpError as error:
         raise BuildError(f"{job.name}: {error}") from error
 

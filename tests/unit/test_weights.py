@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from python_mp.sharding.weights import Checkpoint, Recorder, Slices
+from python_mp.sharding.slices import Recorder, Slices
+from python_mp.sharding.weights import Checkpoint, Prefixed, Tensors, Weights
 
 KEPT = {
     "index": torch.tensor([[257, -(1 << 40)], [3, 4]]),
@@ -23,7 +25,38 @@ def test_only_numbers_with_a_fraction_are_cast(tmp_path: Path, dtype: torch.dtyp
         assert torch.equal(recorder.full(name), wanted)
         assert torch.equal(recorder.split(name, 1, 0, 2), wanted[:, :1])
     assert recorder.full("weight").dtype is dtype
-    save_file(recorder.tensors, tmp_path / "rank0.safetensors", recorder.metadata())
+    recorder.save(tmp_path / "rank0.safetensors")
     slices = Slices(tmp_path / "rank0.safetensors", torch.device("cpu"))
     assert all(torch.equal(slices.full(name), wanted) for name, wanted in KEPT.items())
     assert slices.full("weight").dtype is dtype
+
+
+def test_what_a_module_asks_for_is_saved_as_the_checkpoint_has_it(tmp_path: Path) -> None:
+    """Parts, joined and transposed ones, and tied ones, though the module changes what it got; a
+    rank then has them without a copy."""
+    whole = {"a": torch.arange(24.0).view(6, 4), "b": torch.arange(30.0).view(6, 5)}
+    given = Tensors(whole | {"tied": whole["a"]}, torch.float32)
+
+    def ask(weights: Weights) -> list[Tensor]:
+        def join(inner: Weights) -> Tensor:
+            parts = [Prefixed(inner, "").split(name, 0, 1, 2) for name in "ab"]
+            return torch.cat(parts, 1).t().contiguous()
+
+        first = [weights.full("a"), weights.full("tied"), weights.split("b", 1, 0, 2)]
+        return [*first, weights.split("a", 0, 1, 2), weights.made("a+b", join)]
+
+    wanted = [tensor.clone() for tensor in ask(given)]
+    recorder = Recorder(given)
+    for copied in (2, 4):
+        ask(recorder)[copied].mul_(2)
+    recorder.save(tmp_path / "rank0.safetensors")
+    found = ask(Slices(tmp_path / "rank0.safetensors", torch.device("cpu")))
+    assert all(map(torch.equal, found, wanted))
+    assert _mapped(tmp_path / "rank0.safetensors", found)
+
+
+def _mapped(path: Path, tensors: list[Tensor]) -> bool:
+    """Whether they lie in the process's map of the file."""
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    ranges = [[int(x, 16) for x in each[0].split("-")] for each in maps if each[-1] == str(path)]
+    return all(any(a <= t.data_ptr() < b for a, b in ranges) for t in tensors)

@@ -15,6 +15,36 @@ from torch import Tensor, nn
 from .cut import EVEN, Cut, uneven
 from .numerics import linear
 from .tensor_parallel import TensorParallel
+from .weights import Weights
+
+
+def _part(
+    shard: TensorParallel,
+    names: Sequence[str],
+    dim: int,
+    cuts: Sequence[Cut | None],
+    transposed: bool = False,
+    widths: Sequence[int] = (),
+) -> Tensor:
+    """The rank's shares of these tensors' dimension `dim`, joined there.
+
+    Args:
+        widths: of the shares, so that zeros stand for tensors that are not there.
+    """
+
+    def make(weights: Weights) -> Tensor:
+        found = {
+            name: weights.split(name, dim, shard.rank, shard.size, cut)
+            for name, cut in zip(names, cuts, strict=True)
+            if not widths or name in weights
+        }
+        zeros = next(iter(found.values())).new_zeros
+        parts = [found[n] if n in found else zeros(widths[at]) for at, n in enumerate(names)]
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+        return joined.t().contiguous() if transposed else joined
+
+    plain = len(names) == 1 and not transposed
+    return make(shard.weights) if plain else shard.weights.made("+".join(names), make)
 
 
 class ColumnParallelLinear(nn.Module):
@@ -32,22 +62,18 @@ class ColumnParallelLinear(nn.Module):
         self, shard: TensorParallel, *names: str, cuts: Sequence[Cut] = (), transposed: bool = False
     ) -> None:
         super().__init__()
-        weights, place, dim = shard.weights, (shard.rank, shard.size), int(transposed)
-        for name in names if not cuts else ():
-            shard.share(weights.shape(f"{name}.weight")[0], f"rows of {name}.weight")
-        pairs = list(zip(names, cuts or [EVEN] * len(names), strict=True))
-        parts = [weights.split(f"{name}.weight", dim, *place, cut) for name, cut in pairs]
-        self.widths = [part.shape[dim] for part in parts]
-        weight, bias = torch.cat(parts, dim), None
-        if any(f"{name}.bias" in weights for name in names):
-            biases = (
-                weights.split(f"{name}.bias", 0, *place, cut)
-                if f"{name}.bias" in weights
-                else weight.new_zeros(width)
-                for (name, cut), width in zip(pairs, self.widths, strict=True)
-            )
-            bias = torch.cat(list(biases))
-        self.register_buffer("weight", weight.t().contiguous() if transposed else weight)
+        wholes = [shard.weights.shape(f"{name}.weight")[transposed] for name in names]
+        for name, whole in zip(names if not cuts else (), wholes, strict=False):
+            shard.share(whole, f"rows of {name}.weight")
+        cuts = cuts or [EVEN] * len(names)
+        self.widths = [
+            cut.share(whole, shard.size) for cut, whole in zip(cuts, wholes, strict=True)
+        ]
+        weights = [f"{name}.weight" for name in names]
+        self.register_buffer("weight", _part(shard, weights, int(transposed), cuts, transposed))
+        biases = [f"{name}.bias" for name in names]
+        has_bias = any([name in shard.weights for name in biases])  # Each is asked for.
+        bias = _part(shard, biases, 0, cuts, widths=self.widths) if has_bias else None
         self.register_buffer("bias", bias)
 
     @property
@@ -129,8 +155,8 @@ class RowParallelLinear(nn.Module):
         weights, dim = shard.weights, int(not transposed)
         if cut is None:
             shard.share(weights.shape(f"{name}.weight")[dim], f"columns of {name}.weight")
-        weight = weights.split(f"{name}.weight", dim, shard.rank, shard.size, cut)
-        self.register_buffer("weight", weight.t().contiguous() if transposed else weight)
+        part = _part(shard, [f"{name}.weight"], dim, [cut], transposed)
+        self.register_buffer("weight", part)
         bias = weights.full(f"{name}.bias") if f"{name}.bias" in weights else None
         self.register_buffer("bias", bias)
 

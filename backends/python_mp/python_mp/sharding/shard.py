@@ -14,9 +14,10 @@ from ..model.errors import LoadError
 from ..rank.collectives import Communicator
 from .cut import uneven
 from .parallelize import parallelize
+from .slices import read
 from .split_plan import Plan
 from .tied import Renamed, tied
-from .weights import Weights, read
+from .weights import Weights
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Shard:
         return self.given or read(self.folder, self.world_rank, self.dtype, self.device)
 
     def close_weights(self) -> None:
-        """Unmaps the files: what the module needs of them it has copied."""
+        """Closes the files. What the module has of them stays mapped, even if they are removed."""
         self.__dict__.pop("weights", None)
 
     def layers(self, total: int) -> range:

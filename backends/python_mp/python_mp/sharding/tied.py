@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from .cut import Cut
-from .weights import Weights
+from .weights import Make, Weights
 
 
 def tied(module: nn.Module, weights: Weights) -> dict[str, str]:
@@ -37,6 +37,9 @@ class Renamed:
 
     def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
         return self._weights.split(self._name(name), dim, rank, size, cut)
+
+    def made(self, name: str, make: Make) -> Tensor:
+        return self._weights.made(name, lambda weights: make(Renamed(weights, self._names)))
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._weights.shape(self._name(name))

@@ -1,12 +1,10 @@
-"""A checkpoint's safetensors, of which a rank reads only its slices; or the slices, cut by a build.
+"""A checkpoint's safetensors, of which a rank reads only its slices.
 
-Layers ask for `full(name)` or `split(name, dim, rank, size)`. A build records what they are given
-as `rankR.safetensors`; a rank that finds such a file is given the same from there.
+Layers ask for `full(name)` or `split(name, dim, rank, size)`, or for what is `made` of these.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..model.errors import LoadError
-from ..model.paths import present, regular
+from ..model.paths import regular
 from .checkpoint import weight_files
 from .cut import Cut, Piece, uneven
 
@@ -33,16 +31,15 @@ class Weights(Protocol):
         """The rank's share of dimension 0 or 1: by `cut`, or without one 1/size of it (the last
         ranks get one more where it does not divide)."""
 
+    def made(self, name: str, make: Make) -> Tensor:
+        """What `make` makes of some of them: joined or transposed. `name` is for it alone, and a
+        rank that has slices cut by a build finds it made."""
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Of the whole tensor."""
 
 
-def read(folder: Path, world_rank: int, dtype: torch.dtype, device: torch.device) -> Weights:
-    """The weights in a version directory for one of the replica's ranks."""
-    sliced = f"rank{world_rank}.safetensors"
-    if present(folder, sliced):
-        return Slices(regular(folder, sliced), device)
-    return Checkpoint(folder, dtype, device)
+Make = Callable[[Weights], Tensor]
 
 
 class Checkpoint:
@@ -55,36 +52,42 @@ class Checkpoint:
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype = dtype
         self.device = device
-        self._files: dict[str, Any] = {}
-        for name in weight_files(folder):
-            file = _open(regular(folder, name))
-            self._files |= dict.fromkeys(file.keys(), file)
+        self._files: dict[str, Path] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        for path in (regular(folder, name) for name in weight_files(folder)):
+            file = open_file(path)
+            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+                self._files[name] = path
+                self._shapes[name] = tuple(file.get_slice(name).get_shape())
         self._folder = folder
 
     def __contains__(self, name: str) -> bool:
         return name in self._files or _old(name) in self._files
 
     def full(self, name: str) -> Tensor:
-        return self._place(self._slice(name)[...])
+        return self._place(self._mapped(name))
 
     def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
-        whole = self._slice(name)
+        whole = self._mapped(name)
+        return self._place(_share(name, whole, dim, rank, size, cut))
 
-        def read(start: int, stop: int) -> Tensor:
-            part: Tensor = whole[start:stop] if dim == 0 else whole[:, start:stop]
-            return part
-
-        pieces = _pieces(name, whole.get_shape()[dim], rank, size, cut)
-        return self._place(_joined(pieces, dim, read))
+    def made(self, name: str, make: Make) -> Tensor:
+        return make(self)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._slice(name).get_shape())
+        return self._shapes[self._key(name)]
 
-    def _slice(self, name: str) -> Any:
+    def _key(self, name: str) -> str:
         if name not in self:
             raise LoadError(f"the safetensors in {self._folder} hold no tensor '{name}'")
-        key = name if name in self._files else _old(name)
-        return self._files[key].get_slice(key)
+        return name if name in self._files else _old(name)
+
+    def _mapped(self, name: str) -> Tensor:
+        """A view of the file. It is opened for each, so that no page of it stays in this process's
+        memory but those of tensors that are still used."""
+        key = self._key(name)
+        tensor: Tensor = open_file(self._files[key]).get_tensor(key)
+        return tensor
 
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self.dtype if tensor.is_floating_point() else None  # Indices stay what they are.
@@ -105,13 +108,11 @@ class Tensors:
         return self._cast(self._tensor(name))
 
     def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
-        tensor = self._tensor(name)
+        share = _share(name, self._tensor(name), dim, rank, size, cut)
+        return self._cast(share)
 
-        def read(start: int, stop: int) -> Tensor:
-            return tensor.narrow(dim, start, stop - start)
-
-        pieces = _pieces(name, tensor.shape[dim], rank, size, cut)
-        return self._cast(_joined(pieces, dim, read))
+    def made(self, name: str, make: Make) -> Tensor:
+        return make(self)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._tensor(name).shape)
@@ -142,81 +143,12 @@ class Prefixed:
     def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
         return self._weights.split(self._prefix + name, dim, rank, size, cut)
 
+    def made(self, name: str, make: Make) -> Tensor:
+        made = self._weights.made
+        return made(self._prefix + name, lambda weights: make(Prefixed(weights, self._prefix)))
+
     def shape(self, name: str) -> tuple[int, ...]:
         return self._weights.shape(self._prefix + name)
-
-
-class Slices:
-    """The tensors of one rank's `rankR.safetensors`, as a `Recorder` has saved them."""
-
-    def __init__(self, path: Path, device: torch.device) -> None:
-        self._path = path
-        self._file = _open(path)
-        self._device = device
-        self._keys = set(self._file.keys())
-        self._shapes = _shapes(path, self._file.metadata() or {})
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._shapes
-
-    def full(self, name: str) -> Tensor:
-        return self._tensor(name)
-
-    def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
-        return self._tensor(_key(name, dim))
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._shapes[name])
-
-    def _tensor(self, key: str) -> Tensor:
-        if key not in self._keys:
-            raise LoadError(f"{self._path} holds no tensor '{key}': build the model again")
-        tensor: Tensor = self._file.get_tensor(key).to(self._device)
-        return tensor
-
-
-class Recorder:
-    """Passes on what `weights` gives and keeps it, so that it can be saved for `Slices`."""
-
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
-        self.tensors: dict[str, Tensor] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-
-    def __contains__(self, name: str) -> bool:
-        found = name in self._weights
-        if found:
-            self._shapes[name] = self._weights.shape(name)
-        return found
-
-    def full(self, name: str) -> Tensor:
-        return self._kept(name, name, self._weights.full(name))
-
-    def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
-        return self._kept(name, _key(name, dim), self._weights.split(name, dim, rank, size, cut))
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        self._shapes[name] = self._weights.shape(name)
-        return self._shapes[name]
-
-    def metadata(self) -> dict[str, str]:
-        """To be saved with the tensors: the shapes of the whole."""
-        return {"shapes": json.dumps(self._shapes, sort_keys=True)}
-
-    def _kept(self, name: str, key: str, tensor: Tensor) -> Tensor:
-        self._shapes[name] = self._weights.shape(name)
-        self.tensors[key] = tensor.clone()  # The module may go on to change what it is given.
-        return tensor
-
-
-def _shapes(path: Path, metadata: Mapping[str, str]) -> dict[str, list[int]]:
-    try:
-        shapes = json.loads(metadata["shapes"])
-    except (KeyError, ValueError):
-        shapes = None
-    if not isinstance(shapes, dict):
-        raise LoadError(f"{path} does not say its tensors' shapes: build the model again")
-    return shapes
 
 
 def _old(name: str) -> str:
@@ -227,15 +159,24 @@ def _old(name: str) -> str:
     return name
 
 
-def _key(name: str, dim: int) -> str:
-    return f"{name}:{dim}"
-
-
-def _open(path: Path) -> Any:
+def open_file(path: Path) -> Any:
+    """Raises LoadError where it cannot be read."""
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise LoadError(f"{path} is truncated or no safetensors file: {error}") from None
+
+
+def _share(name: str, whole: Tensor, dim: int, rank: int, size: int, cut: Cut | None) -> Tensor:
+    """The rank's, with its zeros; where it is in one piece, a view."""
+    found: list[Tensor] = []
+    for piece in _pieces(name, whole.shape[dim], rank, size, cut):
+        found.append(whole.narrow(dim, piece.start, piece.stop - piece.start))
+        if piece.zeros:
+            shape = list(whole.shape)
+            shape[dim] = piece.zeros
+            found.append(whole.new_zeros(shape))
+    return found[0] if len(found) == 1 else torch.cat(found, dim)
 
 
 def _pieces(name: str, total: int, rank: int, size: int, cut: Cut | None) -> list[Piece]:
@@ -245,14 +186,3 @@ def _pieces(name: str, total: int, rank: int, size: int, cut: Cut | None) -> lis
         return cut.pieces(total, rank, size)
     except LoadError as error:
         raise LoadError(f"{name}: {error}") from None
-
-
-def _joined(pieces: list[Piece], dim: int, read: Callable[[int, int], Tensor]) -> Tensor:
-    found: list[Tensor] = []
-    for piece in pieces:
-        found.append(read(piece.start, piece.stop))
-        if piece.zeros:
-            shape = list(found[-1].shape)
-            shape[dim] = piece.zeros
-            found.append(found[-1].new_zeros(shape))
-    return found[0] if len(found) == 1 else torch.cat(found, dim)

@@ -22,7 +22,8 @@ from ..parallelize import load_weights
 from ..pooling import pool
 from ..rectangles import rectangles
 from ..shard import Shard
-from ..weights import Slices, Weights
+from ..slices import Slices
+from ..weights import Weights
 from . import skeleton
 from .task import WEIGHTS, Task
 

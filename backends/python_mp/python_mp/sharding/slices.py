@@ -1,0 +1,129 @@
+"""One rank's part of a checkpoint as a file, `rankR.safetensors`: cut once, by a build.
+
+The build notes what a rank's layers ask for and saves it; the layers of the rank are given the same
+from there, mapped from the file as it is. So no weight is copied, and replicas share their pages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..model.errors import LoadError
+from ..model.paths import present, regular
+from .cut import Cut
+from .weights import Checkpoint, Make, Weights, open_file
+
+_PAGE = 4096
+
+
+def read(folder: Path, world_rank: int, dtype: torch.dtype, device: torch.device) -> Weights:
+    """The weights in a version directory for one of the replica's ranks."""
+    sliced = f"rank{world_rank}.safetensors"
+    if present(folder, sliced):
+        return Slices(regular(folder, sliced), device)
+    return Checkpoint(folder, dtype, device)
+
+
+class Slices:
+    """The tensors that a `Recorder` has saved. On a processor they are views of the file."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self._path = path
+        self._file = open_file(path)
+        self._device = device
+        self._keys = set(self._file.keys())
+        self._shapes = _shapes(path, self._file.metadata() or {})
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shapes
+
+    def full(self, name: str) -> Tensor:
+        return self._tensor(name)
+
+    def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
+        return self._tensor(_key(name, dim))
+
+    def made(self, name: str, make: Make) -> Tensor:
+        return self._tensor(name) if name in self._keys else make(self)  # An older build.
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._shapes[name])
+
+    def _tensor(self, key: str) -> Tensor:
+        if key not in self._keys:
+            raise LoadError(f"{self._path} holds no tensor '{key}': build the model again")
+        tensor: Tensor = self._file.get_tensor(key)
+        _touch(tensor)
+        return tensor.to(self._device)
+
+
+def _touch(tensor: Tensor) -> None:
+    """Reads a byte of each page, so that no request waits for a disk later."""
+    tensor.flatten().view(torch.uint8)[::_PAGE].sum()
+
+
+class Recorder:
+    """Passes on what `weights` gives, and notes it."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._asked: dict[str, Callable[[], Tensor]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        found = name in self._weights
+        if found:
+            self._shapes[name] = self._weights.shape(name)
+        return found
+
+    def full(self, name: str) -> Tensor:
+        self.shape(name)
+        return self._noted(name, partial(self._weights.full, name))
+
+    def split(self, name: str, dim: int, rank: int, size: int, cut: Cut | None = None) -> Tensor:
+        self.shape(name)
+        part = partial(self._weights.split, name, dim, rank, size, cut)
+        return self._noted(_key(name, dim), part)
+
+    def made(self, name: str, make: Make) -> Tensor:
+        return self._noted(name, partial(self._weights.made, name, make))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        self._shapes[name] = self._weights.shape(name)
+        return self._shapes[name]
+
+    def save(self, path: Path) -> None:
+        """Writes a file for `Slices`, of tensors that are read again: what a module was given it
+        may have changed, and a module that is gone by then takes no memory beside them."""
+        tensors: dict[str, Tensor] = {}
+        storages: set[int] = set()
+        for key, get in self._asked.items():
+            tensor, before = get(), len(storages)
+            storages.add(tensor.untyped_storage().data_ptr())
+            tensors[key] = tensor if len(storages) > before else tensor.clone()  # Tied ones.
+        save_file(tensors, path, {"shapes": json.dumps(self._shapes, sort_keys=True)})
+
+    def _noted(self, key: str, get: Callable[[], Tensor]) -> Tensor:
+        self._asked[key] = get
+        return get()
+
+
+def _shapes(path: Path, metadata: Mapping[str, str]) -> dict[str, list[int]]:
+    try:
+        shapes = json.loads(metadata["shapes"])
+    except (KeyError, ValueError):
+        shapes = None
+    if not isinstance(shapes, dict):
+        raise LoadError(f"{path} does not say its tensors' shapes: build the model again")
+    return shapes
+
+
+def _key(name: str, dim: int) -> str:
+    return f"{name}:{dim}"
