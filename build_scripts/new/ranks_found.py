@@ -41,7 +41,8 @@ def nbytes(job: Job, folder: Path) -> list[int]:
     from python_mp.rank.collectives.communicator import Alone
     from python_mp.sharding import source
     from python_mp.sharding.families import skeleton, transformers
-    from python_mp.sharding.weights import Recorder, Tensors
+    from python_mp.sharding.slices import Recorder
+    from python_mp.sharding.weights import Tensors
 
     found = []
     try:
@@ -53,7 +54,7 @@ def nbytes(job: Job, folder: Path) -> list[int]:
                 shard = ranks.shard(job, rank, folder, Alone())
                 recorder = Recorder(Tensors(tensors, shard.dtype))
                 model.build(replace(shard, given=recorder))
-                found.append(sum(each.nbytes for each in recorder.tensors.values()))
+                found.append(sum(each.nbytes for each in recorder.tensors().values()))
     except PythonMpError as error:
         raise BuildError(f"{folder} cannot be served as {job.layout}: {error}") from None
     return found

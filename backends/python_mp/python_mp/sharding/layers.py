@@ -72,7 +72,7 @@ class ColumnParallelLinear(nn.Module):
         weights = [f"{name}.weight" for name in names]
         self.register_buffer("weight", _part(shard, weights, int(transposed), cuts, transposed))
         biases = [f"{name}.bias" for name in names]
-        has_bias = any([name in shard.weights for name in biases])  # Each is asked for.
+        has_bias = any(name in shard.weights for name in biases)
         bias = _part(shard, biases, 0, cuts, widths=self.widths) if has_bias else None
         self.register_buffer("bias", bias)
 

@@ -99,15 +99,19 @@ class Recorder:
         self._shapes[name] = self._weights.shape(name)
         return self._shapes[name]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """They are read again: what a module was given it may have changed, and a module that is
+        gone by then takes no memory beside them."""
+        return {key: get() for key, get in self._asked.items()}
+
     def save(self, path: Path) -> None:
-        """Writes a file for `Slices`, of tensors that are read again: what a module was given it
-        may have changed, and a module that is gone by then takes no memory beside them."""
-        tensors: dict[str, Tensor] = {}
+        """Writes a file for `Slices`."""
         storages: set[int] = set()
-        for key, get in self._asked.items():
-            tensor, before = get(), len(storages)
-            storages.add(tensor.untyped_storage().data_ptr())
-            tensors[key] = tensor if len(storages) > before else tensor.clone()  # Tied ones.
+        tensors = self.tensors()
+        for key, tensor in tensors.items():
+            if (storage := tensor.untyped_storage().data_ptr()) in storages:
+                tensors[key] = tensor.clone()  # The format has no tied tensors.
+            storages.add(storage)
         save_file(tensors, path, {"shapes": json.dumps(self._shapes, sort_keys=True)})
 
     def _noted(self, key: str, get: Callable[[], Tensor]) -> Tensor:
