@@ -107,6 +107,15 @@ def verdict(steps: Steps) -> dict[str, Any]:
     return dict(json.loads((steps["verify"].folder / "verify.json").read_text()))
 
 
+def _rows(job: Job, source: fetch.Source) -> dict[str, str]:
+    """How a model of transformers takes its batches."""
+    if job.recipe.family != "transformers":
+        return {}
+    from python_mp.sharding.families import skeleton, transformers
+
+    return {"rows": skeleton.rows(transformers.read(source.folder / "config.json"))}
+
+
 def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
     """The manifest of the files that lie in `folder`."""
     source, facts = fetch.read(job), steps[artifact_stage(steps)].facts()
@@ -139,7 +148,7 @@ def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
             **facts.get("versions", {}),
         },
         hardware=hardware | facts.get("hardware", {}),
-        options=facts.get("options", {}),
+        options=_rows(job, source) | facts.get("options", {}),
         recipe=job.recipe.as_json(),
         accuracy=found["accuracy"],
         latency=found["latency"],

@@ -33,14 +33,16 @@ MESSAGES = st.builds(
     UINT64,
     st.dictionaries(TEXT, PLACES, max_size=4),
     TEXT,
+    UINT64,
 )
 # FORWARD of batch 258 in slot 3, one tensor X int32 [2, 3] at 64 of the slot, text "ok".
-MESSAGE = Message(Kind.FORWARD, 3, 258, 5, 6, {"X": Placed(np.dtype("int32"), (2, 3), 64)}, "ok")
+MESSAGE = Message(Kind.FORWARD, 3, 258, 5, 6, {"X": Placed(np.dtype("int32"), (2, 3), 64)}, "ok", 7)
 BYTES = (
     b"\x01" b"\x00" b"\x03\x00" b"\x01\x00\x00\x00"  # kind, nothing, slot, tensors
     b"\x02\x01\x00\x00\x00\x00\x00\x00"  # batch
     b"\x05\x00\x00\x00\x00\x00\x00\x00"  # compute ns
     b"\x06\x00\x00\x00\x00\x00\x00\x00"  # waited ns
+    b"\x07\x00\x00\x00\x00\x00\x00\x00"  # padded
     b"\x04" b"\x02" b"\x01\x00"  # int32, two dims, a name of one byte
     b"\x40\x00\x00\x00\x00\x00\x00\x00"  # offset
     b"\x02\x00\x00\x00\x00\x00\x00\x00" b"\x03\x00\x00\x00\x00\x00\x00\x00"  # dims

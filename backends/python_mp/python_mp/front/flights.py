@@ -17,6 +17,8 @@ class Step(NamedTuple):
     compute: float
     waited: float
     """Of these, for its peers."""
+    padded: int
+    """Places of its rectangles that no row was in."""
 
 
 @dataclass

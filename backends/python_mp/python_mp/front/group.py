@@ -197,7 +197,8 @@ class Group:
         """
         flight = self.flights.of_batch(message.batch)
         flight.waiting_for.discard(rank)
-        flight.steps.append(Step(rank, message.compute_ns / 1e9, message.waited_ns / 1e9))
+        seconds = message.compute_ns / 1e9, message.waited_ns / 1e9
+        flight.steps.append(Step(rank, *seconds, message.padded))
         if message.kind is Kind.REFUSED:
             flight.refusal = Refusal.decode(message.text)
             flight.refused_by.add(rank)

@@ -28,6 +28,7 @@ COUNTERS = {
     "requests_total": "Requests dispatched",
     "tokens_total": "Packed rows dispatched",
     "tokens_saved_total": "Rows that padding to the longest of each batch would have added",
+    "tokens_padded_total": "Places without a row in rectangles, of models that take no packed rows",
     "restarts_total": "Generations started after the first",
     "replays_total": "Requests dispatched again because their group died",
     "hangs_total": "Generations ended because they made no progress",
@@ -135,6 +136,7 @@ class Metrics:
         self.observe("batch_seconds", now - flight.dispatched)
         for request in flight.batch.requests:
             self.observe("request_seconds", now - request.arrived)
+        self.count("tokens_padded_total", max((step.padded for step in flight.steps), default=0))
         for step in flight.steps:
             self.observe("forward_seconds", step.compute, rank=step.rank)
             self.observe("collective_wait_seconds", step.waited, rank=step.rank)

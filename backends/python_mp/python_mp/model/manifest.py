@@ -35,7 +35,8 @@ class Manifest:
         versions: of Python and of what took part in the build.
         hardware: `machine`; `cpu`, what a compiler was told, and `cpu_features`, the flags of
             /proc/cpuinfo that are needed; `gpu`, its `name` and `compute_capability`, or None.
-        options: of the engine's build.
+        options: of the engine's build; of a model of transformers also `rows`: "packed",
+            "rectangles" or "images".
         recipe: what the artifact was made by.
         accuracy: against the reference.
         latency: as measured by the build, in milliseconds.

@@ -94,6 +94,7 @@ def serve(spec: RankSpec, connection: Connection, arena: Arena, engine: Engine) 
                 waited_ns=engine.waited_ns() - waited,
                 tensors=placed,
                 text=text,
+                padded=engine.padded,
             )
         )
     engine.close()

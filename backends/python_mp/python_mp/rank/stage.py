@@ -53,6 +53,7 @@ class Stage:
         self._finish = source.finish(shard) if answers and source.finish else None
         self._begun_at, self._checked = 0, False
         self.phases: dict[str, float] = {}
+        self.padded = 0
 
     @classmethod
     def load(cls, spec: RankSpec, engine: Callable[[Shard, Source], Compute]) -> Stage:
@@ -90,6 +91,7 @@ class Stage:
         self._checked = True
         hidden = None if self._shard.is_first else communicator.receive()
         result = self._compute(batch, hidden)
+        self.padded = batch.padded
         if self._shard.is_last:
             return self._answer(batch, result)
         if not isinstance(result, Tensor):

@@ -37,6 +37,7 @@ class Packed:
     ) -> None:
         self._device = device
         self._tensors = {name: torch.from_numpy(a).to(device) for name, a in inputs.items()}
+        self.padded = 0  # Places of rectangles that no row was in.
         self._own = {} if shared and device.type == "cpu" else self._tensors
 
     def __getitem__(self, name: str) -> Tensor:
@@ -108,7 +109,12 @@ class Packed:
         Args:
             most_padding: of a rectangle's width, that a sequence may lack.
         """
-        return in_rectangles(self.lengths, self._device, compute, most_padding)
+
+        def counted(each: Rectangle) -> Tensor:
+            self.padded += each.mask.numel() - sum(self.lengths[n] for n in each.sequences)
+            return compute(each)
+
+        return in_rectangles(self.lengths, self._device, counted, most_padding)
 
     def refuse(self, bad: Tensor, text: str) -> None:
         """For `check`: refuses the sequences with a row that is bad; all others are computed.
@@ -145,6 +151,7 @@ class Packed:
 
     @cached_property
     def _rows(self) -> dict[str, Tensor]:
+        self.padded += max(self.lengths) * len(self.lengths) - sum(self.lengths)
         return {n: t.to(self._device) for n, t in zip(ROWS, rows(self.lengths), strict=True)}
 
     @cached_property

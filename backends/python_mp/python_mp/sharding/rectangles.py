@@ -80,9 +80,3 @@ def in_rectangles(
         each.put(values, found)
     assert found is not None
     return found
-
-
-def padding(lengths: Sequence[int]) -> int:
-    """Places without a row in all of them."""
-    cpu = torch.device("cpu")
-    return sum(int((~each.mask).sum()) for each in rectangles(lengths, cpu))

@@ -1,6 +1,7 @@
 """What the front and its ranks tell each other, and replicas each other: one message a datagram.
 
-    kind u8 | 0 | slot u16 | tensors u32 | batch u64 | compute ns u64 | waited ns u64     32 bytes
+    kind u8 | 0 | slot u16 | tensors u32 | batch u64 | compute ns u64 | waited ns u64
+    padded u64                                                                        40 bytes
     per tensor:  dtype u8 | dims u8 | name length u16 | offset in slot u64 | dims x i64 | name
     rest:        text, UTF-8 (what went wrong)
 
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_HEADER = struct.Struct("<BxHIQQQ")
+_HEADER = struct.Struct("<BxHIQQQQ")
 _TENSOR = struct.Struct("<BBHQ")
 _NAMES = "bool uint8 int8 int16 int32 int64 float16 float32 float64"
 _DTYPES = tuple(np.dtype(name) for name in _NAMES.split())
@@ -68,11 +69,19 @@ class Message(NamedTuple):
     waited_ns: int = 0
     tensors: Mapping[str, Placed] = MappingProxyType({})
     text: str = ""
+    padded: int = 0
+    """Places of the batch's rectangles that no row was in."""
 
     def encode(self) -> bytes:
         parts = [
             _HEADER.pack(
-                self.kind, self.slot, len(self.tensors), self.batch, self.compute_ns, self.waited_ns
+                self.kind,
+                self.slot,
+                len(self.tensors),
+                self.batch,
+                self.compute_ns,
+                self.waited_ns,
+                self.padded,
             )
         ]
         for name, place in self.tensors.items():
@@ -85,7 +94,7 @@ class Message(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> Message:
-        kind, slot, count, batch, compute_ns, waited_ns = _HEADER.unpack_from(data)
+        kind, slot, count, batch, compute_ns, waited_ns, padded = _HEADER.unpack_from(data)
         at = _HEADER.size
         tensors = {}
         for _ in range(count):
@@ -96,7 +105,7 @@ class Message(NamedTuple):
             tensors[data[at : at + name_length].decode()] = Placed(_DTYPES[code], shape, offset)
             at += name_length
         text = data[at:].decode(errors="replace")
-        return cls(Kind(kind), slot, batch, compute_ns, waited_ns, tensors, text)
+        return cls(Kind(kind), slot, batch, compute_ns, waited_ns, tensors, text, padded)
 
 
 def described(name: str, dims: int) -> int:

@@ -21,6 +21,8 @@ class Engine(Protocol):
 
     phases: Mapping[str, float]
     """Seconds of each part of the load, by name."""
+    padded: int
+    """Places of the last batch's rectangles that no row was in."""
 
     def forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Computes one packed batch.

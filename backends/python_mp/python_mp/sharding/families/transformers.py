@@ -132,8 +132,8 @@ class Encoder(nn.Module):
         super().__init__()
         with sentences(f"a {config.model_type} of these sizes"):
             model = skeleton.make(config)
+            found = plan(config, model, shard.size)
         self.rows = skeleton.rows(config)
-        found = plan(config, model, shard.size)
         self._layers = len(shard.layers(config.num_hidden_layers)) if self.rows == "packed" else 0
         self._handover = cut_to_stage(model, config, shard)
         skeleton.finish(model, shard.device)
