@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from build_scripts import sentence_folder, storage
+from build_scripts import reranker_folder, sentence_folder, storage
 from build_scripts.errors import BuildError
 from build_scripts.sentence_folder import Settings
 from python_mp.model.errors import LoadError
@@ -29,10 +29,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An encoder's checkpoint; BuildError where config.json, or what a sentence-transformers folder
-    says beside it, is missing or not supported."""
+    """An encoder's checkpoint, for a task; BuildError where config.json, or what a
+    sentence-transformers folder says beside it, is missing or not supported."""
 
     path: Path
+    task: Kind | None = None
 
     def __post_init__(self) -> None:
         if not self.file("config.json").is_file():
@@ -55,9 +56,13 @@ class Checkpoint:
 
     @cached_property
     def settings(self) -> Settings:
-        return sentence_folder.read(self.path)
+        if self.task in (None, "embed"):
+            return sentence_folder.read(self.path)
+        if self.task == "rerank":
+            return reranker_folder.read(self.path, self.config).settings
+        return Settings()
 
-    def model(self, task: Kind | None = None) -> PreTrainedModel:
+    def model(self) -> PreTrainedModel:
         """As transformers loads it for the task, in float32, on the CPU.
 
         Raises:
@@ -76,7 +81,9 @@ class Checkpoint:
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             logging.set_verbosity_error()  # type: ignore[no-untyped-call]
             try:
-                kind, options = skeleton.kind(transformers.read(self.file("config.json")), task)
+                kind, options = skeleton.kind(
+                    transformers.read(self.file("config.json")), self.task
+                )
                 model, said = kind.from_pretrained(
                     self.path,
                     dtype=torch.float32,

@@ -16,6 +16,7 @@ from build_scripts.sentences import sentences
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from transformers import PretrainedConfig
 
 UNSET = 1 << 40
 """A model_max_length of that size stands for none."""
@@ -58,6 +59,12 @@ def load(checkpoint: Checkpoint) -> Tokenizer:
     return ours
 
 
+def has_types(checkpoint: Checkpoint, config: PretrainedConfig) -> bool:
+    """Whether the model tells the parts of a pair apart by TOKEN_TYPE_IDS."""
+    types = _auto(checkpoint)("a", "b").get("token_type_ids", ())
+    return any(types) and (getattr(config, "type_vocab_size", 0) or 0) > 1
+
+
 def _auto(checkpoint: Checkpoint) -> Any:
     if not checkpoint.file(FILE).is_file():
         raise BuildError(f"The checkpoint {checkpoint.path} has no {FILE}.")
@@ -77,7 +84,7 @@ def _auto(checkpoint: Checkpoint) -> Any:
 
 def _require_room(checkpoint: Checkpoint, theirs: Any) -> None:
     """For the special tokens: what cuts a text has to leave them."""
-    special = theirs.num_special_tokens_to_add()
+    special = theirs.num_special_tokens_to_add(pair=checkpoint.task == "rerank")
     said = {
         "model_max_length": theirs.model_max_length,
         "max_seq_length": checkpoint.settings.max_seq_length or UNSET,
@@ -128,30 +135,37 @@ def _lowercases(normalizer: Any) -> bool:
 def _compare(checkpoint: Checkpoint, ours: Tokenizer, theirs: Any, limit: int) -> None:
     special = [f"a {token} b" for token in theirs.all_special_tokens]
     known = int(checkpoint.config.get("vocab_size", 30522))
-    for text in _probes(special):
+    texts, in_pairs = _probes(special), checkpoint.task == "rerank"
+    for given in zip(texts[::-1], texts, strict=True) if in_pairs else zip(texts, strict=True):
+        text = given[-1]
         try:
-            found = ours.encode(text)
+            found = ours.encode(*given)
         except Exception as error:
             raise BuildError(
                 f"The tokenizer of {checkpoint.path} fails at {text[:40]!r} ({error}): its"
                 " vocabulary must have the token for what it does not know."
             ) from None
-        wanted = theirs(text, truncation=True, max_length=limit)["input_ids"]
+        made = theirs(*given, truncation=True, max_length=limit)
+        wanted = made["input_ids"]
         if found.ids != wanted:
             raise BuildError(
                 f"The tokenizer of {checkpoint.path} does what no {FILE} can say: for"
                 f" {text[:40]!r} transformers gives the ids {wanted[:12]}, the file"
                 f" {found.ids[:12]}. Look for what tokenizer_config.json says beyond it."
             )
-        if text not in special and max(found.ids, default=0) >= known:
+        if not set(special) & set(given) and max(found.ids, default=0) >= known:
             raise BuildError(
                 f"The tokenizer of {checkpoint.path} gives the id {max(found.ids)}, but the model"
                 f" knows {known} tokens (vocab_size): they are not of one checkpoint."
             )
-        if not found.ids or any(found.type_ids):
+        segments = made.get("token_type_ids", ())
+        if not found.ids or (
+            segments != found.type_ids if in_pairs and segments else any(segments)
+        ):
             raise BuildError(
                 f"The tokenizer of {checkpoint.path} gives {text[:40]!r} the ids {found.ids[:12]}"
-                f" of the segments {found.type_ids[:12]}; the encoder needs some, all of segment 0."
+                f" of the segments {found.type_ids[:12]}; the encoder needs some, all of segment 0"
+                " unless they are of a pair."
             )
 
 

@@ -57,10 +57,17 @@ def read(job: Job) -> Source:
     return Source(folder, sha256=storage.digest(stored["files"]), **stored)
 
 
+def checkpoint(job: Job) -> Checkpoint:
+    """The job's source, for its task; the stage `fetch` has been run."""
+    return Checkpoint(read(job).folder, job.task)
+
+
 def inputs(job: Job) -> dict[str, object]:
-    decides: dict[str, object] = {"source": job.recipe.source, "family": job.recipe.family}
+    said = job.recipe
+    decides: dict[str, object] = {"source": said.source, "family": said.family, "task": job.task}
     if job.recipe.family == "transformers":
-        decides["outputs"] = [list(spec.dims) for spec in job.config.outputs]
+        tensors = (*job.config.inputs, *job.config.outputs)
+        decides["tensors"] = {spec.name: list(spec.dims) for spec in tensors}
     if folder := local_folder(job):
         return decides | {"files": _hashes(job, folder)}
     kind, name = job.recipe.source.split(":", 1)
@@ -101,17 +108,17 @@ def verify(job: Job, folder: Path) -> None:
     if job.recipe.family == "module":
         checkpoint_folder.tensors(folder)
         return
-    found = Checkpoint(folder)
+    found = Checkpoint(folder, job.task)
     if job.recipe.is_step:
         return
-    tasks.check_outputs(job, found, found.model(job.task).config)
+    tasks.check_tensors(job, found, found.model().config)
 
 
 def _tokenizer(job: Job, folder: Path) -> str | None:
     """The hash of what the family `tokenizer` would serve of it."""
     if job.recipe.family == "module" or not (folder / "tokenizer.json").is_file():
         return None
-    return sha256(written(Checkpoint(folder)).encode()).hexdigest()
+    return sha256(written(Checkpoint(folder, job.task)).encode()).hexdigest()
 
 
 def local_folder(job: Job) -> Path | None:

@@ -57,7 +57,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
         if (given := samples.reference(job, requests)) is not None:
             outputs = given
         elif job.recipe.family == "transformers":
-            outputs = _checkpoint(job, Checkpoint(folder), requests)
+            outputs = _checkpoint(job, fetch.checkpoint(job), requests)
         else:
             outputs = _module(job, folder, requests)
         shown = progress.track(outputs, len(requests), description=f"{job.name}: reference")
@@ -83,7 +83,7 @@ def _checkpoint(
     """By transformers, one request at a time."""
     import torch
 
-    model, task = checkpoint.model(job.task), tasks.of(job, checkpoint)
+    model, task = checkpoint.model(), tasks.of(job, checkpoint)
     for request in requests:
         given = {ARGUMENTS[n]: torch.from_numpy(a) for n, a in request.items() if n in ARGUMENTS}
         found = model(**given)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from build_scripts import checkpoint_tokenizer, code, fetch, sentences
+from build_scripts import checkpoint_images, checkpoint_tokenizer, code, fetch, sentences
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import SAMPLES, Job
@@ -124,8 +124,10 @@ def _both(job: Job) -> tuple[Samples, list[Request]]:
 
 
 def _of_texts(job: Job) -> tuple[Samples, list[Request]]:
-    folder = fetch.read(job).folder
+    folder, checkpoint = fetch.read(job).folder, fetch.checkpoint(job)
     many, more = job.recipe.accuracy.samples, job.recipe.calibration.samples
+    if checkpoint.task == "classify" and not job.config.has_ragged_input:
+        return Samples(_pictures(checkpoint, many, 0)), _pictures(checkpoint, more, 1)
     texts = _own_texts(job, folder)
     if texts is None:
         ours = sentences.sentences(many)
@@ -135,8 +137,7 @@ def _of_texts(job: Job) -> tuple[Samples, list[Request]]:
         ours, theirs = texts[:count], texts[count : count + rest]
         if own := _hook(job, "calibration"):
             theirs = list(own(folder))
-    checkpoint = Checkpoint(folder)
-    return Samples(_encoded(checkpoint, ours)), _encoded(checkpoint, theirs)
+    return Samples(_encoded(job, checkpoint, ours)), _encoded(job, checkpoint, theirs)
 
 
 def _own_texts(job: Job, folder: Path) -> list[str] | None:
@@ -157,10 +158,27 @@ def _divided(job: Job, there: int) -> tuple[int, int]:
     return min(job.recipe.accuracy.samples, there - kept), kept
 
 
-def _encoded(checkpoint: Checkpoint, texts: Sequence[str]) -> list[Request]:
-    encoded = checkpoint_tokenizer.load(checkpoint).encode_batch(list(texts))
-    ids = [np.array([each.ids], np.int32) for each in encoded]
-    return [{"INPUT_IDS": row, "LENGTHS": np.full((1, 1), row.size, np.int32)} for row in ids]
+def _encoded(job: Job, checkpoint: Checkpoint, texts: Sequence[str]) -> list[Request]:
+    """For pairs each text follows the one before, as a query."""
+    wanted = {spec.name for spec in job.config.inputs}
+    given: list[Any] = list(texts)
+    if checkpoint.task == "rerank":
+        given = list(zip(given[-1:] + given[:-1], given, strict=True))
+    encoded = checkpoint_tokenizer.load(checkpoint).encode_batch(given)
+    all_of_it = [
+        {"INPUT_IDS": [e.ids], "TOKEN_TYPE_IDS": [e.type_ids], "LENGTHS": [[len(e.ids)]]}
+        for e in encoded
+    ]
+    return [
+        {name: np.array(rows, np.int32) for name, rows in each.items() if name in wanted}
+        for each in all_of_it
+    ]
+
+
+def _pictures(checkpoint: Checkpoint, count: int, seed: int) -> list[Request]:
+    processor = checkpoint_images.load(checkpoint)
+    shown = checkpoint_images.pictures(count, seed)
+    return [{"PIXEL_VALUES": processor.pixels("a sample", each)[None]} for each in shown]
 
 
 def _hook(job: Job, name: str) -> Any:

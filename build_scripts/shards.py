@@ -90,7 +90,7 @@ def weights(job: Job, dtype: torch.dtype) -> Weights:
 
     folder, cpu = fetch.read(job).folder, torch.device("cpu")
     if job.recipe.family == "transformers" and not _bears_its_names(folder, job.task):
-        return Tensors(checkpoint_folder.Checkpoint(folder).model(job.task).state_dict(), dtype)
+        return Tensors(fetch.checkpoint(job).model().state_dict(), dtype)
     return Checkpoint(folder, dtype, cpu)
 
 
@@ -108,7 +108,7 @@ def add_code(job: Job, out: Path) -> None:
     storage.copy(code(job), out)
     if job.recipe.family != "transformers":
         return
-    if found := tasks.of(job, checkpoint_folder.Checkpoint(fetch.read(job).folder)):
+    if found := tasks.of(job, fetch.checkpoint(job)):
         found.write(out)
     if (head := job.output("shards") / HEAD).exists() and head.parent != out:
         shutil.copyfile(head, out / HEAD)

@@ -3,15 +3,18 @@ that a checkpoint's folder has for it. Its code is python_mp.steps."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint_tokenizer, fetch
+from build_scripts import checkpoint_images, checkpoint_tokenizer, classes, fetch, reranker_folder
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.job import Job
+from python_mp.steps import settings_file
 
 NEEDS = ("fetch",)
 TOOLS = ("tokenizers", "transformers")
@@ -19,13 +22,13 @@ MODEL = "from python_mp.steps.{} import TritonPythonModel as TritonPythonModel\n
 
 
 def inputs(job: Job) -> dict[str, object]:
-    return {"family": job.recipe.family}
+    return {"family": job.recipe.family, "task": job.task}
 
 
 def run(job: Job, out: Path, _progress: Progress) -> None:
     """Writes `model.py`, and what it reads."""
     (out / "model.py").write_text(MODEL.format(job.recipe.family))
-    for name, text in SETTINGS[job.recipe.family](Checkpoint(fetch.read(job).folder)).items():
+    for name, text in SETTINGS[job.recipe.family](fetch.checkpoint(job)).items():
         (out / name).write_text(text)
 
 
@@ -37,9 +40,35 @@ def _vectors(_: Checkpoint) -> dict[str, str]:
     return {}
 
 
+def _images(checkpoint: Checkpoint) -> dict[str, str]:
+    return _as_json(asdict(checkpoint_images.load(checkpoint)))
+
+
+def _scores(checkpoint: Checkpoint) -> dict[str, str]:
+    found = reranker_folder.read(checkpoint.path, checkpoint.config)
+    return _as_json({"activation": found.activation})
+
+
+def _labels(checkpoint: Checkpoint) -> dict[str, str]:
+    found = classes.of(checkpoint)
+    return _as_json({"labels": found.labels, "activation": found.activation})
+
+
+def _spans(checkpoint: Checkpoint) -> dict[str, str]:
+    return _as_json({"labels": classes.of(checkpoint).labels})
+
+
+def _as_json(said: Mapping[str, object]) -> dict[str, str]:
+    return {settings_file.NAME: json.dumps(said, indent=2) + "\n"}
+
+
 SETTINGS: Mapping[str, Callable[[Checkpoint], dict[str, str]]] = {
     "tokenizer": _tokenizer,
     "vectors": _vectors,
+    "images": _images,
+    "scores": _scores,
+    "labels": _labels,
+    "spans": _spans,
 }
 """By the recipe's family: texts of files by their names."""
 

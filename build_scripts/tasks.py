@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from build_scripts import checkpoint_images, checkpoint_tokenizer
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
@@ -23,8 +24,33 @@ def made(kind: Kind, checkpoint: Checkpoint) -> Task:
     return Task(kind, checkpoint.settings.pooling if kind == "embed" else ())
 
 
-def check_outputs(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) -> None:
-    """Raises BuildError where config.pbtxt has other outputs than the task makes."""
+def check_tensors(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) -> None:
+    """Raises BuildError where config.pbtxt has other inputs than the task's steps make, or other
+    outputs than the task makes."""
+    _check_inputs(job, checkpoint, config)
+    _check_outputs(job, checkpoint, config)
+
+
+def _check_inputs(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) -> None:
+    file, given = job.folder / "config.pbtxt", {spec.name: spec for spec in job.config.inputs}
+    if "PIXEL_VALUES" in given and job.task == "classify":
+        shape = checkpoint_images.load(checkpoint).shape
+        if given["PIXEL_VALUES"].dims != shape:
+            dims = ", ".join(map(str, shape))
+            raise BuildError(
+                f"{file} has PIXEL_VALUES with dims {given['PIXEL_VALUES'].dims}; the checkpoint's"
+                f" image processor makes dims: [ {dims} ]. Write so there, and in the step before."
+            )
+    wanted = job.task == "rerank" and checkpoint_tokenizer.has_types(checkpoint, config)
+    if wanted != ("TOKEN_TYPE_IDS" in given):
+        raise BuildError(
+            f"{file} has {'no' if wanted else 'the'} input TOKEN_TYPE_IDS, which the checkpoint"
+            f" {'needs' if wanted else 'does not have'}: {'add it' if wanted else 'take it out'}"
+            " there, in the tokenizer's outputs and between them in the ensemble."
+        )
+
+
+def _check_outputs(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) -> None:
     name, width = OUTPUTS[job.task], width_of(of(job, checkpoint), config)
     by_token = job.task in (None, "tokens")
     dims = (-1, width) if by_token else (width,)

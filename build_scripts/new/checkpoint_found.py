@@ -9,7 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from build_scripts import checkpoint_folder, hub, step, tasks
+from build_scripts import (
+    checkpoint_folder,
+    checkpoint_images,
+    checkpoint_tokenizer,
+    hub,
+    step,
+    tasks,
+)
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.new import chain, task_found
@@ -97,7 +104,7 @@ def read(source: str, folder: Path, wanted: Kind | None) -> Found:
         raise BuildError(str(error)) from None
     raw = json.loads((folder / "config.json").read_text())
     kind, why = task_found.find(folder, raw, int(config.num_labels or 1), wanted)
-    checkpoint = Checkpoint(folder)
+    checkpoint = Checkpoint(folder, kind)
     checkpoint_folder.tensors(folder)
     try:
         module, _ = skeleton.kind(config, kind)
@@ -111,7 +118,7 @@ def read(source: str, folder: Path, wanted: Kind | None) -> Found:
             " checkpoint that was trained as ForImageClassification"
         )
     task = tasks.made(kind, checkpoint)
-    sizes = _sizes(config, takes, tasks.width_of(task, config))
+    sizes = _sizes(checkpoint, config, takes, tasks.width_of(task, config))
     return Found(
         source,
         checkpoint,
@@ -140,12 +147,11 @@ def _no_config(folder: Path) -> str:
     return f"{folder} has no config.json: a source is a checkpoint as transformers saves it"
 
 
-def _sizes(config: PretrainedConfig, takes: Takes, width: int) -> Sizes:
-    if takes == "text":
-        return Sizes(width, has_types=(getattr(config, "type_vocab_size", 0) or 0) > 1)
-    side = config.image_size
-    height, wide = side if isinstance(side, list | tuple) else (side, side)
-    return Sizes(width, image=(config.num_channels, height, wide))
+def _sizes(checkpoint: Checkpoint, config: PretrainedConfig, takes: Takes, width: int) -> Sizes:
+    if takes == "image":
+        return Sizes(width, image=checkpoint_images.load(checkpoint).shape)
+    is_pair = checkpoint.task == "rerank"
+    return Sizes(width, has_types=is_pair and checkpoint_tokenizer.has_types(checkpoint, config))
 
 
 def _steps(

@@ -71,7 +71,7 @@ CLASSIFY = [
     ("second of two", images(GOOD, b"hello"), "IMAGE[1] is not a JPEG or PNG file."),
     ("9 MB", images(bytes(9_000_000)), "IMAGE[0] has 9000000 bytes; the limit is 8388608."),
     ("k 11", images(GOOD, top_k=[11]), "TOP_K is 11; it must be 1 to 10."),
-    ("two ks", images(GOOD, GOOD, top_k=[1, 2]), "the images of a request need the same."),
+    ("two ks", images(GOOD, GOOD, top_k=[1, 2]), "the rows of a request need the same."),
 ]
 CASES = {
     f"{model}: {title}": (model, output, INVALID, inputs, sentence)

@@ -75,7 +75,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_refuses_and_names_the_index(module: ModuleType, name: str) -> None:
     make, sentence = BAD[name]
-    with pytest.raises(module.ImageError) as error:
+    with pytest.raises(module.pictures.ImageError) as error:
         module.decode([GOOD["gray"], make()])
     assert str(error.value) == sentence
 
@@ -84,7 +84,7 @@ def test_refuses_and_names_the_index(module: ModuleType, name: str) -> None:
 def test_refused_by_header(module: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     decoded: list[Image.Image] = []
     monkeypatch.setattr(module, "_pixels", decoded.append)
-    with pytest.raises(module.ImageError):
+    with pytest.raises(module.pictures.ImageError):
         module.decode([BAD[name][0]()])
     assert decoded == []
 
@@ -99,7 +99,7 @@ def test_pixels_behind_the_last_row_are_not_read(module: ModuleType) -> None:
 
 
 def test_the_largest_is_served(module: ModuleType) -> None:
-    assert module.MAX_PIXELS == WIDTH * HEIGHT
+    assert module.pictures.MAX_PIXELS == WIDTH * HEIGHT
     assert not module.decode([png(WIDTH, HEIGHT, bytes((WIDTH + 1) * HEIGHT))]).any()
 
 
@@ -116,7 +116,7 @@ def damaged(data: bytes) -> Iterator[bytes]:
 @pytest.mark.parametrize("name", ["gray", "16 bits", "JPEG progressive", "JPEG turned"])
 def test_a_damaged_file_never_raises_anything_else(module: ModuleType, name: str) -> None:
     for data in damaged(GOOD[name]):
-        with suppress(module.ImageError):
+        with suppress(module.pictures.ImageError):
             pixels = module.decode([data])
             assert ((pixels >= 0) & (pixels <= 1)).all()
 
@@ -124,5 +124,5 @@ def test_a_damaged_file_never_raises_anything_else(module: ModuleType, name: str
 def test_a_file_cut_short_is_no_picture(module: ModuleType) -> None:
     for whole in (encoded(NOISE), encoded(NOISE, "JPEG", progressive=True)):
         for length in (len(whole) // 4, len(whole) // 2, len(whole) * 3 // 4):
-            with pytest.raises(module.ImageError):
+            with pytest.raises(module.pictures.ImageError):
                 module.decode([whole[:length]])

@@ -143,5 +143,7 @@ def test_texts_and_profiles_of_any_size(module: ModuleType, kind: bytes) -> None
 def test_more_bits_than_are_read_are_the_reason(module: ModuleType) -> None:
     data = bytearray(PICTURES["JPEG"])
     data[data.index(b"\xff\xc0") + 4] = 12
-    with pytest.raises(module.ImageError, match="a JPEG of 12 bits a color; the limit is 8"):
+    with pytest.raises(
+        module.pictures.ImageError, match="a JPEG of 12 bits a color; the limit is 8"
+    ):
         module.decode([bytes(data)])

@@ -1,7 +1,9 @@
 """Requests that share a call share no fault, in any of the Python models that are shipped."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,14 +20,101 @@ from tests.support.triton_stub import (
     REPOSITORY,
     InferenceRequest,
     TritonError,
+    arguments,
     load_model,
     load_step,
 )
 
 SECRET = "/srv/model_repository/secret"
 FAULTS = ValueError(SECRET), MemoryError(), RecursionError(), StopIteration()
-STEPS = {"embed_tokenizer": "tokenizer", "embed_vectors": "vectors"}
-MODELS = (*STEPS, "classify_decoder", "classify_labels")
+STEPS = Path(answering.__file__).parent
+REPEATED = REPOSITORY / "classify_labels" / "1" / "settings.json"
+LABELS = ["O", "B-PER", "I-PER"]
+RGB = {"size": [8, 8], "resample": 2, "crop": None, "scale": 1 / 255, "mean": None, "std": None}
+Request = dict[str, np.ndarray[Any, Any]]
+
+
+def column(*cells: bytes) -> np.ndarray[Any, Any]:
+    return np.array([[cell] for cell in cells], np.object_)
+
+
+def normal(number: int, *shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(number).standard_normal(shape).astype(np.float32)
+
+
+def picture(number: int) -> Request:
+    images = list(GOOD.values())
+    return {"IMAGE": column(images[number % len(images)])}
+
+
+def tagged(number: int) -> Request:
+    offsets = np.array([[[-1, -1], [0, 2], [3, 4], [5, 8]]], np.int32)
+    return {"LOGITS": normal(number, 1, 4, 3), "OFFSETS": offsets}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A Python model.
+
+    Attributes:
+        request: one of several, by number.
+        inside: what a call of `execute` goes through, of the module or the model.
+        step: which of python_mp.steps it is; none for one with a model.py of its own.
+        tensors: names of inputs and outputs.
+    """
+
+    request: Callable[[int], Request]
+    inside: tuple[str, ...]
+    step: str = ""
+    settings: Mapping[str, Any] | None = None
+    tensors: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+
+    def load(self, name: str, patch: pytest.MonkeyPatch) -> ModuleType:
+        return load_step(self.step, patch) if self.step else load_model(name, patch)
+
+    def config(self) -> str:
+        given, made = ([{"name": name} for name in names] for names in self.tensors)
+        return json.dumps({"input": given, "output": made})
+
+
+CASES = {
+    "embed_tokenizer": Case(
+        lambda number: {"TEXT": column(b"the " * number, b"a")},
+        ("text_input.decode", "pack", "model.tokenizer"),
+        "tokenizer",
+        tensors=(("TEXT",), ("INPUT_IDS", "LENGTHS")),
+    ),
+    "pairs": Case(
+        lambda number: {"QUERY": column(b"a b"), "TEXT": column(b"the " * number)},
+        ("text_input.decode", "pack", "model.tokenizer"),
+        "tokenizer",
+        tensors=(("QUERY", "TEXT"), ("INPUT_IDS", "TOKEN_TYPE_IDS", "LENGTHS")),
+    ),
+    "offsets": Case(
+        lambda number: {"TEXT": column(b"the " * number)},
+        ("text_input.decode", "pack", "model.tokenizer"),
+        "tokenizer",
+        tensors=(("TEXT",), ("INPUT_IDS", "OFFSETS", "LENGTHS")),
+    ),
+    "embed_vectors": Case(
+        lambda number: {"SENTENCE_EMBEDDING": normal(number, 2, 8)}, ("unit",), "vectors"
+    ),
+    "scores": Case(
+        lambda number: {"LOGITS": normal(number, 2, 1)},
+        ("model.activation",),
+        "scores",
+        {"activation": "sigmoid"},
+    ),
+    "classify_labels": Case(
+        lambda number: {"LOGITS": normal(number, 1, 10)},
+        ("the_k", "best", "model.activation"),
+        "labels",
+        json.loads(REPEATED.read_text()),
+    ),
+    "spans": Case(tagged, ("spans",), "spans", {"labels": LABELS}),
+    "images": Case(picture, ("pictures.read", "model.processor"), "images", RGB),
+    "classify_decoder": Case(picture, ("decode", "_pixels")),
+}
 
 
 class Panic(BaseException):
@@ -35,31 +124,19 @@ class Panic(BaseException):
 def test_these_are_all_python_models() -> None:
     configs = REPOSITORY.glob("*/config.pbtxt")
     python = {each.parent.name for each in configs if 'backend: "python"' in each.read_text()}
-    assert python == set(MODELS)
+    assert python <= CASES.keys()
+    steps = {each.stem for each in STEPS.glob("*.py") if "TritonPythonModel" in each.read_text()}
+    assert steps - {"__init__"} == {case.step for case in CASES.values() if case.step}
 
 
-def request(name: str, number: int) -> InferenceRequest:
-    if name == "embed_tokenizer":
-        return InferenceRequest(TEXT=np.array([[b"the " * number], [b"a"]], np.object_))
-    if name == "embed_vectors":
-        vectors = np.random.default_rng(number).standard_normal((2, 8)).astype(np.float32)
-        return InferenceRequest(SENTENCE_EMBEDDING=vectors)
-    if name == "classify_decoder":
-        images = list(GOOD.values())
-        return InferenceRequest(IMAGE=np.array([[images[number % len(images)]]], np.object_))
-    return InferenceRequest(LOGITS=np.eye(10, dtype=np.float32)[[number % 10]])
-
-
-def served(name: str, module: ModuleType, tmp_path: Path) -> Any:
+def served(case: Case, module: ModuleType, folder: Path) -> Any:
+    """The model, initialised if it has anything to read."""
     model = module.TritonPythonModel()
-    if name == "embed_tokenizer":
-        (tmp_path / "m" / "1").mkdir(parents=True, exist_ok=True)
-        word_piece().save(str(tmp_path / "m" / "1" / "tokenizer.json"))
-        model.initialize({"model_repository": str(tmp_path / "m"), "model_version": "1"})
-    if name == "classify_labels":
-        said = {"labels": "0 1 2 3 4 5 6 7 8 9", "top_k": "3"}
-        parameters = {name: {"string_value": value} for name, value in said.items()}
-        model.initialize({"model_config": json.dumps({"parameters": parameters})})
+    (version := folder / "1").mkdir(exist_ok=True)
+    word_piece().save(str(version / "tokenizer.json"))
+    (version / "settings.json").write_text(json.dumps(case.settings))
+    if hasattr(model, "initialize"):
+        model.initialize(arguments(case.config(), folder, "m"))
     return model
 
 
@@ -68,15 +145,17 @@ def outputs(response: Any) -> dict[str, list[Any]]:
     return {name: array.tolist() for name, array in response.outputs.items()}
 
 
-def inside(name: str, module: ModuleType, model: Any) -> list[tuple[Any, str]]:
+def inside(case: Case, module: ModuleType, model: Any) -> list[tuple[Any, str]]:
     """Everything that a call of `execute` goes through: a fault can be put into each."""
-    found = {
-        "embed_tokenizer": [(module, "decode"), (module, "pack"), (model, "tokenizer")],
-        "embed_vectors": [(module, "unit")],
-        "classify_decoder": [(module, "decode"), (module, "_pixels")],
-        "classify_labels": [(module, "the_k"), (module, "best")],
-    }
-    return [*found[name], (module.pb_utils, "Tensor")]
+    found = []
+    for path in case.inside:
+        owner, _, name = path.rpartition(".")
+        found.append(
+            (model if owner == "model" else attrgetter(owner)(module), name)
+            if owner
+            else (module, path)
+        )
+    return [*found, (module.pb_utils, "Tensor")]
 
 
 class Failing:
@@ -94,16 +173,17 @@ class Failing:
         return Failing(getattr(self._real, name), self._raises, self._fault)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CASES)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_fault_hits_no_other_request(name: str, data: st.DataObject, tmp_path: Path) -> None:
+    case = CASES[name]
     with pytest.MonkeyPatch.context() as patch:
-        module = load_step(STEPS[name], patch) if name in STEPS else load_model(name, patch)
-        model = served(name, module, tmp_path)
-        requests = [request(name, number) for number in range(1, 8)]
+        module = case.load(name, patch)
+        model = served(case, module, tmp_path)
+        requests = [InferenceRequest(**case.request(number)) for number in range(1, 8)]
         alone = [outputs(model.execute([each])[0]) for each in requests]
-        owner, part = data.draw(st.sampled_from(inside(name, module, model)))
+        owner, part = data.draw(st.sampled_from(inside(case, module, model)))
         fault = data.draw(st.sampled_from([*FAULTS, Panic()]))
         calls, bad = iter(range(10_000)), data.draw(st.sets(st.integers(0, 12), max_size=5))
         patch.setattr(

@@ -1,5 +1,6 @@
 """The step `tokenizer`: what it packs. What it refuses: tests/triton/test_bad_input.py."""
 
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tests.support.triton_stub import InferenceRequest, load_step
+from tests.support.triton_stub import InferenceRequest, arguments, load_step
 
 
 @pytest.fixture
@@ -24,7 +25,8 @@ def model(module: ModuleType, tmp_path: Path) -> object:
     (tmp_path / "1").mkdir()
     tokenizer.save(str(tmp_path / "1" / "tokenizer.json"))
     model = module.TritonPythonModel()
-    model.initialize({"model_repository": str(tmp_path), "model_version": "1"})
+    config = {"input": [{"name": "TEXT"}], "output": [{"name": "INPUT_IDS"}]}
+    model.initialize(arguments(json.dumps(config), tmp_path, "tokenizer"))
     return model
 
 
@@ -33,8 +35,8 @@ def request(*texts: bytes) -> InferenceRequest:
 
 
 def test_decodes_up_to_the_limit(module: ModuleType) -> None:
-    texts = ["x" * module.MAX_BYTES, "\u00e9\0 \U0001f600"]
-    assert module.decode([text.encode() for text in texts]) == texts
+    texts = ["x" * module.text_input.MAX_BYTES, "\u00e9\0 \U0001f600"]
+    assert module.text_input.decode("TEXT", [text.encode() for text in texts]) == texts
 
 
 def test_answers_requests_in_order_without_padding_between_them(model: object) -> None:

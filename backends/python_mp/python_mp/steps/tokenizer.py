@@ -1,9 +1,14 @@
-"""Text to token ids: the first step of an ensemble."""
+"""Texts, or pairs of a query and a text, to token ids: the first step of an ensemble.
+
+config.pbtxt says which: with an input QUERY they are pairs, and only the outputs that it lists are
+made.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +17,46 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from ..model import ensembles
 from ..model.errors import LoadError, for_clients
 from ..model.manifest import Manifest
 from ..model.request import Array
-from . import answering
+from . import answering, text_input
+from .text_input import TextError
 
-MAX_BYTES = 64 * 1024
-Text = tuple[int, str]
-"""A text, and its index in the request."""
-
-
-class TextError(ValueError):
-    """A text that is not served; the message names its index in the request."""
+Text = tuple[int, str | tuple[str, ...]]
+"""A text or a pair, and its index in the request."""
+OF_NO_TEXT = -1, -1
 
 
-def decode(texts: Iterable[bytes]) -> list[str]:
-    """Texts of one request from UTF-8.
-
-    Raises TextError for a text that is empty, longer than MAX_BYTES or not UTF-8.
-    """
-    return [_decode(index, text) for index, text in enumerate(texts)]
+def places(encoding: Encoding) -> list[tuple[int, int]]:
+    """Start and end of each token in the text, in characters; OF_NO_TEXT of what was added."""
+    pairs = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
+    return [OF_NO_TEXT if is_special else offsets for offsets, is_special in pairs]
 
 
-def _decode(index: int, text: bytes) -> str:
-    if not text:
-        raise TextError(f"TEXT[{index}] is empty.")
-    if len(text) > MAX_BYTES:
-        raise TextError(f"TEXT[{index}] has {len(text)} bytes; the limit is {MAX_BYTES}.")
-    try:
-        return text.decode()
-    except UnicodeDecodeError as error:
-        raise TextError(f"TEXT[{index}] is not UTF-8 at byte {error.start}.") from None
+PARTS: Mapping[str, Callable[[Encoding], Sequence[Any]]] = {
+    "INPUT_IDS": lambda encoding: encoding.ids,
+    "TOKEN_TYPE_IDS": lambda encoding: encoding.type_ids,
+    "OFFSETS": places,
+}
+"""What there is of each token, by the name of the output."""
 
 
-def pack(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:
-    """Token ids as INPUT_IDS int32 [B, longest], filled up with 0, and LENGTHS int32 [B, 1]."""
-    lengths = [len(row) for row in rows]
-    ids = [[*row, *[0] * (max(lengths) - len(row))] for row in rows]
-    return np.array(ids, np.int32), np.array(lengths, np.int32)[:, None]
+FILLING = {"OFFSETS": OF_NO_TEXT[0]}
+"""What rows are filled up with; 0 where nothing is said."""
+
+
+def pack(rows: Sequence[Sequence[Any]], filling: int = 0) -> Array:
+    """Rows of unequal length as int32 [B, longest, ...], filled up."""
+    arrays = [np.array(row, np.int32) for row in rows]
+    shape = len(rows), max(map(len, rows)), *arrays[0].shape[1:]
+    packed = np.full(shape, filling, np.int32)
+    for place, row in zip(packed, arrays, strict=True):
+        place[: len(row)] = row
+    return packed
 
 
 class TritonPythonModel:
@@ -65,27 +69,37 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from None
         # Truncation and padding are part of the file: the build writes them.
         self.tokenizer = Tokenizer.from_file(str(version / "tokenizer.json"))
+        config = json.loads(args["model_config"])
+        given, wanted = ({each["name"] for each in config[key]} for key in ("input", "output"))
+        self._reads = [name for name in ("QUERY", "TEXT") if name in given]
+        self._makes = [name for name in PARTS if name in wanted]
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return answering.together(requests, _texts, self._ids, _tensors, TextError)
+        return answering.together(
+            requests, self._texts, self._encoded, self._tensors, text_input.TextError
+        )
 
-    def _ids(self, texts: list[Text]) -> list[list[int]]:
+    def _texts(self, request: Any) -> list[Text]:
+        first, *second = (text_input.of(request, name) for name in self._reads)
+        return list(enumerate(zip(first, *second, strict=True) if second else first))
+
+    def _encoded(self, texts: list[Text]) -> list[Encoding]:
         """All in one go; one text alone is named if it cannot be read."""
+        encode = self.tokenizer.encode_batch_fast  # which knows of no offsets
+        if "OFFSETS" in self._makes:
+            encode = self.tokenizer.encode_batch
         try:
-            encoded = self.tokenizer.encode_batch_fast([text for _, text in texts])
-            return [encoding.ids for encoding in encoded]
+            return encode([text for _, text in texts])
         except Exception as error:
             if len(texts) > 1:
-                return [ids for text in texts for ids in self._ids([text])]
-            raise TextError(
-                f"TEXT[{texts[0][0]}] cannot be tokenized: {for_clients(error)}."
-            ) from None
+                return [found for text in texts for found in self._encoded([text])]
+            name = " with ".join(f"{name}[{texts[0][0]}]" for name in self._reads)
+            raise TextError(f"{name} cannot be tokenized: {for_clients(error)}.") from None
 
-
-def _texts(request: Any) -> list[Text]:
-    return list(enumerate(decode(request.inputs()[0].as_numpy().ravel())))
-
-
-def _tensors(rows: list[list[int]]) -> list[Any]:
-    ids, lengths = pack(rows)
-    return [pb_utils.Tensor("INPUT_IDS", ids), pb_utils.Tensor("LENGTHS", lengths)]
+    def _tensors(self, found: list[Encoding]) -> list[Any]:
+        lengths = np.array([[len(encoding.ids)] for encoding in found], np.int32)
+        made = {
+            name: pack([PARTS[name](each) for each in found], FILLING.get(name, 0))
+            for name in self._makes
+        }
+        return [pb_utils.Tensor(*each) for each in ({**made, "LENGTHS": lengths}).items()]

@@ -32,6 +32,7 @@ from .attending import computing
 from .pipeline import cut_to_stage
 from .plans import JOINED, plan
 
+IDS, TYPES, TYPE_COUNT = "INPUT_IDS", "TOKEN_TYPE_IDS", "type_vocab_size"
 MOST, MOST_LAYERS = 1 << 31, 10_000
 """Of anything in config.json: beyond it a number is a mistake."""
 BEGIN_BEHIND_PADDING = {
@@ -99,15 +100,18 @@ def check(config: PretrainedConfig, batch: Packed) -> None:
     """Raises InvalidInput for ids or lengths that the checkpoint has no embedding for."""
     if not batch.is_ragged:
         return
-    ids, longest = batch["INPUT_IDS"], max(batch.lengths)
+    longest = max(batch.lengths)
     if (most := _longest(config)) is not None and longest > most:
         text = f"a sequence has {longest} tokens; the model's limit is {most}"
         batch.refuse(batch.cu_seqlens.diff() == longest, text)
-    low, high = (int(bound) for bound in ids.aminmax())
-    if low < 0 or high >= config.vocab_size:
-        wrong = low if low < 0 else high
-        text = f"INPUT_IDS holds {wrong}; ids are 0 to {config.vocab_size - 1}"
-        batch.refuse(ids == wrong, text)  # Of others that are wrong it would not be true.
+    for name, count in {IDS: config.vocab_size, TYPES: getattr(config, TYPE_COUNT, 0)}.items():
+        if name not in batch:
+            continue
+        low, high = (int(bound) for bound in batch[name].aminmax())
+        if low < 0 or high >= count:
+            wrong = low if low < 0 else high
+            text = f"{name} holds {wrong}; ids are 0 to {count - 1}"
+            batch.refuse(batch[name] == wrong, text)  # Of others that are wrong it is not true.
 
 
 def _longest(config: PretrainedConfig) -> int | None:
@@ -150,7 +154,7 @@ class Encoder(nn.Module):
         self.model = model
         self._takes = inspect.signature(type(model).forward).parameters
         self._padding = config.pad_token_id if _begins_behind_padding(config) else None
-        self._has_types = bool(getattr(config, "type_vocab_size", 0))  # GPT-2 would add words.
+        self._has_types = bool(getattr(config, TYPE_COUNT, 0))  # GPT-2 would add words.
         self._most_padding = MOST_PADDING if config.model_type in MASKED else 0.0
 
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
@@ -158,23 +162,32 @@ class Encoder(nn.Module):
         return {"HIDDEN_STATES": found} if self.is_last else found
 
     def _packed(self, batch: Packed, hidden: Tensor | None) -> Tensor:
-        ids = batch["INPUT_IDS"]
+        ids = batch[IDS]
         positions = batch.positions
         if self._padding is not None:
             positions = positions_of_words(ids, positions, self._padding)
-        types = {"token_type_ids": torch.zeros_like(ids)[None]} if self._has_types else {}
+        types = self._types(batch)
+        if self._has_types and not types:
+            types = {"token_type_ids": torch.zeros_like(ids)}
+        given = {"input_ids": ids, "position_ids": positions, **types}
         with computing(batch, self._layers):
-            return self._call(hidden, input_ids=ids[None], position_ids=positions[None], **types)[0]
+            return self._call(hidden, **{name: rows[None] for name, rows in given.items()})[0]
 
     def _in_rectangles(self, batch: Packed, hidden: Tensor | None) -> Tensor:
-        ids, has_mask = batch["INPUT_IDS"], self._most_padding > 0
+        rows, has_mask = {"input_ids": batch[IDS], **self._types(batch)}, self._most_padding > 0
 
         def compute(each: Rectangle) -> Tensor:
             given = None if hidden is None else each.take(hidden)
             mask = {"attention_mask": each.mask.long()} if has_mask else {}
-            return self._call(given, input_ids=each.take(ids).long(), **mask)
+            ids = {name: each.take(values).long() for name, values in rows.items()}
+            return self._call(given, **ids, **mask)
 
         return batch.in_rectangles(compute, self._most_padding)
+
+    def _types(self, batch: Packed) -> dict[str, Tensor]:
+        """Which part of a pair each row is of, where that is given."""
+        given = self._has_types and TYPES in batch
+        return {"token_type_ids": batch[TYPES]} if given else {}
 
     def _of_images(self, batch: Packed, hidden: Tensor | None) -> Tensor:
         found = self._call(hidden, pixel_values=batch["PIXEL_VALUES"])

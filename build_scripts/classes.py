@@ -1,0 +1,46 @@
+"""What a classifier's config.json says of its classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from build_scripts.checkpoint_folder import Checkpoint
+from build_scripts.errors import BuildError
+from python_mp.model.errors import LoadError
+
+
+@dataclass(frozen=True)
+class Classes:
+    """
+    Attributes:
+        labels: by the index of their logit.
+        activation: what transformers' pipelines make scores with; one of activations.BY_NAME.
+    """
+
+    labels: list[str]
+    activation: str
+
+
+def of(checkpoint: Checkpoint) -> Classes:
+    """Raises BuildError where the labels are not one for each class."""
+    from python_mp.sharding.families import transformers
+
+    file = checkpoint.file("config.json")
+    try:
+        config = transformers.read(file)
+    except LoadError as error:
+        raise BuildError(str(error)) from None
+    names: dict[Any, str] = config.id2label or {}
+    if sorted(names) != list(range(len(names))) or not names:
+        raise BuildError(f"{file}: id2label must name the classes 0, 1, 2, ...; it has {names}")
+    return Classes(
+        [str(names[number]) for number in range(len(names))],
+        _activation(getattr(config, "problem_type", None), len(names)),
+    )
+
+
+def _activation(problem: str | None, count: int) -> str:
+    if problem == "regression":
+        return "identity"
+    return "sigmoid" if problem == "multi_label_classification" or count == 1 else "softmax"
