@@ -6,24 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from build_scripts.new.pbtxt_parts import Tensor
 from python_mp.sharding.families.task import OUTPUTS, Kind
 
 Takes = Literal["text", "image"]
 ENCODER = "encoder"
 OPTIONAL = {"PROMPT", "DIMENSIONS", "TOP_K"}
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """As config.pbtxt has it: `dims` are those of one request without its batch dimension."""
-
-    name: str
-    data_type: str
-    dims: tuple[int, ...]
-
-    @property
-    def is_optional(self) -> bool:
-        return self.name in OPTIONAL
 
 
 @dataclass(frozen=True)
@@ -102,7 +90,10 @@ def tensors(kind: Kind, sizes: Sizes) -> dict[str, Tensor]:
         "LABEL": ("STRING", (-1,)),
         "SPAN": ("INT32", (-1, 2)),
     }
-    return {name: Tensor(name, f"TYPE_{kind}", dims) for name, (kind, dims) in found.items()}
+    return {
+        name: Tensor(name, f"TYPE_{kind}", dims, is_optional=name in OPTIONAL)
+        for name, (kind, dims) in found.items()
+    }
 
 
 def ends(found: Iterable[Step]) -> tuple[list[str], list[str]]:

@@ -1,0 +1,134 @@
+"""config.pbtxt of every model of an ensemble: the one template."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from build_scripts.new import chain, pbtxt_parts
+from build_scripts.new.chain import Sizes, Step, Takes
+from build_scripts.new.pbtxt_parts import WARM_TOKENS, Layout, Tensor, parameter
+from python_mp.sharding.families.task import Kind
+
+ROWS = 64
+"""Of a request, and of what Triton hands over at once."""
+SENTENCES = {
+    "TEXT": "A sentence of the usual length, to begin with.",
+    "QUERY": "How long is a sentence?",
+}
+FILES = {*SENTENCES, "IMAGE", "LENGTHS"}
+"""Inputs that are not warmed up with zeros."""
+ABOUT: Mapping[tuple[Kind, Takes], str] = {
+    ("embed", "text"): "A text in, its vector out",
+    ("rerank", "text"): "A query and a text in, how well they fit out",
+    ("classify", "text"): "A text in, its best labels out",
+    ("classify", "image"): "The bytes of a JPEG or PNG file in, its best labels out",
+    ("tokens", "text"): "A text in, its named spans out",
+}
+FILLED = "Rows of one request are filled up to the longest; LENGTHS says what is real."
+RAGGED = "Ragged: requests of unequal length share a batch, and nothing is padded."
+
+
+@dataclass(frozen=True)
+class Template:
+    """The models of the ensemble `name`.
+
+    Attributes:
+        about: what the encoder is, for its first line.
+        most: tokens or images of a batch, where it is not the backend's own limit.
+    """
+
+    name: str
+    kind: Kind
+    takes: Takes
+    sizes: Sizes
+    layout: Layout
+    about: str
+    most: int | None = None
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return chain.steps(self.kind, self.takes, self.sizes)
+
+    def files(self) -> dict[str, str | bytes]:
+        """Configs and what warms up, by their paths in the repository."""
+        found: dict[str, str | bytes] = {
+            f"{self.name}/config.pbtxt": pbtxt_parts.text(self._ensemble()),
+            f"{self.name}/1/.gitkeep": "",  # Triton asks an ensemble for a version, too.
+        }
+        for step in self.steps:
+            lines = self._encoder(step) if step.job == chain.ENCODER else self._step(step)
+            folder = f"{self.name}_{step.job}"
+            found[f"{folder}/config.pbtxt"] = pbtxt_parts.text(lines)
+            for name in FILES.intersection(step.inputs):
+                found[f"{folder}/warmup/{name.lower()}"] = _data(name)
+        return found
+
+    def _tensors(self, names: Sequence[str]) -> list[Tensor]:
+        found = chain.tensors(self.kind, self.sizes)
+        return [found[name] for name in names]
+
+    def _ensemble(self) -> Iterator[str]:
+        inputs, outputs = chain.ends(self.steps)
+        about = f"{ABOUT[self.kind, self.takes]}: the three steps below, chained inside Triton."
+        yield from pbtxt_parts.head(self.name, "platform", "ensemble", ROWS, about)
+        yield from pbtxt_parts.tensors("input", self._tensors(inputs))
+        yield from pbtxt_parts.tensors("output", self._tensors(outputs))
+        yield from ("", "# What it does; the build makes its steps by it.")
+        yield from (parameter("task", self.kind), "")
+        outside = {*inputs, *outputs}
+        yield from pbtxt_parts.ensemble(self._part(step, outside) for step in self.steps)
+
+    def _part(self, step: Step, outside: set[str]) -> Iterator[str]:
+        yield from (f'model_name: "{self.name}_{step.job}"', "model_version: -1")
+        for key, names in (("input_map", step.inputs), ("output_map", step.outputs)):
+            for name in names:
+                value = name if name in outside else name.lower()
+                yield f'{key} {{ key: "{name}" value: "{value}" }}'
+
+    def _step(self, step: Step) -> Iterator[str]:
+        inputs, outputs = self._tensors(step.inputs), self._tensors(step.outputs)
+        yield from pbtxt_parts.head(f"{self.name}_{step.job}", "backend", "python", ROWS)
+        yield from pbtxt_parts.tensors("input", inputs)
+        yield from pbtxt_parts.tensors("output", outputs, FILLED * ("LENGTHS" in step.outputs))
+        yield from ("", "# Hands everything that waits to one execute call.", "dynamic_batching {}")
+        yield "instance_group [ { count: 1 kind: KIND_CPU } ]"
+        yield from pbtxt_parts.warm_up(inputs, FILES)
+
+    def _encoder(self, step: Step) -> Iterator[str]:
+        of_texts = "LENGTHS" in step.inputs
+        given = self._tensors(step.inputs)
+        inputs = [replace(each, is_ragged=each.dims[0] < 0) for each in given]
+        model = f"{self.name}_{step.job}"
+        yield from pbtxt_parts.head(model, "backend", "python_mp", ROWS, self.about)
+        yield from pbtxt_parts.tensors("input", inputs, RAGGED * of_texts)
+        yield from pbtxt_parts.tensors("output", self._tensors(step.outputs))
+        yield from ("", "dynamic_batching {}", "", *pbtxt_parts.instances(self.layout))
+        if of_texts:
+            yield "# The input that says how many leading elements of each row are real."
+            yield parameter("lengths", "LENGTHS")
+        if self.most:
+            unit = "tokens" if of_texts else "images"
+            yield f"# Of a batch, in {unit}: not more than the largest in recipe.toml."
+            yield parameter("max_batch_tokens", self.most)
+        yield "# About three seconds of work: more is refused at once."
+        yield parameter("max_queue_requests", 256)
+        yield from pbtxt_parts.warm_up(inputs, FILES)
+
+
+def _data(name: str) -> bytes:
+    """Triton reads strings with their length before them."""
+    if name == "LENGTHS":
+        return struct.pack("<i", WARM_TOKENS)
+    data = _picture() if name == "IMAGE" else SENTENCES[name].encode()
+    return struct.pack("<i", len(data)) + data
+
+
+def _picture() -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "gray").save(file, "PNG")
+    return file.getvalue()
