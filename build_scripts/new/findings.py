@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from build_scripts.new.checkpoint_found import Found
-from build_scripts.new.pbtxt_text import Layout, Template
+from build_scripts.new.pbtxt_parts import Layout, Tensor
 from build_scripts.places import REPOSITORY
 from build_scripts.storage import megabytes
 
@@ -19,40 +19,60 @@ BATCHES = {
     "rectangles": "rectangles: texts of like lengths side by side",
     "images": "images side by side",
 }
+Rows = Iterator[tuple[str, str]]
 
 
-def show(found: Found, template: Template, nbytes: Sequence[int], repository: Path) -> None:
-    table = Table.grid(padding=(0, 2))
-    for key, value in _rows(found, template, nbytes):
-        table.add_row(key, value)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
-    names = ", ".join(f"{template.name}_{step.job}" for step in template.steps)
-    console.print(f"\n{repository}: {template.name}, {names}\n\nNext:")
-    for line in _next(template, repository):
-        console.print(f"  {line}", markup=False)
-
-
-def _rows(found: Found, template: Template, nbytes: Sequence[int]) -> Iterator[tuple[str, str]]:
-    config, layout = found.config, template.layout
+def of_checkpoint(found: Found) -> Rows:
     yield "source", found.source
-    yield "model", f"{found.architecture} ({config.model_type})"
+    yield "model", f"{found.architecture} ({found.config.model_type})"
     yield "task", f"{found.kind}: {found.why}"
     if found.kind == "embed":
         yield "pooling", ", ".join(found.task.pooling)
     yield "size", ", ".join(_sizes(found))
     yield "batches", BATCHES[found.rows]
-    place = "GPUs" if layout.on_gpus else "CPU"
+
+
+def of_module(source: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Rows:
+    yield "source", source
+    yield "model", "a module of your own, module.py"
+    yield "inputs", ", ".join(f"{each.name} {list(each.dims)}" for each in inputs)
+    yield "outputs", ", ".join(f"{each.name} {list(each.dims)}" for each in outputs)
+
+
+def of_layout(layout: Layout, nbytes: Sequence[int]) -> Rows:
+    place = "a GPU each" if layout.on_gpus else "the CPU"
+    ranks = layout.world_size * layout.replicas
     yield (
         "layout",
         (
             f"replicas {layout.replicas} x tensor {layout.tensor_parallel_size} x pipeline"
-            f" {layout.pipeline_parallel_size}, on the {place}"
+            f" {layout.pipeline_parallel_size}: {ranks} on {place}"
         ),
     )
-    yield "weights", f"at most {megabytes(max(nbytes))} a rank in float32, beside Python and torch"
-    for warning in _warnings(layout):
-        yield "note", warning
+    if nbytes:
+        most = megabytes(max(nbytes))
+        yield "weights", f"at most {most} a rank in float32, beside Python and torch"
+    if layout.on_gpus:
+        import torch
+
+        if ranks > (there := torch.cuda.device_count()):
+            yield "note", f"{ranks} ranks want a GPU each, and this machine has {there}"
+    elif ranks > (cores := len(os.sched_getaffinity(0))):
+        yield "note", f"{ranks} ranks share the {cores} cores of this machine"
+
+
+def show(rows: Rows, models: Sequence[str], repository: Path) -> None:
+    table = Table.grid(padding=(0, 2))
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
+    console.print(f"\nwritten to {repository}: {', '.join(models)}\nnext:")
+    elsewhere = repository != REPOSITORY
+    where = f" --repository {repository}" if elsewhere else ""
+    console.print(f"  .venv/bin/python -m build_scripts.build {models[0]}{where}")
+    server = f".venv/bin/python -m server --model-repository {repository}"
+    console.print(f"  {server if elsewhere else 'make serve'}")
 
 
 def _sizes(found: Found) -> Iterator[str]:
@@ -67,21 +87,3 @@ def _sizes(found: Found) -> Iterator[str]:
         yield f"images {' x '.join(map(str, found.sizes.image))}"
     if found.kind in ("classify", "tokens"):
         yield f"{config.num_labels} classes"
-
-
-def _warnings(layout: Layout) -> Iterator[str]:
-    ranks = layout.world_size * layout.replicas
-    if layout.on_gpus:
-        import torch
-
-        if ranks > (there := torch.cuda.device_count()):
-            yield f"{ranks} ranks want a GPU each, and this machine has {there}"
-    elif ranks > (cores := len(os.sched_getaffinity(0))):
-        yield f"{ranks} ranks share the {cores} cores of this machine"
-
-
-def _next(template: Template, repository: Path) -> Iterator[str]:
-    python = ".venv/bin/python"
-    where = "" if repository == REPOSITORY else f" --repository {repository}"
-    yield f"{python} -m build_scripts.build {template.name}{where}"
-    yield "make serve" if not where else f"{python} -m server --model-repository {repository}"

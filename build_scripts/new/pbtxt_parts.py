@@ -88,13 +88,18 @@ def warm_up(inputs: Iterable[Tensor], files: Collection[str] = ()) -> Iterator[s
     Args:
         files: names of inputs whose data lies in warmup/; all others are zeros.
     """
-    yield from ("", "# Run before the model counts as ready: no client pays for what comes only once.")
+    yield from (
+        "",
+        "# Run before the model counts as ready: no client pays for what comes only once.",
+    )
     yield from ("model_warmup [ {", '  name: "first"', "  batch_size: 1")
     for each in inputs:
         if each.is_optional:
             continue
         dims = numbers(WARM_TOKENS if dim < 0 else dim for dim in each.dims)
-        data = f'input_data_file: "{each.name.lower()}"' if each.name in files else "zero_data: true"
+        data = (
+            f'input_data_file: "{each.name.lower()}"' if each.name in files else "zero_data: true"
+        )
         yield f'  inputs {{ key: "{each.name}" value {{'
         yield f"    data_type: {each.data_type} dims: {dims} {data}"
         yield "  } }"

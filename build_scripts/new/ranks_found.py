@@ -4,9 +4,11 @@ layout cannot have is said before anything is built."""
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from build_scripts import checkpoint_folder
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from python_mp.model.errors import PythonMpError
@@ -28,33 +30,55 @@ def _any_number(found: re.Match[str]) -> str:
     return f".{'[0-9]' * (len(found[0]) - 2)}."
 
 
-def nbytes(job: Job, folder: Path) -> list[int]:
+def of_checkpoint(job: Job, folder: Path) -> list[int]:
     """Bytes of the weights of each rank, as the engine torch holds them.
 
     Raises:
         BuildError: the model cannot be split so.
     """
+    from python_mp.sharding.families import skeleton, transformers
+
+    try:
+        whole = skeleton.make(transformers.read(folder / "config.json"), job.task)
+    except PythonMpError as error:
+        raise BuildError(str(error)) from None
+    return _nbytes(job, folder, {n: tuple(each.shape) for n, each in whole.state_dict().items()})
+
+
+def of_module(job: Job, folder: Path) -> list[int]:
+    """The same for a module of one's own; nothing where it reads its weights as it is made.
+
+    Raises:
+        BuildError: the module, its plan or its weights do not go together.
+    """
+    from torch._subclasses.fake_tensor import DataDependentOutputException
+
+    try:
+        return _nbytes(job, job.folder, checkpoint_folder.tensors(folder))
+    except DataDependentOutputException:
+        return []
+
+
+def _nbytes(job: Job, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from build_scripts import ranks
     from python_mp.rank.collectives.communicator import Alone
     from python_mp.sharding import source
-    from python_mp.sharding.families import skeleton, transformers
     from python_mp.sharding.slices import Recorder
     from python_mp.sharding.weights import Tensors
 
     found = []
     try:
-        whole = skeleton.make(transformers.read(folder / "config.json"), job.task).state_dict()
         model = source.read(folder)
         with FakeTensorMode():  # Tensors with shapes and without memory.
-            tensors = {name: torch.empty(each.shape) for name, each in whole.items()}
+            tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
             for rank in range(job.world_size):
                 shard = ranks.shard(job, rank, folder, Alone())
                 recorder = Recorder(Tensors(tensors, shard.dtype))
                 model.build(replace(shard, given=recorder))
                 found.append(sum(each.nbytes for each in recorder.tensors().values()))
     except PythonMpError as error:
-        raise BuildError(f"{folder} cannot be served as {job.layout}: {error}") from None
+        raise BuildError(f"{job.model} cannot be served as {job.layout}: {error}") from None
     return found

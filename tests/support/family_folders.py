@@ -51,8 +51,9 @@ def pooled(mode: str, width: int = 48) -> dict[str, Any]:
 
 
 def _tokenizer() -> Any:
-    from tests.support.checkpoints import word_piece
     from transformers import PreTrainedTokenizerFast
+
+    from tests.support.checkpoints import word_piece
 
     names = ("pad", "unk", "cls", "sep", "mask")
     marks = {f"{name}_token": f"[{name.upper()}]" for name in names}
