@@ -1,0 +1,217 @@
+"""From a checkpoint's folder to what clients of its task get, against transformers' pipelines and
+sentence-transformers."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from build_scripts import checkpoint_images, step, tasks
+from build_scripts.checkpoint_folder import Checkpoint
+from build_scripts.new import chain
+from python_mp.rank.collectives.communicator import Alone
+from python_mp.sharding.families import transformers
+from python_mp.sharding.families.heads import head
+from python_mp.sharding.families.task import Kind
+from python_mp.sharding.families.transformers import Encoder
+from python_mp.sharding.packed import Packed
+from python_mp.sharding.shard import Shard
+from python_mp.sharding.weights import Tensors
+from tests.support.images import encoded
+from tests.support.task_folders import LABELS, MOST, TEXTS, folder
+from tests.support.triton_stub import InferenceRequest, arguments, load_step
+
+Array = np.ndarray[Any, Any]
+CPU = torch.device("cpu")
+
+
+class Served:
+    """The ensemble of a checkpoint for a task: its three steps, one after the other."""
+
+    def __init__(self, path: Path, kind: Kind, patch: pytest.MonkeyPatch) -> None:
+        self.checkpoint, self._patch = Checkpoint(path, kind), patch
+        config = transformers.read(path / "config.json")
+        self._config = config
+        takes: chain.Takes = "image" if hasattr(config, "image_size") else "text"
+        has_types = kind == "rerank" and tasks.checkpoint_tokenizer.has_types(
+            self.checkpoint, config
+        )
+        self._steps = chain.steps(kind, takes, chain.Sizes(0, has_types=has_types))
+
+    def ask(self, **inputs: Array) -> dict[str, Array]:
+        """One request."""
+        first, encoder, last = self._steps
+        made = self._step(first, inputs)
+        made["LOGITS"] = self._logits({name: made[name] for name in encoder.inputs})
+        return self._step(last, {**made, **inputs})
+
+    def _step(self, wanted: chain.Step, given: Mapping[str, Array]) -> dict[str, Array]:
+        version = self.checkpoint.path / wanted.job / "1"
+        version.mkdir(parents=True, exist_ok=True)
+        for name, text in step.SETTINGS[wanted.job](self.checkpoint).items():
+            (version / name).write_text(text)
+        module = load_step(wanted.job, self._patch)
+        names = {"input": wanted.inputs, "output": wanted.outputs}
+        config = {key: [{"name": each} for each in value] for key, value in names.items()}
+        model = module.TritonPythonModel()
+        model.initialize(arguments(json.dumps(config), version.parent, wanted.job))
+        request = InferenceRequest(**{n: given[n] for n in wanted.inputs if n in given})
+        (response,) = model.execute([request])
+        assert response.error is None, response.error
+        outputs: dict[str, Array] = response.outputs
+        return outputs
+
+    def _logits(self, given: dict[str, Array]) -> Array:
+        """By the encoder and the head, of packed rows as the backend makes them."""
+        found = self.checkpoint.model().state_dict()
+        place = (0, 1, 0, 1, torch.float32, CPU, Path(), {}, Alone())
+        shard = Shard(*place, Tensors(found, torch.float32))
+        lengths = given.pop("LENGTHS", None)
+        packed = dict(given)
+        if lengths is not None:
+            sizes = lengths.ravel().tolist()
+            packed = {
+                name: np.concatenate([row[:size] for row, size in zip(array, sizes, strict=True)])
+                for name, array in given.items()
+            }
+            packed["cu_seqlens"] = np.array([0, *np.cumsum(sizes)], np.int32)
+        kind = self.checkpoint.task
+        assert kind is not None
+        with torch.inference_mode():
+            batch = Packed(packed, CPU)
+            states = Encoder(shard, self._config)(batch, None)
+            task = tasks.made(kind, self.checkpoint)
+            logits = head(shard, self._config, task)(batch, states)["LOGITS"].numpy()
+        if kind != "tokens":
+            return logits
+        filled = np.full((len(sizes), max(sizes), logits.shape[-1]), np.nan, np.float32)
+        for row, part in zip(filled, np.split(logits, np.cumsum(sizes)[:-1]), strict=True):
+            row[: len(part)] = part
+        return filled
+
+
+def column(texts: Any) -> Array:
+    return np.array([[text.encode() if isinstance(text, str) else text] for text in texts], object)
+
+
+def pipeline(path: Path, task: str, **options: Any) -> Any:
+    import transformers
+
+    return transformers.pipeline(task, model=str(path), device="cpu", **options)
+
+
+ACTIVATIONS = {
+    "config_sentence_transformers.json": {"activation_fn": "torch.nn.modules.linear.Identity"},
+    "config.json": {"sentence_transformers": {"activation_fn": "torch.nn.Identity"}},
+    "": {},
+}
+
+
+@pytest.mark.parametrize("where", ACTIVATIONS)
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm_roberta", "modernbert"])
+def test_pairs_are_scored_as_by_a_cross_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: str
+) -> None:
+    said = ACTIVATIONS[where] if where == "config.json" else {}
+    path = folder(tmp_path / "checkpoint", name, "rerank", labels=1, **said)
+    with warnings.catch_warnings(action="ignore"):
+        from sentence_transformers import CrossEncoder
+
+        if where.startswith("config_"):
+            CrossEncoder(str(path), device="cpu", activation_fn=torch.nn.Identity()).save(str(path))
+        theirs = CrossEncoder(str(path), device="cpu")
+        pairs = [(query, text) for query in TEXTS[:3] for text in reversed(TEXTS)]
+        wanted = theirs.predict(pairs, show_progress_bar=False)
+    queries, texts = zip(*pairs, strict=True)
+    served = Served(path, "rerank", monkeypatch)
+    found = served.ask(QUERY=column(queries), TEXT=column(texts))["SCORE"]
+    np.testing.assert_allclose(found[:, 0], wanted, atol=2e-5)
+    assert np.ptp(found) > 0.01
+
+
+PROBLEMS = None, "multi_label_classification", "regression"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [*(("bert", each) for each in PROBLEMS), ("roberta", None), ("distilbert", None),
+     ("modernbert", None)],
+)  # fmt: skip
+def test_texts_are_classified_as_by_the_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, problem: str | None
+) -> None:
+    path = folder(tmp_path, name, "classify", problem_type=problem)
+    theirs = pipeline(path, "text-classification", top_k=None, truncation=True)
+    found = Served(path, "classify", monkeypatch).ask(
+        TEXT=column(TEXTS), TOP_K=np.full((len(TEXTS), 1), len(LABELS), np.int32)
+    )
+    for row, wanted in enumerate(theirs(list(TEXTS))):
+        assert [each["label"].encode() for each in wanted] == found["LABEL"][row].tolist()
+        scores = [each["score"] for each in wanted]
+        np.testing.assert_allclose(found["SCORE"][row], scores, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "deberta_v2"])
+def test_spans_are_those_of_the_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = folder(tmp_path, name, "tokens")
+    theirs = pipeline(path, "token-classification", aggregation_strategy="simple")
+    found = Served(path, "tokens", monkeypatch).ask(TEXT=column(TEXTS))
+    for row, text in enumerate(TEXTS):
+        wanted = theirs(text)
+        spans = [(each["entity_group"], each["start"], each["end"]) for each in wanted]
+        labels, where = found["LABEL"][row], found["SPAN"][row].tolist()
+        ours = [(label.decode(), *span) for label, span in zip(labels, where, strict=True)]
+        assert ours == spans + [("", 0, 0)] * (len(ours) - len(spans))
+        scores = [each["score"] for each in wanted] + [0.0] * (len(ours) - len(spans))
+        np.testing.assert_allclose(found["SCORE"][row], scores, atol=2e-5)
+    assert (found["LABEL"] != b"").any(axis=1).sum() >= len(TEXTS) - 1
+
+
+PROCESSORS = {
+    "vit": {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}},
+    "dinov2": {
+        "image_processor_type": "BitImageProcessor",
+        "size": {"shortest_edge": 40},
+        "crop_size": {"height": 32, "width": 32},
+        "resample": 3,
+        "image_mean": [0.4, 0.5, 0.6],
+        "image_std": [0.2, 0.3, 0.4],
+    },
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_images_are_classified_as_by_the_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = folder(tmp_path, name, "classify")
+    (path / checkpoint_images.FILE).write_text(json.dumps(PROCESSORS[name]))
+    images = [*checkpoint_images.pictures(4, 1), Image.new("L", (3, 90), 7)]
+    images.append(images[0].convert("RGBA"))
+    theirs = pipeline(path, "image-classification")
+    found = Served(path, "classify", monkeypatch).ask(IMAGE=column(map(encoded, images)))
+    for row, image in enumerate(images):
+        wanted = theirs(image)
+        assert [each["label"].encode() for each in wanted] == found["LABEL"][row].tolist()
+        scores = [each["score"] for each in wanted]
+        np.testing.assert_allclose(found["SCORE"][row], scores, atol=2e-5)
+
+
+def test_cut_pairs_are_as_long_as_the_model_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served(folder(tmp_path, "bert", "rerank", labels=1), "rerank", monkeypatch)
+    first = served._steps[0]
+    made = served._step(first, {"QUERY": column(["a " * 90]), "TEXT": column(["b " * 30])})
+    assert made["LENGTHS"].tolist() == [[MOST]]
+    assert made["TOKEN_TYPE_IDS"].sum() == 19  # both cut to the same length, and [SEP]

@@ -1,0 +1,71 @@
+"""Checkpoints of tiny random models with a head, as users have them: weights, tokenizer or image
+processor in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.support.checkpoints import word_piece
+from tests.support.families import FAMILIES
+
+WORD_PIECES = {"bert", "distilbert", "electra"}
+LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "ODD-ONE")
+MOST = 40
+"""Tokens of a text."""
+TEXTS = (
+    "the cab faced a bad sea .",
+    "a",
+    "Éa \U0001f600 THE\u0301 cab \U00010348 b. c",
+    "  the   [SEP] abcs ",
+    "\u200b \ufb01ne \u6771\u4eac the",
+    "bad " * 60,
+)
+"""Short and cut, of more than one plane of Unicode, with what a tokenizer lowers or drops."""
+
+
+def folder(path: Path, name: str, task: str, labels: int = len(LABELS), **values: Any) -> Path:
+    """Writes the family's checkpoint for the task; `values` of its config.json differ."""
+    kind = FAMILIES[name].with_head("tokens" if task == "tokens" else "classify")
+    given = {**kind.values, "id2label": dict(enumerate(LABELS[:labels])), **values}
+    given.pop("num_labels")
+    if not kind.takes_images:
+        made = _words() if name in WORD_PIECES else _bytes()
+        given |= {"vocab_size": 400, "max_position_embeddings": MOST + 4}
+        given |= {"pad_token_id": made.pad_token_id}
+        made.save_pretrained(path)
+    replace(kind, values=given).make().save_pretrained(path)
+    return path
+
+
+def _words() -> Any:
+    """It lowers, and tells the parts of a pair apart."""
+    from transformers import BertTokenizer
+
+    made = word_piece()
+    made.no_padding()
+    return BertTokenizer(tokenizer_object=made, do_lower_case=True, model_max_length=MOST)
+
+
+def _bytes() -> Any:
+    """Byte pairs, as RoBERTa's; it knows no parts."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(TEXTS, trainer)
+    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    names = dict(zip(("bos", "pad", "eos", "unk", "mask"), special, strict=True))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        model_max_length=MOST,
+        model_input_names=["input_ids", "attention_mask"],
+        **{f"{name}_token": token for name, token in names.items()},
+    )
