@@ -113,7 +113,7 @@ def _rows(job: Job, source: fetch.Source) -> dict[str, str]:
         return {}
     from python_mp.sharding.families import skeleton, transformers
 
-    return {"rows": skeleton.rows(transformers.read(source.folder / "config.json"))}
+    return {"rows": skeleton.rows(transformers.read(source.folder / "config.json"), job.task)}
 
 
 def describe(job: Job, steps: Steps, folder: Path) -> Manifest:

@@ -88,6 +88,8 @@ def _checkpoint(
         given = {ARGUMENTS[n]: torch.from_numpy(a) for n, a in request.items() if n in ARGUMENTS}
         found = model(**given)
         made = found.last_hidden_state if "last_hidden_state" in found else found.logits
+        if made.dim() == 4:  # of convolutions
+            made = made.flatten(2).transpose(1, 2)
         if task and task.kind == "embed":
             made = pooled(made[0], task)
         yield {OUTPUTS[job.task]: made.numpy()}

@@ -73,12 +73,12 @@ def _isolation(job: Job, out: Path) -> Isolation | None:
 
     if job.recipe.family != "transformers":
         return None
-    from python_mp.sharding.families import isolation, transformers
+    from python_mp.sharding.families import isolation, skeleton, transformers
 
     config = transformers.read(out / "config.json")
-    image = next((each.dims for each in job.config.inputs if each.name == "PIXEL_VALUES"), ())
-    given = (config, torch.device("cpu"), job.world_size)
-    return isolation.Isolation(*given, image) if image else isolation.Isolation(*given)
+    rows = skeleton.rows(config, job.task)
+    image = [each.dims for each in job.config.inputs if each.name == "PIXEL_VALUES"]
+    return isolation.Isolation(config, rows, torch.device("cpu"), job.world_size, *image)
 
 
 def weights(job: Job, dtype: torch.dtype) -> Weights:

@@ -66,7 +66,7 @@ def _check_outputs(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) -
 
 def width_of(task: Task | None, config: PretrainedConfig) -> int:
     """Of the vector or the logits that come of it."""
-    hidden: int = config.hidden_size
-    if task is None:
-        return hidden
-    return hidden * len(task.pooling) if task.kind == "embed" else int(config.num_labels or 1)
+    if task and task.kind != "embed":
+        return int(config.num_labels or 1)
+    hidden: int = getattr(config, "hidden_size", 0) or config.hidden_sizes[-1]  # of convolutions
+    return hidden * len(task.pooling) if task else hidden

@@ -108,7 +108,7 @@ def read(source: str, folder: Path, wanted: Kind | None) -> Found:
     checkpoint_folder.tensors(folder)
     try:
         module, _ = skeleton.kind(config, kind)
-        rows = skeleton.rows(config)
+        rows = skeleton.rows(config, kind)
     except LoadError as error:
         raise BuildError(f"{folder}: {error}") from None
     takes: Takes = "image" if rows == "images" else "text"

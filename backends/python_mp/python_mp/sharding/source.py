@@ -53,7 +53,7 @@ def _checkpoint(folder: Path) -> Source:
     config = transformers.read(regular(folder, "config.json"))
     wanted = task.read(folder)
     return Source(
-        partial(transformers.Encoder, config=config),
+        partial(transformers.Encoder, config=config, task=wanted),
         partial(transformers.check, config),
         partial(heads.head, config=config, task=wanted) if wanted else None,
     )

@@ -19,7 +19,9 @@ MASKED: Set[str] = {"mpnet", "deberta", "deberta-v2"}
 """Whose rectangles may have padding: with a mask they compute for a text what they do without. All
 others get texts of one length."""
 UNPACKED: Set[str] = {
-    "mobilebert",  # whose embeddings are of three tokens each
+    "doge",  # a mask of its own
+    *("lfm3", "minimax"),  # layers without attention
+    "mobilebert",  # embeddings of three tokens each
 }
 """They call it, and do what packed rows cannot have."""
 

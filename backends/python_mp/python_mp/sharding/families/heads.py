@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.modeling_outputs import (
-    BaseModelOutputWithPoolingAndCrossAttentions as Outputs,
+    BaseModelOutputWithPoolingAndCrossAttentions as BaseOutputs,
 )
 
+from ...model.errors import LoadError
 from ...model.paths import regular
 from ..packed import Packed
 from ..parallelize import load_weights
@@ -28,6 +29,8 @@ from . import skeleton
 from .task import WEIGHTS, Task
 
 HIDDEN_STATES = "HIDDEN_STATES"
+GIVEN = {"input_ids", "attention_mask", "token_type_ids", "position_ids", "pixel_values"}
+"""What an encoder has been given as well."""
 
 
 def head(shard: Shard, config: PretrainedConfig, task: Task) -> nn.Module:
@@ -38,6 +41,8 @@ def head(shard: Shard, config: PretrainedConfig, task: Task) -> nn.Module:
     """
     if task.kind == "embed":
         return Embedding(task)
+    if skeleton.in_one(config, task.kind):
+        return ComputedInOne()
     weights = shard.given or Slices(regular(shard.folder, WEIGHTS), shard.device)
     return Classes(config, task, weights, shard.device)
 
@@ -54,18 +59,46 @@ class Embedding(nn.Module):
         return {"SENTENCE_EMBEDDING": vectors}
 
 
+class ComputedInOne(nn.Module):
+    """HIDDEN_STATES [images, 1, classes] -> LOGITS [images, classes]."""
+
+    def forward(self, _: Packed, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"LOGITS": outputs[HIDDEN_STATES][:, 0]}
+
+
+class Outputs(BaseOutputs):
+    """What heads ask of a base model's outputs; what they merely pass on, is not there."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
 class Done(nn.Module):
     """In the place of the base model: what it has computed."""
 
     def __init__(self, base: Any) -> None:
         super().__init__()
         self.pooler = getattr(base, "pooler", None)
+        self.activation = getattr(base, "pooler_activation", None)
         self.config = base.config
         self.states = torch.empty(0)
 
-    def forward(self, *_: object, **__: object) -> Outputs:
-        pooled = self.pooler(self.states) if self.pooler is not None else None
+    def forward(self, *_: object, **given: object) -> Outputs:
+        for name, value in given.items():
+            if isinstance(value, Tensor) and name not in GIVEN:
+                raise LoadError(
+                    f"classes of a {self.config.model_type} want hidden states that are computed"
+                    f" with {name}, which is not done here: serve it as a module of your own"
+                )
+        pooled = self.pooler(self._first()) if self.pooler is not None else None
+        if pooled is not None and self.activation is not None:
+            pooled = self.activation(pooled)
         return Outputs(last_hidden_state=self.states, pooler_output=pooled)
+
+    def _first(self) -> Tensor:
+        """What the pooler takes: a plain linear, as ALBERT's, has the first row."""
+        return self.states[:, 0] if isinstance(self.pooler, nn.Linear) else self.states
 
 
 class Classes(nn.Module):

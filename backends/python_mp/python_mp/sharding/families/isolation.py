@@ -16,12 +16,16 @@ from transformers import PretrainedConfig
 from ...model.errors import LoadError
 from ...model.request import Array
 from ..packed import Packed
-from . import skeleton
+from .arrangement import Rows
 from .transformers import sentences
 
 LENGTHS = (5, 4, 6)
 """Of the texts side by side. The second one's embeddings are no numbers: what sees it, is none."""
 MIDDLE = slice(LENGTHS[0], LENGTHS[0] + LENGTHS[1])
+LAST = slice(1, 2)
+USUAL = 224
+"""Pixels of a side that may have any number."""
+Inputs = Mapping[str, Array]
 WHOLE_DTYPES = (torch.float32, torch.float64)
 
 
@@ -29,6 +33,7 @@ class Isolation:
     """The last of some texts or images, alone and behind the others, on its way through the stages.
 
     Args:
+        rows: how the model takes them.
         ranks: of all stages.
         image: channels, height and width.
     """
@@ -36,23 +41,22 @@ class Isolation:
     def __init__(
         self,
         config: PretrainedConfig,
+        rows: Rows,
         device: torch.device,
-        ranks: int,
-        image: Sequence[int] = (3, 224, 224),
+        ranks: int = 1,
+        image: Sequence[int] = (3, -1, -1),
     ) -> None:
-        self._device = device
         self._kind = f"a {config.model_type}" + (f" on {ranks} ranks" if ranks > 1 else "")
-        self._is_packed = skeleton.rows(config) == "packed"
-        if skeleton.rows(config) == "images":
-            images = torch.rand(2, *image, generator=torch.Generator().manual_seed(0)).numpy()
-            self._together: Mapping[str, Array] = {"PIXEL_VALUES": images}
-            self._alone: Mapping[str, Array] = {"PIXEL_VALUES": images[1:]}
-            self._last = slice(1, 2)
+        self._device, self._is_packed = device, rows == "packed"
+        self._hidden: tuple[Any, Any] = (None, None)
+        if rows == "images":
+            images = _images(image)
+            self._together, self._alone, self._last = images, _rows(images, LAST), LAST
         else:
             ids = torch.randint(config.vocab_size // 2, config.vocab_size, (sum(LENGTHS),)).int()
-            self._together, self._alone = _texts(ids, LENGTHS), _texts(ids[-6:], LENGTHS[2:])
             self._last = slice(sum(LENGTHS[:2]), None)
-        self._hidden: tuple[Any, Any] = (None, None)
+            self._together = _texts(ids, LENGTHS)
+            self._alone = _texts(ids[self._last], LENGTHS[2:])
 
     @torch.inference_mode()
     def through(self, encoder: nn.Module) -> None:
@@ -101,7 +105,16 @@ class Isolation:
             handle.remove()
 
 
-def _texts(ids: Tensor, lengths: Sequence[int]) -> Mapping[str, Array]:
+def _images(dims: Sequence[int]) -> Inputs:
+    size = [USUAL if each < 0 else each for each in dims]
+    return {"PIXEL_VALUES": torch.rand(2, *size).numpy()}
+
+
+def _rows(inputs: Inputs, rows: slice) -> Inputs:
+    return {name: array[rows] for name, array in inputs.items()}
+
+
+def _texts(ids: Tensor, lengths: Sequence[int]) -> Inputs:
     ends = torch.tensor([0, *lengths]).cumsum(0).int()
     return {"INPUT_IDS": ids.numpy(), "cu_seqlens": ends.numpy()}
 

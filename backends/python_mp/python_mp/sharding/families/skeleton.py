@@ -20,6 +20,7 @@ from ..attention import Bias
 from ..layers import ColumnParallelLinear, JoinedLinear
 from . import arrangement
 from .attending import NAME
+from .plans import PLANS
 from .task import Kind
 
 CLASSES = {
@@ -75,9 +76,33 @@ def _options(found: Any) -> dict[str, Any]:
     return {"add_pooling_layer": False} if pools else {}
 
 
-def rows(config: PretrainedConfig) -> arrangement.Rows:
-    """How its base model takes a batch."""
-    found, _ = kind(config)
+def parts(config: PretrainedConfig) -> str:
+    """Of a model of texts and of something else: which it has, and how one is got. Its class for
+    images takes the model as it is."""
+    names = sorted(name for name in config.sub_configs if getattr(config, name, None) is not None)
+    if "text_config" not in names or len(names) < 2:
+        return ""
+    if any(name.endswith("ForImageClassification") for name in config.architectures or ()):
+        return ""
+    types = (getattr(config, name).model_type for name in names)
+    classes = [BASE[each] for each in types if isinstance(BASE.get(each), str)]
+    how = " or ".join(f"{each}.from_pretrained(FOLDER).save_pretrained(PART)" for each in classes)
+    return f" ({', '.join(names)}): save the one that you want by itself" + f", as {how}" * bool(
+        how
+    )
+
+
+def in_one(config: PretrainedConfig, task: Kind | None) -> bool:
+    """Whether hidden states and classes are computed in one, by one rank: of images, where the
+    model is not split. What lies between the two has another shape in each family."""
+    if task != "classify" or config.model_type in PLANS:
+        return False
+    return bool(kind(config, task)[0].main_input_name == "pixel_values")
+
+
+def rows(config: PretrainedConfig, task: Kind | None = None) -> arrangement.Rows:
+    """How what the task needs of the model takes a batch."""
+    found, _ = kind(config, task if in_one(config, task) else None)
     return arrangement.rows(config, found)
 
 
@@ -85,7 +110,7 @@ def make(config: PretrainedConfig, task: Kind | None = None) -> Any:
     """The module without weights, on the meta device but for what it computes from its config."""
     found, options = kind(config, task)
     own = "sdpa" if found._supports_sdpa else "eager"
-    config._attn_implementation = NAME if rows(config) == "packed" else own
+    config._attn_implementation = NAME if rows(config, task) == "packed" else own
     with torch.device("meta"):
         return found(config, **options).eval()
 

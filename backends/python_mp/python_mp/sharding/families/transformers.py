@@ -31,6 +31,7 @@ from .arrangement import MASKED, Rows
 from .attending import computing
 from .pipeline import cut_to_stage
 from .plans import JOINED, plan
+from .task import Task
 
 IDS, TYPES, TYPE_COUNT = "INPUT_IDS", "TOKEN_TYPE_IDS", "type_vocab_size"
 MOST, MOST_LAYERS = 1 << 31, 10_000
@@ -81,6 +82,8 @@ def read(path: Path) -> PretrainedConfig:
             raise LoadError(f"{path}: {name} is {value!r}, which is no size of a model")
     with sentences(path):
         config: PretrainedConfig = configuration_auto.CONFIG_MAPPING[kind].from_dict(raw)
+    if parts := skeleton.parts(config):
+        raise LoadError(f"{path} is of a {kind} of several parts{parts}")
     config.chunk_size_feed_forward = 0  # It saves memory only, and asks for lengths that divide.
     return config
 
@@ -129,15 +132,17 @@ class Encoder(nn.Module):
     """A stage of a model.
 
     INPUT_IDS int32 [tokens] -> HIDDEN_STATES [tokens, hidden]; PIXEL_VALUES [images, channels,
-    height, width] -> HIDDEN_STATES [images, patches, hidden].
+    height, width] -> HIDDEN_STATES [images, patches, hidden], or [images, 1, classes] where the two
+    are computed in one.
     """
 
-    def __init__(self, shard: Shard, config: PretrainedConfig) -> None:
+    def __init__(self, shard: Shard, config: PretrainedConfig, task: Task | None = None) -> None:
         super().__init__()
+        kind = task.kind if task and skeleton.in_one(config, task.kind) else None
         with sentences(f"a {config.model_type} of these sizes"):
-            model = skeleton.make(config)
+            model = skeleton.make(config, kind)
             found = plan(config, model, shard.size)
-        self.rows = skeleton.rows(config)
+            self.rows = skeleton.rows(config, kind)
         self._layers = len(shard.layers(config.num_hidden_layers)) if self.rows == "packed" else 0
         self._handover = cut_to_stage(model, config, shard)
         skeleton.finish(model, shard.device)
@@ -191,6 +196,8 @@ class Encoder(nn.Module):
 
     def _of_images(self, batch: Packed, hidden: Tensor | None) -> Tensor:
         found = self._call(hidden, pixel_values=batch["PIXEL_VALUES"])
+        if found.dim() == 2:
+            return found[:, None]
         return found.flatten(2).transpose(1, 2) if found.dim() == 4 else found  # of convolutions
 
     _forwards: ClassVar[Mapping[Rows, Callable[..., Tensor]]] = {
@@ -203,15 +210,15 @@ class Encoder(nn.Module):
         arguments["use_cache"] = False
         known = {name: value for name, value in arguments.items() if name in self._takes}
         with self._handover.of(hidden):
-            last: Tensor = self.model(**known)[0]
+            last = self.model(**known)[0]
             found = last if self.is_last else self._handover.taken
         ids = arguments.get("input_ids")
-        if found is None or (ids is not None and found.shape[:2] != ids.shape):
-            raise LoadError(
-                f"a {type(self.model).__name__} of transformers returns no hidden state for each"
-                " token: serve it as a module of your own"
-            )
-        return found
+        if isinstance(found, Tensor) and (ids is None or found.shape[:2] == ids.shape):
+            return found
+        raise LoadError(
+            f"a {type(self.model).__name__} of transformers returns no hidden state for each token"
+            " or patch: serve it as a module of your own"
+        )
 
 
 def positions_of_words(ids: Tensor, positions: Tensor, padding: int) -> Tensor:
