@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from build_scripts.publish import versions
+from python_mp.sharding.families.task import Task
 from server.process.installation import PROJECT
 from tests.support.checkpoints import packaged
 
@@ -124,6 +125,7 @@ def add_variant(repository: Path, layout: Layout) -> None:
     files = [packaged().file(name) for name in ("config.json", "model.safetensors")]
     config = config.replace('name: "embed_encoder"', f'name: "{encoder}"')
     model = add(repository, encoder, config, files)
+    Task("embed", ("mean",)).write(model / "1")
     shutil.copytree(source / "warmup", model / "warmup")
     ensemble = (MODELS / "embed" / "config.pbtxt").read_text()
     ensemble = ensemble.replace('"embed_encoder"', f'"{encoder}"')
