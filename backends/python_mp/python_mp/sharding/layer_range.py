@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..model.errors import LoadError
@@ -45,6 +46,7 @@ class LayerRange:
         for index in set(range(len(layers))) - set(mine):
             layers[index] = Pass()
         self._hidden: Any = None
+        self._handed_on: Any = None
         if not shard.is_first:
             layers[mine[0]].register_forward_pre_hook(self._give)
         if not shard.is_last:
@@ -54,16 +56,19 @@ class LayerRange:
         self, module: nn.Module, given: Mapping[str, Any], hidden: Tensor | None
     ) -> tuple[Any, bool]:
         """What the module returns, and whether it came to its end."""
-        self._hidden = hidden
+        self._hidden, self._handed_on = hidden, None
         try:
-            return module(**given), True
+            result = module(**given)
+            return (result, True) if self._handed_on is None else (self._handed_on, False)
         except _HandedOn as handed:
             return handed.hidden, False
         finally:
-            self._hidden = None
+            self._hidden = self._handed_on = None
 
     def _give(self, _layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return (self._hidden, *arguments[1:])
 
     def _end(self, _layer: nn.Module, _arguments: object, result: Any) -> None:
-        raise _HandedOn(result)
+        if not torch.compiler.is_exporting():
+            raise _HandedOn(result)
+        self._handed_on = result  # What follows is traced, and then dropped as nobody needs it.
