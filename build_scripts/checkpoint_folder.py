@@ -18,7 +18,7 @@ from python_mp.sharding import checkpoint
 from python_mp.sharding.checkpoint import INDEX, WEIGHTS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from python_mp.sharding.families.task import Kind
 
@@ -55,9 +55,25 @@ class Checkpoint:
         return storage.read_json(self.file("config.json"))
 
     @cached_property
+    def architecture(self) -> PretrainedConfig:
+        """config.json as transformers reads it, with the defaults of its family.
+
+        Raises:
+            BuildError: it is of no model that transformers has.
+        """
+        from python_mp.sharding.families import transformers
+
+        try:
+            return transformers.read(self.file("config.json"))
+        except LoadError as error:
+            raise BuildError(str(error)) from None
+
+    @cached_property
     def settings(self) -> Settings:
-        if self.task in (None, "embed"):
+        if self.task == "embed":
             return sentence_folder.read(self.path)
+        if self.task is None:
+            return sentence_folder.texts(self.path)
         if self.task == "rerank":
             return reranker_folder.read(self.path, self.config).settings
         return Settings()
@@ -76,14 +92,12 @@ class Checkpoint:
         with quiet():
             from transformers.utils import logging
 
-            from python_mp.sharding.families import skeleton, transformers
+            from python_mp.sharding.families import skeleton
 
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             logging.set_verbosity_error()  # type: ignore[no-untyped-call]
             try:
-                kind, options = skeleton.kind(
-                    transformers.read(self.file("config.json")), self.task
-                )
+                kind, options = skeleton.kind(self.architecture, self.task)
                 model, said = kind.from_pretrained(
                     self.path,
                     dtype=torch.float32,

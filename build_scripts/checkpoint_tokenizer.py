@@ -88,7 +88,7 @@ def _require_room(checkpoint: Checkpoint, theirs: Any) -> None:
     said = {
         "model_max_length": theirs.model_max_length,
         "max_seq_length": checkpoint.settings.max_seq_length or UNSET,
-        "max_position_embeddings": checkpoint.config.get("max_position_embeddings", 512),
+        "max_position_embeddings": _positions(checkpoint),
     }
     for key, limit in said.items():
         unset = type(limit) is float and limit > UNSET
@@ -101,7 +101,7 @@ def _require_room(checkpoint: Checkpoint, theirs: Any) -> None:
 
 def _limit(checkpoint: Checkpoint, model_max_length: float) -> int:
     """Tokens of a text, special ones included: the least of what is said."""
-    positions = int(checkpoint.config.get("max_position_embeddings", 512))
+    positions = _positions(checkpoint)
     wished = checkpoint.settings.max_seq_length
     if wished and model_max_length < min(wished, positions):
         raise BuildError(
@@ -110,6 +110,14 @@ def _limit(checkpoint: Checkpoint, model_max_length: float) -> int:
             " sentence-transformers file (max_seq_length): make them say the same."
         )
     return int(min(wished or UNSET, model_max_length, positions))
+
+
+def _positions(checkpoint: Checkpoint) -> int:
+    """Tokens of the longest text that the model has positions for."""
+    from python_mp.sharding.families.transformers import longest_text
+
+    found = longest_text(checkpoint.architecture)
+    return UNSET if found is None else found
 
 
 def _lowercase(tokenizer: Tokenizer) -> None:
@@ -134,7 +142,7 @@ def _lowercases(normalizer: Any) -> bool:
 
 def _compare(checkpoint: Checkpoint, ours: Tokenizer, theirs: Any, limit: int) -> None:
     special = [f"a {token} b" for token in theirs.all_special_tokens]
-    known = int(checkpoint.config.get("vocab_size", 30522))
+    known = int(checkpoint.architecture.vocab_size)
     texts, in_pairs = _probes(special), checkpoint.task == "rerank"
     for given in zip(texts[::-1], texts, strict=True) if in_pairs else zip(texts, strict=True):
         text = given[-1]

@@ -23,6 +23,7 @@ from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.checkpoint_tokenizer import written
 from build_scripts.errors import BuildError
 from build_scripts.job import PROJECT, Job
+from python_mp.sharding.checkpoint import WEIGHTS
 
 NEEDS: tuple[str, ...] = ()
 TOOLS = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
@@ -161,7 +162,8 @@ def _needed(job: Job, folder: Path) -> list[str]:
     needed = {"config.json", *(name for name in texts if not _is_hidden(name))}
     if job.recipe.is_step:
         return sorted({*needed, "tokenizer.json"} if job.recipe.family == "tokenizer" else needed)
-    return sorted({*needed, *checkpoint_folder.weight_files(folder)})
+    behind = {f"{path.parent.name}/{path.name}" for path in folder.glob(f"*/{WEIGHTS}")}
+    return sorted({*needed, *behind, *checkpoint_folder.weight_files(folder)})
 
 
 def _is_hidden(name: str) -> bool:

@@ -9,14 +9,14 @@ trained for passes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.progress import Progress
 
-from build_scripts import fetch, tasks
+from build_scripts import fetch, layer_weights, tasks
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.job import Job
 from python_mp.sharding.families.task import OUTPUTS
@@ -51,18 +51,22 @@ def run(job: Job, out: Path, progress: Progress) -> None:
     from build_scripts import samples
 
     requests = samples.judged(job).requests
-    folder = fetch.read(job).folder
     with torch.inference_mode():
-        outputs: Iterable[Outputs]
-        if (given := samples.reference(job, requests)) is not None:
-            outputs = given
-        elif job.recipe.family == "transformers":
-            outputs = _checkpoint(job, fetch.checkpoint(job), requests)
-        else:
-            outputs = _module(job, folder, requests)
+        outputs = computed(job, requests)
         shown = progress.track(outputs, len(requests), description=f"{job.name}: reference")
         arrays = {f"{n}/{name}": a for n, each in enumerate(shown) for name, a in each.items()}
     np.savez(out / FILE, **arrays)
+
+
+def computed(job: Job, requests: Sequence[dict[str, Array]]) -> Iterable[Outputs]:
+    """What the requests' outputs should be, in their order."""
+    from build_scripts import samples
+
+    if (given := samples.reference(job, requests)) is not None:
+        return given
+    if job.recipe.family == "transformers":
+        return _checkpoint(job, fetch.checkpoint(job), requests)
+    return _module(job, fetch.read(job).folder, requests)
 
 
 def read(job: Job) -> list[Outputs]:
@@ -84,24 +88,28 @@ def _checkpoint(
     import torch
 
     model, task = checkpoint.model(), tasks.of(job, checkpoint)
+    vectors = _vectors(checkpoint, task) if task and task.kind == "embed" else None
     for request in requests:
         given = {ARGUMENTS[n]: torch.from_numpy(a) for n, a in request.items() if n in ARGUMENTS}
         found = model(**given)
         made = found.last_hidden_state if "last_hidden_state" in found else found.logits
         if made.dim() == 4:  # of convolutions
             made = made.flatten(2).transpose(1, 2)
-        if task and task.kind == "embed":
-            made = pooled(made[0], task)
+        if vectors is not None:
+            made = vectors(made[0])
         yield {OUTPUTS[job.task]: made.numpy()}
 
 
-def pooled(states: Tensor, task: Task) -> Tensor:
-    """[tokens, hidden] -> [1, width]."""
+def _vectors(checkpoint: Checkpoint, task: Task) -> Callable[[Tensor], Tensor]:
+    """hidden states [tokens, hidden] -> [1, width]"""
     import torch
 
-    from python_mp.sharding.pooling import pool
+    from python_mp.sharding.families.heads import Embedding
+    from python_mp.sharding.weights import Tensors
 
-    return pool(states, torch.tensor([0, len(states)]), task.pooling)
+    weights = Tensors(layer_weights.read(checkpoint.path, task.layers), torch.float32)
+    embedding = Embedding(task, weights)
+    return lambda states: embedding.vectors(states, torch.tensor([0, len(states)]))
 
 
 def _module(job: Job, folder: Path, requests: Sequence[dict[str, Array]]) -> Iterator[Outputs]:

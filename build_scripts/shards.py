@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint_folder, fetch, storage, tasks
+from build_scripts import checkpoint_folder, fetch, layer_weights, storage, tasks
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from python_mp.sharding.families.task import WEIGHTS as HEAD
@@ -60,7 +60,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
             del module  # Its weights need not be there twice.
             recorder.save(out / f"rank{rank}.safetensors")
         if model.finish:
-            recorder = Recorder(weights(job, torch.float32))
+            recorder = Recorder(_head_weights(job))
             model.finish(replace(ranks.shard(job, 0, out, Alone()), given=recorder))
             recorder.save(out / HEAD)
     except PythonMpError as error:
@@ -92,6 +92,19 @@ def weights(job: Job, dtype: torch.dtype) -> Weights:
     if job.recipe.family == "transformers" and not _bears_its_names(folder, job.task):
         return Tensors(fetch.checkpoint(job).model().state_dict(), dtype)
     return Checkpoint(folder, dtype, cpu)
+
+
+def _head_weights(job: Job) -> Weights:
+    """Of what follows the hidden states, in float32."""
+    import torch
+
+    from python_mp.sharding.weights import Tensors
+
+    if job.task != "embed":
+        return weights(job, torch.float32)
+    checkpoint = fetch.checkpoint(job)
+    found = layer_weights.read(checkpoint.path, checkpoint.settings.layers)
+    return Tensors(found, torch.float32)
 
 
 def _bears_its_names(folder: Path, task: Kind | None) -> bool:

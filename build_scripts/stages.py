@@ -31,7 +31,7 @@ from build_scripts.job import Job
 from build_scripts.job import artifact_stage as artifact_stage
 
 ORDER = ("fetch", "reference", "shards", "export", "quantise", "compile", "verify")
-STEP_ORDER = ("fetch", "step")
+STEP_ORDER = ("fetch", "ranges", "step")
 RECORD, FACTS = "stage.json", "facts.json"
 KEPT_OUTPUTS = 10
 """Of each stage of a model: enough for its variants, few enough for a laptop's disk."""

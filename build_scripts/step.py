@@ -4,6 +4,7 @@ that a checkpoint's folder has for it. Its code is python_mp.steps."""
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -11,12 +12,19 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint_images, checkpoint_tokenizer, classes, fetch, reranker_folder
+from build_scripts import (
+    checkpoint_images,
+    checkpoint_tokenizer,
+    classes,
+    fetch,
+    ranges,
+    reranker_folder,
+)
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.job import Job
 from python_mp.steps import settings_file
 
-NEEDS = ("fetch",)
+NEEDS = ("fetch", "ranges")
 TOOLS = ("tokenizers", "transformers")
 MODEL = "from python_mp.steps.{} import TritonPythonModel as TritonPythonModel\n"
 
@@ -27,17 +35,22 @@ def inputs(job: Job) -> dict[str, object]:
 
 def run(job: Job, out: Path, _progress: Progress) -> None:
     """Writes `model.py`, and what it reads."""
+    if ranges.applies(job):
+        shutil.copyfile(job.output("ranges") / ranges.FILE, out / ranges.FILE)
     (out / "model.py").write_text(MODEL.format(job.recipe.family))
     for name, text in SETTINGS[job.recipe.family](fetch.checkpoint(job)).items():
         (out / name).write_text(text)
 
 
 def _tokenizer(checkpoint: Checkpoint) -> dict[str, str]:
-    return {checkpoint_tokenizer.FILE: checkpoint_tokenizer.written(checkpoint)}
+    said = checkpoint.settings
+    prompts = {"prompts": said.prompts, "default_prompt": said.default_prompt}
+    ours = {checkpoint_tokenizer.FILE: checkpoint_tokenizer.written(checkpoint)}
+    return ours | (_as_json(prompts) if checkpoint.task == "embed" else {})
 
 
-def _vectors(_: Checkpoint) -> dict[str, str]:
-    return {}
+def _vectors(checkpoint: Checkpoint) -> dict[str, str]:
+    return _as_json({"truncate_dim": checkpoint.settings.truncate_dim})
 
 
 def _images(checkpoint: Checkpoint) -> dict[str, str]:

@@ -21,7 +21,8 @@ def of(job: Job, checkpoint: Checkpoint) -> Task | None:
 
 def made(kind: Kind, checkpoint: Checkpoint) -> Task:
     """The same for a task that is known."""
-    return Task(kind, checkpoint.settings.pooling if kind == "embed" else ())
+    said = checkpoint.settings
+    return Task(kind, said.pooling, said.layers) if kind == "embed" else Task(kind)
 
 
 def check_tensors(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) -> None:
@@ -69,4 +70,17 @@ def width_of(task: Task | None, config: PretrainedConfig) -> int:
     if task and task.kind != "embed":
         return int(config.num_labels or 1)
     hidden: int = getattr(config, "hidden_size", 0) or config.hidden_sizes[-1]  # of convolutions
-    return hidden * len(task.pooling) if task else hidden
+    return _vector_width(task, hidden) if task else hidden
+
+
+def _vector_width(task: Task, hidden: int) -> int:
+    width = hidden * len(task.pooling)
+    for layer in task.layers:
+        if layer.kind == "Dense":
+            if layer.inputs != width:
+                raise BuildError(
+                    f"The checkpoint's {layer.name}/config.json has in_features {layer.inputs}; it"
+                    f" is given {width}."
+                )
+            width = layer.outputs
+    return width

@@ -7,6 +7,7 @@ from typing import Any
 
 from google.protobuf import text_format
 from google.protobuf.json_format import MessageToDict
+from tritonclient.grpc.model_config_pb2 import DataType
 from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup as Group
 
@@ -63,6 +64,11 @@ def parameter(folder: Path, name: str) -> str | None:
         return None
     said = _read(folder).parameters
     return str(said[name].string_value) if name in said else None
+
+
+def output_types(folder: Path) -> dict[str, str]:
+    """The data types of the model's outputs, such as TYPE_FP32, by their names."""
+    return {each.name: DataType.Name(each.data_type) for each in _read(folder).output}
 
 
 def _read(folder: Path) -> Any:

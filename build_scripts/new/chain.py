@@ -41,8 +41,8 @@ class Sizes:
 IDS = "INPUT_IDS", "LENGTHS"
 ENDS: Mapping[tuple[Kind, Takes], tuple[Step, Step]] = {
     ("embed", "text"): (
-        Step("tokenizer", ("TEXT",), IDS),
-        Step("vectors", ("SENTENCE_EMBEDDING",), ("EMBEDDING",)),
+        Step("tokenizer", ("TEXT", "PROMPT"), IDS),
+        Step("vectors", ("SENTENCE_EMBEDDING", "DIMENSIONS"), ("EMBEDDING",)),
     ),
     ("rerank", "text"): (
         Step("tokenizer", ("QUERY", "TEXT"), IDS),

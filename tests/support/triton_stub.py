@@ -109,10 +109,11 @@ def _input(request: InferenceRequest, name: str) -> Tensor | None:
     return next((tensor for tensor in request.inputs() if tensor.name() == name), None)
 
 
-def arguments(config: str, repository: object, instance: str) -> dict[str, str]:
+def arguments(config: str, repository: str | Path, instance: str) -> dict[str, str]:
     """Of `initialize`."""
     return {
         "model_config": config,
+        "model_name": Path(repository).name,
         "model_repository": str(repository),
         "model_version": "1",
         "model_instance_name": instance,

@@ -27,10 +27,8 @@ from python_mp.sharding.packed import Packed
 from python_mp.sharding.shard import Shard
 from python_mp.sharding.weights import Weights
 from tests.support.checkpoints import (
-    CHAIN,
     CONFIG,
     FOLDER,
-    PACKAGE,
     WORDS,
     shapes,
     split,
@@ -40,14 +38,6 @@ from tests.support.checkpoints import (
 )
 
 CPU = torch.device("cpu")
-TEXTS = (
-    "the cab.",
-    "The CAB, ÉCLAIR\u2603 ace",
-    "a",
-    "[MASK] the [SEP]",
-    "b c " * 30,
-    "ΟΔΟΣ İ 中文",
-)
 
 
 def hidden(folder: Path, given: Weights, ids: list[int]) -> Array:
@@ -131,15 +121,6 @@ def test_what_is_not_computed_is_named(tmp_path: Path, key: str, value: object) 
         transformers.read(folder / "config.json")
 
 
-WITHOUT_EFFECT = (
-    {"chunk_size_feed_forward": 2, "return_dict": False, "output_hidden_states": True}
-    | {"pad_token_id": 5, "hidden_dropout_prob": 0.9, "attention_probs_dropout_prob": 0.9}
-    | {"is_encoder_decoder": True, "pruned_heads": {"0": [0]}, "sliding_window": 2, "head_dim": 8}
-    | {"text_config": {}, "architectures": ["BertForSequenceClassification"]}
-)
-WITH_EFFECT = {"layer_norm_eps": 0.1, "num_attention_heads": 4, "num_hidden_layers": 1}
-
-
 FAMILIES: dict[str, dict[str, Any]] = {
     "roberta": {"type_vocab_size": 1},
     "distilbert": {"dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 16},
@@ -215,90 +196,15 @@ def test_everything_that_is_read_is_hashed(tmp_path: Path) -> None:
         path.write_bytes(kept)
 
 
-# -- what a sentence-transformers folder says ------------------------------------------------------
+# -- tokenizers ----------------------------------------------------------------------------------
 
 
-def embed(folder: Path, texts: tuple[str, ...]) -> Array:
-    """As the ensemble `embed`: ids, hidden states, their mean, length 1."""
-    checkpoint = Checkpoint(folder)
-    given = weights.Tensors(checkpoint.model().state_dict(), torch.float32)
-    rows = [
-        hidden(folder, given, each.ids).mean(0)
-        for each in checkpoint_tokenizer.load(checkpoint).encode_batch(list(texts))
-    ]
-    return np.array([row / np.linalg.norm(row) for row in rows])
-
-
-def encoded(folder: Path, texts: tuple[str, ...]) -> Array:
-    with warnings.catch_warnings(action="ignore"):
-        from sentence_transformers import SentenceTransformer
-
-        return np.asarray(SentenceTransformer(str(folder), device="cpu").encode(list(texts)))
-
-
-SETTINGS = "config_sentence_transformers.json"
-TRANSFORMER = "sentence_bert_config.json"
-POOLING = "1_Pooling/config.json"
-OLD = {"word_embedding_dimension": 8, "pooling_mode_cls_token": False}
-NEWER = "sentence_transformers.sentence_transformer.modules"
-TOKENIZER = "tokenizer_config.json"
+TRANSFORMER, TOKENIZER = "sentence_bert_config.json", "tokenizer_config.json"
 
 
 def tokenizer(**said: Any) -> dict[str, Any]:
     """Nothing beside this says what a tokenizer does."""
     return {TOKENIZER: said, TRANSFORMER: None}
-
-
-HONOURED: dict[str, dict[str, Any]] = {
-    "all else of config.json": {"config.json": CONFIG | WITHOUT_EFFECT | WITH_EFFECT},
-    "no settings of the tokenizer": tokenizer(),
-    "cased": tokenizer(do_lower_case=False),
-    "accents": tokenizer(strip_accents=False),
-    "another unknown": tokenizer(unk_token="the"),
-    "cut on the left": tokenizer(truncation_side="left", model_max_length=4),
-    "the tokenizer's own length": tokenizer(tokenizer_class="BertTokenizer", model_max_length=6),
-    "the old form of the pooling": {POOLING: OLD | {"pooling_mode_mean_tokens": True}},
-    "shorter texts": {TRANSFORMER: {"max_seq_length": 5}},
-    "lowercased by sentence-transformers": {
-        "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "do_lower_case": False},
-        TRANSFORMER: {"max_seq_length": 16, "do_lower_case": True},
-    },
-    "classes of 5.4": {
-        "modules.json": [
-            {**CHAIN[0], "type": "sentence_transformers.base.modules.transformer.Transformer"},
-            {**CHAIN[1], "type": f"{NEWER}.pooling.Pooling"},
-            {**CHAIN[2], "type": "sentence_transformers.base.modules.normalize.Normalize"},
-        ]
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", HONOURED)
-def test_what_a_folder_says_is_honoured(tmp_path: Path, name: str) -> None:
-    folder = tiny_bert(tmp_path, **HONOURED[name])
-    texts = (*TEXTS, *checkpoint_tokenizer.PROBES)
-    np.testing.assert_allclose(embed(folder, texts), encoded(folder, texts), atol=1e-5)
-
-
-DENSE = {"idx": 2, "name": "2", "path": "2_Dense", "type": f"{PACKAGE}Dense"}
-REFUSED = [
-    (POOLING, {"pooling_mode": "first"}, "pooling 'first' is not known"),
-    (POOLING, [], "1_Pooling/config.json is no dict"),
-    ("modules.json", CHAIN[:2], "chains Transformer, Pooling; embed"),
-    ("modules.json", [*CHAIN[:2], DENSE, CHAIN[2]], "Dense"),
-    ("modules.json", [CHAIN[0] | {"type": "custom.Transformer"}], "custom"),
-    ("2_Normalize/config.json", {"module_input_name": "token_embeddings"}, "module_input_name is"),
-    (SETTINGS, {"prompts": {"q": "the "}, "default_prompt_name": "q"}, "is 'q', a prompt"),
-    ("adapter_config.json", {}, "has an adapter"),
-]
-
-
-@pytest.mark.parametrize(("file", "value", "said"), REFUSED)
-def test_what_embed_does_not_do_is_refused_by_name(
-    tmp_path: Path, file: str, value: object, said: str
-) -> None:
-    with pytest.raises(BuildError, match=said):
-        Checkpoint(tiny_bert(tmp_path, **{file: value}))
 
 
 MORE_WORDS = [*WORDS[:5], *"0123456789", *WORDS[5:]]

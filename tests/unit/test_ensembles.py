@@ -16,7 +16,7 @@ from python_mp.model.errors import LoadError
 from server.watch import repository
 from tests.support.builds import FakeStage, judge, put_stages, rank_files
 from tests.support.checkpoints import WORDS, tiny_bert, word_piece
-from tests.support.triton_stub import load_step
+from tests.support.triton_stub import arguments, load_step
 
 GATE = "[shapes]\ntokens = [1, 2, 8]\n[accuracy]\ncosine_min = 0.9\n"
 TOGETHER = """
@@ -165,10 +165,9 @@ def test_the_wrong_pair_is_named_by_check_and_not_loaded(
 
 
 def load(module: ModuleType, embed: Path, version: int) -> None:
-    folder = str(embed / "embed_tokenizer")
-    module.TritonPythonModel().initialize(
-        {"model_repository": folder, "model_version": str(version)}
-    )
+    config = '{"input": [{"name": "TEXT"}], "output": [{"name": "INPUT_IDS"}]}'
+    given = arguments(config, embed / "embed_tokenizer", "embed_tokenizer_0")
+    module.TritonPythonModel().initialize(given | {"model_version": str(version)})
 
 
 def test_two_pairs_in_one_ensemble_are_told_apart(embed: Path) -> None:

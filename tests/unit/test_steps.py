@@ -73,15 +73,21 @@ class Case:
         return load_step(self.step, patch) if self.step else load_model(name, patch)
 
     def config(self) -> str:
-        given, made = ([{"name": name} for name in names] for names in self.tensors)
+        given, made = (
+            [{"name": name, "data_type": "TYPE_FP32"} for name in names] for names in self.tensors
+        )
         return json.dumps({"input": given, "output": made})
 
 
 CASES = {
     "embed_tokenizer": Case(
-        lambda number: {"TEXT": column(b"the " * number, b"a")},
-        ("text_input.decode", "pack", "model.tokenizer"),
+        lambda number: {
+            "TEXT": column(b"the " * number, b"a"),
+            **({"PROMPT": column(b"q", b"")} if number % 2 else {}),
+        },
+        ("text_input.decode", "pack", "model.tokenizer", "model._prompts", "model._sink"),
         "tokenizer",
+        {"prompts": {"q": "the "}},
         tensors=(("TEXT",), ("INPUT_IDS", "LENGTHS")),
     ),
     "pairs": Case(
@@ -97,7 +103,13 @@ CASES = {
         tensors=(("TEXT",), ("INPUT_IDS", "OFFSETS", "LENGTHS")),
     ),
     "embed_vectors": Case(
-        lambda number: {"SENTENCE_EMBEDDING": normal(number, 2, 8)}, ("unit",), "vectors"
+        lambda number: {
+            "SENTENCE_EMBEDDING": normal(number, 2, 8),
+            **({"DIMENSIONS": np.full((2, 1), number, np.int32)} if number % 2 else {}),
+        },
+        ("dimensions", "model._form"),
+        "vectors",
+        tensors=((), ("EMBEDDING",)),
     ),
     "scores": Case(
         lambda number: {"LOGITS": normal(number, 2, 1)},
@@ -134,7 +146,7 @@ def served(case: Case, module: ModuleType, folder: Path) -> Any:
     model = module.TritonPythonModel()
     (version := folder / "1").mkdir(exist_ok=True)
     word_piece().save(str(version / "tokenizer.json"))
-    (version / "settings.json").write_text(json.dumps(case.settings))
+    (version / "settings.json").write_text(json.dumps(case.settings or {}))
     if hasattr(model, "initialize"):
         model.initialize(arguments(case.config(), folder, "m"))
     return model

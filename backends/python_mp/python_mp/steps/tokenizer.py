@@ -23,12 +23,15 @@ from ..model import ensembles
 from ..model.errors import LoadError, for_clients
 from ..model.manifest import Manifest
 from ..model.request import Array
-from . import answering, text_input
+from ..triton.metric_sink import TritonSink
+from . import answering, settings_file, text_input
+from .prompts import Prompts
 from .text_input import TextError
 
 Text = tuple[int, str | tuple[str, ...]]
 """A text or a pair, and its index in the request."""
 OF_NO_TEXT = -1, -1
+CUT = "python_mp_truncated_texts_total"
 
 
 def places(encoding: Encoding) -> list[tuple[int, int]]:
@@ -65,6 +68,7 @@ class TritonPythonModel:
         try:
             built = Manifest.read(version)
             ensembles.admit(version, built.source.get("tokenizer") if built else None)
+            self._prompts = Prompts(settings_file.read(args))
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from None
         # Truncation and padding are part of the file: the build writes them.
@@ -73,14 +77,21 @@ class TritonPythonModel:
         given, wanted = ({each["name"] for each in config[key]} for key in ("input", "output"))
         self._reads = [name for name in ("QUERY", "TEXT") if name in given]
         self._makes = [name for name in PARTS if name in wanted]
+        self._sink = TritonSink()
+        self._labels = {"model": args["model_name"], "version": args["model_version"]}
+        self._count([])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return answering.together(
             requests, self._texts, self._encoded, self._tensors, text_input.TextError
         )
 
+    def finalize(self) -> None:
+        self._sink.clear()
+
     def _texts(self, request: Any) -> list[Text]:
         first, *second = (text_input.of(request, name) for name in self._reads)
+        first = self._prompts.before(first, request)
         return list(enumerate(zip(first, *second, strict=True) if second else first))
 
     def _encoded(self, texts: list[Text]) -> list[Encoding]:
@@ -89,12 +100,19 @@ class TritonPythonModel:
         if "OFFSETS" in self._makes:
             encode = self.tokenizer.encode_batch
         try:
-            return encode([text for _, text in texts])
+            found = encode([text for _, text in texts])
         except Exception as error:
             if len(texts) > 1:
                 return [found for text in texts for found in self._encoded([text])]
             name = " with ".join(f"{name}[{texts[0][0]}]" for name in self._reads)
             raise TextError(f"{name} cannot be tokenized: {for_clients(error)}.") from None
+        self._count(found)
+        return found
+
+    def _count(self, found: Sequence[Encoding]) -> None:
+        """Those that were cut."""
+        cut = sum(bool(encoding.overflowing) for encoding in found)
+        self._sink.add("COUNTER", CUT, "Texts cut at the model's limit", self._labels, cut)
 
     def _tensors(self, found: list[Encoding]) -> list[Any]:
         lengths = np.array([[len(encoding.ids)] for encoding in found], np.int32)

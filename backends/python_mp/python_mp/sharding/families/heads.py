@@ -25,7 +25,7 @@ from ..rectangles import rectangles
 from ..shard import Shard
 from ..slices import Slices
 from ..weights import Weights
-from . import skeleton
+from . import skeleton, vector_layers
 from .task import WEIGHTS, Task
 
 HIDDEN_STATES = "HIDDEN_STATES"
@@ -39,24 +39,29 @@ def head(shard: Shard, config: PretrainedConfig, task: Task) -> nn.Module:
     Raises:
         LoadError: transformers has no such model for it, or a weight is missing.
     """
-    if task.kind == "embed":
-        return Embedding(task)
     if skeleton.in_one(config, task.kind):
         return ComputedInOne()
     weights = shard.given or Slices(regular(shard.folder, WEIGHTS), shard.device)
+    if task.kind == "embed":
+        return Embedding(task, weights)
     return Classes(config, task, weights, shard.device)
 
 
 class Embedding(nn.Module):
     """HIDDEN_STATES [tokens, hidden] -> SENTENCE_EMBEDDING [texts, width]."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, weights: Weights) -> None:
         super().__init__()
         self._modes = task.pooling
+        self._layers = nn.Sequential(*(vector_layers.make(each, weights) for each in task.layers))
 
     def forward(self, batch: Packed, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        vectors = pool(outputs[HIDDEN_STATES], batch.cu_seqlens, self._modes)
-        return {"SENTENCE_EMBEDDING": vectors}
+        return {"SENTENCE_EMBEDDING": self.vectors(outputs[HIDDEN_STATES], batch.cu_seqlens)}
+
+    def vectors(self, states: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """[tokens, hidden] of packed rows -> [texts, width]"""
+        made: Tensor = self._layers(pool(states, cu_seqlens, self._modes))
+        return made
 
 
 class ComputedInOne(nn.Module):

@@ -26,15 +26,60 @@ OUTPUTS: Mapping[Kind | None, str] = {
 }
 
 
+ACTIVATIONS = (
+    *("Identity", "Tanh", "ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "CELU", "GELU", "SiLU"),
+    *("Mish", "Sigmoid", "LogSigmoid", "Hardsigmoid", "Hardswish", "Hardtanh", "Softplus"),
+    *("Softsign", "Tanhshrink"),
+)
+"""Of torch.nn: of each element by itself, without a parameter."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is made of a text's vector, as by sentence-transformers' module of that name.
+
+    Attributes:
+        kind: Dense, `activation(x @ weight.T + bias)`; or Normalize, to length 1.
+        name: Dense's, which its tensors' names begin with.
+        inputs: the width of what it is given.
+        outputs: the width of what it makes.
+        bias: whether it has one.
+        residual: whether it adds what it is given, projected where the widths differ.
+        activation: one of ACTIVATIONS.
+    """
+
+    kind: Literal["Dense", "Normalize"]
+    name: str = ""
+    inputs: int = 0
+    outputs: int = 0
+    bias: bool = True
+    residual: bool = False
+    activation: str = "Tanh"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of its tensors by their names."""
+        if self.kind == "Normalize":
+            return {}
+        shapes: dict[str, tuple[int, ...]] = {"linear.weight": (self.outputs, self.inputs)}
+        if self.bias:
+            shapes["linear.bias"] = (self.outputs,)
+        if self.residual and self.inputs != self.outputs:
+            shapes["residual.weight"] = (self.outputs, self.inputs)
+        return {f"{self.name}.{name}": shape for name, shape in shapes.items()}
+
+
 @dataclass(frozen=True)
 class Task:
     """
     Attributes:
         pooling: of `embed`: modes of pooling.MODES, whose vectors stand one behind the other.
+        layers: of `embed`: what is made of these.
     """
 
     kind: Kind
     pooling: tuple[str, ...] = ()
+    layers: tuple[Layer, ...] = ()
 
     def write(self, folder: Path) -> None:
         (folder / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -51,7 +96,8 @@ def read(folder: Path) -> Task | None:
     path = regular(folder, NAME)
     try:
         said: dict[str, Any] = json.loads(path.read_text())
-        return Task(**{name: _frozen(value) for name, value in said.items()})
+        layers = tuple(Layer(**each) for each in said.pop("layers", ()))
+        return Task(layers=layers, **{name: _frozen(value) for name, value in said.items()})
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise LoadError(f"{path} is not as a build writes it: {error}") from None
 

@@ -104,7 +104,7 @@ def check(config: PretrainedConfig, batch: Packed) -> None:
     if not batch.is_ragged:
         return
     longest = max(batch.lengths)
-    if (most := _longest(config)) is not None and longest > most:
+    if (most := longest_text(config)) is not None and longest > most:
         text = f"a sequence has {longest} tokens; the model's limit is {most}"
         batch.refuse(batch.cu_seqlens.diff() == longest, text)
     for name, count in {IDS: config.vocab_size, TYPES: getattr(config, TYPE_COUNT, 0)}.items():
@@ -117,11 +117,12 @@ def check(config: PretrainedConfig, batch: Packed) -> None:
             batch.refuse(batch[name] == wrong, text)  # Of others that are wrong it is not true.
 
 
-def _longest(config: PretrainedConfig) -> int | None:
+def longest_text(config: PretrainedConfig) -> int | None:
     """Tokens of the longest text that has a position; None where positions have no end."""
     most: int | None = getattr(config, "max_position_embeddings", None)
-    begins = _begins_behind_padding(config)
-    return most - config.pad_token_id - 1 if begins and most is not None else most
+    if most is None or most == -1:  # XLNet's
+        return None
+    return most - config.pad_token_id - 1 if _begins_behind_padding(config) else most
 
 
 def _begins_behind_padding(config: PretrainedConfig) -> bool:
