@@ -58,7 +58,7 @@ ENDS: Mapping[tuple[Kind, Takes], tuple[Step, Step]] = {
     ),
     ("tokens", "text"): (
         Step("tokenizer", ("TEXT",), (*IDS, "OFFSETS")),
-        Step("spans", ("LOGITS", "OFFSETS"), ("SPAN", "LABEL", "SCORE")),
+        Step("spans", ("LOGITS", "OFFSETS", "LENGTHS"), ("SPAN", "LABEL", "SCORE")),
     ),
 }
 """What runs before and after the encoder."""

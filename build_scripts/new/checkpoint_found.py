@@ -150,8 +150,8 @@ def _no_config(folder: Path) -> str:
 def _sizes(checkpoint: Checkpoint, config: PretrainedConfig, takes: Takes, width: int) -> Sizes:
     if takes == "image":
         return Sizes(width, image=checkpoint_images.load(checkpoint).shape)
-    is_pair = checkpoint.task == "rerank"
-    return Sizes(width, has_types=is_pair and checkpoint_tokenizer.has_types(checkpoint, config))
+    in_pairs = checkpoint.task == "rerank"
+    return Sizes(width, has_types=in_pairs and checkpoint_tokenizer.has_types(checkpoint, config))
 
 
 def _steps(

@@ -63,6 +63,6 @@ def _tokenizer() -> Any:
 
 
 def _image_processor() -> Any:
-    from transformers import ViTImageProcessor
+    from transformers import ViTImageProcessorPil
 
-    return ViTImageProcessor(size={"height": 32, "width": 32})
+    return ViTImageProcessorPil(size={"height": 32, "width": 32})
