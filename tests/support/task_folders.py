@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.support.checkpoints import word_piece
-from tests.support.families import FAMILIES
+from tests.support.checkpoints import CHAIN, word_piece, write_json
+from tests.support.families import FAMILIES, TEXT
 
 WORD_PIECES = {"bert", "distilbert", "electra"}
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "ODD-ONE")
@@ -27,15 +27,25 @@ TEXTS = (
 
 def folder(path: Path, name: str, task: str, labels: int = len(LABELS), **values: Any) -> Path:
     """Writes the family's checkpoint for the task; `values` of its config.json differ."""
-    kind = FAMILIES[name].with_head("tokens" if task == "tokens" else "classify")
-    given = {**kind.values, "id2label": dict(enumerate(LABELS[:labels])), **values}
-    given.pop("num_labels")
+    kind, given = FAMILIES[name], {**FAMILIES[name].values, **values}
+    if task != "embed":
+        kind = kind.with_head("tokens" if task == "tokens" else "classify")
+        given = {**kind.values, "id2label": dict(enumerate(LABELS[:labels])), **values}
+        given.pop("num_labels")
     if not kind.takes_images:
         made = _words() if name in WORD_PIECES else _bytes()
         given |= {"vocab_size": 400, "max_position_embeddings": MOST + 4}
         given |= {"pad_token_id": made.pad_token_id}
         made.save_pretrained(path)
     replace(kind, values=given).make().save_pretrained(path)
+    return path
+
+
+def chained(path: Path, mode: str) -> Path:
+    """Makes a sentence-transformers folder of it, with this pooling, of length 1."""
+    write_json(path / "modules.json", CHAIN)
+    said = {"embedding_dimension": TEXT["hidden_size"], "pooling_mode": mode}
+    write_json(path / "1_Pooling/config.json", said)
     return path
 
 
