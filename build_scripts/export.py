@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
+from build_scripts import sizes
 from build_scripts.job import Job
 from build_scripts.quiet import quiet
 from build_scripts.shards import add_code
@@ -65,7 +66,8 @@ def export(job: Job, rank: int, out: Path) -> None:
     shard = ranks.shard(job, rank, folder, peers, _device(job))
     with torch.no_grad(), quiet():
         hidden = _hidden(job, shard.stage)
-        traced = trace(model.build(shard).eval(), job.config, hidden, to_onnx, _device(job))
+        module, said = model.build(shard).eval(), sizes.said(job)
+        traced = trace(module, job.config, hidden, to_onnx, _device(job), said)
         if to_onnx:
             _save_onnx(traced, out / f"rank{rank}.onnx")
         else:
@@ -83,7 +85,7 @@ def _hidden(job: Job, stage: int) -> Tensor | None:
     folder, size = job.output("shards"), job.layout.tensor_parallel_size
     model, hidden = source.read(folder), None
     is_ragged = job.config.has_ragged_input
-    batch = TracedBatch(example(job.config, _device(job)), is_ragged=is_ragged)
+    batch = TracedBatch(example(job.config, _device(job), sizes.said(job)), is_ragged=is_ragged)
     for before in range(stage):
         peers = TracedPeers(0, size, onnx=False)
         shard = ranks.shard(job, before * size, folder, peers, _device(job))

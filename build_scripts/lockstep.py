@@ -98,7 +98,6 @@ class Lockstep:
 
 def calibration(job: Job, ranks: Lockstep, progress: Progress) -> Iterator[list[Step]]:
     """The steps of each batch of the job's calibration samples."""
-    requests = samples.calibration(job)
-    batches = [requests[at : at + BATCH] for at in range(0, len(requests), BATCH)]
+    batches = samples.batches(job.config, samples.calibration(job), BATCH)
     for batch in progress.track(batches, description=f"{job.name}: calibrate"):
-        yield ranks.forward(samples.packed(job.config, batch))[1]
+        yield ranks.forward(batch)[1]

@@ -36,10 +36,14 @@ class Shapes(Table, frozen=True):
     """Smallest, usual and largest size of the batch dimension that an engine is built for.
 
     It counts the tokens of a packed batch, or the rows of one without ragged inputs.
+
+    `samples` has, by the names of inputs, their dims with a size for each -1 of config.pbtxt: those
+    that samples have in turn where the model brings none. Graphs are traced with the first.
     """
 
     tokens: Triple | None = None
     rows: Triple | None = None
+    samples: tuple[dict[str, tuple[Size, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         given = self.tokens or self.rows

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from build_scripts import checkpoint_images, checkpoint_tokenizer, code, fetch, sentences
+from build_scripts import checkpoint_images, checkpoint_tokenizer, code, fetch, sentences, sizes
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import SAMPLES, Job
@@ -54,11 +55,11 @@ def judged(job: Job) -> Samples:
     """Those of the gate, always the same ones: of what the model serves, since config.pbtxt may
     allow less than a sample has."""
     samples, _ = _both(job)
-    sizes = [_read(job.config, request).size for request in samples.requests]
-    fitting = [n for n, size in enumerate(sizes) if size.fits(job.config.parameters)]
+    found = [_read(job.config, request).size for request in samples.requests]
+    fitting = [n for n, size in enumerate(found) if size.fits(job.config.parameters)]
     if not fitting:
         raise BuildError(
-            f"{job.model} serves none of its samples: each {sizes[0].excess(job.config.parameters)}"
+            f"{job.model} serves none of its samples: each {found[0].excess(job.config.parameters)}"
             f" in {job.folder / 'config.pbtxt'}"
         )
     labels = [samples.labels[n] for n in fitting] if samples.labels is not None else None
@@ -99,9 +100,17 @@ def reference(job: Job, requests: Sequence[Request]) -> list[Request] | None:
 
 def packed(config: ModelConfig, requests: Sequence[Request]) -> Request:
     """The requests as one batch, as an engine is given it."""
+    (found,) = batches(config, requests, len(requests))
+    return found
+
+
+def batches(config: ModelConfig, requests: Sequence[Request], most: int) -> list[Request]:
+    """The same of up to `most` requests each, of one shape."""
     read = [_read(config, request) for request in requests]
-    parts = Batch(0, tuple(read)).pack(config)
-    return {name: np.concatenate(rows) for name, rows in parts.items()}
+    alike = [tuple(each) for _, each in groupby(read, key=lambda each: each.signature)]
+    cut = (each[at : at + most] for each in alike for at in range(0, len(each), most))
+    packed = (Batch(0, each).pack(config) for each in cut)
+    return [{name: np.concatenate(rows) for name, rows in each.items()} for each in packed]
 
 
 def _read(config: ModelConfig, request: Request) -> requests.Request:
@@ -115,7 +124,7 @@ def _both(job: Job) -> tuple[Samples, list[Request]]:
     many, more = job.recipe.accuracy.samples, job.recipe.calibration.samples
     hook, folder = _hook(job, "samples"), fetch.read(job).folder
     if hook is None:
-        return Samples(_noise(job.config, many, 0)), _noise(job.config, more, 1)
+        return Samples(_noise(job, many, 0)), _noise(job, more, 1)
     made, labels = hook(folder)
     count, rest = _divided(job, len(made))
     samples = Samples(made[:count], labels[:count] if labels is not None else None)
@@ -195,16 +204,19 @@ def _makers(job: Job) -> list[ModuleType]:
     return [module] if hasattr(module, "samples") else [module, *theirs]
 
 
-def _noise(config: ModelConfig, count: int, seed: int) -> list[Request]:
+def _noise(job: Job, count: int, seed: int) -> list[Request]:
     random = np.random.default_rng(seed)
-    shapes = {s.name: (s.dtype, [1, *(8 if d < 0 else d for d in s.dims)]) for s in config.inputs}
+    inputs = [each for each in job.config.inputs if each.name in job.config.batch_inputs]
     return [
-        {
-            name: random.standard_normal(shape).astype(dtype)
-            for name, (dtype, shape) in shapes.items()
-        }
-        for _ in range(count)
+        {each.name: _numbers(random, (1, *sizes.of(job, each, n)), each.dtype) for each in inputs}
+        for n in range(count)
     ]
+
+
+def _numbers(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
+    """From a normal distribution; where they are whole, none is below zero."""
+    found: Array = random.standard_normal(shape)
+    return (found if np.dtype(dtype).kind == "f" else np.abs(found)).astype(dtype)
 
 
 def _bytes(request: Request) -> tuple[tuple[str, bytes], ...]:

@@ -8,7 +8,7 @@ graphs that other runtimes understand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from build_scripts.errors import BuildError
 from python_mp.model.config import ModelConfig
+from python_mp.model.sample_dims import sample_dims
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.rank.engines.onnx_graph import COLLECTIVE, DOMAIN
 from python_mp.rank.stage import Compute
@@ -28,6 +29,7 @@ from python_mp.sharding.bins import fill
 from python_mp.sharding.packed import BINS, HIDDEN, HIDDEN_OUT, ROWS
 from python_mp.sharding.rectangles import MOST_PADDING, Rectangle, rows
 
+Dims = Mapping[str, Sequence[int]]
 LENGTHS = (7, 5, 6, 2)
 """Of the example batch: no two of its sizes are equal, and none is 1, which export would fix."""
 
@@ -202,20 +204,26 @@ class Traced:
 
 
 def trace(
-    module: nn.Module, config: ModelConfig, hidden: Tensor | None, onnx: bool, device: str = "cpu"
+    module: nn.Module,
+    config: ModelConfig,
+    hidden: Tensor | None,
+    onnx: bool,
+    device: str = "cpu",
+    said: Dims | None = None,
 ) -> Traced:
     """Exports one rank's module with every size that may vary left open.
 
     Args:
         hidden: an example of what the stage before hands over, of `example_rows(config)` rows;
             None on the first stage.
+        said: dims of inputs that have a -1.
 
     Raises:
         BuildError: the module does what cannot be exported.
     """
     is_ragged = config.has_ragged_input
     kind = {"is_ragged": is_ragged, "rectangular": onnx and is_ragged}
-    tensors = example(config, device)
+    tensors = example(config, device, said)
     batch = TracedBatch(tensors, **kind)
     with torch.no_grad():
         result = module(batch, hidden)
@@ -239,15 +247,17 @@ def trace(
     return Traced(program, names, outputs)
 
 
-def example(config: ModelConfig, device: str = "cpu") -> dict[str, Tensor]:
+def example(
+    config: ModelConfig, device: str = "cpu", said: Dims | None = None
+) -> dict[str, Tensor]:
     """Every input a graph may have, for a batch of sequences of LENGTHS."""
     tensors = {
         spec.name: torch.zeros(
-            [_rows(spec.ragged), *(abs(dim) for dim in spec.dims[spec.ragged :])],
+            [_rows(spec.ragged), *sample_dims(spec, said or {})[spec.ragged :]],
             dtype=getattr(torch, spec.dtype),
         )
         for spec in config.inputs
-        if spec.name != config.parameters.lengths
+        if spec.name in config.batch_inputs
     }
     if config.has_ragged_input:
         ends = torch.tensor([0, *LENGTHS]).cumsum(0)
@@ -273,5 +283,6 @@ def _sizes(config: ModelConfig, name: str) -> dict[int, Any]:
         return {0: sequences, 1: Dim("longest", min=1)}
     if name in (HIDDEN, "positions", "scatter", "row_places"):
         return {0: tokens if config.has_ragged_input else sequences}
-    ragged = next(spec.ragged for spec in config.inputs if spec.name == name)
-    return {0: tokens if ragged else sequences}
+    spec = next(spec for spec in config.inputs if spec.name == name)
+    free = {1 + n: Dim.DYNAMIC for n, dim in enumerate(spec.row) if dim < 0}
+    return {0: tokens if spec.ragged else sequences, **free}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,12 @@ class Manifest:
             wrong = ", ".join(sorted(stored.keys() ^ known))
             raise LoadError(f"{path} lacks keys or has unknown ones ({wrong}); {again}")
         return cls(**stored)
+
+    @property
+    def sample_dims(self) -> Mapping[str, Sequence[int]]:
+        """Of inputs, by their names: what the recipe says for dims of -1."""
+        samples: list[dict[str, list[int]]] = self.recipe.get("shapes", {}).get("samples", [])
+        return samples[0] if samples else {}
 
     def write(self, folder: Path) -> None:
         (folder / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")

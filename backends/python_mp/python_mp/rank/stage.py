@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..model.admission import check_hardware
-from ..model.config import ModelConfig, TensorSpec
+from ..model.config import TensorSpec
 from ..model.errors import LoadError
 from ..model.manifest import Manifest
 from ..model.rank_spec import RankSpec
@@ -65,7 +65,9 @@ class Stage:
         torch.set_num_threads(spec.threads)
         torch.set_grad_enabled(False)
         device = of_index(spec.device)
-        _check_hardware(spec.config, device)
+        manifest = Manifest.read(spec.config.folder)
+        if manifest:
+            _check_hardware(manifest, device)
         times = [time.monotonic()]
         communicator = _connect(spec, device.place)
         times.append(time.monotonic())
@@ -74,7 +76,7 @@ class Stage:
         compute = engine(shard, source)
         stage = cls(shard, device, compute, source, spec.config.outputs)
         times.append(time.monotonic())
-        warm_up(stage.forward, spec.config)
+        warm_up(stage.forward, spec.config, manifest.sample_dims if manifest else {})
         times.append(time.monotonic())
         names = ("rendezvous", "load", "warm_up")
         stage.phases = {n: b - a for n, a, b in zip(names, times, times[1:], strict=False)}
@@ -125,10 +127,9 @@ class Stage:
         self._shard.communicator.close()
 
 
-def _check_hardware(config: ModelConfig, device: Device) -> None:
+def _check_hardware(manifest: Manifest, device: Device) -> None:
     """Raises LoadError where the artifact was built for another GPU or other libraries."""
-    manifest = Manifest.read(config.folder)
-    if manifest and manifest.engine != "tensorrt":  # It knows the library's version, and checks.
+    if manifest.engine != "tensorrt":  # It knows the library's version, and checks.
         check_hardware(manifest, torch_version=torch.__version__, gpu=device.describe())
 
 

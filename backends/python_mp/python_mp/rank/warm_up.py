@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ..model.batch import CU_SEQLENS, check_output
 from ..model.config import ModelConfig, TensorSpec
 from ..model.errors import InvalidInput, LoadError, PythonMpError, RequestFailed
 from ..model.request import Array
+from ..model.sample_dims import sample_dims
 
 log = logging.getLogger(__name__)
 
@@ -18,19 +19,25 @@ Forward = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 def warm_up(
-    forward: Callable[[Mapping[str, Array]], Mapping[str, Array]], config: ModelConfig
+    forward: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    config: ModelConfig,
+    said: Mapping[str, Sequence[int]],
 ) -> None:
     """One batch of zeros, so that a module or weights of the wrong shape fail the load and the
     first request is no slower than others.
 
+    Args:
+        said: dims of inputs that have a -1. Where one is not said, that the module raises for the
+            usual size is only logged.
+
     Raises:
         LoadError: the module raised. That its `check` refuses zeros is all right.
     """
-    zeros = {
-        spec.name: np.zeros([1, *(abs(dim) for dim in spec.dims[spec.ragged :])], spec.dtype)
-        for spec in config.inputs
-        if not spec.optional and spec.name != config.parameters.lengths
-    }
+    used = [
+        each for each in config.inputs if not each.optional and each.name in config.batch_inputs
+    ]
+    zeros = {s.name: np.zeros([1, *sample_dims(s, said)[s.ragged :]], s.dtype) for s in used}
+    guessed = [s.name for s in used if s.name not in said and -1 in s.row]
     if config.has_ragged_input:
         zeros[CU_SEQLENS] = np.array([0, 1], np.int32)
     try:
@@ -45,9 +52,13 @@ def warm_up(
     except PythonMpError:
         raise
     except Exception as error:
-        raise LoadError(
-            f"the module raised {type(error).__name__} for a batch of zeros: {error}"
-        ) from error
+        text = f"the module raised {type(error).__name__} for a batch of zeros: {error}"
+        if not guessed:
+            raise LoadError(text) from error
+        shapes = {name: list(zeros[name].shape) for name in guessed}
+        log.warning(
+            "not warmed up: %s, of shapes %s; see shapes.samples of recipe.toml", text, shapes
+        )
 
 
 def _compare(spec: TensorSpec, row: tuple[int, ...]) -> None:
