@@ -17,7 +17,7 @@ DTYPES = ("float32", "bfloat16", "float16", "int8", "int8_dynamic", "fp8")
 ENGINES: Mapping[str, tuple[str, ...]] = {
     "echo": DTYPES,
     "torch": ("float32", "bfloat16", "float16"),
-    "aot_inductor": ("float32", "bfloat16"),
+    "aot_inductor": ("float32", "bfloat16", "float16"),
     "onnxruntime": ("float32", "int8", "int8_dynamic"),
     "tensorrt": ("float32", "float16", "bfloat16", "int8", "fp8"),
 }

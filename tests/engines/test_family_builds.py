@@ -1,0 +1,35 @@
+"""Hugging Face's families through the real build: every engine, split, verified by its own gate."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.families import FAMILIES
+from tests.support.family_builds import Variant, build
+
+pytestmark = pytest.mark.timeout(600)
+# Each engine with each way to split, and what graphs have beside plain attention: a bias, a softcap
+# and windows over grouped queries, rectangles, images.
+PAIRWISE = [
+    Variant("t5", "aot_inductor", dtype="bfloat16"),
+    Variant("gemma2", "onnxruntime", tp=2, pp=2),
+    Variant("deberta_v2", "onnxruntime", tp=3),
+    Variant("siglip", "onnxruntime", tp=1, pp=2),
+    Variant("mpnet", "onnxruntime", dtype="int8_dynamic"),
+]
+ALL = [
+    *(Variant(name, "onnxruntime") for name in FAMILIES),
+    *(Variant(name, "aot_inductor") for name in FAMILIES),
+    *(Variant(name, "aot_inductor", dtype="float16") for name in ("bert", "gemma3")),
+    *(Variant(name, "onnxruntime", tp=1, pp=3) for name in ("t5", "deberta_v2", "dinov2")),
+]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [*PAIRWISE, *(pytest.param(each, marks=pytest.mark.campaign) for each in ALL)],
+    ids=str,
+)
+def test_is_as_transformers_itself(variant: Variant, tmp_path: Path) -> None:
+    result = build(variant, tmp_path)
+    assert (result.status, result.error) == ("verified", "")
