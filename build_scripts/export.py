@@ -55,7 +55,7 @@ def export(job: Job, rank: int, out: Path) -> None:
     """Writes one rank's graph into `out`."""
     import torch
 
-    from build_scripts import ranks
+    from build_scripts import ranks, tasks
     from build_scripts.trace import TracedPeers, trace
     from python_mp.sharding import source
 
@@ -67,9 +67,10 @@ def export(job: Job, rank: int, out: Path) -> None:
     with torch.no_grad(), quiet():
         hidden = _hidden(job, shard.stage)
         module, said = model.build(shard).eval(), sizes.said(job)
-        traced = trace(module, job.config, hidden, to_onnx, _device(job), said)
+        longest = tasks.longest_text(job)
+        traced = trace(module, job.config, hidden, to_onnx, _device(job), said, longest)
         if to_onnx:
-            _save_onnx(traced, out / f"rank{rank}.onnx")
+            save_onnx(traced, out / f"rank{rank}.onnx")
         else:
             torch.export.save(
                 traced.program, out / f"rank{rank}.exported.pt2", extra_files=traced.names()
@@ -93,7 +94,8 @@ def _hidden(job: Job, stage: int) -> Tensor | None:
     return hidden
 
 
-def _save_onnx(traced: Traced, path: Path) -> None:
+def save_onnx(traced: Traced, path: Path) -> None:
+    """Writes the stage as an ONNX graph, with the names of its inputs, outputs and weights."""
     import torch
 
     from build_scripts import onnx_file

@@ -210,6 +210,7 @@ def trace(
     onnx: bool,
     device: str = "cpu",
     said: Dims | None = None,
+    longest: int | None = None,
 ) -> Traced:
     """Exports one rank's module with every size that may vary left open.
 
@@ -217,6 +218,7 @@ def trace(
         hidden: an example of what the stage before hands over, of `example_rows(config)` rows;
             None on the first stage.
         said: dims of inputs that have a -1.
+        longest: tokens of the longest sequence that the module takes, where it has a bound.
 
     Raises:
         BuildError: the module does what cannot be exported.
@@ -231,7 +233,7 @@ def trace(
         names = [*batch.used] if hidden is None else [HIDDEN, *batch.used]
         tensors = tensors if hidden is None else {**tensors, HIDDEN: hidden}
         graph = Graph(module, names, **kind)
-        shapes = (tuple(_sizes(config, name) for name in names),)
+        shapes = (tuple(_sizes(config, name, longest) for name in names),)
         try:
             program = torch.export.export(
                 graph, tuple(tensors[name] for name in names), dynamic_shapes=shapes
@@ -272,7 +274,7 @@ def _rows(ragged: bool) -> int:
     return sum(LENGTHS) if ragged else len(LENGTHS)
 
 
-def _sizes(config: ModelConfig, name: str) -> dict[int, Any]:
+def _sizes(config: ModelConfig, name: str, longest: int | None) -> dict[int, Any]:
     """Which dimensions of a graph's input vary, and with what."""
     tokens, sequences = Dim("tokens", min=2), Dim("sequences", min=2)
     if name == "cu_seqlens":
@@ -280,7 +282,7 @@ def _sizes(config: ModelConfig, name: str) -> dict[int, Any]:
     if name in ("gather", "segments"):
         return {0: Dim("rows", min=1), 1: Dim("width", min=1)}
     if name in ("row_tokens", "row_mask"):
-        return {0: sequences, 1: Dim("longest", min=1)}
+        return {0: sequences, 1: Dim("longest", min=1, max=longest)}
     if name in (HIDDEN, "positions", "scatter", "row_places"):
         return {0: tokens if config.has_ragged_input else sequences}
     spec = next(spec for spec in config.inputs if spec.name == name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import msgspec
 import torch
 from rich.progress import Progress
 
-from build_scripts import fetch, onnx_file, storage
+from build_scripts import onnx_file, storage, tasks
 from build_scripts.errors import BuildError
 from build_scripts.recipe import TensorRt
 from build_scripts.tensorrt import plan
@@ -63,10 +62,8 @@ def _check_limit(job: Job) -> None:
 
 def _longest(job: Job) -> int | None:
     """Tokens of the longest sequence, where the model's family sets a bound."""
-    if job.recipe.family != "transformers":
-        return None
-    config = json.loads((fetch.read(job).folder / "config.json").read_text())
-    return min(int(config["max_position_embeddings"]), job.recipe.shapes.sizes[2])
+    longest = tasks.longest_text(job)
+    return None if longest is None else min(longest, job.recipe.shapes.sizes[2])
 
 
 def _facts(options: TensorRt) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from python_mp.sharding.families.transformers import Encoder
 from python_mp.sharding.packed import Packed
 from python_mp.sharding.shard import Shard
 from python_mp.sharding.weights import Tensors
-from tests.support.families import FAMILIES, HEADS, asked
+from tests.support.families import FAMILIES, HEADS, LENGTHS, asked
 from tests.support.peers import Peer, Peers
 
 CPU = torch.device("cpu")
@@ -28,6 +28,7 @@ def served(
     tensor_parallel: int,
     stages: int,
     kind: Kind | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """What all ranks together make of it."""
     hidden: Any = None
@@ -35,9 +36,9 @@ def served(
         peers = Peers(tensor_parallel)
 
         def rank(rank: int, stage: int = stage, peers: Peers = peers, hidden: Any = hidden) -> Any:
-            given = Tensors(model.state_dict(), torch.float32)
+            given = Tensors(model.state_dict(), dtype)
             place = (rank, tensor_parallel, stage, stages)
-            shard = Shard(*place, torch.float32, CPU, Path(), {}, Peer(peers, rank), given)
+            shard = Shard(*place, dtype, CPU, Path(), {}, Peer(peers, rank), given)
             config = type(model.config).from_dict(model.config.to_dict())
             with torch.inference_mode():
                 batch = Packed(inputs, CPU)
@@ -62,6 +63,24 @@ def test_as_transformers_itself(name: str) -> None:
     for tensor_parallel, stages in ((1, 1), (2, 1), (3, 1), (1, 2), (2, 3)):
         found = served(model, inputs, tensor_parallel, stages)
         torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_in_16_bits(name: str) -> None:
+    """Means of texts or images, as embeddings are, against float32."""
+    family = FAMILIES[name]
+    model = family.make()
+    inputs, wanted = asked(family, model)
+    for dtype, bound in ((torch.bfloat16, 0.999), (torch.float16, 0.99999)):
+        found = served(model, inputs, 2, 2, dtype=dtype)
+        assert found.dtype == dtype
+        assert torch.cosine_similarity(means(found), means(wanted), dim=-1).min() >= bound
+
+
+def means(hidden: torch.Tensor) -> torch.Tensor:
+    """[texts or images, hidden]"""
+    each = hidden.float() if hidden.dim() == 3 else hidden.float().split(list(LENGTHS))
+    return torch.stack([rows.mean(0) for rows in each])
 
 
 @pytest.mark.parametrize(("task", "name"), [(t, n) for t, names in HEADS.items() for n in names])

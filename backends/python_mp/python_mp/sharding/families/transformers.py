@@ -227,7 +227,7 @@ def positions_of_words(ids: Tensor, positions: Tensor, padding: int) -> Tensor:
     its own. ids, positions: [tokens], of packed rows."""
     words = (ids != padding).int()
     upto = words.cumsum(0)
-    begins = torch.arange(len(ids), device=ids.device) - positions
+    begins = torch.arange(ids.shape[0], device=ids.device) - positions
     return (upto - (upto - words)[begins]) * words + padding
 
 
