@@ -55,7 +55,7 @@ def export(job: Job, rank: int, out: Path) -> None:
     """Writes one rank's graph into `out`."""
     import torch
 
-    from build_scripts import ranks, tasks
+    from build_scripts import fetch, ranks
     from build_scripts.trace import TracedPeers, trace
     from python_mp.sharding import source
 
@@ -67,7 +67,7 @@ def export(job: Job, rank: int, out: Path) -> None:
     with torch.no_grad(), quiet():
         hidden = _hidden(job, shard.stage)
         module, said = model.build(shard).eval(), sizes.said(job)
-        longest = tasks.longest_text(job)
+        longest = fetch.longest_text(job)
         traced = trace(module, job.config, hidden, to_onnx, _device(job), said, longest)
         if to_onnx:
             save_onnx(traced, out / f"rank{rank}.onnx")

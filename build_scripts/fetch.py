@@ -63,6 +63,16 @@ def checkpoint(job: Job) -> Checkpoint:
     return Checkpoint(read(job).folder, job.task)
 
 
+def longest_text(job: Job) -> int | None:
+    """Tokens of the longest text that the job's checkpoint has positions for; None without a bound,
+    and for a module of one's own."""
+    if job.recipe.family != "transformers":
+        return None
+    from python_mp.sharding.families import transformers
+
+    return transformers.longest_text(transformers.read(read(job).folder / "config.json"))
+
+
 def inputs(job: Job) -> dict[str, object]:
     said = job.recipe
     decides: dict[str, object] = {"source": said.source, "family": said.family, "task": job.task}

@@ -1,10 +1,10 @@
-"""What a job's checkpoint can be given, and what its task makes of it."""
+"""What a job's task makes of its checkpoint."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from build_scripts import checkpoint_images, checkpoint_tokenizer, fetch
+from build_scripts import checkpoint_images, checkpoint_tokenizer
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
@@ -23,16 +23,6 @@ def made(kind: Kind, checkpoint: Checkpoint) -> Task:
     """The same for a task that is known."""
     said = checkpoint.settings
     return Task(kind, said.pooling, said.layers) if kind == "embed" else Task(kind)
-
-
-def longest_text(job: Job) -> int | None:
-    """Tokens of the longest text that the job's checkpoint has positions for; None without a bound,
-    and for a module of one's own."""
-    if job.recipe.family != "transformers":
-        return None
-    from python_mp.sharding.families import transformers
-
-    return transformers.longest_text(transformers.read(fetch.read(job).folder / "config.json"))
 
 
 def check_tensors(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) -> None:

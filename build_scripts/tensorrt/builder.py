@@ -10,7 +10,7 @@ import msgspec
 import torch
 from rich.progress import Progress
 
-from build_scripts import onnx_file, storage, tasks
+from build_scripts import fetch, onnx_file, storage
 from build_scripts.errors import BuildError
 from build_scripts.recipe import TensorRt
 from build_scripts.tensorrt import plan
@@ -62,7 +62,7 @@ def _check_limit(job: Job) -> None:
 
 def _longest(job: Job) -> int | None:
     """Tokens of the longest sequence, where the model's family sets a bound."""
-    longest = tasks.longest_text(job)
+    longest = fetch.longest_text(job)
     return None if longest is None else min(longest, job.recipe.shapes.sizes[2])
 
 

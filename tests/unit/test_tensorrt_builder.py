@@ -175,7 +175,9 @@ def test_the_longest_bounds_an_encoder(make: Make, monkeypatch: pytest.MonkeyPat
         onnx.save(graph(text), bench.folder / f"rank{rank}.onnx")
     source = SimpleNamespace(folder=bench.folder)
     monkeypatch.setattr(builder.fetch, "read", lambda job: source)
-    (bench.folder / "config.json").write_text('{"max_position_embeddings": 100}')
+    (bench.folder / "config.json").write_text(
+        '{"model_type": "bert", "max_position_embeddings": 100}'
+    )
     bench.build_all(bench.folder, family="transformers", shapes=Shapes(tokens=(1, 512, 4096)))
     widest = [profile["gather"][2] for profile in bench.fake.configs[0].profiles]
     assert widest == [(4096, 32), (249, 100)]
