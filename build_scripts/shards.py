@@ -89,7 +89,7 @@ def weights(job: Job, dtype: torch.dtype) -> Weights:
     from python_mp.sharding.weights import Checkpoint, Tensors
 
     folder, cpu = fetch.read(job).folder, torch.device("cpu")
-    if job.recipe.family == "transformers" and not _bears_its_names(folder, job.task):
+    if job.recipe.family == "transformers" and not bears_its_names(folder, job.task):
         return Tensors(fetch.checkpoint(job).model().state_dict(), dtype)
     return Checkpoint(folder, dtype, cpu)
 
@@ -107,12 +107,16 @@ def _head_weights(job: Job) -> Weights:
     return Tensors(found, torch.float32)
 
 
-def _bears_its_names(folder: Path, task: Kind | None) -> bool:
+def bears_its_names(folder: Path, task: Kind | None) -> bool:
+    """Whether the checkpoint's tensors are the module's: of these names and shapes, or, where it is
+    of a model with a head, behind the base's prefix."""
     from python_mp.sharding.families import skeleton, transformers
 
     model = skeleton.make(transformers.read(folder / "config.json"), task)
+    there = checkpoint_folder.tensors(folder).items()
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    return wanted.items() <= checkpoint_folder.tensors(folder).items()
+    prefixed = {f"{model.base_model_prefix}.{name}": shape for name, shape in wanted.items()}
+    return wanted.items() <= there or prefixed.items() <= there
 
 
 def add_code(job: Job, out: Path) -> None:

@@ -14,6 +14,7 @@ from build_scripts import (
     checkpoint_images,
     checkpoint_tokenizer,
     hub,
+    shards,
     step,
     tasks,
 )
@@ -111,6 +112,8 @@ def read(source: str, folder: Path, wanted: Kind | None) -> Found:
         rows = skeleton.rows(config, kind)
     except LoadError as error:
         raise BuildError(f"{folder}: {error}") from None
+    if not shards.bears_its_names(folder, kind):
+        checkpoint.model()  # transformers may know other names for them, or says what is missing.
     takes: Takes = "image" if rows == "images" else "text"
     if (kind, takes) not in chain.ENDS:
         raise BuildError(

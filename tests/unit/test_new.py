@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from build_scripts import job
+from build_scripts import job, shards
 from build_scripts.errors import BuildError
 from build_scripts.new import task_found
 from build_scripts.new.__main__ import main
@@ -221,8 +222,9 @@ def test_a_module_brings_what_it_imports(tmp_path: Path) -> None:
 
 
 def test_long_texts_get_a_larger_batch(tmp_path: Path) -> None:
-    changes = {"max_position_embeddings": 8192}
-    path = folder(tmp_path / "checkpoint", "modernbert", "embed", **changes)
+    path = folder(tmp_path / "checkpoint", "modernbert", "embed")
+    said = json.loads((path / "config.json").read_text())
+    write_json(path / "config.json", said | {"max_position_embeddings": 8192})
     write_json(path / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     assert main(["mine", str(path), f"--repository={tmp_path / 'm'}"]) == 0
     made = job.load("mine_encoder", tmp_path / "m")
@@ -242,3 +244,11 @@ def test_the_hubs_commit_is_written_down(tmp_path: Path, monkeypatch: pytest.Mon
         assert main([name, f"hub:me/it{revision}", f"--repository={tmp_path / 'm'}"]) == 0
         assert f'"hub:me/it@{commit}"' in (tmp_path / "m" / name / "recipe.toml").read_text()
     assert asked == [("me/it", None), ("me/it", "main")]
+
+
+def test_a_checkpoint_with_a_head_is_read_tensor_by_tensor(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    BertForMaskedLM(BertConfig(**CONFIG)).save_pretrained(tmp_path)
+    assert shards.bears_its_names(tmp_path, "embed")
+    assert not shards.bears_its_names(tmp_path, "tokens")
