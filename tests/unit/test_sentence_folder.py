@@ -4,11 +4,8 @@ gives, or refuses by name."""
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from random import Random
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,15 +16,15 @@ from safetensors.torch import save_file
 from build_scripts import checkpoint_tokenizer, layer_weights, step, tasks
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
-from build_scripts.sentence_modules import MODES
 from python_mp.model.request import Array
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding import weights
 from python_mp.sharding.families import heads, transformers
-from python_mp.sharding.families.task import ACTIVATIONS, Task, read
+from python_mp.sharding.families.task import Task, read
 from python_mp.sharding.packed import Packed
 from python_mp.sharding.shard import Shard
 from tests.support.checkpoints import CHAIN, CONFIG, PACKAGE, tiny_bert
+from tests.support.sentence_folders import BARE, POOLING, SETTINGS, TRANSFORMER, encoded, saved
 from tests.support.triton_stub import InferenceRequest, arguments, load_step
 
 TEXTS = (
@@ -38,7 +35,6 @@ TEXTS = (
     "b c " * 30,
     "ΟΔΟΣ İ 中文",
 )
-PROMPTS = {"query": "the best: ", "code": "b ", "none": ""}
 Embed = Callable[..., Array]
 
 
@@ -95,62 +91,6 @@ def answer(model: Any, inputs: dict[str, Array]) -> list[Array]:
     return list(response.outputs.values())
 
 
-def sentence_transformers() -> ModuleType:
-    with warnings.catch_warnings(action="ignore"):
-        import sentence_transformers
-
-        return sentence_transformers
-
-
-def encoded(folder: Path, texts: Sequence[str], **how: Any) -> Array:
-    with warnings.catch_warnings(action="ignore"):
-        model = sentence_transformers().SentenceTransformer(str(folder), device="cpu")
-        return np.asarray(model.encode(list(texts), **how))
-
-
-def saved(folder: Path, seed: int) -> Path:
-    """One that sentence-transformers itself writes: pooling, layers, prompts, all by chance."""
-    library, random = sentence_transformers(), Random(seed)
-    base = tiny_bert(folder / "base", seed, **BARE)
-    modules = library.sentence_transformer.modules
-    dense, normalize = library.base.modules.Dense, library.base.modules.Normalize
-    words = library.base.modules.Transformer(
-        str(base),
-        max_seq_length=random.choice([None, 5, 16]),
-        do_lower_case=random.random() < 0.3,
-    )
-    modes = random.sample(MODES, random.choice([1, 1, 2, 3]))
-    chain: list[Any] = [words, modules.Pooling(8, modes)]
-    torch.manual_seed(seed)
-    width = 8 * len(modes)
-    for number in range(random.choice([0, 1, 2])):
-        activation = getattr(torch.nn, ACTIVATIONS[(seed + number) % len(ACTIVATIONS)])()
-        bias, residual = random.random() < 0.5, random.random() < 0.5
-        next_width = random.choice([width, 6, 12])
-        layer = dense(
-            width,
-            next_width,
-            bias=bias,
-            activation_function=activation,
-            use_residual=residual,
-        )
-        chain.append(layer)
-        width = next_width
-    for more in (normalize(), normalize(), modules.Dropout(0.5)):
-        if random.random() < 0.5:
-            chain.insert(random.randint(2, len(chain)), more)
-    model = library.SentenceTransformer(
-        modules=chain,
-        device="cpu",
-        prompts=PROMPTS,
-        default_prompt_name=random.choice([None, "query", "code"]),
-        truncate_dim=random.choice([None, None, 4]),
-    )
-    with warnings.catch_warnings(action="ignore"):
-        model.save(str(folder / "saved"))
-    return folder / "saved"
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_what_sentence_transformers_saves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -175,13 +115,9 @@ WITHOUT_EFFECT = (
 WITH_EFFECT = {"layer_norm_eps": 0.1, "num_attention_heads": 4, "num_hidden_layers": 1}
 
 
-SETTINGS = "config_sentence_transformers.json"
-TRANSFORMER = "sentence_bert_config.json"
-POOLING = "1_Pooling/config.json"
 WIDTH = {"embedding_dimension": 8}
 SEVERAL = {**WIDTH, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}
 SEVERAL |= {"pooling_mode_cls_token": True, "pooling_mode_weightedmean_tokens": False}
-BARE: dict[str, Any] = dict.fromkeys(("modules.json", POOLING, TRANSFORMER, SETTINGS))
 OLD = {"word_embedding_dimension": 8, "pooling_mode_cls_token": False}
 NEWER = "sentence_transformers.sentence_transformer.modules"
 TOKENIZER = "tokenizer_config.json"
