@@ -170,7 +170,7 @@ def _divided(job: Job, there: int) -> tuple[int, int]:
 def _encoded(job: Job, checkpoint: Checkpoint, texts: Sequence[str]) -> list[Request]:
     """For pairs each text follows the one before, as a query."""
     wanted = {spec.name for spec in job.config.inputs}
-    given: list[Any] = list(texts)
+    given: list[Any] = [checkpoint.settings.usual_prompt + text for text in texts]
     if checkpoint.task == "rerank":
         given = list(zip(given[-1:] + given[:-1], given, strict=True))
     encoded = checkpoint_tokenizer.load(checkpoint).encode_batch(given)

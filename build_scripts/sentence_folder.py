@@ -38,6 +38,11 @@ class Settings:
     layers: tuple[Layer, ...] = ()
     truncate_dim: int | None = None
 
+    @property
+    def usual_prompt(self) -> str:
+        """What stands before a text where the client asks for nothing."""
+        return self.prompts[self.default_prompt] if self.default_prompt else ""
+
 
 def read(folder: Path) -> Settings:
     """Raises BuildError, naming file and key, for what `embed` does not do."""

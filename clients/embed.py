@@ -1,6 +1,7 @@
-"""Embed texts through the ensemble `embed`.
+"""Embed texts through the ensemble `embed`, or another that is made of a sentence encoder.
 
 python -m clients.embed "a text" "another" --protocol http
+python -m clients.embed "a question" --prompt query --dimensions 128
 python -m clients.embed --file texts.txt --output npy > vectors.npy
 """
 
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,29 @@ from clients.connection import (
     sentence,
 )
 
-DIM = 384
+Vectors = NDArray[Any]
 FEW = 8  # texts whose similarities fit on a screen
 
 
 class EmbedError(Exception):
     """The server refused the texts, or was not reached; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """
+    Attributes:
+        model: the ensemble.
+        prompt: the name of what the checkpoint puts before a text; its default without one.
+        dimensions: leading values of a vector that are wanted; all without a number.
+    """
+
+    model: str = "embed"
+    prompt: str | None = None
+    dimensions: int | None = None
+
+
+USUAL = Wish()
 
 
 def embed(
@@ -49,14 +68,15 @@ def embed(
     batch_size: int = 16,
     concurrency: int = 4,
     ca: Path | None = None,
-) -> NDArray[np.float32]:
-    """Unit vectors float32 [len(texts), 384], in the order of the texts.
+    wish: Wish = USUAL,
+) -> Vectors:
+    """Vectors [len(texts), width], in the order of the texts: float32, or what the ensemble has.
 
     `batch_size` texts (at most 64) go in a request, `concurrency` requests are in flight.
     `url` and `ca` are those of `clients.connection.connect`. Raises EmbedError.
     """
-    batches = embed_batches(texts, url, protocol, batch_size, concurrency, ca)
-    return np.concatenate([np.empty((0, DIM), np.float32), *batches])
+    batches = [*embed_batches(texts, url, protocol, batch_size, concurrency, ca, wish)]
+    return np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
 
 
 def embed_batches(
@@ -66,18 +86,19 @@ def embed_batches(
     batch_size: int = 16,
     concurrency: int = 4,
     ca: Path | None = None,
-) -> Iterator[NDArray[np.float32]]:
-    """The same, one array [at most batch_size, 384] at a time, as soon as its turn has come."""
+    wish: Wish = USUAL,
+) -> Iterator[Vectors]:
+    """The same, one array [at most batch_size, width] at a time, as soon as its turn has come."""
     address = url or default_url(protocol)
     module, local = MODULES[protocol], threading.local()
 
     def start() -> None:  # a thread has a client of its own: the HTTP one must not be shared
         local.client = connect(protocol, address, ca)
 
-    def infer(first: int) -> NDArray[np.float32]:
+    def infer(first: int) -> Vectors:
         batch = texts[first : first + batch_size]
         try:
-            return _infer(local.client, module, batch)
+            return _infer(local.client, module, batch, wish)
         except (InferenceServerException, *LOST) as error:
             where = f"texts {first + 1} to {first + len(batch)}: " if len(texts) > 1 else ""
             raise EmbedError(where + sentence(error, address)) from error
@@ -87,14 +108,26 @@ def embed_batches(
 
 
 @patient
-def _infer(client: Any, module: Any, texts: Sequence[str]) -> NDArray[np.float32]:
-    """One request of B texts: TEXT BYTES [B, 1] to EMBEDDING FP32 [B, 384]."""
+def _infer(client: Any, module: Any, texts: Sequence[str], wish: Wish) -> Vectors:
+    """One request of B texts: TEXT BYTES [B, 1], and where it is wished PROMPT BYTES [B, 1] and
+    DIMENSIONS INT32 [B, 1], to EMBEDDING [B, width]."""
     # Bytes that were not UTF-8 when Python read them go as they were: the server judges.
     data = [[text.encode("utf-8", "surrogateescape")] for text in texts]
-    tensor = module.InferInput("TEXT", [len(texts), 1], "BYTES")
-    tensor.set_data_from_numpy(np.array(data, np.object_))
-    vectors: NDArray[np.float32] = client.infer("embed", [tensor]).as_numpy("EMBEDDING")
+    tensors = [_tensor(module, "TEXT", "BYTES", np.array(data, np.object_))]
+    if wish.prompt is not None:
+        names = np.full((len(texts), 1), wish.prompt.encode(), np.object_)
+        tensors.append(_tensor(module, "PROMPT", "BYTES", names))
+    if wish.dimensions is not None:
+        widths = np.full((len(texts), 1), wish.dimensions, np.int32)
+        tensors.append(_tensor(module, "DIMENSIONS", "INT32", widths))
+    vectors: Vectors = client.infer(wish.model, tensors).as_numpy("EMBEDDING")
     return vectors
+
+
+def _tensor(module: Any, name: str, kind: str, array: NDArray[Any]) -> Any:
+    found = module.InferInput(name, list(array.shape), kind)
+    found.set_data_from_numpy(array)
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -123,17 +156,18 @@ def _lines(file: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _embed_visibly(texts: list[str], options: argparse.Namespace) -> NDArray[np.float32]:
+def _embed_visibly(texts: list[str], options: argparse.Namespace) -> Vectors:
     """embed, with a progress bar on the standard error for more than a few texts."""
     size = options.batch_size
     server = (options.url, options.protocol)
-    batches = embed_batches(texts, *server, size, options.concurrency, options.ca)
+    wish = Wish(options.model, options.prompt, options.dimensions)
+    batches = embed_batches(texts, *server, size, options.concurrency, options.ca, wish)
     console = Console(stderr=True, quiet=len(texts) <= FEW)
     total = -(-len(texts) // size)
     return np.concatenate(list(track(batches, "embedding", total, console=console)))
 
 
-def _write(texts: list[str], vectors: NDArray[np.float32], output: str) -> None:
+def _write(texts: list[str], vectors: Vectors, output: str) -> None:
     if output == "table":
         Console().print(similarity_table(texts, vectors))
     elif output == "npy":
@@ -145,11 +179,13 @@ def _write(texts: list[str], vectors: NDArray[np.float32], output: str) -> None:
             print(json.dumps([round(value, 7) for value in vector.tolist()]))
 
 
-def similarity_table(texts: Sequence[str], vectors: NDArray[np.float32]) -> Table:
+def similarity_table(texts: Sequence[str], vectors: Vectors) -> Table:
     """Cosine similarity of each text with each."""
+    values = np.unpackbits(vectors, axis=1) * 2.0 - 1 if vectors.dtype == np.uint8 else vectors
+    unit = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     table = Table("", "text", *map(str, range(1, len(texts) + 1)))
     table.columns[1].no_wrap, table.columns[1].overflow = True, "ellipsis"
-    for number, (text, row) in enumerate(zip(texts, vectors @ vectors.T, strict=True), 1):
+    for number, (text, row) in enumerate(zip(texts, unit @ unit.T, strict=True), 1):
         table.add_row(str(number), text, *(f"{value:.2f}" for value in row))
     return table
 
@@ -164,6 +200,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=["table", "vectors", "npy"],
         help=f"similarities, JSON lines or a .npy (default: table for {FEW} texts, then vectors)",
     )
+    parser.add_argument("--model", default="embed", help="an ensemble of the task embed")
+    parser.add_argument("--prompt", metavar="NAME", help="what the checkpoint puts before a text")
+    parser.add_argument("--dimensions", type=positive, metavar="N", help="leading values wanted")
     parser.add_argument("--batch-size", type=positive, default=16, help="at most 64")
     return parser
 

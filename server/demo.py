@@ -1,9 +1,8 @@
 """Shows that the server answers: a few sentences, embedded over both protocols."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clients.embed import embed
+from clients.embed import Vectors, embed
 from server.endpoints import Endpoints
 
 SENTENCES = [
@@ -23,7 +22,7 @@ def demonstrate(endpoints: Endpoints) -> str:
     return f"{table(SENTENCES, vectors @ vectors.T)}\n{note}"
 
 
-def table(texts: list[str], similarities: NDArray[np.float32]) -> str:
+def table(texts: list[str], similarities: Vectors) -> str:
     """Similarities [n, n] of n texts, one row a text."""
     width = max(map(len, texts))
     rows = zip(texts, similarities, strict=True)

@@ -237,6 +237,12 @@ BATCHES = [
         "Rows computed a second: the throughput that does not depend on how long texts are.",
         ("{{model}}", rate("python_mp_tokens_total")),
     ),
+    graph(
+        "Texts cut",
+        "cps",
+        "Texts a second that were longer than the model reads: it did not see their ends.",
+        ("{{model}}", rate("python_mp_truncated_texts_total")),
+    ),
 ]
 
 MACHINE = [

@@ -37,6 +37,10 @@ def shown(server: TritonServer, module: str, *arguments: str, stdin: str = "") -
     return done.stdout
 
 
+def texts(count: int) -> list[str]:
+    return reference().texts[:count]
+
+
 def test_embed_shows_similarities(server: TritonServer) -> None:
     table = shown(server, "embed", "a cat", "a kitten", "the stock market").decode()
     rows = re.findall(r"(\d\.\d\d) +[│|] +(\d\.\d\d) +[│|] +(\d\.\d\d)", table)
@@ -54,6 +58,8 @@ def test_embed_reads_files_and_stdin(server: TritonServer, tmp_path: Path) -> No
     first = "\n".join(reference().texts[:10])
     lines = shown(server, "embed", "--file", "-", "--output", "vectors", stdin=first).splitlines()
     np.testing.assert_allclose([json.loads(line) for line in lines], vectors[:10], atol=1e-5)
+    fewer = shown(server, "embed", "--output=npy", "--dimensions=5", "--prompt=query", *texts(2))
+    np.testing.assert_allclose(np.load(io.BytesIO(fewer)), vectors[:2, :5], atol=1e-5)
 
 
 def test_embed_says_what_is_wrong(server: TritonServer, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Ensembles for `embed` that `new` made of a folder of sentence-transformers: prompts, dimensions and
-formats, behind Triton."""
+"""Ensembles for `embed` that `new` made of a folder of sentence-transformers: prompts, dimensions
+and formats, behind Triton."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ from tests.support.serving import serving
 
 FLOATS, SMALL, SEED = "floats", "small", 10
 """With EMBEDDING in FP32 and in INT8; the folder has Dense, Normalize and a default prompt."""
+AS_INT8 = {
+    f"{FLOATS}_vectors": f"{SMALL}_vectors",
+    'name: "EMBEDDING" data_type: TYPE_FP32': 'name: "EMBEDDING" data_type: TYPE_INT8',
+}
 TEXTS = ["the cab.", "a", "b c " * 30, "The CAB, ÉCLAIR\u2603 ace"]
 
 
@@ -42,14 +46,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     repository = tmp_path_factory.mktemp("repository")
     places = [f"--repository={repository}", f"--workspace={repository.parent / 'workspace'}"]
-    for name in (FLOATS, SMALL):
-        assert new.main([name, str(folder), places[0]]) == 0
-    for model in (SMALL, f"{SMALL}_vectors"):
-        config = repository / model / "config.pbtxt"
-        text = config.read_text()
-        before = 'name: "EMBEDDING" data_type: TYPE_FP32'
-        assert before in text
-        config.write_text(text.replace(before, before.replace("FP32", "INT8")))
+    assert new.main([FLOATS, str(folder), places[0]]) == 0
+    for before, model in {FLOATS: SMALL, f"{FLOATS}_vectors": f"{SMALL}_vectors"}.items():
+        text = (repository / before / "config.pbtxt").read_text()
+        for old, other in {f'"{before}"': f'"{model}"', **AS_INT8}.items():
+            text = text.replace(old, other)
+        (repository / model / "1").mkdir(parents=True)
+        (repository / model / "config.pbtxt").write_text(text)
+    with (repository / FLOATS / recipe_file.NAME).open("a") as recipe:
+        recipe.write(f'\n[steps.{SMALL}_vectors]\nfamily = "vectors"\n')
     assert build.main(places) == 0
     with serving(repository) as found:
         yield found
@@ -97,8 +102,8 @@ def test_int8_by_the_ranges_of_the_samples(server: TritonServer, folder: Path) -
 
 
 def _samples(server: TritonServer) -> int:
-    path = server.settings.model_repository / SMALL / recipe_file.NAME
-    return recipe_file.load(path, f"{SMALL}_encoder").accuracy.samples
+    path = server.settings.model_repository / FLOATS / recipe_file.NAME
+    return recipe_file.load(path, f"{FLOATS}_encoder").accuracy.samples
 
 
 def test_what_cannot_be_served_is_said(server: TritonServer) -> None:

@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from clients import classify, connection, embed
 
+DIM = 384
 NUMBERS = [str(number) for number in range(101)]
 
 
@@ -26,6 +27,7 @@ class FakeServer:
         self.urls: list[str] = []
         self.batches: list[list[bytes]] = []
         self.error: Exception | None = None
+        self.asked: dict[str, Any] = {}
 
     def InferenceServerClient(self, url: str) -> FakeServer:  # noqa: N802
         self.urls.append(url)
@@ -39,13 +41,14 @@ class FakeServer:
     def infer(self, model: str, inputs: list[SimpleNamespace]) -> SimpleNamespace:
         said = inputs[0].data[:, 0].tolist()
         self.batches.append(said)
+        self.asked = {each.name: each.data for each in inputs[1:]} | {"model": model}
         if self.error and b"bad" in said:
             raise self.error
         if model == "classify":
             outputs: dict[str, Any] = {"LABEL": np.array([said]), "SCORE": np.ones((1, 1))}
             return SimpleNamespace(as_numpy=outputs.__getitem__)
-        vectors = np.zeros((len(said), embed.DIM), np.float32)
-        vectors[np.arange(len(said)), [int(text) % embed.DIM for text in said]] = 1
+        vectors = np.zeros((len(said), DIM), np.float32)
+        vectors[np.arange(len(said)), [int(text) % DIM for text in said]] = 1
         return SimpleNamespace(as_numpy=lambda _: vectors)
 
 
@@ -61,16 +64,35 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
 
 def test_answers_come_in_order(server: FakeServer, tmp_path: Path) -> None:
     vectors = embed.embed(NUMBERS, batch_size=7, concurrency=8)
-    assert (vectors.shape, vectors.dtype) == ((101, embed.DIM), np.float32)
+    assert (vectors.shape, vectors.dtype) == ((101, DIM), np.float32)
     assert vectors.argmax(axis=1).tolist() == list(range(101))
     assert sorted(map(len, server.batches)) == [3] + [7] * 14
-    assert embed.embed([]).shape == (0, embed.DIM)
+    assert len(embed.embed([])) == 0
     files = [tmp_path / number for number in NUMBERS]
     for file in files:
         file.write_text(file.name)
     *good, missing = classify.classify([*files, tmp_path / "missing"], concurrency=8)
     assert [answer.best for answer in good] == [[(number, 1.0)] for number in NUMBERS]
     assert missing.error == "No such file or directory"
+
+
+def test_wishes_go_with_each_text(server: FakeServer) -> None:
+    embed.embed(["1", "2"], wish=embed.Wish("mine", "query", 5))
+    assert server.asked.pop("model") == "mine"
+    assert server.asked.pop("PROMPT").tolist() == [[b"query"]] * 2
+    widths = server.asked.pop("DIMENSIONS")
+    assert (widths.tolist(), widths.dtype, server.asked) == ([[5], [5]], np.int32, {})
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int8, np.uint8])
+def test_similarities_are_of_what_a_format_stands_for(kind: type[np.generic]) -> None:
+    """Of packed bits, each is a value of 1 or -1."""
+    rows = np.array([[3, 255], [3, 255], [252, 0]], np.int16)
+    vectors = rows.astype(np.uint8) if kind is np.uint8 else (rows - 128).astype(kind)
+    columns = embed.similarity_table("abc", vectors).columns
+    cells = [str(next(iter(column.cells))) for column in columns]
+    assert cells[2:4] == ["1.00", "1.00"]
+    assert float(cells[4]) < 0
 
 
 def test_addresses_and_environment(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
