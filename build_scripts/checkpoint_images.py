@@ -19,6 +19,7 @@ from python_mp.steps.image_processor import Processor
 FILE = "preprocessor_config.json"
 SIZES = (640, 480), (33, 57), (17, 5), (224, 224), (500, 501)
 """Width and height of the pictures to compare."""
+CONVNEXT_CROPS_BELOW = 384
 
 
 def load(checkpoint: Checkpoint) -> Processor:
@@ -61,6 +62,7 @@ def _auto(checkpoint: Checkpoint) -> Any:
 
 
 def _ours(said: Mapping[str, Any]) -> Processor:
+    said = {**said, **_of_convnext(said)}
     crop = _sides(said["crop_size"]) if said.get("do_center_crop") else None
     size = _sides(said["size"]) if said.get("do_resize") else None
     if crop and (not size or any(a < b for a, b in zip(size, crop, strict=False))):
@@ -74,6 +76,18 @@ def _ours(said: Mapping[str, Any]) -> Processor:
         mean=_colors(said["image_mean"]) if normalises else None,
         std=_colors(said["image_std"]) if normalises else None,
     )
+
+
+def _of_convnext(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What its `crop_pct` amounts to: a small picture is the middle of a larger one."""
+    if "crop_pct" not in said:
+        return {}
+    side = int(said["size"]["shortest_edge"])
+    square = {"height": side, "width": side}
+    if side >= CONVNEXT_CROPS_BELOW:
+        return {"size": square}
+    larger = {"shortest_edge": int(side / said["crop_pct"])}
+    return {"size": larger, "do_center_crop": True, "crop_size": square}
 
 
 def _sides(said: Mapping[str, int]) -> tuple[int, ...]:
