@@ -1,14 +1,12 @@
-"""Classify JPEG or PNG files through the ensemble `classify`.
+"""Classify JPEG or PNG files through the ensemble `classify`, or files and texts through another.
 
 python -m clients.classify three.png photos/*.jpg --top-k 1 --protocol http
+python -m clients.classify --model NAME --texts "a fine day" "what a mess"
 """
 
 import argparse
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,98 +15,69 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
-from tritonclient.utils import InferenceServerException
 
-from clients.connection import (
-    LOST,
-    MODULES,
-    Protocol,
-    add_options,
-    connect,
-    default_url,
-    patient,
-    positive,
-    sentence,
-)
+from clients.at_once import Answer, Inputs, Server, cell
+from clients.connection import add_options, positive
 
-FEW = 8  # files that need no progress bar
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the server makes of a file: labels and their probabilities, best first; or one sentence
-    that says why there are none."""
-
-    file: Path
-    best: Sequence[tuple[str, float]] = ()
-    error: str = ""
+FEW = 8  # items that need no progress bar
+Labels = list[tuple[str, float]]
+"""And their scores, best first."""
 
 
 def classify(
-    files: Sequence[Path],
-    top_k: int = 3,
-    url: str | None = None,
-    protocol: Protocol = "grpc",
-    concurrency: int = 4,
-    ca: Path | None = None,
-) -> Iterator[Answer]:
-    """An answer for each file, in their order; a file a request, so that none spoils another."""
-    address = url or default_url(protocol)
-    module, local = MODULES[protocol], threading.local()
+    items: Sequence[Path | str],
+    top_k: int | None = None,
+    server: Server | None = None,
+    model: str = "classify",
+) -> Iterator[Answer[Labels]]:
+    """An answer for each file, by its path, or text, in their order.
 
-    def start() -> None:  # a thread has a client of its own: the HTTP one must not be shared
-        local.client = connect(protocol, address, ca)
+    Args:
+        top_k: labels of each; as many as the server thinks best where it is not said.
+    """
 
-    def infer(file: Path) -> Answer:
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            return Answer(file, error=str(error.strerror))
-        try:
-            return Answer(file, _infer(local.client, module, data, top_k))
-        except (InferenceServerException, *LOST) as error:
-            return Answer(file, error=sentence(error, address))
+    def ask(item: Path | str) -> Inputs:
+        """IMAGE or TEXT BYTES [1, 1], and TOP_K INT32 [1, 1]."""
+        more = {} if top_k is None else {"TOP_K": np.array([[top_k]], np.int32)}
+        if isinstance(item, str):
+            return {"TEXT": cell(item), **more}
+        return {"IMAGE": cell(item.read_bytes()), **more}
 
-    with ThreadPoolExecutor(concurrency, initializer=start) as pool:
-        yield from pool.map(infer, files)
+    return (server or Server()).answers(model, items, ask, _labels)
 
 
-@patient
-def _infer(client: Any, module: Any, image: bytes, top_k: int) -> list[tuple[str, float]]:
-    """IMAGE BYTES [1, 1] and TOP_K INT32 [1, 1] to LABEL BYTES [1, k] and SCORE FP32 [1, k]."""
-    tensors = [module.InferInput("IMAGE", [1, 1], "BYTES")]
-    tensors[0].set_data_from_numpy(np.array([[image]], np.object_))
-    tensors.append(module.InferInput("TOP_K", [1, 1], "INT32"))
-    tensors[1].set_data_from_numpy(np.array([[top_k]], np.int32))
-    result = client.infer("classify", tensors)
+def _labels(result: Any) -> Labels:
+    """Of LABEL BYTES [1, k] and SCORE FP32 [1, k]."""
     labels = [label.decode() for label in result.as_numpy("LABEL")[0]]
     return list(zip(labels, result.as_numpy("SCORE")[0].tolist(), strict=True))
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    files: list[Path] = options.files
-    server = (options.url, options.protocol)
-    answers = classify(files, options.top_k, *server, options.concurrency, options.ca)
-    console = Console(stderr=True, quiet=len(files) <= FEW)
-    table = Table("file", "label", "score")
+    items = options.items if options.texts else [Path(each) for each in options.items]
+    answers = classify(items, options.top_k, Server.of(options), options.model)
+    console = Console(stderr=True, quiet=len(items) <= FEW)
+    table = Table("text" if options.texts else "file", "label", "score")
     refused = []
-    for answer in track(answers, "classifying", len(files), console=console):
+    shown = track(answers, "classifying", len(items), console=console)
+    for item, answer in zip(options.items, shown, strict=True):
         if answer.error:
-            refused.append(answer)
-        for place, (label, score) in enumerate(answer.best):
-            table.add_row("" if place else escape(str(answer.file)), escape(label), f"{score:.3f}")
+            refused.append(f"{item}: {answer.error}")
+        for place, (label, score) in enumerate(answer.result or ()):
+            table.add_row("" if place else escape(item), escape(label), f"{score:.3f}")
     if table.row_count:
         Console().print(table)
-    for answer in refused:
-        print(f"classify: {answer.file}: {answer.error}", file=sys.stderr)
+    for error in refused:
+        print(f"classify: {error}", file=sys.stderr)
     return 1 if refused else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m clients.classify", description="Classify images.")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JPEG or PNG")
-    parser.add_argument("--top-k", type=positive, default=3, metavar="K", help="labels a file")
+    parser = argparse.ArgumentParser("python -m clients.classify", description="Classify.")
+    parser.add_argument("items", nargs="+", metavar="FILE", help="JPEG or PNG")
+    parser.add_argument("--texts", action="store_true", help="what is given are texts, not files")
+    parser.add_argument("--model", default="classify", metavar="NAME", help="the ensemble")
+    parser.add_argument("--top-k", type=positive, metavar="K", help="labels of each")
     add_options(parser)
     return parser
 

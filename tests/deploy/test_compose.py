@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from clients.at_once import Server
 from clients.classify import classify
 from clients.connection import Protocol
 from clients.embed import embed
@@ -73,9 +74,9 @@ def test_both_ensembles_answer(
     assert reference().cosine(which, vectors) > 0.999999
     digits.main(["--images", str(tmp_path)])
     images = sorted(tmp_path.glob("*.png"))[:4]
-    answers = list(classify(images, 1, address, protocol, ca=ca))
+    answers = list(classify(images, 1, Server(address, protocol, ca=ca)))
     assert [answer.error for answer in answers] == [""] * 4
-    assert all(answer.best[0][1] > 0.5 for answer in answers)
+    assert all(answer.result and answer.result[0][1] > 0.5 for answer in answers)
 
 
 def test_containers_are_closed_as_the_file_says(stack: Stack) -> None:

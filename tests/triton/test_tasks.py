@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from tritonclient.utils import InferenceServerException
 
 from build_scripts import build, checkpoint_images
 from build_scripts.new.__main__ import main as new
+from clients import classify, rerank, tokens
 from server.process.launch import TritonServer
 from tests.support.calls import Client, in_parallel
 from tests.support.serving import Serve
 from tests.support.task_folders import LABELS, TEXTS, folder
-from tests.support.task_reference import check, column, reference, request
+from tests.support.task_reference import Rows, check, column, reference, request
 
 pytestmark = pytest.mark.timeout(600)
 MODELS = {
@@ -72,7 +74,7 @@ def test_answers_as_the_reference_in_any_company(
 ) -> None:
     """Of several clients, each with some items in a request and a TOP_K of its own, or none."""
     task, given = MODELS[model][1], items(model)
-    wanted = reference(checkpoints / model, task)(given)
+    wanted = wanted_of(checkpoints, model, given)
 
     def ask(number: int) -> None:
         random = np.random.default_rng(number)
@@ -116,3 +118,25 @@ def test_refuses_with_a_sentence(
             },
         )
     assert sentence in str(error.value)
+
+
+def test_clients(ensembles: TritonServer, checkpoints: Path, capsys: Any) -> None:
+    """As programs, each with a text that is refused beside others."""
+    url = f"--url={ensembles.endpoints.grpc_url}"
+    pairs = [("the cab", text) for text in TEXTS]
+    assert rerank.main(["--model=pairs", url, "the cab", *TEXTS, ""]) == 1
+    scores = sorted((rows[0][0] for rows in wanted_of(checkpoints, "pairs", pairs)), reverse=True)
+    shown = capsys.readouterr()
+    assert re.findall(r"│ (-?\d+\.\d{4}) │", shown.out) == [f"{score:.4f}" for score in scores]
+    assert "TEXT[0] is empty." in shown.err
+    assert tokens.main(["--model=names", url, TEXTS[0], ""]) == 1
+    (spans,) = wanted_of(checkpoints, "names", TEXTS[:1])
+    found = re.findall(r"│ (\d+)-(\d+) *│$", capsys.readouterr().out, re.MULTILINE)
+    assert [(int(start), int(end)) for start, end in found] == [row[2:] for row in spans]
+    assert classify.main(["--model=texts", "--texts", "--top-k=2", url, *TEXTS[:2]]) == 0
+    (best, *_), _ = wanted_of(checkpoints, "texts", TEXTS[:2])
+    assert re.search(rf"{best[0]} +│ {best[1]:.3f}", capsys.readouterr().out)
+
+
+def wanted_of(checkpoints: Path, model: str, given: Sequence[Any]) -> list[Rows]:
+    return reference(checkpoints / model, MODELS[model][1])(given)

@@ -15,6 +15,7 @@ from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
 from clients import classify, connection, embed
+from clients.at_once import Server
 
 DIM = 384
 NUMBERS = [str(number) for number in range(101)]
@@ -71,8 +72,8 @@ def test_answers_come_in_order(server: FakeServer, tmp_path: Path) -> None:
     files = [tmp_path / number for number in NUMBERS]
     for file in files:
         file.write_text(file.name)
-    *good, missing = classify.classify([*files, tmp_path / "missing"], concurrency=8)
-    assert [answer.best for answer in good] == [[(number, 1.0)] for number in NUMBERS]
+    *good, missing = classify.classify([*files, tmp_path / "missing"], server=Server(concurrency=8))
+    assert [answer.result for answer in good] == [[(number, 1.0)] for number in NUMBERS]
     assert missing.error == "No such file or directory"
 
 
