@@ -74,7 +74,7 @@ def _make(options: argparse.Namespace) -> int:
             folders.write(building, draft.files)
             nbytes = draft.weigh(jobs.load(draft.model, building))
     rows = chain(draft.rows, findings.of_layout(layout, nbytes))
-    findings.show(rows, draft.models, repository)
+    findings.show(rows, draft.models, repository, draft.task)
     return 0
 
 

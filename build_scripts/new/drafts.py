@@ -18,6 +18,7 @@ from build_scripts.new import (
     ranks_found,
     recipe_text,
 )
+from build_scripts.new.chain import Takes
 from build_scripts.new.ensemble_text import Template
 from build_scripts.new.pbtxt_parts import Layout
 from python_mp.sharding.families.task import Kind
@@ -33,6 +34,7 @@ class Draft:
         model: the one with ranks.
         files: by their paths in the repository.
         rows: what was found, as lines of a table.
+        task: of an ensemble, and what it takes.
         weigh: bytes of weights of each rank; BuildError where the layout cannot be.
     """
 
@@ -40,6 +42,7 @@ class Draft:
     files: Mapping[str, str | bytes]
     rows: Sequence[tuple[str, str]]
     weigh: Callable[[Job], list[int]]
+    task: tuple[Kind, Takes] | None = None
 
     @property
     def models(self) -> list[str]:
@@ -65,6 +68,7 @@ def of_checkpoint(
         {**template.files(), f"{name}/recipe.toml": recipe},
         [*findings.of_checkpoint(found)],
         partial(ranks_found.of_checkpoint, folder=folder),
+        (found.kind, found.takes),
     )
 
 

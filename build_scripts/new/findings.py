@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from build_scripts.new.chain import Takes
 from build_scripts.new.checkpoint_found import Found
 from build_scripts.new.pbtxt_parts import Layout, Tensor
 from build_scripts.places import REPOSITORY
 from build_scripts.storage import megabytes
+from python_mp.sharding.families.task import Kind
 
 BATCHES = {
     "packed": "packed: texts end to end, without padding",
     "rectangles": "rectangles: texts of like lengths side by side",
     "images": "images side by side",
+}
+CLIENTS: Mapping[tuple[Kind, Takes], str] = {
+    ("embed", "text"): 'embed --model {} "a text" "another"',
+    ("rerank", "text"): 'rerank --model {} "a query" "a text" "another"',
+    ("classify", "text"): 'classify --model {} --texts "a text" "another"',
+    ("classify", "image"): "classify --model {} FILE.png",
+    ("tokens", "text"): 'tokens --model {} "a text" "another"',
 }
 Rows = Iterator[tuple[str, str]]
 
@@ -61,7 +70,9 @@ def of_layout(layout: Layout, nbytes: Sequence[int]) -> Rows:
         yield "note", f"{ranks} ranks share the {cores} cores of this machine"
 
 
-def show(rows: Rows, models: Sequence[str], repository: Path) -> None:
+def show(
+    rows: Rows, models: Sequence[str], repository: Path, task: tuple[Kind, Takes] | None
+) -> None:
     table = Table.grid(padding=(0, 2))
     for row in rows:
         table.add_row(*row)
@@ -73,6 +84,8 @@ def show(rows: Rows, models: Sequence[str], repository: Path) -> None:
     console.print(f"  .venv/bin/python -m build_scripts.build {models[0]}{where}")
     server = f".venv/bin/python -m server --model-repository {repository}"
     console.print(f"  {server if elsewhere else 'make serve'}")
+    if task:
+        console.print(f"  .venv/bin/python -m clients.{CLIENTS[task].format(models[0])}")
 
 
 def _sizes(found: Found) -> Iterator[str]:

@@ -17,6 +17,9 @@ RUN = {
     r"\S*python model_repository/classifier/digits\.py": "tests/unit/test_classify_digits.py",
     r"\S*python -m clients\.chaos ": "tests/triton/test_chaos.py",
     r"\S*python -m build_scripts\.build (--variants|embed)": "tests/triton/test_engines.py",
+    r"\S*python -m build_scripts\.new (words|judge|edges)": "tests/process/test_models_page.py",
+    r"\S*python -m build_scripts\.build (words|judge|edges)": "tests/process/test_models_page.py",
+    r"\S*python -m build_scripts\.(new|build) minilm": "tests/unit/test_new.py",  # without a hub
     r"\S*python -m build_scripts\.build (\w+ )?--check": "tests/unit/test_publish.py",
     r"\S*python -m pytest": ".ci/run",  # all of them
     r"make up$": "tests/deploy/test_compose.py",  # as what it calls
