@@ -155,9 +155,11 @@ def asked(family: Family, model: Any) -> tuple[dict[str, Any], torch.Tensor]:
     """A batch of texts or images, and what the model itself makes of it, one at a time."""
     random = torch.Generator().manual_seed(1)
     with torch.inference_mode():
-        if family.takes_images:
+        if family.takes_images or model.main_input_name == "pixel_values":
             images = torch.randn(3, 3, 32, 32, generator=random)
             found = [model(pixel_values=image[None])[0] for image in images]  # states, or logits
+            if found[0].dim() == 4:  # of convolutions
+                found = [each.flatten(2).transpose(1, 2) for each in found]
             return {"PIXEL_VALUES": images.numpy()}, torch.cat(found)
         ids = torch.randint(3, 99, (sum(LENGTHS),), generator=random)
         found = [model(input_ids=each[None])[0] for each in ids.split(list(LENGTHS))]

@@ -19,8 +19,11 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 def unsupported(config: Mapping[str, Any]) -> str | None:
     """What of a config.json nothing here computes, to stand after "has"."""
-    if config.get("quantization_config"):
-        return "quantization_config; quantised weights are not read: take the original checkpoint"
+    for key in ("quantization_config", "compression_config"):
+        if said := config.get(key):
+            how = said.get("quant_method") if isinstance(said, dict) else None
+            by = f" ({how})" if how else ""
+            return f"{key}; quantised weights{by} are not read: take the original checkpoint"
     if config.get("transformers_weights") not in (None, WEIGHTS):
         return f"transformers_weights {config['transformers_weights']!r}; only {WEIGHTS} is read"
     return None
@@ -48,6 +51,11 @@ def weight_files(folder: Path) -> list[str]:
     if pickles := sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES):
         raise LoadError(
             f"{folder} holds {pickles[0]}: pickle can run code; convert it to safetensors"
+        )
+    if converted := sorted(path.name for path in folder.glob("*.gguf")):
+        raise LoadError(
+            f"{folder} holds {converted[0]}, which is not read; convert it, as with AutoModel."
+            f"from_pretrained({str(folder)!r}, gguf_file={converted[0]!r}).save_pretrained(FOLDER)"
         )
     raise LoadError(f"no *.safetensors in {folder}: it has no {WEIGHTS}")
 
