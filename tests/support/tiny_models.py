@@ -28,7 +28,9 @@ _SIZES = {
     0: "pad_token_id",
 }
 _SMALL = {name: size for size, names in _SIZES.items() for name in names.split()}
-_TOKENS = {name for name in _SMALL if name.endswith("_token_id")}
+_MAY_BE_NONE = {name for name in _SMALL if name.endswith("_token_id")} | {
+    *("n_inner", "num_key_value_heads"),
+}
 _SWIN = {"depths": [1, 1], "num_heads": [2, 2], "embed_dim": 16, "window_size": 4, "patch_size": 4}
 _CONVOLUTIONS = {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 24, 32, 48], "patch_size": 4}
 _DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
@@ -40,12 +42,21 @@ _MORE: Mapping[str, Mapping[str, Any]] = {
     "convnextv2": _CONVOLUTIONS,
     "deberta": {**_DEBERTA, "max_relative_positions": 16},
     "deberta-v2": {**_DEBERTA, "position_buckets": 16, "share_att_key": True},
-    "esm": {"position_embedding_type": "rotary", "pad_token_id": 1, "mask_token_id": 32},
+    "donut-swin": _SWIN,
+    "esm": {
+        "vocab_size": 99,
+        "position_embedding_type": "rotary",
+        "pad_token_id": 1,
+        "mask_token_id": 32,
+    },
+    "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 8},
     "granite": {"embedding_multiplier": 12.0, "residual_multiplier": 0.5},
+    "helium": {"head_dim": 12},
+    "hunyuan_v1_dense": {"head_dim": 16},
     "mpnet": {"pad_token_id": 1},
     "opt": {"word_embed_proj_dim": 32},
-    "stablelm": {"num_key_value_heads": 4},
+    "stablelm": {"num_key_value_heads": 4, "partial_rotary_factor": 0.5},
     "swin": _SWIN,
     "swinv2": {**_SWIN, "image_size": 32},
     "xmod": {"default_language": "en_XX"},
@@ -69,7 +80,7 @@ def tiny(model_type: str) -> Family:
 
 def _is_size(usual: Mapping[str, Any], name: str) -> bool:
     said = usual.get(name)
-    return type(said) in (int, float) or (said is None and name in _TOKENS | {"n_inner"})
+    return type(said) in (int, float) or (said is None and name in _MAY_BE_NONE)
 
 
 def _class(model_type: str) -> str:

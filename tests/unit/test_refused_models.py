@@ -7,18 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import AutoConfig
 
 from python_mp.model.errors import LoadError
-from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding import checkpoint
-from python_mp.sharding.families import isolation, skeleton, transformers
-from python_mp.sharding.shard import Shard
-from python_mp.sharding.weights import Tensors
+from python_mp.sharding.families import skeleton, transformers
+from tests.support.in_process import tried
 from tests.support.tiny_models import tiny
 
-CPU = torch.device("cpu")
 ORIGINAL = "are not read: take the original checkpoint"
 SAID: dict[str, tuple[dict[str, Any], str]] = {
     **{
@@ -85,17 +81,6 @@ def test_by_what_the_build_finds(model_type: str) -> None:
         setattr(model.config, name, value)
     with pytest.raises(LoadError, match=said):
         tried(model, size, stages)
-
-
-def tried(model: Any, size: int, stages: int) -> None:
-    """As a build does: the first rank of each stage."""
-    config = type(model.config).from_dict(model.config.to_dict())
-    isolated = isolation.Isolation(config, skeleton.rows(config), CPU, size * stages, (3, 32, 32))
-    for stage in range(stages):
-        given = Tensors(model.state_dict(), torch.float32)
-        place = (0, size, stage, stages)
-        shard = Shard(*place, torch.float32, CPU, Path(), {}, Alone(), given)
-        isolated.through(transformers.Encoder(shard, config))
 
 
 def test_a_plan_of_ways_that_are_not_known() -> None:

@@ -166,6 +166,7 @@ WORDS = {
     "replicate": "replicated",
     "embedding_rowwise": "vocabulary",
 }
+WHOLE_ROWS = {"colwise_gather_output", "rowwise_split_input"}
 EXPERTS = {
     "moe_tp_experts",
     "packed_colwise",
@@ -214,10 +215,7 @@ def _known(given: Plan, size: int) -> Plan:
 
 def _with_heads(name: str, how: Split, layer: Any, config: PretrainedConfig, size: int) -> Split:
     """With what stays together in a layer of an attention: heads."""
-    if not re.search("(?i)att", name) or how.way in (
-        "colwise_gather_output",
-        "rowwise_split_input",
-    ):
+    if size == 1 or how.way in WHOLE_ROWS or not re.search("(?i)att", name):
         return how
     heads: int = config.num_attention_heads
     groups: int = getattr(config, "num_key_value_heads", None) or heads
