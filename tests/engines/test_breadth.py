@@ -23,7 +23,7 @@ ROW = re.compile(
 _ALWAYS = """
 albert bert-generation bloom camembert clip_text_model convbert convnext data2vec-text
 deberta deit dinov2_with_registers ernie falcon gemma glm gpt_oss granite gte
-jina_embeddings_v3 lfm2 mixtral mobilebert mt5 nanochat nomic_bert olmo2 opt phi3 resnet
+jina_embeddings_v3 lfm2 mixtral mobilebert mt5 nanochat nomic_bert olmo2 opt phi3
 roformer stablelm swin umt5 xlm xlnet
 """
 ALWAYS = set(_ALWAYS.split())
