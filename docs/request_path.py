@@ -37,6 +37,7 @@ ASIDE = (
     *(
         "python_mp/machine/",
         "front/metrics.py",
+        "triton/metric_sink.py",
         "front/status.py",
         "front/refusing.py",
         "supervise/",

@@ -23,7 +23,7 @@ def place(code: CodeType) -> tuple[str, str] | None:
     """(file, function) of what is the project's own, and has a name."""
     file = Path(code.co_filename).resolve()
     inside = file.is_relative_to(PROJECT) and ".venv" not in file.parts
-    named = "<" not in code.co_qualname
+    named = "<" not in code.co_qualname and "<" not in code.co_filename
     return (str(file.relative_to(PROJECT)), code.co_qualname) if inside and named else None
 
 
