@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from build_scripts.errors import BuildError
@@ -30,15 +31,19 @@ def require_commit(name: str) -> None:
     raise BuildError(f"The source hub:{name} is not one checkpoint for ever: {hint}.")
 
 
-def located(name: str) -> tuple[str, Path]:
+def located(name: str, patterns: Sequence[str] = ALLOWED) -> tuple[str, Path]:
     """The source with the commit that its revision is now, and where its files lie in the hub's
-    cache; what is not there is got."""
+    cache; those of `patterns` that are not there are got, with bars on a terminal.
+
+    Raises:
+        BuildError: it is not there, or the hub cannot be reached.
+    """
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
     try:
         cached = Path(
-            snapshot_download(repository, revision=revision or None, allow_patterns=ALLOWED)
+            snapshot_download(repository, revision=revision or None, allow_patterns=[*patterns])
         )
     except Exception as error:
         raise BuildError(f"hub:{name} cannot be downloaded: {_said(error)}") from error

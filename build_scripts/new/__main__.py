@@ -64,7 +64,7 @@ def _make(options: argparse.Namespace) -> int:
     layout = Layout(
         options.tensor_parallel_size, options.pipeline_parallel_size, options.replicas, options.gpu
     )
-    source, folder = checkpoint_found.located(options.source)
+    source, folder = checkpoint_found.located(options.source, options.task)
     with quiet():
         if (folder / MODULE).is_file():
             draft = drafts.of_module(name, source, folder, layout, options.input, options.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from build_scripts.errors import BuildError
 from build_scripts.new import chain, task_found
 from build_scripts.new.chain import Sizes, Takes
 from build_scripts.places import PROJECT
+from build_scripts.quiet import quiet
 from python_mp.model.errors import LoadError
 from python_mp.sharding.families.task import Kind, Task
 
@@ -59,6 +61,11 @@ class Found:
         return ", ".join(self.checkpoint.config.get("architectures") or [self.config.model_type])
 
     @cached_property
+    def parameters(self) -> int:
+        shapes = checkpoint_folder.tensors(self.checkpoint.path).values()
+        return sum(math.prod(shape) for shape in shapes)
+
+    @cached_property
     def longest(self) -> int | None:
         """Tokens of a text, special ones included; None where they have no end, or of images."""
         for text in self.steps.get("tokenizer", {}).values():
@@ -69,8 +76,9 @@ class Found:
         return None
 
 
-def located(source: str) -> tuple[str, Path]:
-    """The source as recipe.toml has it, and the folder where it lies now; of the hub it is got.
+def located(source: str, wanted: Kind | None) -> tuple[str, Path]:
+    """The source as recipe.toml has it, and the folder where it lies now. Of the hub it is got, the
+    weights only where its texts are those of what can be served.
 
     Raises:
         BuildError: it is not there.
@@ -79,7 +87,10 @@ def located(source: str) -> tuple[str, Path]:
     if kind == "package":
         return source, checkpoint_folder.package_folder(name)
     if kind == "hub":
-        return hub.located(name)
+        commit, folder = hub.located(name, hub.TEXTS)
+        with quiet():
+            _configured(folder, wanted)
+        return hub.located(commit.removeprefix("hub:"))
     folder = Path(source).expanduser().resolve()
     if not folder.is_dir():
         raise BuildError(f"there is no folder {folder}; a source is {KINDS}")
@@ -95,16 +106,9 @@ def read(source: str, folder: Path, wanted: Kind | None) -> Found:
     Raises:
         BuildError: it cannot be served, or not for that task.
     """
-    from python_mp.sharding.families import skeleton, transformers
+    from python_mp.sharding.families import skeleton
 
-    if not (folder / "config.json").is_file():
-        raise BuildError(_no_config(folder))
-    try:
-        config = transformers.read(folder / "config.json")
-    except LoadError as error:
-        raise BuildError(str(error)) from None
-    raw = json.loads((folder / "config.json").read_text())
-    kind, why = task_found.find(folder, raw, int(config.num_labels or 1), wanted)
+    config, kind, why = _configured(folder, wanted)
     checkpoint = Checkpoint(folder, kind)
     checkpoint_folder.tensors(folder)
     try:
@@ -134,6 +138,21 @@ def read(source: str, folder: Path, wanted: Kind | None) -> Found:
         sizes,
         _steps(checkpoint, kind, takes, sizes),
     )
+
+
+def _configured(folder: Path, wanted: Kind | None) -> tuple[PretrainedConfig, Kind, str]:
+    """What the texts say alone."""
+    from python_mp.sharding.families import transformers
+
+    if not (folder / "config.json").is_file():
+        raise BuildError(_no_config(folder))
+    try:
+        config = transformers.read(folder / "config.json")
+    except LoadError as error:
+        raise BuildError(str(error)) from None
+    raw = json.loads((folder / "config.json").read_text())
+    kind, why = task_found.find(folder, raw, int(config.num_labels or 1), wanted)
+    return config, kind, why
 
 
 def _no_config(folder: Path) -> str:

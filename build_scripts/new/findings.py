@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -61,6 +62,9 @@ def of_layout(layout: Layout, nbytes: Sequence[int]) -> Rows:
     if nbytes:
         most = megabytes(max(nbytes))
         yield "weights", f"at most {most} a rank in float32, beside Python and torch"
+        needed, there = sum(nbytes) * layout.replicas, psutil.virtual_memory().available
+        if needed > there and not layout.on_gpus:
+            yield "note", f"all weights are {megabytes(needed)}, and {megabytes(there)} are free"
     if layout.on_gpus:
         import torch
 
@@ -90,6 +94,7 @@ def show(
 
 def _sizes(found: Found) -> Iterator[str]:
     config = found.config
+    yield f"{found.parameters / 1e6:.1f} M parameters"
     yield f"{config.num_hidden_layers} layers"
     yield f"{config.num_attention_heads} heads"
     yield f"width {config.hidden_size}"

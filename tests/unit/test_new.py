@@ -235,7 +235,8 @@ def test_the_hubs_commit_is_written_down(tmp_path: Path, monkeypatch: pytest.Mon
     commit, asked = "0123456789abcdef0123456789abcdef01234567", []
 
     def download(repository: str, **options: Any) -> str:
-        asked.append((repository, options["revision"]))
+        assert repository == "me/it"
+        asked.append((options["revision"], "*.safetensors" in options["allow_patterns"]))
         return str(tmp_path / "snapshots" / commit)
 
     bert(tmp_path / "snapshots" / commit)
@@ -243,7 +244,11 @@ def test_the_hubs_commit_is_written_down(tmp_path: Path, monkeypatch: pytest.Mon
     for name, revision in (("one", ""), ("two", "@main")):
         assert main([name, f"hub:me/it{revision}", f"--repository={tmp_path / 'm'}"]) == 0
         assert f'"hub:me/it@{commit}"' in (tmp_path / "m" / name / "recipe.toml").read_text()
-    assert asked == [("me/it", None), ("me/it", "main")]
+    assert asked == [(None, False), (commit, True), ("main", False), (commit, True)]
+    asked.clear()  # and what cannot be served is not got
+    bert(tmp_path / "snapshots" / commit, **{"config.json": CONFIG | {"model_type": "none"}})
+    assert main(["three", "hub:me/it", f"--repository={tmp_path / 'm'}"]) == 1
+    assert asked == [(None, False)]
 
 
 def test_a_checkpoint_with_a_head_is_read_tensor_by_tensor(tmp_path: Path) -> None:
