@@ -15,6 +15,7 @@ RUN = {
     r"make venv$|make format check$|make test$": ".ci/run",
     r"\S*python -m clients\.embed ": "tests/triton/test_clients.py",
     r"\S*python model_repository/classifier/digits\.py": "tests/unit/test_classify_digits.py",
+    r"\S*python -m clients\.(rerank|classify|tokens) ": "tests/triton/test_tasks.py",
     r"\S*python -m clients\.chaos ": "tests/triton/test_chaos.py",
     r"\S*python -m clients\.rerank ": "tests/triton/test_tasks.py",
     r"\S*python -m build_scripts\.build (--variants|embed)": "tests/triton/test_engines.py",
