@@ -1,9 +1,11 @@
-"""Where ranks come from: a process that has imported the engine forks them.
+"""Where ranks come from: a process that has imported the engine, and what a checkpoint's module is
+made of, forks them.
 
 Importing torch takes seconds of every rank's start; a fork takes milliseconds and shares the pages.
-Nothing else happens here, so that there is no thread and no CUDA context for a fork to break.
+Nothing else happens here, no user's code runs, so that there is no thread and no CUDA context for a
+fork to break.
 
-    python -m python_mp.rank.forkserver ENGINE SOCKET PARENT SERVER
+    python -m python_mp.rank.forkserver ENGINE FOLDER SOCKET PARENT SERVER
 
 A stub can outlive a tritonserver that was killed, stuck in a call to it. So the forkserver watches
 the server too (a pid, 0 for none) and then kills the stub, its parent, and thereby itself and the
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import json
 import os
 import select
@@ -33,6 +36,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..model.paths import present
 from ..model.rank_spec import RankSpec
 from . import main as rank
 
@@ -46,14 +50,17 @@ _stuck: set[int] = set()
 """Children that hang in the kernel, or that a debugger has. Nobody waits for them any more."""
 
 
-def serve(engine: str, descriptor: int, parent: int, server: int) -> None:
-    """Serves orders until the socket's end of file."""
+def serve(engine: str, folder: Path, descriptor: int, parent: int, server: int) -> None:
+    """Serves orders for ranks of the version directory, until the socket's end of file."""
     rank.die_with(parent)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us.
     orders = socket.socket(fileno=descriptor)
     orders.set_inheritable(False)
     import_module(f"python_mp.rank.engines.{engine}")
+    if present(folder, "config.json"):
+        import_module("python_mp.sharding.source").prepare(folder)
+    gc.freeze()  # Collecting writes to each object's page: ranks would have their own.
     orders.send(b"ready")
     watched: list[Any] = [orders, os.pidfd_open(server)] if server else [orders]
     while True:
@@ -143,5 +150,5 @@ def _children() -> list[int]:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], *map(int, sys.argv[2:]))
+    serve(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))
     rank.exit_at_once(0)

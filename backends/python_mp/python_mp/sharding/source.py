@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,20 @@ def read(folder: Path) -> Source:
     if present(folder, "config.json"):
         return _checkpoint(folder)
     raise LoadError(f"{folder} holds neither module.py nor a checkpoint's config.json")
+
+
+def prepare(folder: Path) -> None:
+    """Imports what a checkpoint's module is made of, and no user's code. What is wrong with the
+    folder is for `read` to say."""
+    if present(folder, "module.py") or not present(folder, "config.json"):
+        return
+    with suppress(Exception):
+        from .families import skeleton, task, transformers
+
+        config = transformers.read(regular(folder, "config.json"))
+        skeleton.kind(config)
+        if wanted := task.read(folder):
+            skeleton.kind(config, wanted.kind)
 
 
 def _checkpoint(folder: Path) -> Source:

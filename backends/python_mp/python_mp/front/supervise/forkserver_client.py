@@ -38,10 +38,11 @@ class ForkserverClient:
     that thread ends, and every rank when the forkserver does (PR_SET_PDEATHSIG).
 
     Args:
+        folder: the version directory.
         server: pid of a tritonserver that this process must not outlive; 0 for none.
     """
 
-    def __init__(self, engine: str, server: int) -> None:
+    def __init__(self, engine: str, folder: Path, server: int) -> None:
         self._engine = engine
         self._is_ready = False
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -50,7 +51,8 @@ class ForkserverClient:
         environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
         environment.pop("MALLOC_ARENA_MAX", None)  # The watcher sets it, for tritonserver alone.
         with theirs:
-            arguments = [engine, str(theirs.fileno()), str(os.getpid()), str(server)]
+            numbers = theirs.fileno(), os.getpid(), server
+            arguments = [engine, str(folder), *map(str, numbers)]
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "python_mp.rank.forkserver", *arguments],

@@ -233,7 +233,8 @@ class Supervisor:
 
     def _any_forkserver(self) -> ForkserverClient:
         if self._forkserver is None:
-            self._forkserver = ForkserverClient(self._config.parameters.engine, self._server)
+            engine, folder = self._config.parameters.engine, self._config.folder
+            self._forkserver = ForkserverClient(engine, folder, self._server)
         return self._forkserver
 
     def _wait_for(self, forkserver: ForkserverClient, watchdog: Watchdog, deadline: float) -> None:
