@@ -13,6 +13,7 @@ from build_scripts import storage
 from build_scripts.job import Job
 
 ACCURACY = (
+    ("verified", "verified: {}"),
     ("cosine_min", "cosine >= {:.6f}"),
     ("max_error", "error <= {:.1e}"),
     ("top1_agreement_min", "top-1 {:.1%}"),
@@ -65,6 +66,9 @@ def show(results: Iterable[Result], console: Console) -> None:
     for each in results:
         if each.worst:
             console.print(_worst(each))
+        if why := each.accuracy.get("why"):
+            said = f"build: {each.model} is not verified: {why}"
+            console.print(said, style="yellow", markup=False, soft_wrap=True)
         if each.error:
             said = f"build: {each.model}: {each.error}"
             console.print(said, style="red", markup=False, soft_wrap=True)

@@ -9,6 +9,7 @@ No other file is touched.
 """
 
 import json
+import math
 import platform
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from build_scripts import code, fetch, storage
+from build_scripts import code, fetch, room, storage
 from build_scripts.compile import gpu
 from build_scripts.job import Job
 from build_scripts.stages import Step, artifact_stage
@@ -52,6 +53,8 @@ def current(job: Job, steps: Steps) -> Manifest | None:
     try:
         found = Manifest.read(folder)
         if found is None or found.artifact != artifact_key(job, steps):
+            return None
+        if found.accuracy.get(room.LACKS, math.inf) <= room.available():
             return None
         admission.check_files(folder, found)
     except LoadError:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.progress import Progress
 
-from build_scripts import fetch, layer_weights, tasks
+from build_scripts import fetch, layer_weights, room, storage, tasks
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.job import Job
 from python_mp.sharding.families.task import OUTPUTS
@@ -45,12 +45,17 @@ def inputs(job: Job) -> dict[str, object]:
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:
-    """Writes `outputs.npz`: each sample's outputs, float32, with their batch dimension."""
+    """Writes `outputs.npz`: each sample's outputs, float32, with their batch dimension; or where
+    the model does not fit the memory, how much it lacks."""
     import torch
 
     from build_scripts import samples
 
     requests = samples.judged(job).requests
+    nbytes = room.reference(fetch.read(job).folder)
+    if nbytes > room.available() and not samples.has_reference(job):
+        storage.write_json(out / "facts.json", {room.LACKS: nbytes})
+        return
     with torch.inference_mode():
         outputs = computed(job, requests)
         shown = progress.track(outputs, len(requests), description=f"{job.name}: reference")
@@ -67,6 +72,12 @@ def computed(job: Job, requests: Sequence[dict[str, Array]]) -> Iterable[Outputs
     if job.recipe.family == "transformers":
         return _checkpoint(job, fetch.checkpoint(job), requests)
     return _module(job, fetch.read(job).folder, requests)
+
+
+def lacked(job: Job) -> int:
+    """Bytes of memory for want of which there are no outputs; 0 where there are."""
+    path = job.output("reference") / "facts.json"
+    return int(storage.read_json(path)[room.LACKS]) if path.is_file() else 0
 
 
 def read(job: Job) -> list[Outputs]:

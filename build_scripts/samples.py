@@ -83,6 +83,11 @@ def calibration(job: Job) -> list[Request]:
     return rest[: job.recipe.calibration.samples]
 
 
+def has_reference(job: Job) -> bool:
+    """Whether the model brings its own."""
+    return _hook(job, "reference") is not None
+
+
 def reference(job: Job, requests: Sequence[Request]) -> list[Request] | None:
     """The right outputs by the model's own `reference`; None where it has none."""
     hook = _hook(job, "reference")

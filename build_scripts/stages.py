@@ -5,7 +5,7 @@ A stage is a module of this package (`Stage`). Its output lies in
     build/engines/MODEL/STAGE-<key>/    what the stage wrote, and
         stage.json                      key, inputs, seconds, size and sha256 of each file
         facts.json                      if the stage wrote it: `hardware`, `options` and `versions`
-                                        for the manifest
+                                        for the manifest; `lacks_memory` (room.py)
 
 The key is a hash of everything that decides the outcome: the stage's inputs, its code and all that
 it imports, the tools, the model's tensors, and the keys of the outputs it reads. So it is known
@@ -25,7 +25,7 @@ from typing import Any, Protocol, cast
 
 from rich.progress import Progress
 
-from build_scripts import code, storage
+from build_scripts import code, room, storage
 from build_scripts.code import versions
 from build_scripts.job import Job
 from build_scripts.job import artifact_stage as artifact_stage
@@ -79,9 +79,12 @@ class Step:
         return versions(self.stage.TOOLS)
 
     def is_done(self, *, content: bool = False) -> bool:
-        """Whether the output is there with all files in their sizes, or with their `content`."""
+        """Whether the output is there with all files in their sizes, or with their `content`, and
+        lacks nothing that this machine has memory for."""
         record = _record(self.folder)
         if record.get("key") != self.key:
+            return False
+        if (lacked := self.facts().get(room.LACKS)) and lacked <= room.available():
             return False
         found = storage.files(self.folder)
         found.pop(RECORD)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.progress import Progress
 
-from build_scripts import storage
+from build_scripts import room, storage
 from build_scripts.errors import BuildError
 from build_scripts.job import Job, artifact_stage
 from python_mp.machine.temporary import temporary_folder
@@ -59,20 +59,30 @@ def run(job: Job, out: Path, progress: Progress) -> None:
     from build_scripts import reference, samples
 
     wanted = samples.judged(job)
-    expected = reference.read(job)
     answers, latency = _served(job, wanted.requests, progress)
-    scores = [compare(a, e) for a, e in zip(answers, expected, strict=True)]
-    accuracy = summary(scores) | _agreement(answers, expected, wanted.labels, job)
-    worst = sorted(range(len(scores)), key=lambda n: scores[n].cosine)[:WORST]
-    failed = misses(accuracy, job.recipe.accuracy.bounds(job.recipe.dtype).given())
-    report = {
-        "accuracy": accuracy,
-        "latency": latency,
-        "worst": [{"sample": n, **vars(scores[n])} for n in worst],
-        "misses": failed,
-        "passed": not failed,
-    }
+    if lacked := reference.lacked(job):
+        storage.write_json(out / "facts.json", {room.LACKS: lacked})
+        judged: dict[str, Any] = {"accuracy": room.unverified(lacked), "worst": [], "misses": []}
+    else:
+        judged = _judged(job, answers, reference.read(job), wanted.labels)
+    report = {"latency": latency, "passed": not judged["misses"], **judged}
     storage.write_json(out / "verify.json", report)
+
+
+def _judged(
+    job: Job,
+    answers: Sequence[dict[str, Array]],
+    expected: Sequence[dict[str, Array]],
+    labels: Sequence[int] | None,
+) -> dict[str, Any]:
+    scores = [compare(a, e) for a, e in zip(answers, expected, strict=True)]
+    accuracy = summary(scores) | _agreement(answers, expected, labels, job)
+    worst = sorted(range(len(scores)), key=lambda n: scores[n].cosine)[:WORST]
+    return {
+        "accuracy": accuracy,
+        "worst": [{"sample": n, **vars(scores[n])} for n in worst],
+        "misses": misses(accuracy, job.recipe.accuracy.bounds(job.recipe.dtype).given()),
+    }
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ class Manifest:
         options: of the engine's build; of a model of transformers also `rows`: "packed",
             "rectangles" or "images".
         recipe: what the artifact was made by.
-        accuracy: against the reference.
+        accuracy: against the reference; where that did not fit the memory of the machine that built
+            it, `verified: no`, and `why`.
         latency: as measured by the build, in milliseconds.
         built: when, UTC, ISO 8601.
     """

@@ -167,6 +167,7 @@ WORDS = {
     "embedding_rowwise": "vocabulary",
 }
 WHOLE_ROWS = {"colwise_gather_output", "rowwise_split_input"}
+EMBEDDING = "embed_tokens"
 EXPERTS = {
     "moe_tp_experts",
     "packed_colwise",
@@ -194,6 +195,8 @@ def plan(config: PretrainedConfig, model: nn.Module, size: int) -> dict[str, Spl
     if size > 1 and EXPERTS & set(given.values()):
         raise LoadError(f"its experts (MoE) are not split: {one}")
     modules = dict(model.named_modules())
+    if type(modules.get(EMBEDDING)) is nn.Embedding:  # Plans of decoders leave out the largest.
+        given = {EMBEDDING: "vocabulary", **given}
     try:
         found = splits(_known(given, size), modules)
     except LoadError as error:

@@ -29,7 +29,7 @@ from ..weights import Prefixed
 from . import shortcuts, skeleton
 from .arrangement import MASKED, Rows
 from .attending import computing
-from .pipeline import cut_to_stage
+from .pipeline import Given, cut_to_stage
 from .plans import JOINED, plan
 from .task import Task
 
@@ -148,7 +148,8 @@ class Encoder(nn.Module):
         self._handover = cut_to_stage(model, config, shard)
         skeleton.finish(model, shard.device)
         shard = _past_prefix(model, shard)
-        here = {name for name, _ in model.named_modules()} & found.keys()
+        parts = {name for name, part in model.named_modules() if type(part) is not Given}
+        here = parts & found.keys()
         widths = {n: m.out_features for n, m in model.named_modules() if isinstance(m, nn.Linear)}
         split(model, {name: found[name] for name in sorted(here)}, shard, JOINED)
         load_weights(model, shard.weights)

@@ -1,0 +1,40 @@
+"""Whether the reference's model fits this machine's memory. Where it does not, a build says so, and
+publishes what nobody has compared; once there is more memory, it is done again."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from build_scripts import checkpoint_folder
+from python_mp.machine import cgroup
+
+LACKS = "lacks_memory"
+"""In a stage's facts: bytes that it would have taken, and did not find."""
+BESIDE = 1 << 29
+"""Bytes of Python, torch, and what one text takes on its way through a model."""
+
+
+def available() -> int:
+    """Bytes that this process may still take: of the machine's memory, and of its container's."""
+    free = psutil.virtual_memory().available
+    limit = cgroup.memory()
+    return free if limit is None else min(free, limit - cgroup.memory_held())
+
+
+def reference(folder: Path) -> int:
+    """Bytes of a checkpoint's model in one piece, in float32."""
+    return 4 * sum(map(prod, checkpoint_folder.tensors(folder).values())) + BESIDE
+
+
+def unverified(nbytes: int) -> dict[str, Any]:
+    """What stands in a manifest instead of an accuracy."""
+    wanted, found = (f"{each / 1e9:.1f} GB" for each in (nbytes, available()))
+    why = (
+        f"the reference, the model in one piece in float32, takes {wanted} of memory, and {found}"
+        " are free; build it on a larger machine to have it compared"
+    )
+    return {"verified": "no", "why": why, LACKS: nbytes}
