@@ -9,6 +9,7 @@ import torch
 
 from build_scripts.export import save_onnx
 from build_scripts.lockstep import Lockstep
+from build_scripts.quiet import quiet
 from build_scripts.trace import Traced, TracedBatch, TracedPeers, example, trace
 from python_mp.model.config import ModelConfig
 from python_mp.sharding.families.transformers import Encoder, longest_text
@@ -70,7 +71,8 @@ def test_onnx_graphs_are_the_model(name: str, tmp_path: Path) -> None:
     model, served = FAMILIES[name].make(), config(name, tmp_path)
     inputs, wanted = asked(FAMILIES[name], model)
     files = [tmp_path / f"rank{rank}.onnx" for rank in range(4)]
-    for each, file in zip(traced(model, served, 2, 2, onnx=True), files, strict=True):
-        save_onnx(each, file)
+    with quiet():
+        for each, file in zip(traced(model, served, 2, 2, onnx=True), files, strict=True):
+            save_onnx(each, file)
     found, _ = Lockstep(files, 2).forward(inputs)
     assert abs(found["HIDDEN_STATES"] - wanted.numpy()).max() < 2e-5
