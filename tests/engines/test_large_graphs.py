@@ -1,6 +1,7 @@
 """Weights of ONNX graphs lie beside them and are mapped: a rank takes little more than they do."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,10 @@ class Layers(nn.Module):
         return {"Y": self.layers(batch["X"])}
 
 
+def at(home: Path) -> dict[str, str]:
+    return {"HOME": str(home), "XDG_CACHE_HOME": str(home)}
+
+
 @pytest.mark.parametrize(
     ("count", "width"),
     [(12, 2048), pytest.param(9, 8192, marks=pytest.mark.campaign)],
@@ -69,7 +74,11 @@ def test_a_rank_takes_little_more_than_its_weights(count: int, width: int, tmp_p
         wanted = module({"X": torch.ones(1, width)}, None)["Y"][0].numpy()
     del module
     program = [sys.executable, "-c", LOADED, str(file), str(width)]
-    said = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    (home := tmp_path / "home").mkdir()
+    said = subprocess.run(
+        program, capture_output=True, check=True, env=os.environ | at(home)
+    ).stdout
     taken, found = json.loads(said)
+    assert list(home.rglob("*")) == []  # ONNX Runtime would write there what runs here.
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     assert taken <= MOST * weights
