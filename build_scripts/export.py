@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import Progress
 
 from build_scripts import sizes
+from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.quiet import quiet
 from build_scripts.shards import add_code
@@ -58,6 +59,7 @@ def export(job: Job, rank: int, out: Path) -> None:
     from build_scripts import fetch, ranks
     from build_scripts.trace import TracedPeers, trace
     from python_mp.sharding import source
+    from python_mp.sharding.packed import HIDDEN_OUT
 
     to_onnx = not _is_aot(job)
     folder, size = job.output("shards"), job.layout.tensor_parallel_size
@@ -69,6 +71,11 @@ def export(job: Job, rank: int, out: Path) -> None:
         module, said = model.build(shard).eval(), sizes.said(job)
         longest = fetch.longest_text(job)
         traced = trace(module, job.config, hidden, to_onnx, _device(job), said, longest)
+        if not shard.is_last and traced.outputs != [HIDDEN_OUT]:
+            raise BuildError(
+                f"A stage hands on {', '.join(traced.outputs)} by name; between graphs there is one"
+                " tensor: hand on one, or serve it with engine torch."
+            )
         if to_onnx:
             save_onnx(traced, out / f"rank{rank}.onnx")
         else:
@@ -79,6 +86,8 @@ def export(job: Job, rank: int, out: Path) -> None:
 
 def _hidden(job: Job, stage: int) -> Tensor | None:
     """What the stages before hand to this one for the example batch."""
+    import torch
+
     from build_scripts import ranks
     from build_scripts.trace import TracedBatch, TracedPeers, example
     from python_mp.sharding import source
@@ -91,7 +100,7 @@ def _hidden(job: Job, stage: int) -> Tensor | None:
         peers = TracedPeers(0, size, onnx=False)
         shard = ranks.shard(job, before * size, folder, peers, _device(job))
         hidden = model.build(shard).eval()(batch, hidden)
-    return hidden
+    return hidden if isinstance(hidden, torch.Tensor) else None  # The stage before is refused.
 
 
 def save_onnx(traced: Traced, path: Path) -> None:

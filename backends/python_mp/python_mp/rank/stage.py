@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +20,10 @@ from ..sharding.shard import Shard
 from ..sharding.source import Source, read
 from .collectives import Communicator, connect
 from .device import Device, of_index
+from .handover import Handover, Hidden
 from .warm_up import warm_up
 
-Compute = Callable[[Packed, Tensor | None], Tensor | Mapping[str, Tensor]]
+Compute = Callable[[Packed, Any], Hidden]
 """(batch, what the stage before returned) -> what the next one gets, or the outputs by name."""
 COMPUTE_DTYPES = {
     "float32": torch.float32,
@@ -52,6 +54,7 @@ class Stage:
         self._outputs = outputs if answers else ()
         self._finish = source.finish(shard) if answers and source.finish else None
         self._begun_at, self._checked = 0, False
+        self._before, self._behind = (Handover(shard.communicator, shard.device) for _ in range(2))
         self.phases: dict[str, float] = {}
         self.padded = 0
 
@@ -91,14 +94,12 @@ class Stage:
         if self._check:
             self._check(batch)
         self._checked = True
-        hidden = None if self._shard.is_first else communicator.receive()
+        hidden = None if self._shard.is_first else self._before.receive()
         result = self._compute(batch, hidden)
         self.padded = batch.padded
         if self._shard.is_last:
             return self._answer(batch, result)
-        if not isinstance(result, Tensor):
-            raise LoadError("a stage that is not the last must return the tensor to hand on")
-        communicator.send(result.contiguous())
+        self._behind.send(result)
         return {}
 
     def is_apart(self) -> bool:
