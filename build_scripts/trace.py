@@ -223,6 +223,10 @@ def trace(
     Raises:
         BuildError: the module does what cannot be exported.
     """
+    if len(config.groups) > 1:
+        raise BuildError(
+            "Inputs with lengths of their own (parameter lengths) no graph has: take engine torch."
+        )
     is_ragged = config.has_ragged_input
     kind = {"is_ragged": is_ragged, "rectangular": onnx and is_ragged}
     tensors = example(config, device, said)

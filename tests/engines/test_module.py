@@ -1,10 +1,14 @@
 """A module of one's own may treat what it is given as its own."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
 
-from tests.support.configs import module_config
+from tests.support.configs import FP32, INT32, model_config, module_config, tensor
 from tests.support.replicas import LIMIT, served
 
 IN_PLACE = """
@@ -42,3 +46,70 @@ def test_ranks_that_work_in_place_do_not_spoil_each_others_inputs(tmp_path: Path
             for each, future in zip(asked, futures, strict=True):
                 expected = (each - 8) / 2 * 3
                 np.testing.assert_array_equal(future.result(LIMIT)["Y"], expected)
+
+
+# Words and sound of their own lengths: each word sees all of its sequence, and gets the mean sound.
+TWO_LENGTHS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.out = nn.Embedding(9, 4), nn.Linear(4, 4)
+
+    def forward(self, IDS, SOUND, batch):
+        x = self.words(IDS)[..., None]
+        x = batch.attend(x, x, x)
+        sound = batch.of("SOUND")
+        sums = torch.segment_reduce(SOUND, "sum", lengths=sound.cu_seqlens.diff())
+        means = sums / sound.cu_seqlens.diff().clamp(min=1)[:, None]
+        x = self.out(x) + means.repeat_interleave(batch.cu_seqlens.diff(), 0)
+        return {"Y": x, "Z": SOUND + sound.positions[:, None], "MEAN": means}
+
+plan = {"words": "colwise", "out": "rowwise"}
+"""
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_inputs_of_their_own_lengths_some_empty(tmp_path: Path, size: int) -> None:
+    (version := tmp_path / "1").mkdir()
+    (version / "module.py").write_text(TWO_LENGTHS)
+    random = torch.Generator().manual_seed(0)
+    shapes = {"words.weight": (9, 4), "out.weight": (4, 4), "out.bias": (4,)}
+    w = {name: torch.rand(shape, generator=random) for name, shape in shapes.items()}
+    save_file(w, version / "model.safetensors")
+    inputs = [
+        tensor("IDS", INT32, -1, allow_ragged_batch=True),
+        tensor("SOUND", FP32, -1, 4, allow_ragged_batch=True),
+        *(tensor(name, INT32, 1) for name in "NM"),
+    ]
+    outputs = [tensor("Y", FP32, -1, 4), tensor("Z", FP32, -1, 4), tensor("MEAN", FP32, 4)]
+    sizes: dict[str, Any] = {"tensor_parallel_size": size, "min_sequence_length": 0}
+    said = "N:IDS+Y, M:SOUND+Z"
+    config = model_config(tmp_path, inputs, outputs, engine="torch", lengths=said, **sizes)
+    numbers = np.random.default_rng(0)
+    requests = []
+    for pairs in ([(3, 5)], [(0, 2), (4, 0)], [(0, 0)], [(1, 1), (0, 0), (2, 3)]):
+        n, m = (np.array(each, np.int32)[:, None] for each in zip(*pairs, strict=True))
+        ids = numbers.integers(0, 9, (len(pairs), n.max())).astype(np.int32)
+        sound = numbers.random((len(pairs), m.max(), 4), np.float32)
+        requests.append({"IDS": ids, "SOUND": sound, "N": n, "M": m})
+    with served(config, tmp_path) as replica:
+        answers = [each.result(LIMIT) for each in replica.ask_all(requests)]
+        alone = replica.ask(**requests[2]).result(LIMIT)
+        assert replica.metrics()["python_mp_restarts_total"] == 0
+    assert alone["Y"].shape == (1, 0, 4)
+    for request, answer in zip(requests, answers, strict=True):
+        for i, (n, m) in enumerate(zip(request["N"][:, 0], request["M"][:, 0], strict=True)):
+            x = w["words.weight"][torch.from_numpy(request["IDS"][i, :n])]
+            sound = torch.from_numpy(request["SOUND"][i, :m])
+            mean = sound.sum(0) / max(m, 1)
+            scores = torch.softmax(x.T[:, :, None] * x.T[:, None], -1)  # Each column is a head.
+            attended = (scores @ x.T[:, :, None])[..., 0].T
+            y = attended @ w["out.weight"].T + w["out.bias"] + mean
+            np.testing.assert_allclose(answer["Y"][i, :n], y, 0, 1e-5)
+            np.testing.assert_allclose(answer["MEAN"][i], mean, 0, 1e-5)
+            np.testing.assert_allclose(
+                answer["Z"][i, :m], sound + torch.arange(m)[:, None], 0, 1e-5
+            )

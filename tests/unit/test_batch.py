@@ -72,6 +72,54 @@ def test_pack_then_split_is_the_identity(requests: list[list[int]]) -> None:
         assert np.array_equal(answer["SUM"], each.inputs["BIAS"].sum(1, keepdims=True))
 
 
+GROUPS = model_config(
+    Path("m"),
+    [
+        *(ragged("AUDIO", FP32, 2), ragged("IDS", INT32), ragged("TYPES", INT32)),
+        *(tensor("SECONDS", INT32, 1), tensor("LENGTHS", INT32, 1, optional=True)),
+    ],
+    [tensor("SOUND", FP32, -1, 2), tensor("WORDS", INT32, -1), tensor("SUM", INT32, 1)],
+    engine="echo",
+    lengths="LENGTHS:IDS+TYPES+WORDS, SECONDS:AUDIO+SOUND",
+    min_sequence_length=0,
+)
+PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=4)
+
+
+@given(st.lists(PAIRS, min_size=1, max_size=4), st.integers(0, 2))
+def test_inputs_of_their_own_lengths(requests: list[list[tuple[int, int]]], padding: int) -> None:
+    """Sequences may be empty; TYPES has the lengths of IDS, each output those of its group."""
+    random, read = np.random.default_rng(0), []
+    for pairs in requests:
+        words, sounds = (np.array(each, np.int32) for each in zip(*pairs, strict=True))
+        ids = random.integers(1, 9, (len(pairs), max(words) + padding)).astype(np.int32)
+        audio = random.random((len(pairs), max(sounds), 2), np.float32)
+        given = {"LENGTHS": words[:, None], "SECONDS": sounds[:, None]}
+        read.append(
+            read_request(
+                {"IDS": ids, "TYPES": -ids, "AUDIO": audio} | given, GROUPS, FutureAnswer()
+            )
+        )
+    flat = [pair for pairs in requests for pair in pairs]
+    batch = Batch(1, tuple(read))
+    packed = {name: np.concatenate(parts) for name, parts in batch.pack(GROUPS).items()}
+    assert packed[CU_SEQLENS].tolist() == [0, *np.cumsum([words for words, _ in flat])]
+    assert packed["cu_seqlens:AUDIO+SOUND"].tolist() == [0, *np.cumsum([each for _, each in flat])]
+    assert packed.keys() == {"IDS", "TYPES", "AUDIO", CU_SEQLENS, "cu_seqlens:AUDIO+SOUND"}
+    np.testing.assert_array_equal(packed["IDS"], -packed["TYPES"])
+    sums = np.zeros((len(flat), 1), np.int32)
+    outputs = {"SOUND": packed["AUDIO"], "WORDS": packed["TYPES"], "SUM": sums}
+    for each, answer, pairs in zip(
+        read, batch.split(outputs, GROUPS.outputs), requests, strict=True
+    ):
+        assert each.tokens == sum(map(sum, pairs))
+        assert each.size.tokens == sum(max(1, n) for pair in pairs for n in pair)
+        for n, (words, sounds) in enumerate(pairs):
+            assert np.array_equal(answer["WORDS"][n, :words], each.inputs["TYPES"][n, :words])
+            assert np.array_equal(answer["SOUND"][n, :sounds], each.inputs["AUDIO"][n, :sounds])
+            assert not answer["WORDS"][n, words:].any()
+
+
 def test_signature_tells_apart_what_cannot_be_packed_together() -> None:
     def signature(config: ModelConfig, **inputs: Array) -> Any:
         return read_request(inputs, config, FutureAnswer()).signature
@@ -114,4 +162,4 @@ def test_inputs_that_are_no_batch_are_refused(inputs: dict[str, Array], said: st
     with pytest.raises(InvalidInput, match=said):
         read_request(inputs, CONFIG, FutureAnswer())
     read = read_request(made(4, 4, b=3), CONFIG, FutureAnswer())
-    assert (list(read.lengths), read.tokens) == ([4, 4, 4], 12)
+    assert (read.lengths, read.tokens) == ([[4, 4, 4]], 12)

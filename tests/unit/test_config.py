@@ -51,6 +51,7 @@ GIVEN: dict[str, int | str] = {
     "dtype": "bfloat16",
     "collectives": "gloo",
     "lengths": "LENGTHS",
+    "min_sequence_length": 0,
     "task": "embed",
     "max_batch_tokens": 7,
     "max_batch_bytes": 1024,
@@ -112,3 +113,29 @@ def test_what_was_built_says_engine_and_dtype() -> None:
         parse(text, "models/m", "1", "onnxruntime", "int8")
     with pytest.raises(ConfigError, match="'engine' is missing, which .*; one of echo"):
         model_config(Path("m"), [IDS], [HIDDEN])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "said"),
+    [
+        ("N:A", "names 'B' 0 times"),
+        ("N:A+B, M:B+Y", "names 'B' 2 times"),
+        ("N:A+B, M:D+Y", "names 'D', which is not ragged"),
+        ("N:A+B, M:Z+Y", "names 'Z', which is no tensor of the model"),
+        ("N:A, O:B+Y", "names 'O', which is no input TYPE_INT32"),
+        ("N:A, M:", "is 'N:A, M:'; write the input of lengths, or several with their tensors"),
+        ("N:A+B, :Y", "write the input of lengths"),
+    ],
+)
+def test_lengths_of_their_own_name_each_ragged_tensor_once(lengths: str, said: str) -> None:
+    def config(lengths: str) -> ModelConfig:
+        inputs = [tensor(each, INT32, -1, allow_ragged_batch=True) for each in "AB"]
+        inputs += [tensor(each, INT32, 1) for each in "NMD"]
+        outputs = [tensor("Y", INT32, -1), tensor("S", INT32, 1)]
+        return model_config(Path("m"), inputs, outputs, engine="echo", lengths=lengths)
+
+    good = config("N:A+Y, M : B")
+    assert [each.group for each in (*good.inputs, *good.outputs)] == [0, 1, 0, 0, 0, 0, 0]
+    assert good.batch_inputs == ("A", "B", "D")
+    with pytest.raises(ConfigError, match=f"'lengths'.*{said}"):
+        config(lengths)

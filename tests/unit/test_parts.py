@@ -58,10 +58,10 @@ def test_the_answer_is_that_of_the_uncut_request(lengths: list[int], order: rand
     whole = request(lengths)
     (expected,) = compute(Batch(1, (whole,)))
     parts = cut(whole, CONFIG)
-    assert [n for part in parts for n in part.lengths] == lengths
+    assert [n for part in parts for n in part.lengths[0]] == lengths
     assert all(part.size.fits(CONFIG.parameters) for part in parts)
     assert sum(part.nbytes for part in parts) == whole.nbytes
-    larger = [request([*part.lengths, *after.lengths[:1]]) for part, after in pairwise(parts)]
+    larger = [request([*part.lengths[0], *after.lengths[0][:1]]) for part, after in pairwise(parts)]
     assert not any(each.size.fits(CONFIG.parameters) for each in larger), "a part is full"
     whole.answer.cancelled = True  # type: ignore[attr-defined]
     assert all(part.is_cancelled() for part in parts)

@@ -16,7 +16,7 @@ RAISED = GroupEnded("rank 0 raised", raised="ValueError: no")
 
 
 def request() -> Request:
-    return Request({}, [1], (), FutureAnswer())
+    return Request({}, [[1]], (), FutureAnswer())
 
 
 @pytest.mark.parametrize(("end", "deaths"), [(CRASH, 2), (KILL, 4)])
@@ -42,7 +42,7 @@ def test_the_poison_are_known_again_by_their_content(monkeypatch: pytest.MonkeyP
     poison.add(with_x([1, 2], deaths=2.0))
     assert with_x([1, 2]) in poison
     assert with_x([2, 1]) not in poison
-    assert Request({"Y": with_x([1, 2]).inputs["X"]}, [1], (), FutureAnswer()) not in poison
+    assert Request({"Y": with_x([1, 2]).inputs["X"]}, [[1]], (), FutureAnswer()) not in poison
     later = time.monotonic() + REMEMBER_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
     monkeypatch.setattr(Request, "content", None)  # Nor is anything hashed any more.
@@ -51,7 +51,7 @@ def test_the_poison_are_known_again_by_their_content(monkeypatch: pytest.MonkeyP
 
 def with_x(values: list[int], deaths: float = 0.0) -> Request:
     x = np.array(values, np.int32)
-    return Request({"X": x}, [1], (), FutureAnswer(), suspicion=deaths)
+    return Request({"X": x}, [[1]], (), FutureAnswer(), suspicion=deaths)
 
 
 def test_what_is_told_counts_as_known_however_often() -> None:

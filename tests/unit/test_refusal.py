@@ -47,7 +47,7 @@ def test_a_mask_may_be_of_sequences_too() -> None:
 
 @given(LENGTHS, st.data())
 def test_a_sequence_has_one_owner(counts: list[int], data: st.DataObject) -> None:
-    requests = tuple(Request({}, [1] * count, (), FutureAnswer()) for count in counts)
+    requests = tuple(Request({}, [[1] * count], (), FutureAnswer()) for count in counts)
     owner = [request for request, n in zip(requests, counts, strict=True) for _ in range(n)]
     named = data.draw(st.lists(st.sampled_from(range(len(owner)))))
     expected = [r for r in requests if any(owner[n] is r for n in named)]

@@ -19,7 +19,7 @@ from tests.support.replicas import FutureAnswer
 
 def request(tokens: int = 1, nbytes: int = 4, signature: str = "", **more: Any) -> Request:
     inputs = {"X": np.zeros(nbytes, np.uint8)}
-    return Request(inputs, [tokens], ((signature, ()),), FutureAnswer(), **more)
+    return Request(inputs, [[tokens]], ((signature, ()),), FutureAnswer(), **more)
 
 
 def scheduler(*requests: Request, tokens: int = 10, size: int = 100, **bounds: int) -> Scheduler:

@@ -21,11 +21,11 @@ def slots(config: ModelConfig) -> int:
 
 
 def half(config: ModelConfig) -> int:
-    """Bytes for a batch's inputs, and for its outputs: with cu_seqlens (a sequence has at least one
-    token) and each tensor's alignment."""
-    sizes = config.parameters
-    tensors = max(len(config.inputs) + 1, len(config.outputs))
-    return sizes.max_batch_bytes + 4 * (sizes.max_batch_tokens + 1) + ALIGN * tensors
+    """Bytes for a batch's inputs, and for its outputs: with cu_seqlens (a sequence counts as at
+    least one token of each group) and each tensor's alignment."""
+    sizes, groups = config.parameters, len(config.groups)
+    tensors = max(len(config.inputs) + groups, len(config.outputs))
+    return sizes.max_batch_bytes + 4 * (sizes.max_batch_tokens + groups) + ALIGN * tensors
 
 
 def admit(config: ModelConfig, memory: int | None = None) -> None:

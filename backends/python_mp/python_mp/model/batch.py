@@ -15,9 +15,9 @@ from itertools import accumulate
 
 import numpy as np
 
-from .config import CU_SEQLENS as CU_SEQLENS
 from .config import ModelConfig, TensorSpec
 from .errors import RequestFailed
+from .ragged_groups import CU_SEQLENS as CU_SEQLENS
 from .request import Array, Outputs, Request, check_nbytes
 
 
@@ -29,34 +29,41 @@ class Batch:
     requests: tuple[Request, ...]
 
     @cached_property
-    def lengths(self) -> list[int]:
-        """Rows of each sequence."""
-        return [length for request in self.requests for length in request.lengths]
+    def lengths(self) -> list[list[int]]:
+        """Rows of each sequence, for each group of ragged tensors."""
+        groups = range(len(self.requests[0].lengths))
+        return [[n for request in self.requests for n in request.lengths[g]] for g in groups]
+
+    @property
+    def sequences(self) -> int:
+        return len(self.lengths[0])
 
     @cached_property
     def tokens(self) -> int:
+        """Rows of all groups."""
         return sum(request.tokens for request in self.requests)
 
     def owners(self, sequences: Iterable[int]) -> list[Request]:
         """Of these sequences of the batch, in order."""
-        ends = list(accumulate(map(_b, self.requests)))
+        ends = list(accumulate(request.sequences for request in self.requests))
         found = {bisect_right(ends, each) for each in sequences}
         return [request for at, request in enumerate(self.requests) if at in found]
 
     @property
     def tokens_saved(self) -> int:
         """Rows that padding every sequence to the longest would have added."""
-        return max(self.lengths) * len(self.lengths) - self.tokens
+        return sum(max(group) * len(group) - sum(group) for group in self.lengths)
 
     def pack(self, config: ModelConfig) -> dict[str, list[Array]]:
         """Every tensor as the list of parts that stand end to end in it; with ragged inputs also
-        `cu_seqlens`, int32 [sequences + 1]."""
+        each group's `cu_seqlens`, int32 [sequences + 1]."""
         parts: dict[str, list[Array]] = {}
         if config.has_ragged_input:
-            ends = accumulate(self.lengths, initial=0)
-            parts[CU_SEQLENS] = [np.fromiter(ends, np.int32, len(self.lengths) + 1)]
+            for group, lengths in zip(config.groups, self.lengths, strict=True):
+                ends = accumulate(lengths, initial=0)
+                parts[group.cu_seqlens] = [np.fromiter(ends, np.int32, self.sequences + 1)]
         for spec in config.inputs:
-            if spec.name in self.requests[0].inputs and spec.name != config.parameters.lengths:
+            if spec.name in self.requests[0].inputs and spec.name in config.batch_inputs:
                 parts[spec.name] = [
                     rows for request in self.requests for rows in _rows(request, spec)
                 ]
@@ -75,16 +82,17 @@ class Batch:
                 as it was given, or too much.
         """
         for spec in specs:
-            check_output(outputs, spec, self.tokens if spec.ragged else len(self.lengths))
-        answers, sequence, token = [], 0, 0
-        for request in self.requests:
-            answer = {}
-            for spec in specs:
-                start, count = (token, request.tokens) if spec.ragged else (sequence, _b(request))
-                rows = outputs[spec.name][start : start + count]
-                answer[spec.name] = _unpack(rows, request.lengths, most) if spec.ragged else rows
-            answers.append(answer)
-            sequence, token = sequence + _b(request), token + request.tokens
+            rows = sum(self.lengths[spec.group]) if spec.ragged else self.sequences
+            check_output(outputs, spec, rows)
+        answers: list[Outputs] = [{} for _ in self.requests]
+        for spec in specs:
+            start = 0
+            for request, answer in zip(self.requests, answers, strict=True):
+                lengths = request.lengths[spec.group]
+                stop = start + (sum(lengths) if spec.ragged else request.sequences)
+                found = outputs[spec.name][start:stop]
+                answer[spec.name] = _unpack(found, lengths, most) if spec.ragged else found
+                start = stop
         return answers
 
 
@@ -100,17 +108,11 @@ def check_output(outputs: Mapping[str, Array], spec: TensorSpec, rows: int) -> N
         )
 
 
-def _b(request: Request) -> int:
-    return len(request.lengths)
-
-
 def _rows(request: Request, spec: TensorSpec) -> list[Array]:
     array = request.inputs[spec.name]
     if not spec.ragged:
         return [array]
-    if _b(request) == 1:
-        return [array[0, : request.tokens]]
-    return [row[:length] for row, length in zip(array, request.lengths, strict=True)]
+    return [row[:n] for row, n in zip(array, request.lengths[spec.group], strict=True)]
 
 
 def _unpack(rows: Array, lengths: Sequence[int], most: float) -> Array:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import ragged_groups
 from .errors import ConfigError
 from .parameters import UNBUILT, read
 from .parameters import Parameters as Parameters
+from .ragged_groups import CU_SEQLENS, Group
 from .unsupported import refuse
 
 NUMPY_DTYPES = {
@@ -28,7 +30,6 @@ NUMPY_DTYPES = {
     "TYPE_FP32": "float32",
     "TYPE_FP64": "float64",
 }
-CU_SEQLENS = "cu_seqlens"
 GRAPH_INPUTS = frozenset({"hidden", "hidden_out", "positions", "gather", "segments", "scatter"})
 """What compiled graphs get besides the model's own inputs."""
 
@@ -47,6 +48,8 @@ class TensorSpec:
     dims: tuple[int, ...]
     ragged: bool
     optional: bool = False
+    group: int = 0
+    """Of a ragged one, that of `ModelConfig.groups` whose lengths it has."""
 
     @property
     def row(self) -> tuple[int, ...]:
@@ -97,10 +100,16 @@ class ModelConfig:
         """Ranks in one replica."""
         return self.parameters.tensor_parallel_size * self.parameters.pipeline_parallel_size
 
-    @property
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Of ragged tensors, which have lengths in common; one where nothing is ragged."""
+        return ragged_groups.read(self.parameters.lengths)
+
+    @cached_property
     def batch_inputs(self) -> tuple[str, ...]:
         """Names of the inputs that batches have: all but those that say lengths."""
-        return tuple(each.name for each in self.inputs if each.name != self.parameters.lengths)
+        said = {group.lengths for group in self.groups}
+        return tuple(each.name for each in self.inputs if each.name not in said)
 
     @cached_property
     def has_ragged_input(self) -> bool:
@@ -122,16 +131,19 @@ def parse(
     refuse(raw)
     inputs = tuple(_tensor(item, raw.get("max_batch_size", 0)) for item in raw["input"])
     ragged = any(spec.ragged for spec in inputs)
+    outputs = tuple(_output(item, ragged) for item in raw["output"])
     given = {key: item["string_value"] for key, item in raw.get("parameters", {}).items()}
+    parameters = read(given, {"engine": engine, "dtype": dtype} if engine else {})
+    groups = ragged_groups.read(parameters.lengths)
     config = ModelConfig(
         name=raw["name"],
         version=int(version),
         folder=Path(repository) / version,
         max_batch_size=raw["max_batch_size"],
-        inputs=inputs,
-        outputs=tuple(_output(item, ragged) for item in raw["output"]),
+        inputs=tuple(replace(s, group=ragged_groups.of(groups, s.name)) for s in inputs),
+        outputs=tuple(replace(s, group=ragged_groups.of(groups, s.name)) for s in outputs),
         instance_groups=tuple(_instance_group(item) for item in raw["instance_group"]),
-        parameters=read(given, {"engine": engine, "dtype": dtype} if engine else {}),
+        parameters=parameters,
         module_parameters={
             key.removeprefix("module."): value
             for key, value in given.items()
@@ -185,13 +197,18 @@ def _instance_group(item: dict[str, Any]) -> InstanceGroup:
 
 
 def _check_lengths(config: ModelConfig) -> None:
-    name = config.parameters.lengths
-    if not name:
+    if not config.parameters.lengths:
         return
     if not config.has_ragged_input:
         raise ConfigError("parameter 'lengths' needs an input with allow_ragged_batch")
-    if not any(s.name == name and s.dtype == "int32" and s.dims == (1,) for s in config.inputs):
-        raise ConfigError(f"parameter 'lengths' names '{name}', which is no input TYPE_INT32 [1]")
+    for name in (group.lengths for group in config.groups):
+        if not any(s.name == name and s.dtype == "int32" and s.dims == (1,) for s in config.inputs):
+            raise ConfigError(
+                f"parameter 'lengths' names '{name}', which is no input TYPE_INT32 [1]"
+            )
+    tensors = (*config.inputs, *config.outputs)
+    ragged, others = ([s.name for s in tensors if s.ragged is kind] for kind in (True, False))
+    ragged_groups.check(config.groups, ragged, others)
 
 
 def _check_names(config: ModelConfig) -> None:
@@ -201,7 +218,7 @@ def _check_names(config: ModelConfig) -> None:
     if compiled:
         taken |= GRAPH_INPUTS
     for spec in config.inputs:
-        if spec.name in taken:
+        if spec.name in taken or spec.name.startswith(f"{CU_SEQLENS}:"):
             raise ConfigError(
                 f"input '{spec.name}' has the name of a tensor that python_mp adds to each batch;"
                 " name it otherwise"

@@ -42,6 +42,7 @@ class Parameters:
     dtype: str = "float32"
     collectives: str = "auto"
     lengths: str = ""
+    min_sequence_length: int = 1
     task: str = ""
     max_batch_tokens: int = 4096
     max_batch_bytes: int = 64 << 20
@@ -135,6 +136,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "dtype": _one_of(*DTYPES),
     "collectives": _one_of(*COLLECTIVES),
     "lengths": lambda _, value: value,
+    "min_sequence_length": _whole(0, 1 << 12),
     "task": _one_of(*TASKS),
     "max_batch_tokens": _whole(1, 1 << 24),
     "max_batch_bytes": _whole(1 << 10, 1 << 36),

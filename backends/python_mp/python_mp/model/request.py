@@ -26,6 +26,7 @@ _ANSWERING = Lock()
 
 Array = npt.NDArray[Any]
 Outputs = dict[str, Array]
+Lengths = Sequence[Sequence[int]]
 Signature = tuple[tuple[str, tuple[int, ...]], ...]
 """Inputs present and the shapes of their rows; only requests with equal ones share a batch."""
 
@@ -49,7 +50,8 @@ class Answer(Protocol):
 class Request:
     """One Triton request: `inputs[name]` is [b, ...] as the client sent it.
 
-    `lengths` has the packed rows of each of its b sequences (1 where nothing is ragged).
+    `lengths` has, for each group of ragged tensors, the packed rows of each of its b sequences (1
+    where nothing is ragged).
     `suspicion` grows with every group that died with this request in hand; `alone` keeps it out of
     others' batches, so that it can only hurt itself; `company` is the most requests that its batch
     may have. Past `deadline` it need not be computed any more. A `guest` came from another replica
@@ -59,7 +61,7 @@ class Request:
     """
 
     inputs: Mapping[str, Array]
-    lengths: Sequence[int]
+    lengths: Lengths
     signature: Signature
     answer: Answer
     arrived: float = field(default_factory=time.perf_counter)
@@ -96,9 +98,14 @@ class Request:
             outputs = {n: a if a.flags.owndata else a.copy() for n, a in outputs.items()}
         self.answer.send(outputs)
 
+    @property
+    def sequences(self) -> int:
+        return len(self.lengths[0])
+
     @cached_property
     def tokens(self) -> int:
-        return sum(self.lengths)
+        """Rows of all groups."""
+        return sum(map(sum, self.lengths))
 
     @cached_property
     def nbytes(self) -> int:
@@ -106,7 +113,7 @@ class Request:
 
     @cached_property
     def size(self) -> Size:
-        return Size(self.tokens, self.nbytes, self.output_nbytes)
+        return Size(bounded_tokens(self.lengths), self.nbytes, self.output_nbytes)
 
     @cached_property
     def content(self) -> bytes:
@@ -131,14 +138,13 @@ def read_request(inputs: Mapping[str, Array], config: ModelConfig, answer: Answe
             shape = list(inputs[spec.name].shape)
             raise InvalidInput(f"'{spec.name}' has shape {shape}, which lacks the batch dimension")
     signature = tuple((s.name, inputs[s.name].shape[1 + s.ragged :]) for s in present)
-    ragged = {spec.name: inputs[spec.name].shape[1] for spec in present if spec.ragged}
     sequences = {spec.name: inputs[spec.name].shape[0] for spec in present}
     count = min(sequences.values(), default=0)
     if count < 1:
         raise InvalidInput("the batch is empty")
     if count != max(sequences.values()):
         raise InvalidInput(f"inputs need the same number of sequences; got {sequences}")
-    lengths = _lengths(inputs, config, ragged, count) if ragged else [1] * count
+    lengths = [_lengths(inputs, config, group, count) for group in range(len(config.groups))]
     return Request(
         inputs,
         lengths,
@@ -149,16 +155,22 @@ def read_request(inputs: Mapping[str, Array], config: ModelConfig, answer: Answe
     )
 
 
-def output_nbytes(lengths: Sequence[int], config: ModelConfig) -> int:
+def bounded_tokens(lengths: Lengths) -> int:
+    """What `max_batch_tokens` bounds: rows, where an empty sequence counts as one of one row."""
+    return sum(max(1, length) for group in lengths for length in group)
+
+
+def output_nbytes(lengths: Lengths, config: ModelConfig) -> int:
     """Of sequences of these lengths; where the size of a row is free, at least."""
     return sum(
-        spec.row_nbytes * (sum(lengths) if spec.ragged else len(lengths)) for spec in config.outputs
+        spec.row_nbytes * (sum(lengths[spec.group]) if spec.ragged else len(lengths[0]))
+        for spec in config.outputs
     )
 
 
-def answer_nbytes(lengths: Sequence[int], config: ModelConfig) -> int:
+def answer_nbytes(lengths: Lengths, config: ModelConfig) -> int:
     """Of these sequences' outputs as the client gets them: all are as long as the longest."""
-    return output_nbytes([max(lengths)] * len(lengths), config)
+    return output_nbytes([[max(group)] * len(group) for group in lengths], config)
 
 
 def check_nbytes(nbytes: int, most: float) -> None:
@@ -171,13 +183,25 @@ def check_nbytes(nbytes: int, most: float) -> None:
 
 
 def _lengths(
-    inputs: Mapping[str, Array], config: ModelConfig, ragged: Mapping[str, int], count: int
-) -> list[int]:
-    width = min(ragged.values())
-    if width < 1 or width != max(ragged.values()):
-        raise InvalidInput(f"ragged inputs need the same number of rows, at least 1; got {ragged}")
-    name = config.parameters.lengths
+    inputs: Mapping[str, Array], config: ModelConfig, group: int, count: int
+) -> Sequence[int]:
+    """Of the sequences, in the group of that number."""
+    ragged = {
+        spec.name: inputs[spec.name].shape[1]
+        for spec in config.inputs
+        if spec.ragged and spec.group == group and spec.name in inputs
+    }
+    if not ragged:
+        return [0 if config.has_ragged_input and group else 1] * count
+    least, width = config.parameters.min_sequence_length, min(ragged.values())
+    if width < least or width != max(ragged.values()):
+        raise InvalidInput(
+            f"ragged inputs need the same number of rows, at least {least}; got {ragged}"
+        )
+    name = config.groups[group].lengths
     given: list[int] = inputs[name].ravel().tolist() if name in inputs else [width] * count
-    if min(given) < 1 or max(given) > width:
-        raise InvalidInput(f"'{name}' holds {min(given)} to {max(given)}; it must be 1 to {width}")
+    if min(given) < least or max(given) > width:
+        raise InvalidInput(
+            f"'{name}' holds {min(given)} to {max(given)}; it must be {least} to {width}"
+        )
     return given

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..model.admission import check_hardware
 from ..model.config import TensorSpec
-from ..model.errors import LoadError
+from ..model.errors import InvalidInput, LoadError
 from ..model.manifest import Manifest
+from ..model.parameters import UNBUILT
 from ..model.rank_spec import RankSpec
 from ..model.request import Array
 from ..sharding.packed import Packed
@@ -57,6 +58,7 @@ class Stage:
         self._before, self._behind = (Handover(shard.communicator, shard.device) for _ in range(2))
         self.phases: dict[str, float] = {}
         self.padded = 0
+        self._is_compiled = False
 
     @classmethod
     def load(cls, spec: RankSpec, engine: Callable[[Shard, Source], Compute]) -> Stage:
@@ -78,6 +80,7 @@ class Stage:
         source = read(shard.folder)
         compute = engine(shard, source)
         stage = cls(shard, device, compute, source, spec.config.outputs)
+        stage._is_compiled = spec.config.parameters.engine not in UNBUILT
         times.append(time.monotonic())
         warm_up(stage.forward, spec.config, manifest.sample_dims if manifest else {})
         times.append(time.monotonic())
@@ -91,6 +94,8 @@ class Stage:
         self._begun_at, self._checked = communicator.operations(), False
         alone = self._shard.size * self._shard.stages == 1
         batch = Packed(inputs, self._shard.device, shared=not alone)
+        if self._is_compiled and batch.is_ragged and not any(batch.lengths):
+            raise InvalidInput("the sequences are empty, so that there is nothing to compute")
         if self._check:
             self._check(batch)
         self._checked = True

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ..model.batch import CU_SEQLENS, check_output
+from ..model.batch import check_output
 from ..model.config import ModelConfig, TensorSpec
 from ..model.errors import InvalidInput, LoadError, PythonMpError, RequestFailed
 from ..model.request import Array
@@ -36,14 +36,18 @@ def warm_up(
     used = [
         each for each in config.inputs if not each.optional and each.name in config.batch_inputs
     ]
-    zeros = {s.name: np.zeros([1, *sample_dims(s, said)[s.ragged :]], s.dtype) for s in used}
+    rows = max(1, config.parameters.min_sequence_length)
+    zeros = {
+        s.name: np.zeros([rows if s.ragged else 1, *sample_dims(s, said)[s.ragged :]], s.dtype)
+        for s in used
+    }
     guessed = [s.name for s in used if s.name not in said and -1 in s.row]
-    if config.has_ragged_input:
-        zeros[CU_SEQLENS] = np.array([0, 1], np.int32)
+    for group in config.groups if config.has_ragged_input else ():
+        zeros[group.cu_seqlens] = np.array([0, rows], np.int32)
     try:
         outputs = forward(zeros)
         for spec in config.outputs if outputs else ():
-            check_output(outputs, spec, 1)
+            check_output(outputs, spec, rows if spec.ragged else 1)
             _compare(spec, outputs[spec.name].shape[1:])
     except InvalidInput:
         pass

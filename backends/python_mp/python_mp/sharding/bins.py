@@ -26,7 +26,7 @@ def fill(lengths: Sequence[int]) -> tuple[Array, Array, Array]:
         segments int32 [rows, width]: whose place it is, NOBODY where it is nobody's.
         scatter int32 [tokens]: each token's place in the flattened rectangle.
     """
-    width = max(lengths)
+    width = max(1, *lengths)
     places = _places(lengths, width)
     starts = np.cumsum([0, *lengths[:-1]])
     shape = (places.max() // width + 1, width)
@@ -43,7 +43,9 @@ def _places(lengths: Sequence[int], width: int) -> Array:
     """Where each sequence begins in the flattened rectangle."""
     places, used = np.empty(len(lengths), np.int64), list[int]()
     for sequence in sorted(range(len(lengths)), key=lambda each: -lengths[each]):
-        length = lengths[sequence]
+        if not (length := lengths[sequence]):
+            places[sequence] = 0  # Nowhere, really.
+            continue
         row = next((r for r, taken in enumerate(used) if taken + length <= width), len(used))
         if row == len(used):
             used.append(0)

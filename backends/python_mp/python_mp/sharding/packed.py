@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..model.batch import CU_SEQLENS
-from ..model.errors import InvalidInput
 from ..model.request import Array
-from .attention import Bias, Masking, attention
 from .bins import fill
 from .rectangles import MOST_PADDING, Rectangle, in_rectangles, rows
+from .sequences import Sequences, refuse_rows
 
 HIDDEN, HIDDEN_OUT = "hidden", "hidden_out"
 """Of a compiled graph: what the stage before handed over, what it hands on."""
@@ -48,57 +47,57 @@ class Packed:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
+    def of(self, name: str) -> Sequences:
+        """Where the sequences of the ragged input `name` lie: those of one input may be of other
+        lengths than those of another. `cu_seqlens`, `lengths`, `positions`, `attend` and `refuse`
+        of the batch are those of the first one."""
+        return self._sequences[self._keys.get(name, CU_SEQLENS)]
+
+    @cached_property
+    def _sequences(self) -> dict[str, Sequences]:
+        keys = [key for key in self._tensors if key.partition(":")[0] == CU_SEQLENS]
+        return {key: Sequences(self[key]) for key in keys}
+
+    @cached_property
+    def _keys(self) -> dict[str, str]:
+        return {
+            name: key
+            for key in self._tensors
+            if key.startswith(f"{CU_SEQLENS}:")
+            for name in key.partition(":")[2].split("+")
+        }
+
     @property
     def cu_seqlens(self) -> Tensor:
         """int32 [sequences + 1]: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1]. Only
         models with a ragged input have it, `lengths`, `positions` and `attend`."""
         return self[CU_SEQLENS]
 
-    @cached_property
+    @property
     def lengths(self) -> list[int]:
         """Rows of each sequence."""
-        lengths: list[int] = self.cu_seqlens.diff().tolist()
-        return lengths
+        return self._sequences[CU_SEQLENS].lengths
 
-    @cached_property
+    @property
     def positions(self) -> Tensor:
         """int32 [tokens]: each row's place in its sequence."""
-        ends = self.cu_seqlens
-        before = torch.repeat_interleave(ends[:-1], ends.diff())
-        return torch.arange(len(before), dtype=torch.int32, device=ends.device) - before
+        return self._sequences[CU_SEQLENS].positions
 
     @property
     def is_ragged(self) -> bool:
         """Whether its rows are those of sequences."""
         return CU_SEQLENS in self
 
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        causal: bool = False,
-        window: int | None = None,
-        scale: float | None = None,
-        softcap: float | None = None,
-        sinks: Tensor | None = None,
-        bias: Bias | None = None,
-    ) -> Tensor:
-        """Softmax attention of each row to the rows of its sequence; see `attention`.
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
+        """Softmax attention of each row to the rows of its sequence: see `Sequences.attend`."""
+        return self._sequences[CU_SEQLENS].attend(q, k, v, **how)
 
-        Args:
-            q: [tokens, heads, head size].
-            k, v: the same, or with fewer heads, each for as many heads of q (grouped queries).
-            causal, window, scale, softcap: see `Masking`.
-            sinks: [heads], a score of nothing that each row sees as well.
-            bias: of a sequence's length: float [heads, length, length], added to the scores.
-
-        Returns:
-            [tokens, heads x head size].
-        """
-        masking = Masking(causal, window, scale, softcap)
-        return attention(q, k, v, self.lengths, masking, bias, sinks)
+    def refuse(self, bad: Tensor, text: str) -> None:
+        """For `check`: refuses the sequences with a row that is bad: see `Sequences.refuse`."""
+        if CU_SEQLENS in self:
+            self._sequences[CU_SEQLENS].refuse(bad, text)
+        else:
+            refuse_rows(bad, text)
 
     def in_rectangles(
         self, compute: Callable[[Rectangle], Tensor], most_padding: float = MOST_PADDING
@@ -115,24 +114,6 @@ class Packed:
             return compute(each)
 
         return in_rectangles(self.lengths, self._device, counted, most_padding)
-
-    def refuse(self, bad: Tensor, text: str) -> None:
-        """For `check`: refuses the sequences with a row that is bad; all others are computed.
-
-        Args:
-            bad: bool [tokens, ...] or [sequences, ...].
-            text: true of each of them, and for their clients' eyes.
-
-        Raises:
-            InvalidInput: there is one.
-        """
-        rows = bad.flatten(1).any(1) if bad.dim() > 1 else bad
-        found: list[int] = rows.nonzero().ravel().tolist()
-        if found and CU_SEQLENS in self and len(rows) != len(self.lengths):
-            ends = self.cu_seqlens.tolist()[1:]
-            found = sorted({bisect_right(ends, row) for row in found})
-        if found:
-            raise InvalidInput(text, found)
 
     def graph_inputs(self, names: Iterable[str], hidden: Tensor | None) -> dict[str, Tensor]:
         """What a compiled graph asks for by these names: inputs of the model, `hidden`, or what

@@ -15,11 +15,11 @@ def pool(states: Tensor, cu_seqlens: Tensor, modes: Sequence[str]) -> Tensor:
 
     Args:
         states: [tokens, hidden].
-        cu_seqlens: int32 [sequences + 1]; no sequence is empty.
+        cu_seqlens: int32 [sequences + 1].
         modes: of MODES.
 
     Returns:
-        [sequences, hidden x modes], in float32.
+        [sequences, hidden x modes], in float32; zeros for an empty sequence.
 
     Raises:
         LoadError: a mode is not known.
@@ -27,7 +27,14 @@ def pool(states: Tensor, cu_seqlens: Tensor, modes: Sequence[str]) -> Tensor:
     for mode in modes:
         if mode not in MODES:
             raise LoadError(f"pooling {mode!r} is not known; there are {', '.join(MODES)}")
-    return torch.cat([MODES[mode](states.float(), cu_seqlens.long()) for mode in modes], 1)
+    ends = cu_seqlens.long()
+    is_empty = ends.diff() == 0
+    if not is_empty.any():
+        return torch.cat([MODES[mode](states.float(), ends) for mode in modes], 1)
+    found = states.new_zeros(len(is_empty), states.shape[1] * len(modes), dtype=torch.float32)
+    rest = torch.cat([ends[:1], ends[1:][~is_empty]])
+    found[~is_empty] = pool(states, rest, modes)
+    return found
 
 
 def _first(states: Tensor, ends: Tensor) -> Tensor:

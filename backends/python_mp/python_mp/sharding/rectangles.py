@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..model.errors import InvalidInput
+
 MOST_PADDING = 0.2
 """Of a rectangle's width, that its shortest sequence may lack."""
 MOST_SCORES = 1 << 22
@@ -42,9 +44,9 @@ class Rectangle:
 def rectangles(
     lengths: Sequence[int], device: torch.device, most_padding: float = MOST_PADDING
 ) -> Iterator[Rectangle]:
-    """Few ones, with no more padding than that part of their width."""
+    """Few ones, with no more padding than that part of their width. No empty sequence is in any."""
     starts = torch.tensor([0, *lengths]).cumsum(0)
-    order = sorted(range(len(lengths)), key=lambda each: -lengths[each])
+    order = sorted((n for n, each in enumerate(lengths) if each), key=lambda n: -lengths[n])
     while order:
         width = lengths[order[0]]
         most = max(1, MOST_SCORES // max(1, width * width))
@@ -78,5 +80,6 @@ def in_rectangles(
         if found is None:
             found = values.new_empty(sum(lengths), *values.shape[2:])
         each.put(values, found)
-    assert found is not None
+    if found is None:
+        raise InvalidInput("the sequences are empty, so that there is nothing to compute")
     return found

@@ -18,7 +18,15 @@ import numpy as np
 
 from ...model.config import ModelConfig, Parameters
 from ...model.errors import InvalidInput, PythonMpError, RequestFailed
-from ...model.request import Array, Outputs, Request, answer_nbytes, check_nbytes, output_nbytes
+from ...model.request import (
+    Array,
+    Outputs,
+    Request,
+    answer_nbytes,
+    bounded_tokens,
+    check_nbytes,
+    output_nbytes,
+)
 from ...model.size import Size
 
 
@@ -41,15 +49,16 @@ def cut(request: Request, config: ModelConfig) -> list[Request]:
         return [request]
     whole = Whole(request, config)
     starts = list(_starts(_sizes(request, config), bounds))
-    for start, stop in pairwise([*starts, len(request.lengths)]):
+    for start, stop in pairwise([*starts, request.sequences]):
         whole.add(start, stop)
     return whole.parts
 
 
 def _sizes(request: Request, config: ModelConfig) -> list[Size]:
     """Of each sequence."""
-    nbytes = -(-request.nbytes // len(request.lengths))
-    return [Size(n, nbytes, output_nbytes([n], config)) for n in request.lengths]
+    nbytes = -(-request.nbytes // request.sequences)
+    alone = [[[n] for n in each] for each in zip(*request.lengths, strict=True)]
+    return [Size(bounded_tokens(n), nbytes, output_nbytes(n, config)) for n in alone]
 
 
 def _starts(sizes: Sequence[Size], bounds: Parameters) -> Iterator[int]:
@@ -77,7 +86,7 @@ class Whole:
 
     def add(self, start: int, stop: int) -> None:
         """A part with these of the sequences."""
-        lengths = self.request.lengths[start:stop]
+        lengths = [group[start:stop] for group in self.request.lengths]
         part = replace(
             self.request,
             inputs={name: array[start:stop] for name, array in self.request.inputs.items()},
@@ -109,12 +118,12 @@ class Whole:
         self.request.deliver(self.request.answer.fail, error)
 
     def _joined(self) -> Outputs:
-        longest = max(self.request.lengths)
+        longest = [max(group) for group in self.request.lengths]
         return {
             spec.name: _end_to_end(
                 spec.name,
                 [self._outputs[number][spec.name] for number in range(len(self.parts))],
-                longest if spec.ragged else None,
+                longest[spec.group] if spec.ragged else None,
                 self._most,
             )
             for spec in self._config.outputs
@@ -142,7 +151,7 @@ class PartAnswer:
 
 def _end_to_end(name: str, parts: Sequence[Array], longest: int | None, most: int) -> Array:
     """[b, ...] each; with `longest`, [b, rows, ...] with zeros behind the shorter ones."""
-    shapes = {part.shape[2 if longest else 1 :] for part in parts}
+    shapes = {part.shape[1 if longest is None else 2 :] for part in parts}
     if len(shapes) > 1:
         raise RequestFailed(
             f"output '{name}' has another shape in each part of the request, which is larger than"

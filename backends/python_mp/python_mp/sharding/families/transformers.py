@@ -103,6 +103,8 @@ def check(config: PretrainedConfig, batch: Packed) -> None:
     """Raises InvalidInput for ids or lengths that the checkpoint has no embedding for."""
     if not batch.is_ragged:
         return
+    if not all(batch.lengths):
+        batch.refuse(batch.cu_seqlens.diff() == 0, "a sequence is empty; it needs a token at least")
     longest = max(batch.lengths)
     if (most := longest_text(config)) is not None and longest > most:
         text = f"a sequence has {longest} tokens; the model's limit is {most}"
