@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -18,7 +19,7 @@ class Shared(ForkserverClient):
     behind becomes its child, however detached."""
 
     def __init__(self, engine: str) -> None:
-        super().__init__(engine, 0)
+        super().__init__(engine, Path("nowhere"), 0)
         self._one = Lock()
 
     def stop(self) -> None:
