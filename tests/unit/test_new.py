@@ -17,7 +17,8 @@ from build_scripts.new import task_found
 from build_scripts.new.__main__ import main
 from build_scripts.places import REPOSITORY
 from python_mp.model import layout
-from tests.support.checkpoints import CONFIG, tiny_bert, write_json
+from tests.support.checkpoints import CONFIG, tiny_bert, word_piece, write_json
+from tests.support.families import TEXT
 from tests.support.task_folders import folder
 
 EMBED = "embed", "embed_tokenizer", "embed_encoder", "embed_vectors"
@@ -118,6 +119,17 @@ def module(path: Path, text: str = MODULE) -> Path:
     return path
 
 
+def experts(path: Path) -> Path:
+    from transformers import MixtralConfig, MixtralModel
+
+    sizes = {**TEXT, "num_key_value_heads": 2, "num_local_experts": 2}
+    MixtralModel(MixtralConfig(**sizes)).save_pretrained(path)
+    word_piece().save(str(path / "tokenizer.json"))
+    marks = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
+    write_json(path / "tokenizer_config.json", marks)
+    return path
+
+
 REFUSED: Mapping[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "pickle": (with_file("pytorch_model.bin", "model.safetensors"), [], "pickle can run code"),
     "gguf": (with_file("a.gguf", "config.json"), [], "GGUF is quantised"),
@@ -135,6 +147,8 @@ REFUSED: Mapping[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "ranks": (bert, ["--tensor-parallel-size=33", "--pipeline-parallel-size=2"], "at most 64"),
     "head": (bert, ["--task=tokens"], "ForTokenClassification"),
     "other weights": (config(vocab_size=99), [], "the shape"),
+    "experts": (experts, ["--tensor-parallel-size=2"], "experts (MoE)"),
+    "images": (lambda path: folder(path, "vit", "embed"), [], "reads images, and has no classes"),
     "no tensors": (module, [], "--input NAME:TYPE:DIMS"),
     "odd tensor": (module, ["--input=X:TEXT:4", TENSORS[1]], "'X:TEXT:4' is no tensor"),
     "no plan": (
