@@ -62,8 +62,8 @@ def read(folder: Path, config: Mapping[str, Any]) -> Reranker:
             )
     if (classes := len(config.get("id2label") or {0: ""})) != 1:
         raise BuildError(
-            f"{folder / 'config.json'} has {classes} labels; rerank needs one. Serve it with the"
-            " task classify."
+            f"{folder / 'config.json'} has {classes} labels; rerank needs one. Single texts are"
+            " sorted into several by the task classify."
         )
     chained = (folder / MODULES).is_file()
     if chained:

@@ -31,7 +31,7 @@ ACTIVATIONS: list[tuple[Files, str]] = [
 ]
 REFUSED: list[tuple[Files, str]] = [
     ({"config.json": {"architectures": ["Qwen3ForCausalLM"]}}, "answer yes or no, as Qwen3-Rer"),
-    ({"config.json": {"id2label": {"0": "a", "1": "b"}}}, "2 labels; rerank needs one. Serve it"),
+    ({"config.json": {"id2label": {"0": "a", "1": "b"}}}, "2 labels; rerank needs one. Single"),
     ({"config.json": {"sentence_transformers": {"activation_fn": GELU}}}, "is 'torch.nn.GELU'"),
     ({**ONE, MODEL: {"activation_fn": "mine.Sigmoid"}}, "activation_fn is 'mine.Sigmoid'; rerank"),
     ({**ONE, MODEL: {"model_type": "SentenceTransformer"}}, "rerank has 'CrossEncoder'"),
