@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from build_scripts.errors import BuildError
 from build_scripts.new import pbtxt_parts
 from build_scripts.new.pbtxt_parts import Layout, Tensor
-from python_mp.model.config import NUMPY_DTYPES
+from python_mp.model.config import NUMPY_DTYPES, TensorSpec
+from python_mp.model.sample_dims import sample_dims
 
 ROWS = 64
 TENSOR = re.compile(r"([A-Za-z]\w*):([A-Z]+\d*):((?:-1|[1-9]\d{0,8})(?:,(?:-1|[1-9]\d{0,8}))*)")
@@ -64,6 +65,15 @@ class ModuleTemplate:
         yield 'dtype = "float32" # float32, bfloat16, float16, int8, int8_dynamic, fp8'
         yield from ("", "[shapes] # rows of a batch: smallest, usual, largest")
         yield from (f"rows = [1, 8, {ROWS}]", "")
+        if free := [each for each in self.inputs if -1 in each.dims]:
+            yield "[[shapes.samples]] # sizes for dims of -1, to try and to trace with: change them"
+            yield from (f"{each.name} = {_sizes(each)}" for each in free)
+            yield ""
         yield "# The gate: against the module in one piece, over samples.py or random numbers."
         yield from ("[accuracy]", "samples = 64", "float32 = { max_error = 1e-3 }")
         yield from (f"{dtype} = {{ cosine_min = 0.99 }}" for dtype in ("bfloat16", "float16"))
+
+
+def _sizes(tensor: Tensor) -> list[int]:
+    spec = TensorSpec(tensor.name, tensor.data_type, tensor.dims, ragged=False)
+    return list(sample_dims(spec, {}))

@@ -49,7 +49,7 @@ def test_the_client_runs(server: TritonServer, capfd: pytest.CaptureFixture[str]
 @pytest.fixture
 def mlp(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     """The model of "Bring your own model", and its weights."""
-    module = block("python", "def build(shard)")
+    module = block("python", "plan = {")
     place = re.match(r"# model_repository/(\S+)\n", module)
     assert place is not None
     file = tmp_path / "repository" / place[1]
