@@ -17,6 +17,8 @@ from PIL import Image
 from build_scripts import checkpoint_images, checkpoint_tokenizer, step, tasks
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.new import chain
+from build_scripts.trace import LENGTHS as EXAMPLE
+from build_scripts.trace import TracedPeers, example, trace
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding.families import transformers
 from python_mp.sharding.families.heads import head
@@ -25,6 +27,8 @@ from python_mp.sharding.families.transformers import Encoder
 from python_mp.sharding.packed import Packed
 from python_mp.sharding.shard import Shard
 from python_mp.sharding.weights import Tensors
+from tests.support.configs import FP32, INT32, model_config, tensor
+from tests.support.families import FAMILIES
 from tests.support.task_folders import LABELS, MOST, TEXTS, folder
 from tests.support.task_reference import check, reference, request
 from tests.support.triton_stub import InferenceRequest, arguments, load_step
@@ -185,3 +189,27 @@ def test_cut_pairs_are_as_long_as_the_model_allows(
     made = served._step(first, request("rerank", [("a " * 90, "b " * 30)]))
     assert made["LENGTHS"].tolist() == [[MOST]]
     assert made["TOKEN_TYPE_IDS"].sum() == 19  # both cut to the same length, and [SEP]
+
+
+def test_parts_of_pairs_reach_graphs(tmp_path: Path) -> None:
+    """In the program that AOTInductor and ONNX Runtime are given, of a model in one piece."""
+    family, lengths = FAMILIES["bert"], list(EXAMPLE)
+    model, random = family.make(), torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 99, (sum(lengths),), generator=random, dtype=torch.int32)
+    types = torch.randint(0, 2, (sum(lengths),), generator=random, dtype=torch.int32)
+    parts = zip(ids.split(lengths), types.split(lengths), strict=True)
+    with torch.no_grad():
+        wanted = torch.cat(
+            [model(input_ids=a[None], token_type_ids=b[None])[0][0] for a, b in parts]
+        )
+    names = ("INPUT_IDS", "TOKEN_TYPE_IDS")
+    rows = [tensor(name, INT32, -1, allow_ragged_batch=True) for name in names]
+    served = model_config(tmp_path, rows, [tensor("HIDDEN_STATES", FP32, -1, 48)], engine="torch")
+    given = {**example(served), "INPUT_IDS": ids, "TOKEN_TYPE_IDS": types}
+    for onnx in (False, True):
+        place = (0, 1, 0, 1, torch.float32, CPU, Path(), {}, TracedPeers(0, 1, onnx))
+        shard = Shard(*place, Tensors(model.state_dict(), torch.float32))
+        config = type(model.config).from_dict(model.config.to_dict())
+        found = trace(Encoder(shard, config).eval(), served, None, onnx)
+        (states,) = found.program.module()(*(given[name] for name in found.inputs))
+        torch.testing.assert_close(states, wanted, atol=2e-5, rtol=0.0)
