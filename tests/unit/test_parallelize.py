@@ -59,6 +59,29 @@ def test_in_parts_as_in_one_piece(seed: int) -> None:
         torch.testing.assert_close(found, expected)
 
 
+def test_torchs_own_layer_is_not_computed_past_its_linears() -> None:
+    """In one piece it reads their weights itself, which on a rank are a part of them."""
+    torch.manual_seed(0)
+    whole = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True).eval()
+    x, plan = torch.rand(2, 3, 8), {"linear1": "colwise", "linear2": "rowwise"}
+    was = torch.backends.mha.get_fastpath_enabled()
+
+    def compute(rank: int, peers: Peers) -> Tensor:
+        module = hollow(lambda: nn.TransformerEncoderLayer(8, 2, 12, batch_first=True).eval())
+        part = shard(whole, Peer(peers, rank), rank, 2).parallelize(module, plan)
+        with torch.inference_mode():
+            y: Tensor = part(x)
+        return y
+
+    try:
+        with torch.inference_mode():
+            expected = whole(x)
+        for found in together(2, compute):
+            torch.testing.assert_close(found, expected)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
+
+
 class Own(nn.Linear):
     """Computes otherwise."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ..model.errors import LoadError
@@ -70,6 +71,8 @@ def split(
         layer = _layer(modules[same[0]], same[0], left[same[0]], shard)
         for name in same:
             _replace(module, name, layer)
+    if found and any(isinstance(each, nn.TransformerEncoderLayer) for each in modules.values()):
+        torch.backends.mha.set_fastpath_enabled(False)  # It would read our weights as whole ones.
 
 
 def load_weights(module: nn.Module, weights: Weights) -> None:
