@@ -8,9 +8,9 @@ What lies in the model's folder comes first, then what the file has that makes t
                    reference(folder, requests) -> the outputs that are right
     texts.txt      for an encoder: one text a line
 
-`folder` is the checkpoint's. Without any of it encoders get English sentences, a module numbers
-from a normal distribution. No request of the gate is calibrated with: where there is no
-`calibration`, some of the samples are kept for it.
+`folder` is the checkpoint's. Without any of it encoders get English sentences, or pairs of them, or
+pictures through their image processor; a module numbers from a normal distribution. No request of
+the gate is calibrated with: where there is no `calibration`, some of the samples are kept for it.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _read(config: ModelConfig, request: Request) -> requests.Request:
 def _both(job: Job) -> tuple[Samples, list[Request]]:
     """Of the gate, and candidates to calibrate with."""
     if job.recipe.family == "transformers" and not _hook(job, "samples"):
-        return _of_texts(job)
+        return _of_a_checkpoint(job)
     many, more = job.recipe.accuracy.samples, job.recipe.calibration.samples
     hook, folder = _hook(job, "samples"), fetch.read(job).folder
     if hook is None:
@@ -137,11 +137,19 @@ def _both(job: Job) -> tuple[Samples, list[Request]]:
     return samples, list(own(folder)) if own else made[count : count + rest]
 
 
-def _of_texts(job: Job) -> tuple[Samples, list[Request]]:
-    folder, checkpoint = fetch.read(job).folder, fetch.checkpoint(job)
+def _of_a_checkpoint(job: Job) -> tuple[Samples, list[Request]]:
+    checkpoint = fetch.checkpoint(job)
+    if job.config.has_ragged_input:
+        return _of_texts(job, checkpoint)
     many, more = job.recipe.accuracy.samples, job.recipe.calibration.samples
-    if checkpoint.task == "classify" and not job.config.has_ragged_input:
-        return Samples(_pictures(checkpoint, many, 0)), _pictures(checkpoint, more, 1)
+    if not checkpoint.file(checkpoint_images.FILE).is_file():
+        return Samples(_noise(job, many, 0)), _noise(job, more, 1)
+    return Samples(_pictures(checkpoint, many, 0)), _pictures(checkpoint, more, 1)
+
+
+def _of_texts(job: Job, checkpoint: Checkpoint) -> tuple[Samples, list[Request]]:
+    folder = checkpoint.path
+    many, more = job.recipe.accuracy.samples, job.recipe.calibration.samples
     texts = _own_texts(job, folder)
     if texts is None:
         ours = sentences.sentences(many)
