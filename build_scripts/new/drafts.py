@@ -67,7 +67,7 @@ def of_checkpoint(
         f"{name}_{chain.ENCODER}",
         {**template.files(), f"{name}/recipe.toml": recipe},
         [*findings.of_checkpoint(found)],
-        partial(ranks_found.of_checkpoint, folder=folder),
+        partial(ranks_found.of_checkpoint, folder=folder, task=found.task),
         (found.kind, found.takes),
     )
 

@@ -29,6 +29,12 @@ CLIENTS: Mapping[tuple[Kind, Takes], str] = {
     ("classify", "image"): "classify --model {} FILE.png",
     ("tokens", "text"): 'tokens --model {} "a text" "another"',
 }
+SIZES = {
+    "num_hidden_layers": "{} layers",
+    "num_attention_heads": "{} heads",
+    "hidden_size": "width {}",
+}
+"""What configs say, those of convolutions not all of it."""
 Rows = Iterator[tuple[str, str]]
 
 
@@ -94,10 +100,11 @@ def show(
 
 def _sizes(found: Found) -> Iterator[str]:
     config = found.config
+    part = getattr(config, "vision_config", config)  # of SigLIP and CLIP
     yield f"{found.parameters / 1e6:.1f} M parameters"
-    yield f"{config.num_hidden_layers} layers"
-    yield f"{config.num_attention_heads} heads"
-    yield f"width {config.hidden_size}"
+    for key, name in SIZES.items():
+        if isinstance(size := getattr(part, key, None), int):
+            yield name.format(size)
     if found.takes == "text":
         yield f"vocabulary {config.vocab_size}"
         yield f"texts of {found.longest} tokens" if found.longest else "texts of any length"

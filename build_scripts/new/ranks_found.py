@@ -4,6 +4,8 @@ layout cannot have is said before anything is built."""
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from build_scripts import checkpoint_folder
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from python_mp.model.errors import PythonMpError
+from python_mp.sharding.families.task import Task
 
 
 def narrow(folder: Path) -> list[str]:
@@ -30,7 +33,7 @@ def _any_number(found: re.Match[str]) -> str:
     return f".{'[0-9]' * (len(found[0]) - 2)}."
 
 
-def of_checkpoint(job: Job, folder: Path) -> list[int]:
+def of_checkpoint(job: Job, folder: Path, task: Task) -> list[int]:
     """Bytes of the weights of each rank, as the engine torch holds them.
 
     Raises:
@@ -39,10 +42,14 @@ def of_checkpoint(job: Job, folder: Path) -> list[int]:
     from python_mp.sharding.families import skeleton, transformers
 
     try:
-        whole = skeleton.make(transformers.read(folder / "config.json"), job.task)
+        whole = skeleton.make(transformers.read(folder / "config.json"), task.kind).state_dict()
     except PythonMpError as error:
         raise BuildError(str(error)) from None
-    return _nbytes(job, folder, {n: tuple(each.shape) for n, each in whole.state_dict().items()})
+    shapes = {name: tuple(tensor.shape) for name, tensor in whole.items()}
+    with tempfile.TemporaryDirectory(dir=job.folder.parent) as version:
+        shutil.copyfile(folder / "config.json", Path(version, "config.json"))
+        task.write(Path(version))
+        return _nbytes(job, Path(version), shapes)
 
 
 def of_module(job: Job, folder: Path) -> list[int]:
@@ -72,7 +79,7 @@ def _nbytes(job: Job, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> li
     found = []
     try:
         model = source.read(folder)
-        with FakeTensorMode():  # Tensors with shapes and without memory.
+        with FakeTensorMode(allow_non_fake_inputs=True):  # Shapes without memory.
             tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
             for rank in range(job.world_size):
                 shard = ranks.shard(job, rank, folder, Alone())

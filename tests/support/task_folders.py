@@ -12,6 +12,8 @@ from tests.support.families import FAMILIES, TEXT
 
 WORD_PIECES = {"bert", "distilbert", "electra"}
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "ODD-ONE")
+VISION_PARTS = {"siglip": "SiglipConfig", "clip": "CLIPConfig"}
+"""Which classify with a config of both their parts."""
 MOST = 40
 """Tokens of a text."""
 TEXTS = (
@@ -37,6 +39,11 @@ def folder(path: Path, name: str, task: str, labels: int = len(LABELS), **values
         given |= {"vocab_size": 400, "max_position_embeddings": MOST + 4}
         given |= {"pad_token_id": made.pad_token_id}
         made.save_pretrained(path)
+    if name in VISION_PARTS and task != "embed":
+        given.pop("pad_token_id")
+        part = {"vision_config": {**FAMILIES[name].values}, "text_config": dict(TEXT)}
+        given = {**part, "id2label": given["id2label"]}
+        kind = replace(kind, config=VISION_PARTS[name])
     replace(kind, values=given).make().save_pretrained(path)
     return path
 
