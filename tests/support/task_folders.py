@@ -14,6 +14,7 @@ WORD_PIECES = {"bert", "distilbert", "electra"}
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "ODD-ONE")
 VISION_PARTS = {"siglip": "SiglipConfig", "clip": "CLIPConfig"}
 """Which classify with a config of both their parts."""
+PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
 MOST = 40
 """Tokens of a text."""
 TEXTS = (
@@ -45,6 +46,8 @@ def folder(path: Path, name: str, task: str, labels: int = len(LABELS), **values
         given = {**part, "id2label": given["id2label"]}
         kind = replace(kind, config=VISION_PARTS[name])
     replace(kind, values=given).make().save_pretrained(path)
+    if kind.takes_images:
+        write_json(path / "preprocessor_config.json", PROCESSOR)
     return path
 
 

