@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint_folder, code, hub, storage, tasks
+from build_scripts import checkpoint_folder, code, hub, storage, tasks, triton_config
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.checkpoint_tokenizer import written
 from build_scripts.errors import BuildError
@@ -76,7 +76,9 @@ def longest_text(job: Job) -> int | None:
 def inputs(job: Job) -> dict[str, object]:
     said = job.recipe
     decides: dict[str, object] = {"source": said.source, "family": said.family, "task": job.task}
-    if job.recipe.family == "transformers":
+    if said.family == "vectors":
+        decides["tensors"] = triton_config.outputs(job.folder)
+    if said.family == "transformers":
         tensors = (*job.config.inputs, *job.config.outputs)
         decides["tensors"] = {spec.name: list(spec.dims) for spec in tensors}
     if folder := local_folder(job):
@@ -120,6 +122,8 @@ def verify(job: Job, folder: Path) -> None:
         checkpoint_folder.tensors(folder)
         return
     found = Checkpoint(folder, job.task)
+    if job.recipe.family == "vectors":
+        tasks.check_vectors(job, found)
     if job.recipe.is_step:
         return
     tasks.check_tensors(job, found, found.model().config)

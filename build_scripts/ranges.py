@@ -24,7 +24,10 @@ FILE = "ranges.json"
 
 
 def applies(job: Job) -> bool:
-    return job.recipe.family == "vectors" and _embedding(job) == "TYPE_INT8"
+    if job.recipe.family != "vectors":
+        return False
+    data_type, _ = triton_config.outputs(job.folder).get("EMBEDDING", ["", []])
+    return bool(data_type == "TYPE_INT8")
 
 
 def inputs(job: Job) -> dict[str, object]:
@@ -59,10 +62,6 @@ def _encoder(job: Job) -> Job:
         if found.recipe.family == "transformers":
             return replace(found, outputs=job.outputs)
     raise BuildError(f"{job.model} has INT8 vectors, but its recipe makes no encoder to give them")
-
-
-def _embedding(job: Job) -> str | None:
-    return triton_config.output_types(job.folder).get("EMBEDDING")
 
 
 if __name__ == "__main__":

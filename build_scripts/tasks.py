@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from build_scripts import checkpoint_images, checkpoint_tokenizer
+from build_scripts import checkpoint_images, checkpoint_tokenizer, triton_config
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
@@ -12,6 +12,9 @@ from python_mp.sharding.families.task import OUTPUTS, Kind, Task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+
+VECTOR_TYPES = "TYPE_FP32", "TYPE_INT8", "TYPE_UINT8"
 
 
 def of(job: Job, checkpoint: Checkpoint) -> Task | None:
@@ -62,6 +65,21 @@ def _check_outputs(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) -
             f"{job.folder / 'config.pbtxt'} has the outputs {found}; of this checkpoint comes"
             f" {wanted} for the task {job.task or '(none)'}, as {job.home / 'config.pbtxt'} says."
             f" Write so there, and {width} in the ensemble and the steps that follow."
+        )
+
+
+def check_vectors(job: Job, checkpoint: Checkpoint) -> None:
+    """Raises BuildError where config.pbtxt of the step `vectors` has another EMBEDDING than it
+    makes."""
+    width = width_of(made("embed", checkpoint), checkpoint.architecture)
+    said = triton_config.outputs(job.folder)
+    data_type, _ = said.get("EMBEDDING", ["", []])
+    dims = [-(-width // 8) if data_type == "TYPE_UINT8" else width]
+    if data_type not in VECTOR_TYPES or said != {"EMBEDDING": [data_type, dims]}:
+        raise BuildError(
+            f"{job.folder / 'config.pbtxt'} has the outputs {said}; it makes EMBEDDING, a"
+            f" {', '.join(VECTOR_TYPES)} with dims: [ {width} ], or [ {-(-width // 8)} ] of bits"
+            " (TYPE_UINT8). Write so there, and in the ensemble."
         )
 
 

@@ -66,9 +66,10 @@ def parameter(folder: Path, name: str) -> str | None:
     return str(said[name].string_value) if name in said else None
 
 
-def output_types(folder: Path) -> dict[str, str]:
-    """The data types of the model's outputs, such as TYPE_FP32, by their names."""
-    return {each.name: DataType.Name(each.data_type) for each in _read(folder).output}
+def outputs(folder: Path) -> dict[str, list[Any]]:
+    """The data types, such as TYPE_FP32, and dims of the model's outputs, by their names."""
+    found = _read(folder).output
+    return {each.name: [DataType.Name(each.data_type), list(each.dims)] for each in found}
 
 
 def _read(folder: Path) -> Any:

@@ -4,6 +4,7 @@ and formats, behind Triton."""
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +22,9 @@ from tests.support.calls import PROTOCOLS, Array, Client, in_parallel, scrape, t
 from tests.support.sentence_folders import PROMPTS, encoded, saved
 from tests.support.serving import serving
 
-FLOATS, SMALL, SEED = "floats", "small", 10
-"""With EMBEDDING in FP32 and in INT8; the folder has Dense, Normalize and a default prompt."""
-AS_INT8 = {
-    f"{FLOATS}_vectors": f"{SMALL}_vectors",
-    'name: "EMBEDDING" data_type: TYPE_FP32': 'name: "EMBEDDING" data_type: TYPE_INT8',
-}
+FLOATS, SMALL, BITS, SEED = "floats", "small", "bits", 10
+"""With EMBEDDING in FP32, INT8 and packed bits; the folder has Dense, Normalize and a default
+prompt."""
 TEXTS = ["the cab.", "a", "b c " * 30, "The CAB, ÉCLAIR\u2603 ace"]
 
 
@@ -42,19 +40,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+def in_other_bytes(repository: Path, name: str, data_type: str) -> None:
+    """One more ensemble of the same tokenizer and encoder, with a last step of its own."""
+    last = f"{FLOATS}_vectors", f"{name}_vectors"
+    for before, model in ((FLOATS, name), last):
+        text = (repository / before / "config.pbtxt").read_text()
+        as_it_was = 'name: "EMBEDDING" data_type: '
+        named = (f'"{before}"', f'"{model}"'), last
+        for old, new_text in (*named, (f"{as_it_was}TYPE_FP32", f"{as_it_was}{data_type}")):
+            assert old in text or old == last[0]
+            text = text.replace(old, new_text)
+        (repository / model / "1").mkdir(parents=True)
+        (repository / model / "config.pbtxt").write_text(text)
+    with (repository / FLOATS / recipe_file.NAME).open("a") as recipe:
+        recipe.write(f'\n[steps.{last[1]}]\nfamily = "vectors"\n')
+
+
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     repository = tmp_path_factory.mktemp("repository")
     places = [f"--repository={repository}", f"--workspace={repository.parent / 'workspace'}"]
     assert new.main([FLOATS, str(folder), places[0]]) == 0
-    for before, model in {FLOATS: SMALL, f"{FLOATS}_vectors": f"{SMALL}_vectors"}.items():
-        text = (repository / before / "config.pbtxt").read_text()
-        for old, other in {f'"{before}"': f'"{model}"', **AS_INT8}.items():
-            text = text.replace(old, other)
-        (repository / model / "1").mkdir(parents=True)
-        (repository / model / "config.pbtxt").write_text(text)
-    with (repository / FLOATS / recipe_file.NAME).open("a") as recipe:
-        recipe.write(f'\n[steps.{SMALL}_vectors]\nfamily = "vectors"\n')
+    in_other_bytes(repository, SMALL, "TYPE_INT8")
+    in_other_bytes(repository, BITS, "TYPE_UINT8")
+    assert build.main(places) == 1  # the bits are fewer than the values
+    config = repository / f"{BITS}_vectors" / "config.pbtxt"
+    (width,) = map(int, re.findall(r"EMBEDDING.*dims: \[ (\d+) \]", config.read_text()))
+    for path in (config, repository / BITS / "config.pbtxt"):
+        text = path.read_text().replace(*(f"UINT8 dims: [ {n} ]" for n in (width, -(-width // 8))))
+        path.write_text(text)
     assert build.main(places) == 0
     with serving(repository) as found:
         yield found
@@ -99,6 +113,13 @@ def test_int8_by_the_ranges_of_the_samples(server: TritonServer, folder: Path) -
     assert found.dtype == np.int8
     assert np.abs(found.astype(int) - wanted).max() <= 1
     assert (found == wanted).mean() > 0.8
+
+
+def test_packed_bits(server: TritonServer, folder: Path) -> None:
+    with Client(server.endpoints) as client:
+        found = client.ask(BITS, "EMBEDDING", TEXT=text_tensor(TEXTS))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.packbits(encoded(folder, TEXTS) > 0, axis=-1))
 
 
 def _samples(server: TritonServer) -> int:

@@ -185,6 +185,8 @@ def test_one_rule_says_which_files_are_the_checkpoint(
 def test_everything_that_is_read_is_hashed(tmp_path: Path) -> None:
     """Whatever transformers, sentence-transformers and we open is part of the stage's key."""
     folder = tiny_bert(tmp_path / "checkpoint", **{"2_Normalize/config.json": {}})
+    (folder / "3_Dense").mkdir()
+    save_file(tensors(CONFIG), folder / "3_Dense" / WEIGHTS)
     gate, shapes = Accuracy(cosine_min=0.9), Shapes(rows=(1, 1, 1))
     recipe = Recipe(family="transformers", source=str(folder), shapes=shapes, accuracy=gate)
     job = Job("m", tmp_path, tmp_path, recipe)
