@@ -2,16 +2,21 @@
 
 import json
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from build_scripts import ranges
+from build_scripts import fetch, job, ranges
+from build_scripts.errors import BuildError
+from build_scripts.new import __main__ as new
+from tests.support.checkpoints import tiny_bert
 from tests.support.triton_stub import InferenceRequest, arguments, load_step
 
 WIDTH = 12
+BITS = r"it makes EMBEDDING, .* dims: \[ 8 \], or \[ 1 \] of bits"
 RANDOM = np.random.default_rng(1)
 CALIBRATED = RANDOM.standard_normal((40, WIDTH)).astype(np.float32) * np.arange(WIDTH)
 VECTORS = 1.3 * RANDOM.standard_normal((5, WIDTH)).astype(np.float32) * np.arange(WIDTH)
@@ -56,6 +61,23 @@ def test_formats_as_sentence_transformers_makes_them(
         found = response.outputs["EMBEDDING"]
         np.testing.assert_array_equal(found, expected)
         assert found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("data_type", [*PRECISIONS, "TYPE_FP16"])
+@pytest.mark.parametrize("dims", [1, 2, 8])
+def test_the_build_compares_what_config_says(tmp_path: Path, data_type: str, dims: int) -> None:
+    """Of a checkpoint of width 8, whose bits are one byte."""
+    folder = tiny_bert(tmp_path / "folder")
+    assert new.main(["m", str(folder), f"--repository={tmp_path}"]) == 0
+    config = tmp_path / "m_vectors" / "config.pbtxt"
+    before = '"EMBEDDING" data_type: TYPE_FP32 dims: [ 8 ]'
+    assert before in config.read_text()
+    after = f'"EMBEDDING" data_type: {data_type} dims: [ {dims} ]'
+    config.write_text(config.read_text().replace(before, after))
+    step = job.load("m_vectors", tmp_path)
+    fits = {"TYPE_FP32": 8, "TYPE_INT8": 8, "TYPE_UINT8": 1}
+    with nullcontext() if fits.get(data_type) == dims else pytest.raises(BuildError, match=BITS):
+        fetch.verify(step, folder)
 
 
 def test_dimensions_that_there_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
