@@ -64,7 +64,7 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
     in_other_bytes(repository, SMALL, "TYPE_INT8")
     in_other_bytes(repository, BITS, "TYPE_UINT8")
     config = repository / f"{BITS}_vectors" / "config.pbtxt"
-    (width,) = map(int, re.findall(r"EMBEDDING.*dims: \[ (\d+) \]", config.read_text()))
+    (width,) = map(int, re.findall(r'"EMBEDDING".*dims: \[ (\d+) \]', config.read_text()))
     for path in (config, repository / BITS / "config.pbtxt"):
         text = path.read_text().replace(*(f"UINT8 dims: [ {n} ]" for n in (width, -(-width // 8))))
         path.write_text(text)
