@@ -123,15 +123,15 @@ class Product:
     def __init__(self, linear: ColumnParallelLinear) -> None:
         self.linear = linear
         self._x: Tensor | None = None
-        self._left: list[Tensor | None] = []
+        self._left: dict[int, Tensor] = {}
 
     def columns(self, x: Tensor, index: int) -> Tensor:
         """Of the product with `x`, those of the name number `index`."""
-        if x is not self._x or self._left[index] is None:
-            self._x, self._left = x, [*self.linear(x).split_with_sizes(self.linear.widths, -1)]
-        mine, self._left[index] = self._left[index], None
-        assert mine is not None
-        if not any(each is not None for each in self._left):
+        if x is not self._x or index not in self._left:
+            parts = self.linear(x).split_with_sizes(self.linear.widths, -1)
+            self._x, self._left = x, dict(enumerate(parts))
+        mine = self._left.pop(index)
+        if not self._left:
             self._x = None
         return mine
 

@@ -19,7 +19,7 @@ def widened(x: Tensor) -> bool:
     ten times slower than float32. Widening the operands and rounding the float32 sums gives the
     same result, since that is how such products are summed anyway.
     """
-    return x.device.type == "cpu" and _WIDEN.get(x.dtype, False)
+    return _WIDEN.get(x.dtype, False) and x.device.type == "cpu"
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 
 class Same:
@@ -21,12 +22,27 @@ class Same:
         return x
 
 
+class Known:
+    """In the place of a config, whose every attribute is looked for in many places: the one that
+    each attention asks for in each call, and by way of the config all others."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self._attn_implementation = config._attn_implementation
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_config"], name)
+
+
 def take(model: nn.Module) -> None:
     """Changes how the module's parts are called, not what it computes. In the end, since parts that
     are replaced by way of anything but `setattr` would not be seen."""
     for module in model.modules():
         if chunk := vars(type(module)).get("feed_forward_chunk"):
             vars(module)["feed_forward_chunk"] = _signed(chunk.__get__(module))
+        has_config = isinstance(vars(module).get("config"), PretrainedConfig)
+        if has_config and not isinstance(module, PreTrainedModel):  # These make masks by it.
+            vars(module)["config"] = Known(module.config)
         for name, part in module._modules.items():
             # nn.Module finds its parts last, in three dicts, where all other places have failed.
             vars(module)[name] = Same() if type(part) is nn.Dropout else part
