@@ -16,11 +16,15 @@ PAIRWISE = [
     Variant("deberta_v2", "onnxruntime", tp=3),
     Variant("siglip", "onnxruntime", tp=1, pp=2),
     Variant("mpnet", "onnxruntime", dtype="int8_dynamic"),
+    Variant("roformer", "torch", tp=2, pp=2),
 ]
 ALL = [
     *(Variant(name, "onnxruntime") for name in FAMILIES),
     *(Variant(name, "aot_inductor") for name in FAMILIES),
     *(Variant(name, "aot_inductor", dtype="float16") for name in ("bert", "gemma3")),
+    *(Variant(name, "torch", tp=1) for name in ("convbert", "convnext", "falcon")),
+    *(Variant(name, "torch", tp=1, pp=2) for name in ("mixtral", "gpt_oss")),
+    *(Variant(name, "onnxruntime") for name in ("albert", "olmo2", "phi3")),
     *(Variant(name, "onnxruntime", tp=1, pp=3) for name in ("t5", "deberta_v2", "dinov2")),
 ]
 
