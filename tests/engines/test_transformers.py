@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
 from python_mp.sharding.families.task import Kind
 from tests.support.families import FAMILIES, HEADS, LENGTHS, asked
 from tests.support.in_process import served
+from tests.support.tiny_models import tiny
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -31,6 +35,33 @@ def test_in_16_bits(name: str) -> None:
         found = served(model, inputs, 2, 2, dtype=dtype)
         assert found.dtype == dtype
         assert torch.cosine_similarity(means(found), means(wanted), dim=-1).min() >= bound
+
+
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 6,
+    "long_factor": [4.0] * 6,
+    "original_max_position_embeddings": 16,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 16}),
+        ("esm", {}),
+        ("roberta", {}),
+    ],
+)
+def test_what_depends_on_a_whole_text(name: str, more: dict[str, Any]) -> None:
+    """Longer ones turn otherwise; tokens of padding or masks are counted, wherever they stand."""
+    family = tiny(name)
+    family = replace(family, values={**family.values, **more})
+    model = family.make()
+    inputs, wanted = asked(family, model, lowest=0)
+    found = served(model, inputs, 2, 2)
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0.0)
 
 
 def means(hidden: torch.Tensor) -> torch.Tensor:

@@ -151,7 +151,7 @@ ENDINGS = {"classify": "ForSequenceClassification", "tokens": "ForTokenClassific
 LENGTHS = (7, 23, 1, 40, 12)
 
 
-def asked(family: Family, model: Any) -> tuple[dict[str, Any], torch.Tensor]:
+def asked(family: Family, model: Any, lowest: int = 3) -> tuple[dict[str, Any], torch.Tensor]:
     """A batch of texts or images, and what the model itself makes of it, one at a time."""
     random = torch.Generator().manual_seed(1)
     with torch.inference_mode():
@@ -161,7 +161,7 @@ def asked(family: Family, model: Any) -> tuple[dict[str, Any], torch.Tensor]:
             if found[0].dim() == 4:  # of convolutions
                 found = [each.flatten(2).transpose(1, 2) for each in found]
             return {"PIXEL_VALUES": images.numpy()}, torch.cat(found)
-        ids = torch.randint(3, 99, (sum(LENGTHS),), generator=random)
+        ids = torch.randint(lowest, 99, (sum(LENGTHS),), generator=random)
         found = [model(input_ids=each[None])[0] for each in ids.split(list(LENGTHS))]
         found = [each[0] if each.dim() == 3 else each for each in found]  # or logits of a text
     ends = torch.tensor([0, *LENGTHS]).cumsum(0)

@@ -20,10 +20,15 @@ MASKED: Set[str] = {"mpnet", "deberta", "deberta-v2"}
 others get texts of one length."""
 UNPACKED: Set[str] = {
     "doge",  # a mask of its own
+    "esm",  # embeddings are scaled by how many masked tokens there are
     *("lfm3", "minimax"),  # layers without attention
+    "llama4_text",  # attention within chunks
     "mobilebert",  # embeddings of three tokens each
 }
 """They call it, and do what packed rows cannot have."""
+BY_LENGTH = {"longrope"}
+"""Rotary positions that turn otherwise in a batch with a long text. ("dynamic" does, too, but only
+beyond the model's longest.)"""
 
 
 def rows(config: PretrainedConfig, kind: Any) -> Rows:
@@ -45,7 +50,7 @@ def rows(config: PretrainedConfig, kind: Any) -> Rows:
         return "images"
     reached = kind._supports_attention_backend or config.model_type in PACKED
     mixes = kind._is_stateful or (config.is_encoder_decoder and not _is_encoder(kind))
-    unpacked = mixes or config.model_type in UNPACKED
+    unpacked = mixes or config.model_type in UNPACKED or _rotary(config) & BY_LENGTH
     return "packed" if reached and not unpacked else "rectangles"
 
 
@@ -54,6 +59,13 @@ def _needed(kind: Any) -> set[str]:
     plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     needed = [each for each in parameters if each.kind in plain and each.default is each.empty]
     return {each.name for each in needed if each.name != "self"} | {kind.main_input_name}
+
+
+def _rotary(config: PretrainedConfig) -> set[str]:
+    """Types of rotary positions; layers may have different ones."""
+    said = getattr(config, "rope_parameters", None) or {}
+    each = [said, *(value for value in said.values() if isinstance(value, dict))]
+    return {str(one["rope_type"]) for one in each if "rope_type" in one}
 
 
 def _is_encoder(kind: Any) -> bool:

@@ -104,5 +104,20 @@ def attend(
     return packed.view(1, -1, heads, size), None
 
 
+def no_mask(
+    *_: object, config: Any, local_size: int | None = None, use_vmap: bool = False, **__: object
+) -> None:
+    """What the library calls for a mask: none is made, since `attend` is told what it says.
+
+    Raises:
+        LoadError: it says more.
+    """
+    in_chunks = local_size is not None and local_size == getattr(
+        config, "attention_chunk_size", None
+    )
+    if use_vmap or in_chunks:  # True where the module adds a mask function of its own.
+        raise LoadError(f"a {config.model_type} has a mask that packed rows cannot have")
+
+
 AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, lambda *_, **__: None)
+AttentionMaskInterface.register(NAME, no_mask)

@@ -54,6 +54,7 @@ class Isolation:
             self._together, self._alone, self._last = images, _rows(images, LAST), LAST
         else:
             ids = torch.randint(config.vocab_size // 2, config.vocab_size, (sum(LENGTHS),)).int()
+            ids[MIDDLE] = _odd_ids(config)
             self._last = slice(sum(LENGTHS[:2]), None)
             self._together = _texts(ids, LENGTHS)
             self._alone = _texts(ids[self._last], LENGTHS[2:])
@@ -112,6 +113,14 @@ def _images(dims: Sequence[int]) -> Inputs:
 
 def _rows(inputs: Inputs, rows: slice) -> Inputs:
     return {name: array[rows] for name, array in inputs.items()}
+
+
+def _odd_ids(config: PretrainedConfig) -> Tensor:
+    """Those that some models count in a row, wherever they stand."""
+    names = ("pad_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
+    found = [getattr(config, name, None) for name in names]
+    inside = (each if isinstance(each, int) else 0 for each in found)
+    return torch.tensor([each if 0 <= each < config.vocab_size else 0 for each in inside])
 
 
 def _texts(ids: Tensor, lengths: Sequence[int]) -> Inputs:

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from ...model.errors import LoadError
 from ..cut import Cut
-from ..split_plan import WAYS, Plan, Split, splits
+from ..split_plan import WAYS, Plan, Split, splits, unused
 
 _BERT: Plan = {
     "*.attention.self.query": "colwise",
@@ -192,9 +192,12 @@ def plan(config: PretrainedConfig, model: nn.Module, size: int) -> dict[str, Spl
         if size == 1:
             return {}
         raise LoadError(f"it is not known how it is split: {one}")
+    modules = dict(model.named_modules())
+    names = [*modules, *(name for name, _ in model.named_parameters())]
+    left_out = set(unused(given, names))
+    given = {name: how for name, how in given.items() if name not in left_out}
     if size > 1 and EXPERTS & set(given.values()):
         raise LoadError(f"its experts (MoE) are not split: {one}")
-    modules = dict(model.named_modules())
     if type(modules.get(EMBEDDING)) is nn.Embedding:  # Plans of decoders leave out the largest.
         given = {EMBEDDING: "vocabulary", **given}
     try:
