@@ -37,7 +37,9 @@ def test_a_model_of_the_page_is_built(tmp_path: Path, model: str) -> None:
     places = f"--repository={tmp_path / 'repository'}", f"--workspace={tmp_path / 'workspace'}"
     assert build.main([model, *places]) == 0
     manifest = tmp_path / "repository" / model / "1" / "manifest.json"
-    assert json.loads(manifest.read_text())["engine"] == ENGINES.get(model, "torch")
+    said = json.loads(manifest.read_text())
+    assert said["engine"] == ENGINES.get(model, "torch")
+    assert said["options"].get("rows") == {"states": "packed"}.get(model)
     assert build.main(["--check", *places]) == 0
 
 
