@@ -57,7 +57,8 @@ def export(job: Job, rank: int, out: Path) -> None:
     import torch
 
     from build_scripts import fetch, ranks
-    from build_scripts.trace import TracedPeers, trace
+    from build_scripts.stand_ins import TracedPeers
+    from build_scripts.trace import trace
     from python_mp.sharding import source
     from python_mp.sharding.packed import HIDDEN_OUT
 
@@ -89,7 +90,8 @@ def _hidden(job: Job, stage: int) -> Tensor | None:
     import torch
 
     from build_scripts import ranks
-    from build_scripts.trace import TracedBatch, TracedPeers, example
+    from build_scripts.stand_ins import TracedBatch, TracedPeers
+    from build_scripts.trace import example
     from python_mp.sharding import source
 
     folder, size = job.output("shards"), job.layout.tensor_parallel_size

@@ -10,7 +10,8 @@ import torch
 from build_scripts.export import save_onnx
 from build_scripts.lockstep import Lockstep
 from build_scripts.quiet import quiet
-from build_scripts.trace import Traced, TracedBatch, TracedPeers, example, trace
+from build_scripts.stand_ins import TracedBatch, TracedPeers
+from build_scripts.trace import Traced, example, trace
 from python_mp.model.config import ModelConfig
 from python_mp.sharding.families.transformers import Encoder, longest_text
 from python_mp.sharding.packed import Packed

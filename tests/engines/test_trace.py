@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from build_scripts.errors import BuildError
-from build_scripts.trace import LENGTHS, TracedPeers, example, trace
+from build_scripts.stand_ins import TracedPeers
+from build_scripts.trace import LENGTHS, example, trace
 from python_mp.model.config import ModelConfig
 from tests.support.configs import FP32, model_config, tensor
 

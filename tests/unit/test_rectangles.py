@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.sharding.packed import Packed
+from python_mp.sharding.packed import ROWS, Packed
 from python_mp.sharding.rectangles import MOST_PADDING, MOST_SCORES, Rectangle, rectangles
 
 CPU = torch.device("cpu")
@@ -39,3 +39,21 @@ def test_a_batch_knows_what_it_has_padded(lengths: list[int], most: float) -> No
 
     assert batch.in_rectangles(compute, most).equal(batch["X"])
     assert batch.padded == sum(places) - sum(lengths)
+
+
+@given(LENGTHS)
+def test_a_graph_is_given_one_rectangle_after_another(lengths: list[int]) -> None:
+    ends = np.cumsum([0, *lengths], dtype=np.int32)
+    inputs = {"X": np.arange(ends[-1]), "A": np.arange(len(lengths)), "cu_seqlens": ends}
+    batch, hidden, masks = Packed(inputs, CPU), torch.arange(ends[-1]) / 2, []
+
+    def graph(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        masks.append(given["row_mask"])
+        rectangle = (given["X"] + given["hidden"])[given["row_tokens"]]
+        return {"Y": rectangle.flatten()[given["row_places"]], "B": given["A"]}
+
+    found = batch.through(graph, ["X", "A", "hidden", *ROWS], hidden)
+    assert found["Y"].equal(batch["X"] + hidden)
+    assert found["B"].equal(batch["A"])
+    assert all(mask.sum(1).min() >= (1 - MOST_PADDING) * mask.shape[1] for mask in masks)
+    assert batch.padded == sum(int((~mask).sum()) for mask in masks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model.batch import CU_SEQLENS
 from ..model.request import Array
 from .bins import fill
-from .rectangles import MOST_PADDING, Rectangle, in_rectangles, rows
+from .rectangles import MOST_PADDING, Rectangle, in_rectangles, rectangles, rows
 from .sequences import Sequences, refuse_rows
 
 HIDDEN, HIDDEN_OUT = "hidden", "hidden_out"
@@ -114,6 +114,48 @@ class Packed:
             return compute(each)
 
         return in_rectangles(self.lengths, self._device, counted, most_padding)
+
+    def through(
+        self,
+        graph: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
+        names: Sequence[str],
+        hidden: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """What a compiled graph makes of the batch; where its attention needs a rectangle, of one
+        part after another, so that each has little padding.
+
+        Args:
+            graph: outputs by name of its inputs, which have these names.
+        """
+        if ROWS[0] not in names or not any(self.lengths):
+            return dict(graph(self.graph_inputs(names, hidden)))
+        found: dict[str, Tensor] = {}
+        ragged: dict[str, bool] = {}
+        for each in rectangles(self.lengths, self._device):
+            tokens, sequences = each.tokens[each.mask], each.sequences
+            if not len(tokens):
+                continue
+            part = self._part(names, tokens, sequences)
+            given = part.graph_inputs(names, None if hidden is None else hidden[tokens])
+            for name, value in graph(given).items():
+                if name not in found:  # Of the longest sequences, which are fewer than their rows.
+                    ragged[name] = len(value) == len(tokens)
+                    size = int(self.cu_seqlens[-1]) if ragged[name] else len(self.lengths)
+                    found[name] = value.new_zeros(size, *value.shape[1:])
+                found[name][tokens if ragged[name] else sequences] = value
+            self.padded += part.padded
+        return found
+
+    def _part(self, names: Iterable[str], tokens: Tensor, sequences: list[int]) -> Packed:
+        """These sequences alone, whose rows are `tokens`."""
+        part, total = Packed({}, self._device), int(self.cu_seqlens[-1])
+        for name in names:
+            if name in self:
+                value = self[name]
+                part._tensors[name] = value[tokens if len(value) == total else sequences]
+        lengths = torch.tensor([0, *(self.lengths[each] for each in sequences)])
+        part._tensors[CU_SEQLENS] = lengths.cumsum(0).int().to(self._device)
+        return part
 
     def graph_inputs(self, names: Iterable[str], hidden: Tensor | None) -> dict[str, Tensor]:
         """What a compiled graph asks for by these names: inputs of the model, `hidden`, or what

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import weakref
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,7 +19,7 @@ from ...machine.temporary import temporary_folder
 from ...model.errors import LoadError
 from ...model.rank_spec import RankSpec
 from ...sharding import ops
-from ...sharding.packed import Packed
+from ...sharding.packed import HIDDEN_OUT, Packed
 from ...sharding.shard import Shard
 from ...sharding.source import Source
 from ..stage import Compute, Stage
@@ -36,15 +37,13 @@ def load(spec: RankSpec) -> Stage:
 def _graph(scratch: str | None, shard: Shard, _: Source) -> Compute:
     ops.connect(shard.communicator)
     path = shard.folder / f"rank{shard.world_rank}.pt2"
-    return AotGraph(path, shard.is_last, shard.device.index, scratch)
+    return AotGraph(path, shard.device.index, scratch)
 
 
 class AotGraph:
     """One rank's compiled stage."""
 
-    def __init__(
-        self, path: Path, is_last: bool, gpu: int | None = None, scratch: str | None = None
-    ) -> None:
+    def __init__(self, path: Path, gpu: int | None = None, scratch: str | None = None) -> None:
         if not path.exists():
             raise LoadError(f"{path} is missing: build the model again")
         folder = mkdtemp(prefix=f"{path.stem}-", dir=scratch or temporary_folder())
@@ -56,14 +55,13 @@ class AotGraph:
         metadata = self._package.get_metadata()
         self._inputs = metadata[INPUTS].split(",")
         self._outputs = metadata[OUTPUTS].split(",")
-        self._is_last = is_last
 
     def __call__(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
-        results = self._package(*batch.graph_inputs(self._inputs, hidden).values())
-        if not self._is_last:
-            only: Tensor = results[0]
-            return only
-        return dict(zip(self._outputs, results, strict=True))
+        outputs = batch.through(self._run, self._inputs, hidden)
+        return outputs.get(HIDDEN_OUT, outputs)
+
+    def _run(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self._outputs, self._package(*given.values()), strict=True))
 
 
 def _load(path: Path, folder: Path, gpu: int) -> AOTICompiledModel:

@@ -5,6 +5,7 @@ A node that called back into Python for each collective was measured three to fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,10 @@ class OnnxGraph:
         self._outputs = [value.name for value in model.graph.output]
 
     def __call__(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
-        given = batch.graph_inputs(self._inputs, hidden)
+        outputs = batch.through(self._run, self._inputs, hidden)
+        return outputs.get(HIDDEN_OUT, outputs)
+
+    def _run(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values = {name: _value(tensor) for name, tensor in given.items()}
         for segment, run in self._segments:
             feed = {name: values[name] for name in segment.inputs}
@@ -58,8 +62,7 @@ class OnnxGraph:
             if segment.collective:
                 self._reduce(values[segment.collective.input[0]])
                 values[segment.collective.output[0]] = values[segment.collective.input[0]]
-        outputs = {name: _tensor(values[name]) for name in self._outputs}
-        return outputs.get(HIDDEN_OUT, outputs)
+        return {name: _tensor(values[name]) for name in self._outputs}
 
     def _reduce(self, value: OrtValue) -> None:
         self._communicator.all_reduce(_tensor(value))
