@@ -53,7 +53,7 @@ def inputs(job: Job) -> dict[str, object]:
 def run(job: Job, out: Path, progress: Progress) -> None:
     """Writes `rankR.onnx` and its weights for every rank."""
     files = [job.output("export") / f"rank{rank}.onnx" for rank in range(job.world_size)]
-    _check_kept(job, files)
+    check_kept(job, files)
     if job.recipe.engine == "tensorrt":
         from build_scripts.tensorrt import precision
 
@@ -82,7 +82,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
     add_code(job, out)
 
 
-def _check_kept(job: Job, files: list[Path]) -> None:
+def check_kept(job: Job, files: list[Path]) -> None:
     """Raises BuildError where a pattern of `keep_float` is no layer's: it would keep nothing."""
     from build_scripts import onnx_file
 

@@ -1,6 +1,8 @@
 """Graphs cut at their collectives compute what the whole does, and can be joined again."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
+from build_scripts import onnx_file, quantise
+from build_scripts.errors import BuildError
 from python_mp.rank.engines.onnx_graph import COLLECTIVE, DOMAIN, Segment, cut, join
 from tests.support.graphs import graph
 
@@ -70,3 +74,20 @@ def test_joined_segments_are_the_graph_again() -> None:
     assert len(names) == len(set(names))
     x = np.random.default_rng(2).standard_normal((ROWS, 4)).astype(np.float32)
     np.testing.assert_allclose(run(cut(joined), x), expected(model, x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_to_keep_must_be_there(tmp_path: Path) -> None:
+    weights = {f"module.blocks.{n}.down.weight": np.zeros((4, 4), np.float32) for n in range(2)}
+    onnx_file.save(
+        graph("g (float[n, 4] x) => (float[n, 4] x) {}", **weights), file := tmp_path / "g"
+    )
+
+    def kept(*patterns: str) -> Any:
+        calibration = SimpleNamespace(keep_float=patterns)
+        return SimpleNamespace(model="m", recipe=SimpleNamespace(calibration=calibration))
+
+    quantise.check_kept(kept("blocks.*.down", "down"), [file])
+    with pytest.raises(
+        BuildError, match=r"'blocks.\*.up', which is no layer's name; .*0.down.weight"
+    ):
+        quantise.check_kept(kept("blocks.*.up"), [file])
