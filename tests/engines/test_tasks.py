@@ -17,8 +17,9 @@ from PIL import Image
 from build_scripts import checkpoint_images, checkpoint_tokenizer, step, tasks
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.new import chain
+from build_scripts.stand_ins import TracedPeers
 from build_scripts.trace import LENGTHS as EXAMPLE
-from build_scripts.trace import TracedPeers, example, trace
+from build_scripts.trace import example, trace
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.sharding.families import transformers
 from python_mp.sharding.families.heads import head
