@@ -58,11 +58,12 @@ def of_module(source: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) 
 def of_layout(layout: Layout, nbytes: Sequence[int]) -> Rows:
     place = "a GPU each" if layout.on_gpus else "the CPU"
     ranks = layout.world_size * layout.replicas
+    kind = "ranks" if ranks > 1 else "rank"
     yield (
         "layout",
         (
             f"replicas {layout.replicas} x tensor {layout.tensor_parallel_size} x pipeline"
-            f" {layout.pipeline_parallel_size}: {ranks} on {place}"
+            f" {layout.pipeline_parallel_size}: {ranks} {kind} on {place}"
         ),
     )
     if nbytes:
