@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
+from build_scripts import fetch, recipe_file, reference, room, samples, storage, triton_config
 from build_scripts import job as jobs
-from build_scripts import recipe_file, reference, samples, storage, triton_config
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 
@@ -41,6 +41,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
 
     encoder = _encoder(job)
     requests = samples.judged(encoder).requests
+    room.require(fetch.read(job).folder, f"{job.name}: ranges of int8 vectors")
     with torch.inference_mode():
         made = reference.computed(encoder, requests)
         shown = progress.track(made, len(requests), description=f"{job.name}: ranges")

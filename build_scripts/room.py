@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 
 from build_scripts import checkpoint_folder
+from build_scripts.errors import BuildError
 from python_mp.machine import cgroup
 
 LACKS = "lacks_memory"
@@ -30,11 +31,21 @@ def reference(folder: Path) -> int:
     return 4 * sum(map(prod, checkpoint_folder.tensors(folder).values())) + BESIDE
 
 
+def require(folder: Path, what: str) -> None:
+    """For what cannot be left out. Raises BuildError where there is too little."""
+    if (nbytes := reference(folder)) > available():
+        raise BuildError(f"{what}: {_lack(nbytes)}; build it on a larger machine")
+
+
 def unverified(nbytes: int) -> dict[str, Any]:
     """What stands in a manifest instead of an accuracy."""
-    wanted, found = (f"{each / 1e9:.1f} GB" for each in (nbytes, available()))
-    why = (
-        f"the reference, the model in one piece in float32, takes {wanted} of memory, and {found}"
-        " are free; build it on a larger machine to have it compared"
-    )
+    why = f"{_lack(nbytes)}; build it on a larger machine to have it compared"
     return {"verified": "no", "why": why, LACKS: nbytes}
+
+
+def _lack(nbytes: int) -> str:
+    wanted, found = (f"{each / 1e9:.1f} GB" for each in (nbytes, available()))
+    return (
+        f"the reference, the model in one piece in float32, takes {wanted} of memory, and {found}"
+        " are free"
+    )

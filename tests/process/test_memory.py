@@ -71,6 +71,9 @@ def test_what_does_not_fit_the_memory_is_published_unverified_and_a_rank_takes_i
             if each.name().startswith("rank ")
         ]
         assert len(ranks) == 2
+        forkserver = psutil.Process(ranks[0]).parent()
+        assert forkserver
+        assert forkserver.num_threads() == 1, "a fork would break others"
         for rank, pid in enumerate(ranks):
             file = version / f"rank{rank}.safetensors"
             weights = memory.mapped(pid, file.name)
