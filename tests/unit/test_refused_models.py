@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoConfig
 
 from python_mp.model.errors import LoadError
 from python_mp.sharding import checkpoint
-from python_mp.sharding.families import skeleton, transformers
+from python_mp.sharding.families import heads, skeleton, transformers
+from python_mp.sharding.families.task import Task
+from python_mp.sharding.weights import Tensors
 from tests.support.in_process import tried
 from tests.support.tiny_models import tiny
 
@@ -81,6 +84,12 @@ def test_by_what_the_build_finds(model_type: str) -> None:
         setattr(model.config, name, value)
     with pytest.raises(LoadError, match=said):
         tried(model, size, stages)
+
+
+def test_classes_that_do_not_come_of_the_encoder() -> None:
+    nothing = Tensors({}, torch.float32)
+    with pytest.raises(LoadError, match="classes of a t5 come of a T5Model, not of the T5Encoder"):
+        heads.Classes(tiny("t5").make().config, Task("classify"), nothing, torch.device("cpu"))
 
 
 def test_a_plan_of_ways_that_are_not_known() -> None:

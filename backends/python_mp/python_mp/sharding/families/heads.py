@@ -116,7 +116,13 @@ class Classes(nn.Module):
     ) -> None:
         super().__init__()
         whole = skeleton.make(config, task.kind)
-        self.done = Done(whole.base_model)
+        base, (encoder, _) = whole.base_model, skeleton.kind(config)
+        if type(base) is not encoder:
+            raise LoadError(
+                f"classes of a {config.model_type} come of a {type(base).__name__}, not of the"
+                f" {encoder.__name__} that is served here: serve it as a module of your own"
+            )
+        self.done = Done(base)
         setattr(whole, whole.base_model_prefix, self.done)
         skeleton.finish(whole, device)
         load_weights(whole, weights)
