@@ -156,13 +156,6 @@ def bias_by_sequence(model: Any) -> None:
             module.compute_bias = for_batch
 
 
-QUERIES = ("query", "q_proj", "q_lin", "q", "query_proj")
-KEYS = ("key", "k_proj", "k_lin", "k", "key_proj")
-HEADS = {"num_heads", "n_heads", "num_attention_heads"}
-KEY_HEADS = {"num_key_value_heads", "num_kv_heads"}
-WIDTHS = {"all_head_size", "embed_dim", "hidden_size", "inner_dim", "dim"}
-
-
 def local_widths(model: Any, whole: Mapping[str, int]) -> None:
     """What attentions have noted of their heads and width, where they do not see it by their
     linears: as much of it as this rank has of the linear's columns.

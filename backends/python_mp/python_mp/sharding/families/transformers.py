@@ -37,18 +37,9 @@ IDS, TYPES, TYPE_COUNT = "INPUT_IDS", "TOKEN_TYPE_IDS", "type_vocab_size"
 MOST, MOST_LAYERS = 1 << 31, 10_000
 """Of anything in config.json: beyond it a number is a mistake."""
 BEGIN_BEHIND_PADDING = {
-    *(
-        "camembert",
-        "data2vec-text",
-        "esm",
-        "ibert",
-        "lilt",
-        "longformer",
-        "luke",
-        "markuplm",
-        "mpnet",
-    ),
-    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+    *("camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke"),
+    *("markuplm", "mpnet", "roberta", "roberta-prelayernorm"),
+    *("xlm-roberta", "xlm-roberta-xl", "xmod"),
 }
 """Whose positions begin at pad_token_id + 1."""
 
