@@ -22,6 +22,7 @@ from python_mp.sharding.shard import Shard
 from tests.support.calls import closeness, reference
 from tests.support.checkpoints import packaged
 from tests.support.configs import FP32, INT32, model_config, tensor
+from tests.support.families import FAMILIES
 from tests.support.replicas import Array, Served, counted, pids, served
 
 LIMIT = 60.0
@@ -43,12 +44,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return version.parent
 
 
-def config(folder: Path, **more: Any) -> ModelConfig:
+def config(folder: Path, width: int = 384, **more: Any) -> ModelConfig:
     """As model_repository/embed_encoder."""
     return model_config(
         folder,
         [tensor("INPUT_IDS", INT32, -1, allow_ragged_batch=True), tensor("LENGTHS", INT32, 1)],
-        [tensor("HIDDEN_STATES", FP32, -1, 384)],
+        [tensor("HIDDEN_STATES", FP32, -1, width)],
         **{"engine": "torch", "lengths": "LENGTHS", **more},
     )
 
@@ -156,3 +157,13 @@ def test_a_rank_holds_its_share_of_the_weights(folder: Path) -> None:
         shares = [held_bytes(folder, rank, size) / whole for rank in range(size)]
         assert all(0.98 / size < share < 1.05 / size for share in shares)
     assert sum(held_bytes(folder, 0, 1, stage, 3) for stage in range(3)) == whole
+
+
+def test_places_without_a_row_are_counted(tmp_path: Path) -> None:
+    """Of a model that takes rectangles: 10 and 9 tokens lie side by side, 3 alone."""
+    (version := tmp_path / "1").mkdir()
+    FAMILIES["mpnet"].make().save_pretrained(version)
+    with served(config(tmp_path, 48, tensor_parallel_size=2), tmp_path) as replica:
+        replica.ask(**request([5] * 10, [6] * 3, [7] * 9)).result(LIMIT)
+        assert counted(replica, "tokens_total") == [22]
+        assert counted(replica, "tokens_padded_total") == [1]
