@@ -41,7 +41,7 @@ def applies(job: Job) -> bool:
 
 def inputs(job: Job) -> dict[str, object]:
     to = f"program for {_device(job)}" if _is_aot(job) else "onnx"
-    return {"to": to, "layout": asdict(job.layout)}
+    return {"to": to, "layout": asdict(job.layout), "sizes": job.recipe.shapes.samples}
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:

@@ -169,7 +169,12 @@ class Job:
             "code": code.of_file(beside[SAMPLES]) if SAMPLES in beside else {},
             "judged": self.recipe.accuracy.samples,
             "calibrated": self.recipe.calibration.samples,
-            "limits": [limits.max_batch_tokens, limits.max_batch_bytes],
+            "sizes": self.recipe.shapes.samples,
+            "limits": [
+                limits.max_batch_tokens,
+                limits.max_batch_bytes,
+                limits.min_sequence_length,
+            ],
         }
 
     @property
