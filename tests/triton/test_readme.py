@@ -21,6 +21,7 @@ from tests.support.serving import Serve
 
 README = (PROJECT / "README.md").read_text()
 DOCS = PROJECT / "docs"
+STEP = "backends/python_mp/python_mp/steps/tokenizer.py"
 PAGES = sorted(PROJECT.glob("*.md")) + sorted(DOCS.glob("*.md"))
 NAME = attrgetter("name")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -96,7 +97,7 @@ def is_there(name: str) -> bool:
 def test_named_files_exist(page: Path) -> None:
     prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     for name in set(re.findall(r"`((?:[\w.]+/)+[\w.]*|\w+\.(?:py|md))`", prose)):
-        if not re.match(r"1/|N/|\.|build/|.*NAME", name):  # the reader's own, or made
+        if not re.match(r"1/|N[/_]|\.|build/|.*NAME", name):  # the reader's own, or made
             assert is_there(name.rstrip("/")), name
 
 
@@ -150,4 +151,7 @@ def test_the_table_of_parameters_is_complete() -> None:
 
 def test_the_metrics_are_those_that_exist() -> None:
     named = re.findall(r"`(?:python_mp)?_(\w+)`", (DOCS / "metrics.md").read_text())
-    assert sorted(named) == sorted(metrics.COUNTERS | metrics.GAUGES | metrics.HISTOGRAMS)
+    of_steps = set(re.findall(r'"python_mp_(\w+)"', (PROJECT / STEP).read_text()))
+    assert sorted(named) == sorted(
+        {*metrics.COUNTERS, *metrics.GAUGES, *metrics.HISTOGRAMS, *of_steps}
+    )
