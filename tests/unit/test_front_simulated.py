@@ -99,3 +99,23 @@ def ask(world: World, replica: int, *kinds: str, widths: Sequence[int] = (1,)) -
 def test_one_refused_request_leaves_the_others_their_own_answers(world: World) -> None:
     """They were overwritten by those of later batches before Triton had read them."""
     ask(world, 0, "refused", *["good"] * 5, widths=(1, 2))
+
+
+def test_what_goes_back_into_the_queue_waits_no_longer_than_its_time_out() -> None:
+    """Its batch is refused, it is to be asked again by itself, and the ranks are frozen with what
+    was before it. Nothing had waited: nobody looked at the queue."""
+    state = Front()
+    state.start(0, (2, 1), 0.3, 0.0)
+    state.call(
+        1,
+        [
+            *[("good", (1, [9]), 0, 0)] * 2,
+            ("slow", (2, [1]), 1, 0),
+            ("refused", (2, [1]), 0, 100_000),
+        ],
+    )
+    state.stop_rank(1, 0)
+    for _ in range(40):
+        state.pass_time(0.1)
+        state.holds()
+    state.teardown()

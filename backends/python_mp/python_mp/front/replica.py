@@ -295,6 +295,7 @@ class Replica:
     def _put_back(self, requests: list[Request]) -> None:
         with self._lock:
             self._scheduler.put_back(requests)
+            self._see_to_the_rest()
 
     def _judge(self, in_hand: list[Request], ended: GroupEnded) -> None:
         poison = guilty(in_hand, ended)
