@@ -91,19 +91,23 @@ def trace(
         tensors = tensors if hidden is None else {**tensors, HIDDEN: hidden}
         graph = Graph(module, names, **kind)
         shapes = (tuple(_sizes(config, name, longest) for name in names),)
-        try:
-            program = torch.export.export(
-                graph, tuple(tensors[name] for name in names), dynamic_shapes=shapes
-            )
-        except BuildError:
-            raise
-        except Exception as error:
-            why = str(error).strip().splitlines()[0]
-            raise BuildError(
-                f"The module cannot be exported ({why}); make it traceable by torch.export,"
-                " or serve it with engine torch."
-            ) from error
+        program = _exported(graph, tuple(tensors[name] for name in names), shapes)
     return Traced(program, names, outputs)
+
+
+def _exported(
+    graph: Graph, tensors: tuple[Tensor, ...], shapes: tuple[Any, ...]
+) -> ExportedProgram:
+    try:
+        return torch.export.export(graph, tensors, dynamic_shapes=shapes)
+    except BuildError:
+        raise
+    except Exception as error:
+        why = str(error).strip().splitlines()[0]
+        raise BuildError(
+            f"The module cannot be exported ({why}); make it traceable by torch.export,"
+            " or serve it with engine torch."
+        ) from error
 
 
 def example(

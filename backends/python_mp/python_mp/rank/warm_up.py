@@ -16,13 +16,10 @@ from ..model.sample_dims import sample_dims
 log = logging.getLogger(__name__)
 
 Forward = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+Dims = Mapping[str, Sequence[int]]
 
 
-def warm_up(
-    forward: Callable[[Mapping[str, Array]], Mapping[str, Array]],
-    config: ModelConfig,
-    said: Mapping[str, Sequence[int]],
-) -> None:
+def warm_up(forward: Forward, config: ModelConfig, said: Dims) -> None:
     """One batch of zeros, so that a module or weights of the wrong shape fail the load and the
     first request is no slower than others.
 
@@ -33,17 +30,9 @@ def warm_up(
     Raises:
         LoadError: the module raised. That its `check` refuses zeros is all right.
     """
-    used = [
-        each for each in config.inputs if not each.optional and each.name in config.batch_inputs
-    ]
     rows = max(1, config.parameters.min_sequence_length)
-    zeros = {
-        s.name: np.zeros([rows if s.ragged else 1, *sample_dims(s, said)[s.ragged :]], s.dtype)
-        for s in used
-    }
-    guessed = [s.name for s in used if s.name not in said and -1 in s.row]
-    for group in config.groups if config.has_ragged_input else ():
-        zeros[group.cu_seqlens] = np.array([0, rows], np.int32)
+    zeros = _zeros(config, said, rows)
+    guessed = [s.name for s in config.inputs if s.name in zeros.keys() - said and -1 in s.row]
     try:
         outputs = forward(zeros)
         for spec in config.outputs if outputs else ():
@@ -63,6 +52,17 @@ def warm_up(
         log.warning(
             "not warmed up: %s, of shapes %s; see shapes.samples of recipe.toml", text, shapes
         )
+
+
+def _zeros(config: ModelConfig, said: Dims, rows: int) -> dict[str, Array]:
+    zeros = {
+        s.name: np.zeros([rows if s.ragged else 1, *sample_dims(s, said)[s.ragged :]], s.dtype)
+        for s in config.inputs
+        if not s.optional and s.name in config.batch_inputs
+    }
+    for group in config.groups if config.has_ragged_input else ():
+        zeros[group.cu_seqlens] = np.array([0, rows], np.int32)
+    return zeros
 
 
 def _compare(spec: TensorSpec, row: tuple[int, ...]) -> None:
