@@ -70,7 +70,7 @@ GONE = r"rank 0 (exited|was killed|raised|closed)"
 SLOW = rf"did not load within {START_SECONDS} s"
 MODULES: dict[str, tuple[str, str]] = {
     "is no Python": ("def build(:", RAISED + "SyntaxError"),
-    "build is no function": ("build = 1", r"has no function build\(shard\)"),
+    "build is no function": ("build = 1", r"nor a function build\(shard\)"),
     "raises": ("raise ValueError('a\\nb\\n' * 1000)", RAISED + "ValueError: a b a b"),
     "imports by names of 0.1": (
         "from python_mp.rank.layers import RowParallelLinear",
