@@ -26,7 +26,7 @@ from build_scripts.job import PROJECT, Job
 from python_mp.sharding.checkpoint import WEIGHTS
 
 NEEDS: tuple[str, ...] = ()
-TOOLS = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
+TOOLS = ("numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers")
 RECORD, CHECKPOINT = "source.json", "checkpoint"
 KINDS = "package:NAME, a folder, hub:OWNER/NAME@COMMIT or make:FILE.py"
 

@@ -34,7 +34,16 @@ if TYPE_CHECKING:
     from build_scripts.lockstep import Feed
 
 NEEDS = ("fetch", "shards", "export")
-TOOLS = ("numpy", "nvidia-modelopt", "onnx", "onnx-ir", "onnxruntime", "tokenizers", "torch")
+TOOLS = (
+    "numpy",
+    "nvidia-modelopt",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "pillow",
+    "tokenizers",
+    "torch",
+)
 
 
 def applies(job: Job) -> bool:

@@ -25,7 +25,7 @@ from build_scripts.job import Job
 from python_mp.steps import settings_file
 
 NEEDS = ("fetch", "ranges")
-TOOLS = ("tokenizers", "transformers")
+TOOLS = ("pillow", "tokenizers", "transformers")
 MODEL = "from python_mp.steps.{} import TritonPythonModel as TritonPythonModel\n"
 
 

@@ -33,6 +33,7 @@ NEEDS = ("fetch", "reference", "shards", "export", "quantise", "compile")
 TOOLS = (
     "numpy",
     "onnxruntime",
+    "pillow",
     "polygraphy",
     "safetensors",
     "tensorrt",

@@ -270,18 +270,19 @@ def test_what_a_stage_reads_of_them_is_in_its_key(
 
 
 DISTRIBUTIONS = cache(packages_distributions)
-PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "msgspec"}
-"""They show progress, and read what is in the key by its meaning or by its commit."""
+PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "msgspec", "psutil"}
+"""They show progress, ask for free memory, and read what is in the key by its meaning or by its commit."""
 NOT_RUN = {
     "step": {"numpy", "safetensors", "torch"},
-    "shards": {"numpy", "onnx", "onnxruntime", "tokenizers"},
-    "export": {"numpy", "onnxruntime", "tokenizers", "transformers"},
+    "shards": {"numpy", "onnx", "onnxruntime", "pillow", "tokenizers"},
+    "export": {"numpy", "onnxruntime", "pillow", "tokenizers", "transformers"},
     "quantise": {"safetensors", "transformers"},
     "compile": {
         "numpy",
         "onnx",
         "onnx-ir",
         "onnxruntime",
+        "pillow",
         "safetensors",
         "tokenizers",
         "transformers",
