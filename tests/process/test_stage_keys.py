@@ -271,7 +271,7 @@ def test_what_a_stage_reads_of_them_is_in_its_key(
 
 DISTRIBUTIONS = cache(packages_distributions)
 PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "msgspec", "psutil"}
-"""They show progress, ask for free memory, and read what is in the key by its meaning or by its commit."""
+"""They show progress, ask for memory, or read what is in the key by its meaning or its commit."""
 NOT_RUN = {
     "step": {"numpy", "safetensors", "torch"},
     "shards": {"numpy", "onnx", "onnxruntime", "pillow", "tokenizers"},
