@@ -17,14 +17,14 @@ from transformers.modeling_outputs import (
 )
 
 from ...model.errors import LoadError
-from ...model.paths import regular
+from ...model.paths import present, regular
 from ..packed import Packed
 from ..parallelize import load_weights
 from ..pooling import pool
 from ..rectangles import rectangles
 from ..shard import Shard
 from ..slices import Slices
-from ..weights import Weights
+from ..weights import Checkpoint, Weights
 from . import skeleton, vector_layers
 from .task import WEIGHTS, Task
 
@@ -41,10 +41,17 @@ def head(shard: Shard, config: PretrainedConfig, task: Task) -> nn.Module:
     """
     if skeleton.in_one(config, task.kind):
         return ComputedInOne()
-    weights = shard.given or Slices(regular(shard.folder, WEIGHTS), shard.device)
+    weights = shard.given or _weights(shard)
     if task.kind == "embed":
         return Embedding(task, weights)
     return Classes(config, task, weights, shard.device)
+
+
+def _weights(shard: Shard) -> Weights:
+    """In float32: those of the build, or of a checkpoint that was put there by hand."""
+    if present(shard.folder, WEIGHTS):
+        return Slices(regular(shard.folder, WEIGHTS), shard.device)
+    return Checkpoint(shard.folder, torch.float32, shard.device)
 
 
 class Embedding(nn.Module):
