@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from build_scripts.publish import versions
-from python_mp.sharding.families.task import Task
 from server.process.installation import PROJECT
 from tests.support.checkpoints import packaged
 
@@ -123,9 +122,9 @@ def add_variant(repository: Path, layout: Layout) -> None:
     source = MODELS / "embed_encoder"
     config = layout.apply((source / "config.pbtxt").read_text())
     files = [packaged().file(name) for name in ("config.json", "model.safetensors")]
+    files.append(newest("embed_encoder") / "task.json")
     config = config.replace('name: "embed_encoder"', f'name: "{encoder}"')
     model = add(repository, encoder, config, files)
-    Task("embed", ("mean",)).write(model / "1")
     shutil.copytree(source / "warmup", model / "warmup")
     ensemble = (MODELS / "embed" / "config.pbtxt").read_text()
     ensemble = ensemble.replace('"embed_encoder"', f'"{encoder}"')
