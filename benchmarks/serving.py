@@ -17,6 +17,7 @@ from benchmarks.compare import SECONDS, at, latency, throughput
 from benchmarks.load import Load, Target, closed_loop
 from benchmarks.texts import CHECKPOINT, short_texts
 from build_scripts.job import REPOSITORY
+from build_scripts.publish import versions
 from server.endpoints import Endpoints
 from server.process.launch import TritonServer
 from tests.support.repository import with_parameters
@@ -98,6 +99,8 @@ def _fill(repository: Path) -> None:
     for dtype in DTYPES:
         encoder, ensemble = f"embed_encoder_{dtype}", f"embed_{dtype}"
         _variant(REPOSITORY / "embed_encoder", encoder, repository, {}, CHECKPOINT.path)
+        built = REPOSITORY / "embed_encoder" / str(versions(REPOSITORY / "embed_encoder")[-1])
+        shutil.copy(built / "task.json", repository / encoder / "1")
         config = repository / encoder / "config.pbtxt"
         by_hand = {"engine": "torch", "dtype": dtype}
         config.write_text(with_parameters(config.read_text(), by_hand))
