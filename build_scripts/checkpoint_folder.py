@@ -78,6 +78,27 @@ class Checkpoint:
             return reranker_folder.read(self.path, self.config).settings
         return Settings()
 
+    def check_weights(self) -> None:
+        """Raises BuildError unless they are those of the task's module. They are loaded only where
+        their names do not say it."""
+        if not self.bears_its_names:
+            self.model()  # transformers may know other names for them, or says what is missing.
+
+    @property
+    def bears_its_names(self) -> bool:
+        """Whether its tensors are those of the task's module: of these names and shapes, or, where
+        it is of a model with a head, behind the base's prefix."""
+        from python_mp.sharding.families import skeleton
+
+        there = tensors(self.path).items()
+        try:
+            model = skeleton.make(self.architecture, self.task)
+        except Exception:  # `model` says what is wrong.
+            return False
+        wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        prefixed = {f"{model.base_model_prefix}.{name}": shape for name, shape in wanted.items()}
+        return wanted.items() <= there or prefixed.items() <= there
+
     def model(self) -> PreTrainedModel:
         """As transformers loads it for the task, in float32, on the CPU.
 

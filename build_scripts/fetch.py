@@ -126,7 +126,8 @@ def verify(job: Job, folder: Path) -> None:
         tasks.check_vectors(job, found)
     if job.recipe.is_step:
         return
-    tasks.check_tensors(job, found, found.model().config)
+    found.check_weights()
+    tasks.check_tensors(job, found, found.architecture)
 
 
 def _tokenizer(job: Job, folder: Path) -> str | None:

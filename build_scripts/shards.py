@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint_folder, fetch, layer_weights, storage, tasks
+from build_scripts import fetch, layer_weights, storage, tasks
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from python_mp.sharding.families.task import WEIGHTS as HEAD
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import torch
 
     from python_mp.sharding.families.isolation import Isolation
-    from python_mp.sharding.families.task import Kind
     from python_mp.sharding.weights import Weights
 
 NEEDS = ("fetch",)
@@ -89,7 +88,7 @@ def weights(job: Job, dtype: torch.dtype) -> Weights:
     from python_mp.sharding.weights import Checkpoint, Tensors
 
     folder, cpu = fetch.read(job).folder, torch.device("cpu")
-    if job.recipe.family == "transformers" and not bears_its_names(folder, job.task):
+    if job.recipe.family == "transformers" and not fetch.checkpoint(job).bears_its_names:
         return Tensors(fetch.checkpoint(job).model().state_dict(), dtype)
     return Checkpoint(folder, dtype, cpu)
 
@@ -105,18 +104,6 @@ def _head_weights(job: Job) -> Weights:
     checkpoint = fetch.checkpoint(job)
     found = layer_weights.read(checkpoint.path, checkpoint.settings.layers)
     return Tensors(found, torch.float32)
-
-
-def bears_its_names(folder: Path, task: Kind | None) -> bool:
-    """Whether the checkpoint's tensors are the module's: of these names and shapes, or, where it is
-    of a model with a head, behind the base's prefix."""
-    from python_mp.sharding.families import skeleton, transformers
-
-    model = skeleton.make(transformers.read(folder / "config.json"), task)
-    there = checkpoint_folder.tensors(folder).items()
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    prefixed = {f"{model.base_model_prefix}.{name}": shape for name, shape in wanted.items()}
-    return wanted.items() <= there or prefixed.items() <= there
 
 
 def add_code(job: Job, out: Path) -> None:

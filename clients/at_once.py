@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,15 @@ def _infer(client: Any, module: Any, model: str, inputs: Inputs) -> Any:
         tensor.set_data_from_numpy(array)
         tensors.append(tensor)
     return client.infer(model, tensors)
+
+
+def told(client: str, errors: Iterable[str]) -> int:
+    """Says what the server did not answer; the exit code."""
+    code = 0
+    for error in filter(None, errors):
+        print(f"{client}: {error}", file=sys.stderr)
+        code = 1
+    return code
 
 
 def cell(value: bytes | str) -> Array:

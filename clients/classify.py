@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from clients.at_once import Answer, Inputs, Server, cell
+from clients.at_once import Answer, Inputs, Server, cell, told
 from clients.connection import add_options, positive
 
 FEW = 8  # items that need no progress bar
@@ -67,9 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
             table.add_row("" if place else escape(item), escape(label), f"{score:.3f}")
     if table.row_count:
         Console().print(table)
-    for error in refused:
-        print(f"classify: {error}", file=sys.stderr)
-    return 1 if refused else 0
+    return told("classify", refused)
 
 
 def _parser() -> argparse.ArgumentParser:

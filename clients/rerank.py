@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clients.at_once import Answer, Inputs, Server, cell
+from clients.at_once import Answer, Inputs, Server, cell, told
 from clients.connection import add_options
 
 
@@ -39,10 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         table.add_row(f"{score:.4f}", escape(text))
     if scored:
         Console().print(table)
-    refused = [each.error for each in answers if each.error]
-    for error in refused:
-        print(f"rerank: {error}", file=sys.stderr)
-    return 1 if refused else 0
+    return told("rerank", (each.error for each in answers))
 
 
 def _parser() -> argparse.ArgumentParser:

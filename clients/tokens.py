@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clients.at_once import Answer, Inputs, Server, cell
+from clients.at_once import Answer, Inputs, Server, cell, told
 from clients.connection import add_options
 
 
@@ -54,10 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             shown = escape(text[span.start : span.end])
             table.add_row(shown, escape(span.label), f"{span.score:.3f}", place)
     Console().print(table)
-    refused = [answer.error for answer in answers if answer.error]
-    for error in refused:
-        print(f"tokens: {error}", file=sys.stderr)
-    return 1 if refused else 0
+    return told("tokens", (answer.error for answer in answers))
 
 
 def _parser() -> argparse.ArgumentParser:

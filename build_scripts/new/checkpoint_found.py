@@ -15,7 +15,6 @@ from build_scripts import (
     checkpoint_images,
     checkpoint_tokenizer,
     hub,
-    shards,
     step,
     tasks,
 )
@@ -116,8 +115,7 @@ def read(source: str, folder: Path, wanted: Kind | None) -> Found:
         rows = skeleton.rows(config, kind)
     except LoadError as error:
         raise BuildError(f"{folder}: {error}") from None
-    if not shards.bears_its_names(folder, kind):
-        checkpoint.model()  # transformers may know other names for them, or says what is missing.
+    checkpoint.check_weights()
     takes: Takes = "image" if rows == "images" else "text"
     if (kind, takes) not in chain.ENDS:
         raise BuildError(

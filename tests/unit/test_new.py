@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from build_scripts import job, shards
+from build_scripts import job
+from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.new import task_found
 from build_scripts.new.__main__ import main
@@ -277,5 +278,5 @@ def test_a_checkpoint_with_a_head_is_read_tensor_by_tensor(tmp_path: Path) -> No
     from transformers import BertConfig, BertForMaskedLM
 
     BertForMaskedLM(BertConfig(**CONFIG)).save_pretrained(tmp_path)
-    assert shards.bears_its_names(tmp_path, "embed")
-    assert not shards.bears_its_names(tmp_path, "tokens")
+    assert Checkpoint(tmp_path, "embed").bears_its_names
+    assert not Checkpoint(tmp_path, "tokens").bears_its_names
