@@ -1,0 +1,106 @@
+"""Attention over pages against its formula, with blocks anywhere in the cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from python_mp.sharding.paged import BLOCK, attend_pages, new_cache, store
+from tests.support.replicas import Array
+
+
+def formula(q: Array, k: Array, v: Array, sinks: Array | None, **asked: Any) -> Array:
+    """The last rows of one sequence, [rows, heads, size], in float64."""
+    out, groups = np.zeros(q.shape), q.shape[1] // k.shape[1]
+    for i, place in enumerate(range(len(k) - len(q), len(k))):
+        first = max(0, place + 1 - (asked["window"] or len(k)))
+        for head in range(q.shape[1]):
+            scores = k[first : place + 1, head // groups] @ q[i, head]
+            scores = scores * (asked["scale"] or q.shape[2] ** -0.5)
+            if cap := asked["softcap"]:
+                scores = np.tanh(scores / cap) * cap
+            top = scores.max()
+            weights = np.exp(scores - top)
+            of_nothing = 0 if sinks is None else np.exp(sinks[head] - top)
+            seen = v[first : place + 1, head // groups]
+            out[i, head] = weights @ seen / (weights.sum() + of_nothing)
+    return out
+
+
+class Filled:
+    """A cache with some sequences in it, whose last rows ask; garbage everywhere else."""
+
+    def __init__(
+        self, shapes: list[tuple[int, int]], kv: int, groups: int, head: int, dtype: torch.dtype
+    ) -> None:
+        torch.manual_seed(len(shapes) + head)
+        widths = [-(-context // BLOCK) for _, context in shapes]
+        ids = torch.randperm(sum(widths) + 2).int()
+        self.caches = new_cache(len(ids), kv, head, dtype, torch.device("cpu"))
+        for cache in self.caches:
+            cache.fill_(float("nan"))
+        self.table = torch.full((len(shapes), max(widths, default=0)), -1, dtype=torch.int32)
+        self.k, self.v = ([torch.randn(c, kv, head).to(dtype) for _, c in shapes] for _ in "kv")
+        self.q = torch.randn(sum(r for r, _ in shapes), kv * groups, head).to(dtype)
+        for n, width in enumerate(widths):
+            mine, ids = ids[:width], ids[width:]
+            self.table[n, :width] = mine
+            at = torch.arange(len(self.k[n]))
+            places = mine.long()[at // BLOCK] * BLOCK + at % BLOCK
+            store(self.k[n], self.v[n], *self.caches, places)
+        self.context = torch.tensor([c for _, c in shapes], dtype=torch.int32)
+        rows = torch.tensor([0, *(r for r, _ in shapes)])
+        self.cu_seqlens = rows.cumsum(0).int()
+
+    def asked(self, function: Any = attend_pages, **how: Any) -> Tensor:
+        made: Tensor = function(
+            self.q, *self.caches, self.table, self.context, self.cu_seqlens, **how
+        )
+        return made
+
+    def expected(self, sinks: Tensor | None, **how: Any) -> Array:
+        q = self.q.double().split(self.cu_seqlens.diff().tolist())
+        nothing = None if sinks is None else sinks.double().numpy()
+        made = [
+            formula(q.numpy(), k.double().numpy(), v.double().numpy(), nothing, **how)
+            for q, k, v in zip(q, self.k, self.v, strict=True)
+        ]
+        return np.concatenate(made).reshape(self.q.flatten(1).shape)
+
+
+SHAPES = st.tuples(st.integers(0, 40), st.integers(0, 300)).map(lambda x: (x[0], sum(x)))
+"""Rows of a step, and all of the context: a decode, a first chunk, a later one."""
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shapes=st.lists(SHAPES | st.just((1, 33)), min_size=1, max_size=5),
+    kv=st.integers(1, 3),
+    groups=st.integers(1, 5),
+    head=st.sampled_from([1, 5, 8, 20, 64, 80, 130]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    window=st.none() | st.integers(1, 200),
+    scale=st.sampled_from([None, 0.3]),
+    softcap=st.sampled_from([None, 3.0]),
+    has_sinks=st.booleans(),
+)
+def test_it_computes_its_formula(
+    shapes: list[tuple[int, int]],
+    kv: int,
+    groups: int,
+    head: int,
+    dtype: torch.dtype,
+    has_sinks: bool,
+    **how: Any,
+) -> None:
+    filled = Filled(shapes, kv, groups, head, dtype)
+    sinks = torch.randn(kv * groups) if has_sinks else None
+    found = filled.asked(sinks=sinks, **how)
+    assert found.dtype == dtype
+    limit = 2e-5 if dtype is torch.float32 else 2e-2
+    np.testing.assert_allclose(found.float(), filled.expected(sinks, **how), rtol=limit, atol=limit)
