@@ -8,6 +8,7 @@ PROGRESS := awk '/^Collecting.*\(from -r/ { print "      " $$2; fflush() } \
 	/^ *Downloading .*[0-9][0-9][0-9][.0-9]* MB/ { print "      downloading " $$2 " " $$3 " MB)"; fflush() } \
 	/^Installing collected/ { print "      unpacking " NF - 3 " packages"; fflush() }'
 ARGS ?=
+CAMPAIGNS ?= share
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
@@ -34,8 +35,9 @@ down:  ## end and remove what `up` started; the volumes stay (ARGS=--volumes tak
 test: venv models  ## the tests: unit, process, engines, Triton, deploy
 	@exec $(BIN)/python -m pytest -m "not campaign" $(ARGS)
 
-test-all: venv models  ## the same, and the campaigns that take too long for every change
-	@exec $(BIN)/python -m pytest $(ARGS)
+# With `-v` and times: what takes minutes has a line when it begins, and one with its seconds.
+test-all: venv models  ## the same, and a share of the long campaigns by chance (CAMPAIGNS=whole: all)
+	@CAMPAIGNS=$(CAMPAIGNS) exec $(BIN)/python -m pytest -v --override-ini console_output_style=times --durations=20 $(ARGS)
 
 coverage: venv models  ## branches that unit, process and engine tests reach
 	@rm -rf build/coverage && mkdir -p build/coverage

@@ -8,6 +8,7 @@ import pytest
 
 from server.process.installation import PROJECT
 from server.process.launch import TritonServer
+from tests.support.campaigns import pytest_configure, pytest_report_header
 from tests.support.forkserver import forkservers, one_forkserver
 from tests.support.programs import composer, program
 from tests.support.required import pytest_make_collect_report, pytest_runtest_makereport
@@ -23,7 +24,9 @@ __all__ = [
     "forkservers",
     "one_forkserver",
     "program",
+    "pytest_configure",
     "pytest_make_collect_report",
+    "pytest_report_header",
     "pytest_runtest_makereport",
 ]
 
