@@ -150,19 +150,20 @@ class Checkpoint:
 
 
 def package_folder(package: str) -> Path:
-    """Where an installed package holds its checkpoint: the folder of its config.json.
+    """Where an installed package holds its checkpoint: its folder, or the folder `model` in it.
 
     Raises:
         BuildError: it is not installed.
     """
-    spec = find_spec(package)
+    spec = find_spec(package.replace("-", "_"))
     if spec is None or spec.origin is None:
         raise BuildError(
             f"The package {package.replace('_', '-')} is not installed; run `make install`,"
             " or name another checkpoint with --source."
         )
     home = Path(spec.origin).parent
-    return home if (home / "config.json").exists() else home / "model"
+    has_inner = not (home / "config.json").exists() and (home / "model").is_dir()
+    return home / "model" if has_inner else home
 
 
 def weight_files(folder: Path) -> list[str]:

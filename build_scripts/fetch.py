@@ -2,6 +2,7 @@
 
     package:NAME               a checkpoint inside an installed package
     FOLDER                     a checkpoint in a folder
+    FILE.gguf                  one of llama.cpp; a folder or a package may hold it, too
     hub:OWNER/NAME@COMMIT      one from the Hugging Face hub; no code and no pickle
     make:FILE.py               made by a file beside the recipe: its make(folder, progress) writes
                                the checkpoint and returns facts for the manifest
@@ -18,7 +19,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint_folder, code, hub, storage, tasks, triton_config
+from build_scripts import checkpoint_folder, code, gguf_folder, hub, storage, tasks, triton_config
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.checkpoint_tokenizer import written
 from build_scripts.errors import BuildError
@@ -28,7 +29,7 @@ from python_mp.sharding.checkpoint import WEIGHTS
 NEEDS: tuple[str, ...] = ()
 TOOLS = ("numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers")
 RECORD, CHECKPOINT = "source.json", "checkpoint"
-KINDS = "package:NAME, a folder, hub:OWNER/NAME@COMMIT or make:FILE.py"
+KINDS = "package:NAME, a folder, FILE.gguf, hub:OWNER/NAME@COMMIT or make:FILE.py"
 
 
 @dataclass(frozen=True)
@@ -145,13 +146,13 @@ def local_folder(job: Job) -> Path | None:
     """
     kind, _, name = job.recipe.source.partition(":")
     if kind == "package":
-        return checkpoint_folder.package_folder(name)
+        return gguf_folder.of(checkpoint_folder.package_folder(name))
     if kind in ("hub", "make"):
         return None
     folder = PROJECT / Path(job.recipe.source).expanduser()
-    if not folder.is_dir():
+    if not folder.exists():
         raise BuildError(f"{job.model}: there is no folder {folder}; a source is {KINDS}.")
-    return folder
+    return gguf_folder.of(folder)
 
 
 def _hashes(job: Job, folder: Path) -> dict[str, dict[str, object]]:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TALKATIVE = "torch.onnx", "torch.utils._pytree", "transformers"
+TALKATIVE = "torch.onnx", "torch.utils._pytree", "torchao", "transformers"
 
 
 @contextmanager

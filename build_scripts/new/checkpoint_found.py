@@ -14,6 +14,7 @@ from build_scripts import (
     checkpoint_folder,
     checkpoint_images,
     checkpoint_tokenizer,
+    gguf_folder,
     hub,
     step,
     tasks,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from python_mp.sharding.families.arrangement import Rows
 
-KINDS = "package:NAME, a folder, or hub:OWNER/NAME[@REVISION]"
+KINDS = "package:NAME, a folder, FILE.gguf, or hub:OWNER/NAME[@REVISION]"
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,17 @@ def located(source: str, wanted: Kind | None) -> tuple[str, Path]:
     """
     kind, _, name = source.partition(":")
     if kind == "package":
-        return source, checkpoint_folder.package_folder(name)
+        return source, gguf_folder.of(checkpoint_folder.package_folder(name))
     if kind == "hub":
         commit, folder = hub.located(name, hub.TEXTS)
         with quiet():
             _configured(folder, wanted)
         return hub.located(commit.removeprefix("hub:"))
     folder = Path(source).expanduser().resolve()
-    if not folder.is_dir():
+    if not folder.exists():
         raise BuildError(f"there is no folder {folder}; a source is {KINDS}")
     inside = folder.is_relative_to(PROJECT)
-    return str(folder.relative_to(PROJECT) if inside else folder), folder
+    return str(folder.relative_to(PROJECT) if inside else folder), gguf_folder.of(folder)
 
 
 def read(source: str, folder: Path, wanted: Kind | None) -> Found:
@@ -154,11 +155,6 @@ def _configured(folder: Path, wanted: Kind | None) -> tuple[PretrainedConfig, Ki
 
 
 def _no_config(folder: Path) -> str:
-    if found := sorted(path.name for path in folder.glob("*.gguf")):
-        return (
-            f"{folder} holds {found[0]}: GGUF is quantised, and not read; take the original"
-            " checkpoint with its config.json and model.safetensors"
-        )
     if (folder / checkpoint_folder.ADAPTER).is_file():
         return (
             f"{folder} is an adapter ({checkpoint_folder.ADAPTER}): merge it into the weights of"

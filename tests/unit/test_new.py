@@ -141,7 +141,7 @@ def experts(path: Path) -> Path:
 
 REFUSED: Mapping[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "pickle": (with_file("pytorch_model.bin", "model.safetensors"), [], "pickle can run code"),
-    "gguf": (with_file("a.gguf", "config.json"), [], "GGUF is quantised"),
+    "gguf": (with_file("a.gguf", "config.json"), [], "is no GGUF file, or damaged"),
     "adapter alone": (with_file("adapter_config.json", "config.json"), [], "is an adapter"),
     "adapter": (with_file("adapter_config.json"), [], "merge it into the weights"),
     "no config": (with_file("a", "config.json"), [], "has no config.json"),

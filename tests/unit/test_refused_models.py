@@ -106,7 +106,10 @@ def test_a_plan_of_ways_that_are_not_known() -> None:
 
 @pytest.mark.parametrize(
     ("file", "said"),
-    [("model.Q4_0.gguf", "convert it, as with AutoModel"), ("pytorch_model.bin", "pickle can run")],
+    [
+        ("model.Q4_0.gguf", "reads the file itself"),
+        ("pytorch_model.bin", "pickle can run"),
+    ],
 )
 def test_by_its_files(file: str, said: str, tmp_path: Path) -> None:
     (tmp_path / file).touch()

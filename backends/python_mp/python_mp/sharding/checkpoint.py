@@ -54,8 +54,8 @@ def weight_files(folder: Path) -> list[str]:
         )
     if converted := sorted(path.name for path in folder.glob("*.gguf")):
         raise LoadError(
-            f"{folder} holds {converted[0]}, which is not read; convert it, as with AutoModel."
-            f"from_pretrained({str(folder)!r}, gguf_file={converted[0]!r}).save_pretrained(FOLDER)"
+            f"{folder} holds {converted[0]} and no safetensors: the build reads the file itself,"
+            f" with the source {folder / converted[0]}"
         )
     raise LoadError(f"no *.safetensors in {folder}: it has no {WEIGHTS}")
 
