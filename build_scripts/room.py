@@ -7,23 +7,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from build_scripts import checkpoint_folder
 from build_scripts.errors import BuildError
-from python_mp.machine import cgroup
+from python_mp.machine.memory import available as available
 
 LACKS = "lacks_memory"
 """In a stage's facts: bytes that it would have taken, and did not find."""
 BESIDE = 1 << 29
 """Bytes of Python, torch, and what one text takes on its way through a model."""
-
-
-def available() -> int:
-    """Bytes that this process may still take: of the machine's memory, and of its container's."""
-    free = psutil.virtual_memory().available
-    limit = cgroup.memory()
-    return free if limit is None else min(free, limit - cgroup.memory_held())
 
 
 def reference(folder: Path) -> int:

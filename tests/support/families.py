@@ -114,6 +114,7 @@ FAMILIES = {
     ),
     "gpt_neox": Family("GPTNeoXModel", "GPTNeoXConfig", TEXT),
     "llama": Family("LlamaModel", "LlamaConfig", GROUPED),
+    "mistral": Family("MistralModel", "MistralConfig", {**GROUPED, "sliding_window": 8}),
     "qwen2": Family("Qwen2Model", "Qwen2Config", GROUPED),
     "qwen3": Family("Qwen3Model", "Qwen3Config", {**GROUPED, "head_dim": 16}),
     "gemma2": Family("Gemma2Model", "Gemma2Config", {**GROUPED, **WINDOW}, "eager"),

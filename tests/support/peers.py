@@ -32,6 +32,13 @@ class Peers:
         self._barrier.wait()
         return x.copy_(total)
 
+    def gather(self, rank: int, x: Tensor) -> Tensor:
+        self._given[rank] = x
+        self._barrier.wait()
+        all_of_it = torch.cat(self._given, -1)
+        self._barrier.wait()
+        return all_of_it
+
 
 def together(size: int, rank: Callable[[int, Peers], T]) -> list[T]:
     """What each rank's function returns. Where one raises, nobody waits for it."""
@@ -61,3 +68,6 @@ class Peer(Alone):
 
     def all_reduce(self, x: Tensor) -> Tensor:
         return self._peers.add_up(self._rank, x)
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        return self._peers.gather(self._rank, x)

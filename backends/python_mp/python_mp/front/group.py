@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing, suppress
 from enum import Enum, auto
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from ..machine.vital import vital
 from ..model.batch import Batch
@@ -63,6 +64,7 @@ class Group:
         self._parted = False
         self.ranks: list[RankProcess] = []
         self.phases: dict[str, float] = {}
+        self.blocks = 0
         """Seconds of the start."""
         with ExitStack() as held:
             self._arena = Arena.create(self._slots, half(config))
@@ -110,7 +112,7 @@ class Group:
             look()
             for rank, message in self.inbox.wait(min(left, interval)):
                 loading.discard(rank)
-                self._book_phases(json.loads(message.text))
+                self._book(json.loads(message.text))
         self.state = State.SERVING
 
     def read_stacks(self) -> str:
@@ -257,9 +259,12 @@ class Group:
         self.ranks.append(process)
         self.inbox.add(process)
 
-    def _book_phases(self, phases: dict[str, float]) -> None:
-        """The slowest rank's of each: they wait for each other."""
-        for phase, seconds in phases.items():
+    def _book(self, said: dict[str, Any]) -> None:
+        """The least blocks of a rank, since each block is on all of them; of each phase the slowest
+        rank's: they wait for each other."""
+        blocks = int(said.pop("blocks"))
+        self.blocks = min(blocks, self.blocks) if self.blocks else blocks
+        for phase, seconds in said.items():
             self.phases[phase] = max(seconds, self.phases.get(phase, 0.0))
 
 

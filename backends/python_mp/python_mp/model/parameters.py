@@ -24,7 +24,7 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
 """And the dtypes that each of them computes with."""
 UNBUILT = ("echo", "torch")
 """Those that can do without a build: they run the module as it is, or none."""
-TASKS = ("embed", "rerank", "classify", "tokens")
+TASKS = ("embed", "rerank", "classify", "tokens", "generate")
 """What a checkpoint may be served for; the build reads it, and clients may."""
 COLLECTIVES = ("auto", "shm", "gloo", "nccl")
 MOST_RANKS = 64
@@ -46,6 +46,7 @@ class Parameters:
     task: str = ""
     max_batch_tokens: int = 4096
     max_batch_bytes: int = 64 << 20
+    kv_cache_blocks: int = 0
     max_queue_requests: int = 4096
     max_queue_bytes: int = 256 << 20
     hang_seconds: int = 10
@@ -140,6 +141,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "task": _one_of(*TASKS),
     "max_batch_tokens": _whole(1, 1 << 24),
     "max_batch_bytes": _whole(1 << 10, 1 << 36),
+    "kv_cache_blocks": _whole(0, 1 << 24),
     "max_queue_requests": _whole(1, 1 << 24),
     "max_queue_bytes": _whole(1 << 10, 1 << 40),
     "hang_seconds": _whole(0, _DAY),

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..machine import memory
 from ..model.request import Array
 
 
@@ -23,6 +24,9 @@ class Device(Protocol):
     def to_host(self, tensor: Tensor, dtype: torch.dtype) -> Array:
         """The tensor's numbers in that dtype, contiguous, where the front can read them."""
 
+    def free_nbytes(self) -> int:
+        """Of its memory, that whoever computes there may take."""
+
 
 class CpuDevice:
     place = torch.device("cpu")
@@ -34,6 +38,9 @@ class CpuDevice:
         array: Array = tensor.to("cpu", dtype).contiguous().numpy()
         return array
 
+    def free_nbytes(self) -> int:
+        return memory.available()
+
 
 class CudaDevice(CpuDevice):
     """Makes the GPU with that index the process's current one."""
@@ -44,6 +51,10 @@ class CudaDevice(CpuDevice):
 
     def describe(self) -> Mapping[str, str]:  # type: ignore[override]
         return gpu(self.place)
+
+    def free_nbytes(self) -> int:
+        free, _ = torch.cuda.mem_get_info(self.place)
+        return free
 
 
 def of_index(index: int) -> Device:

@@ -64,7 +64,9 @@ def run(spec: RankSpec) -> int:
             connection.send(Message(Kind.FAILED, text=describe(error)))
         return 1
     try:
-        connection.send(Message(Kind.READY, text=json.dumps(engine.phases)))
+        connection.send(
+            Message(Kind.READY, text=json.dumps({"blocks": engine.blocks, **engine.phases}))
+        )
         return serve(spec, connection, arena, engine)
     except OSError:
         return 0  # The front has hung up.

@@ -17,8 +17,10 @@ from ..model.parameters import UNBUILT
 from ..model.rank_spec import RankSpec
 from ..model.request import Array
 from ..sharding.packed import Packed
+from ..sharding.running import KvCache, Running
 from ..sharding.shard import Shard
 from ..sharding.source import Source, read
+from .cache import open_cache
 from .collectives import Communicator, connect
 from .device import Device, of_index
 from .handover import Handover, Hidden
@@ -46,6 +48,7 @@ class Stage:
         compute: Compute,
         source: Source,
         outputs: tuple[TensorSpec, ...],
+        cache: KvCache | None = None,
     ) -> None:
         self._shard = shard
         self._device = device
@@ -53,11 +56,13 @@ class Stage:
         self._check = source.check
         answers = shard.is_last and shard.rank == 0
         self._outputs = outputs if answers else ()
+        self._cache, self._answers = cache, answers
         self._finish = source.finish(shard) if answers and source.finish else None
         self._begun_at, self._checked = 0, False
         self._before, self._behind = (Handover(shard.communicator, shard.device) for _ in range(2))
         self.phases: dict[str, float] = {}
         self.padded = 0
+        self.blocks = 0
         self._is_compiled = False
 
     @classmethod
@@ -79,10 +84,15 @@ class Stage:
         shard = _shard(spec, device.place, communicator)
         source = read(shard.folder)
         compute = engine(shard, source)
-        stage = cls(shard, device, compute, source, spec.config.outputs)
+        cache = KvCache() if source.generates else None
+        stage = cls(shard, device, compute, source, spec.config.outputs, cache)
         stage._is_compiled = spec.config.parameters.engine not in UNBUILT
         times.append(time.monotonic())
-        warm_up(stage.forward, spec.config, manifest.sample_dims if manifest else {})
+        if cache is not None:
+            open_cache(stage.forward, cache, spec.config, device)
+            stage.blocks = cache.blocks
+        else:
+            warm_up(stage.forward, spec.config, manifest.sample_dims if manifest else {})
         times.append(time.monotonic())
         names = ("rendezvous", "load", "warm_up")
         stage.phases = {n: b - a for n, a, b in zip(names, times, times[1:], strict=False)}
@@ -93,7 +103,7 @@ class Stage:
         communicator = self._shard.communicator
         self._begun_at, self._checked = communicator.operations(), False
         alone = self._shard.size * self._shard.stages == 1
-        batch = Packed(inputs, self._shard.device, shared=not alone)
+        batch = self._batch(inputs, shared=not alone)
         if self._is_compiled and batch.is_ragged and not any(batch.lengths):
             raise InvalidInput("the sequences are empty, so that there is nothing to compute")
         if self._check:
@@ -107,6 +117,11 @@ class Stage:
         self._behind.send(result)
         return {}
 
+    def _batch(self, inputs: Mapping[str, Array], *, shared: bool) -> Packed:
+        if self._cache is None:
+            return Packed(inputs, self._shard.device, shared=shared)
+        return Running(inputs, self._shard.device, self._cache, shared=shared)
+
     def is_apart(self) -> bool:
         """Later stages wait for the one before from the moment that they have checked the batch."""
         if self._shard.stages > 1 and self._checked:
@@ -118,6 +133,12 @@ class Stage:
             raise LoadError("the last stage must return {output name: tensor}, not a tensor")
         if self._finish:
             result = self._finish(batch, result)
+        if self._cache is not None:
+            return (
+                {n: self._device.to_host(t, t.dtype) for n, t in result.items()}
+                if self._answers
+                else {}
+            )
         return {spec.name: self._output(result, spec) for spec in self._outputs}
 
     def _output(self, result: Mapping[str, Tensor], spec: TensorSpec) -> Array:

@@ -3,11 +3,13 @@ divide among ranks (a norm over all heads, parts of unequal width)."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cut import EVEN
+from .cut import EVEN, uneven
 from .layers import ColumnParallelLinear, RowParallelLinear
+from .numerics import linear
 from .tensor_parallel import TensorParallel
 
 
@@ -53,3 +55,41 @@ class ScatteredLinear(nn.Module):
         padded = F.pad(x, (0, self._shard.size * width - x.shape[-1]))
         y: Tensor = self.linear(padded[..., rank * width : (rank + 1) * width])
         return y
+
+
+class VocabularyLinear(nn.Module):
+    """[rows, hidden] -> [rows, vocabulary], the same on every rank, each of which has as many of
+    the vocabulary's rows as in a `VocabParallelEmbedding`.
+
+    Args:
+        embedding: the weight that it is tied to: this rank's part of it, or the whole.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, shard: TensorParallel, name: str, embedding: Tensor | None = None) -> None:
+        super().__init__()
+        weights, self._shard = shard.weights, shard
+        total, place = weights.shape(f"{name}.weight")[0], (shard.rank, shard.size)
+        pieces = [uneven(total, rank, shard.size) for rank in range(shard.size)]
+        self._widths = [piece.stop - piece.start for piece in pieces]
+        mine = pieces[shard.rank]
+        if embedding is None:
+            weight = weights.split(f"{name}.weight", 0, *place)
+        else:
+            weight = embedding[mine.start : mine.stop] if len(embedding) == total else embedding
+        self.register_buffer("weight", weight)
+        has_bias = f"{name}.bias" in weights
+        bias = weights.split(f"{name}.bias", 0, *place) if has_bias else None
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, width = linear(x, self.weight, self.bias), max(self._widths)
+        if self._shard.size == 1:
+            return y
+        if not len(x):  # Nothing to meet for.
+            return y.new_empty(0, sum(self._widths))
+        gathered = self._shard.all_gather(F.pad(y, (0, width - y.shape[-1])))
+        parts = gathered.split_with_sizes([width] * len(self._widths), -1)
+        return torch.cat([p[..., :own] for p, own in zip(parts, self._widths, strict=True)], -1)

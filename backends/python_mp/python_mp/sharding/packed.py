@@ -79,6 +79,11 @@ class Packed:
         return self._sequences[CU_SEQLENS].lengths
 
     @property
+    def contexts(self) -> list[int]:
+        """Rows of each sequence, with those that earlier batches had."""
+        return self.lengths
+
+    @property
     def positions(self) -> Tensor:
         """int32 [tokens]: each row's place in its sequence."""
         return self._sequences[CU_SEQLENS].positions

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.errors import LoadError
-from .gathering import GatheredLinear, ScatteredLinear
+from .gathering import GatheredLinear, ScatteredLinear, VocabularyLinear
 from .layers import (
     ColumnParallelEmbedding,
     ColumnParallelLinear,
@@ -28,6 +28,7 @@ LOADED = (
     LayerNorm,
     RowParallelLinear,
     VocabParallelEmbedding,
+    VocabularyLinear,
 )
 
 

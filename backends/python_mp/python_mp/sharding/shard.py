@@ -92,3 +92,7 @@ class Shard:
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum over the stage's ranks, in place."""
         return self.communicator.all_reduce(x) if self.size > 1 else x
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """The ranks' [..., n] in rank order along the last dimension: [..., size * n]."""
+        return self.communicator.all_gather(x) if self.size > 1 else x

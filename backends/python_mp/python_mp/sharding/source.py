@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -16,6 +17,9 @@ from ..model.paths import present, regular
 from . import plain
 from .packed import Packed
 from .shard import Shard
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 Check = Callable[[Packed], None]
 Finish = Callable[[Packed, Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -31,6 +35,8 @@ class Source:
     build: Callable[[Shard], nn.Module]
     check: Check | None
     finish: Callable[[Shard], Finish] | None = None
+    generates: bool = False
+    """Whether its batches are steps of sequences that go on, with a cache."""
     whole: Callable[[Shard], nn.Module] | None = None
     """The same by torch alone, in one piece, of a module that does without our layers."""
 
@@ -67,11 +73,29 @@ def _checkpoint(folder: Path) -> Source:
 
     config = transformers.read(regular(folder, "config.json"))
     wanted = task.read(folder)
+    if wanted and wanted.kind == "generate":
+        return _decoder(config)
     return Source(
         partial(transformers.Encoder, config=config, task=wanted),
         partial(transformers.check, config),
         partial(heads.head, config=config, task=wanted) if wanted else None,
     )
+
+
+def _decoder(config: PretrainedConfig) -> Source:
+    from .families import decoder, transformers
+
+    return Source(
+        partial(decoder.Decoder, config=config),
+        partial(transformers.check, config),
+        lambda _: sampled,
+        generates=True,
+    )
+
+
+def sampled(_: Packed, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """LOGITS [m, vocabulary] -> what the step answers."""
+    return {"NEXT_IDS": outputs["LOGITS"].argmax(-1).int()}
 
 
 def _user_module(path: Path) -> Source:

@@ -26,3 +26,6 @@ class TensorParallel(Protocol):
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum over the stage's ranks, in place."""
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """The ranks' [..., n] in rank order along the last dimension: [..., size * n]."""

@@ -21,6 +21,8 @@ class Engine(Protocol):
 
     phases: Mapping[str, float]
     """Seconds of each part of the load, by name."""
+    blocks: int
+    """Of its cache of keys and values, of 16 tokens each; 0 where it does not generate."""
     padded: int
     """Places of the last batch's rectangles that no row was in."""
 

@@ -36,7 +36,7 @@ def load(spec: RankSpec) -> Echo:
 class Echo:
     def __init__(self, spec: RankSpec) -> None:
         self.phases: Mapping[str, float] = {}
-        self.padded = 0
+        self.blocks = self.padded = 0
         self._rank = spec.rank
         self._answers = spec.answers
         self._names = [s.name for s in spec.config.inputs if s.name not in (FAULT, "LENGTHS")]

@@ -31,6 +31,7 @@ CLASSES = {
 BASE: Mapping[str, Any] = modeling_auto.MODEL_MAPPING_NAMES
 OF_TEXTS: Mapping[str, Any] = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 OF_TOKENS: Mapping[str, Any] = modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
+GENERATING: Mapping[str, Any] = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 OF_IMAGES: Mapping[str, Any] = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 MAPPINGS: Mapping[Kind | None, Mapping[str, Any]] = {
     None: BASE,
@@ -38,6 +39,7 @@ MAPPINGS: Mapping[Kind | None, Mapping[str, Any]] = {
     "rerank": OF_TEXTS,
     "classify": {**OF_IMAGES, **OF_TEXTS},
     "tokens": OF_TOKENS,
+    "generate": GENERATING,
 }
 NOTED: Mapping[tuple[str, ...], set[str]] = {
     ("query", "q_proj", "q_lin", "q", "query_proj"): {

@@ -15,7 +15,7 @@ from ...model.errors import LoadError
 from ...model.paths import present, regular
 
 NAME, WEIGHTS = "task.json", "head.safetensors"
-Kind = Literal["embed", "rerank", "classify", "tokens"]
+Kind = Literal["embed", "rerank", "classify", "tokens", "generate"]
 """One of parameters.TASKS."""
 OUTPUTS: Mapping[Kind | None, str] = {
     None: "HIDDEN_STATES",
@@ -23,6 +23,7 @@ OUTPUTS: Mapping[Kind | None, str] = {
     "rerank": "LOGITS",
     "classify": "LOGITS",
     "tokens": "LOGITS",
+    "generate": "LOGITS",
 }
 
 

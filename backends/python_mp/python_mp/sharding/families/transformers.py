@@ -96,10 +96,10 @@ def check(config: PretrainedConfig, batch: Packed) -> None:
         return
     if not all(batch.lengths):
         batch.refuse(batch.cu_seqlens.diff() == 0, "a sequence is empty; it needs a token at least")
-    longest = max(batch.lengths)
+    longest = max(batch.contexts)
     if (most := longest_text(config)) is not None and longest > most:
         text = f"a sequence has {longest} tokens; the model's limit is {most}"
-        batch.refuse(batch.cu_seqlens.diff() == longest, text)
+        batch.refuse(torch.tensor(batch.contexts) == longest, text)
     for name, count in {IDS: config.vocab_size, TYPES: getattr(config, TYPE_COUNT, 0)}.items():
         if name not in batch:
             continue
@@ -154,6 +154,7 @@ class Encoder(nn.Module):
         self.model = model
         self._takes = inspect.signature(type(model).forward).parameters
         self._padding = config.pad_token_id if _begins_behind_padding(config) else None
+        self.generates = self.rows == "packed" and self._padding is None
         self._has_types = bool(getattr(config, TYPE_COUNT, 0))  # GPT-2 would add words.
         self._most_padding = MOST_PADDING if config.model_type in MASKED else 0.0
 

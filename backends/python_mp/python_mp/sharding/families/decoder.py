@@ -1,0 +1,87 @@
+"""A model that generates text: the hidden states of its rows, and logits of those that are asked
+for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from ...model.errors import LoadError
+from ..gathering import VocabularyLinear
+from ..packed import Packed
+from ..parallelize import load_weights
+from ..shard import Shard
+from ..tied import Renamed, tied
+from . import skeleton
+from .heads import HIDDEN_STATES, Done
+from .transformers import Encoder
+
+SAMPLED = "sampled"
+"""int32 [m]: the sequences whose last row is to be followed by a token."""
+
+
+class Decoder(nn.Module):
+    """A stage of a model: INPUT_IDS int32 [tokens] -> LOGITS float32 [m, vocabulary], the same on
+    every rank of the last stage.
+
+    Raises:
+        LoadError: the model does not take packed rows, or transformers has none that generates.
+    """
+
+    def __init__(self, shard: Shard, config: PretrainedConfig) -> None:
+        super().__init__()
+        skeleton.kind(config, "generate")
+        self.encoder = Encoder(shard, config)
+        if not self.encoder.generates:
+            raise LoadError(
+                f"a {config.model_type} cannot generate text here: its rows do not only see what"
+                " its attention shows them"
+            )
+        self.logits = None
+        if shard.is_last:
+            embedding = self.encoder.model.get_input_embeddings() if shard.is_first else None
+            self.logits = Logits(shard, config, embedding)
+
+    def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
+        found: Tensor | dict[str, Tensor] = self.encoder(batch, hidden)
+        if self.logits is None or isinstance(found, Tensor):
+            return found
+        ends = batch.cu_seqlens[1:]
+        last = ends[batch[SAMPLED].long()] if SAMPLED in batch else ends
+        return {"LOGITS": self.logits(found[HIDDEN_STATES][last.long() - 1])}
+
+
+class Logits(nn.Module):
+    """transformers' model for the task, of which the base is done: hidden states [m, hidden] ->
+    float32 [m, vocabulary].
+
+    Args:
+        embedding: the base's, where it is in this stage.
+    """
+
+    def __init__(self, shard: Shard, config: PretrainedConfig, embedding: nn.Module | None) -> None:
+        super().__init__()
+        whole = skeleton.make(config, "generate")
+        self.done = Done(whole.base_model)
+        weights = Renamed(shard.weights, tied(whole, shard.weights))
+        linear = whole.get_output_embeddings()
+        name = next(name for name, part in whole.named_modules() if part is linear)
+        is_tied = linear.weight is whole.get_input_embeddings().weight
+        setattr(whole, whole.base_model_prefix, self.done)
+        skeleton.finish(whole, shard.device)
+        own = embedding.weight if embedding is not None and is_tied else None
+        assert own is None or isinstance(own, Tensor)
+        whole.set_submodule(name, VocabularyLinear(replace(shard, given=weights), name, own))
+        load_weights(whole, weights)
+        self.whole = whole
+
+    def forward(self, states: Tensor) -> Tensor:
+        self.done.states = states[None]
+        try:
+            found: Tensor = self.whole(use_cache=False).logits[0].float()
+        finally:
+            self.done.states = torch.empty(0)
+        return found

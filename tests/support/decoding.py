@@ -1,0 +1,179 @@
+"""Sequences in one running batch, whose steps are cut at random, and what transformers generates of
+them one by one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from python_mp.sharding.families.decoder import Decoder
+from python_mp.sharding.paged import BLOCK
+from python_mp.sharding.running import KvCache, Running
+from python_mp.sharding.shard import Shard
+from python_mp.sharding.weights import Tensors
+from tests.support.families import FAMILIES, Family
+from tests.support.peers import Peer, Peers, together
+
+CPU = torch.device("cpu")
+NEAR = 1e-5
+"""Of the reference's two best logits: closer ones may change places."""
+
+
+def causal(name: str) -> Family:
+    """Its class with logits."""
+    family = FAMILIES[name]
+    ending = "LMHeadModel" if name == "gpt2" else "ForCausalLM"
+    stem = family.model.removesuffix("TextModel").removesuffix("Model")
+    tied = {} if name in ("phi", "gpt_neox", "mistral") else {"tie_word_embeddings": True}
+    return Family(f"{stem}{ending}", family.config, {**family.values, **tied}, family.exact)
+
+
+@dataclass
+class Asked:
+    """A prompt and what transformers generates of it, with the gap between its two best logits."""
+
+    prompt: list[int]
+    wanted: list[int]
+    gaps: list[float]
+    done: list[int] = field(default_factory=list)
+    cached: int = 0
+    blocks: list[int] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[int]:
+        return [*self.prompt, *self.done]
+
+
+@torch.inference_mode()
+def asked(model: Any, count: int, longest: int, most: int) -> list[Asked]:
+    """The first is of one token, and the second as long as may be."""
+    numbers, found = random.Random(1), list[Asked]()
+    model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
+    for n in range(count):
+        length = (1, longest)[n] if n < 2 else numbers.randint(1, longest)
+        prompt = [numbers.randint(3, 98) for _ in range(length)]
+        new = numbers.randint(1, most)
+        said = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, length, dtype=torch.long),
+            max_new_tokens=new,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        best = torch.cat(said.logits).topk(2).values
+        gaps = (best[:, 0] - best[:, 1]).tolist()
+        found.append(Asked(prompt, said.sequences[0, length:].tolist(), gaps))
+    return found
+
+
+class Ranks:
+    """All ranks of a model, in this process."""
+
+    def __init__(self, model: Any, size: int, stages: int, blocks: int, dtype: torch.dtype) -> None:
+        self._size, self._peers = size, [Peers(size) for _ in range(stages)]
+        self._caches = [[KvCache() for _ in range(size)] for _ in range(stages)]
+        given = Tensors(model.state_dict(), dtype)
+
+        def make(rank: int, stage: int) -> Decoder:
+            peer = Peer(self._peers[stage], rank)
+            shard = Shard(rank, size, stage, stages, dtype, CPU, Path(), {}, peer, given)
+            return Decoder(shard, type(model.config).from_dict(model.config.to_dict()))
+
+        self._stages = [[make(rank, stage) for rank in range(size)] for stage in range(stages)]
+        self.step({"INPUT_IDS": [0, 0], "cu_seqlens": [0, 2], "sampled": [0]})
+        for cache_ in (each for stage in self._caches for each in stage):
+            cache_.open(blocks, CPU)
+
+    @torch.inference_mode()
+    def step(self, tensors: dict[str, Any]) -> torch.Tensor:
+        """Logits of the sequences that are sampled."""
+        arrays = {name: torch.tensor(value).int().numpy() for name, value in tensors.items()}
+        hidden: Any = None
+        for decoders, caches in zip(self._stages, self._caches, strict=True):
+
+            def rank(
+                n: int, _: Peers, ds: Any = decoders, cs: Any = caches, h: Any = hidden
+            ) -> Any:
+                with torch.inference_mode():
+                    return ds[n](Running(arrays, CPU, cs[n]), h)
+
+            results = together(self._size, rank)
+            hidden = results[0]
+        found: torch.Tensor = hidden["LOGITS"]
+        return found
+
+
+def run(ranks: Ranks, every: Sequence[Asked], blocks: int, seed: int, chunk: int) -> int:
+    """All in one running batch; how often another token than the reference's was as good.
+
+    Raises:
+        AssertionError: it was not.
+    """
+    numbers = random.Random(seed)
+    free = numbers.sample(range(blocks), blocks)
+    waiting, running, ties = list(every), list[Asked](), 0
+    while waiting or running:
+        while waiting and (not running or numbers.random() < 0.5):
+            running.append(waiting.pop())
+        rows = {}
+        for n, each in enumerate(running):
+            left = len(each.ids) - each.cached
+            if numbers.random() < 0.8:
+                rows[n] = left if left == 1 else numbers.randint(1, min(left, chunk))
+        if not rows:
+            continue
+        for n, count in rows.items():
+            while len(running[n].blocks) * BLOCK < running[n].cached + count:
+                running[n].blocks.append(free.pop())
+        stepped = [running[n] for n in rows]
+        logits = ranks.step(_step(stepped, list(rows.values())))
+        for each, count in zip(stepped, rows.values(), strict=True):
+            each.cached += count
+        sampled = [each for each in stepped if each.cached == len(each.ids)]
+        for each, row in zip(sampled, logits, strict=True):
+            ties += _take(each, row)
+        for each in [each for each in running if len(each.done) == len(each.wanted)]:
+            free += each.blocks
+            running.remove(each)
+    assert sorted(free) == list(range(blocks))
+    return ties
+
+
+def _step(sequences: Sequence[Asked], rows: Sequence[int]) -> dict[str, Any]:
+    width = max(len(each.blocks) for each in sequences)
+    ends = zip(sequences, rows, strict=True)
+    ids = [each.ids[each.cached : each.cached + count] for each, count in ends]
+    contexts = [each.cached + count for each, count in zip(sequences, rows, strict=True)]
+    return {
+        "INPUT_IDS": list(chain.from_iterable(ids)),
+        "cu_seqlens": [0, *torch.tensor(rows).cumsum(0).tolist()],
+        "context_lengths": contexts,
+        "block_table": [each.blocks + [-1] * (width - len(each.blocks)) for each in sequences],
+        "sampled": [n for n, each in enumerate(sequences) if contexts[n] == len(each.ids)],
+    }
+
+
+def _take(each: Asked, logits: torch.Tensor) -> int:
+    place = len(each.done)
+    wanted, found = each.wanted[place], int(logits.argmax())
+    each.done.append(wanted)
+    if found == wanted:
+        return 0
+    gap = float(logits[found] - logits[wanted])
+    assert each.gaps[place] < NEAR, (
+        f"token {place} is {found}, not {wanted}: {gap}, {each.gaps[place]}"
+    )
+    return 1
+
+
+@cache
+def model(name: str) -> Any:
+    return causal(name).make()
