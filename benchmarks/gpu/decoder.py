@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.gpu.paged import PAGE, attend, plain
+from benchmarks.gpu.page_tables import PAGE, attend, plain
 from benchmarks.gpu.timing import device_seconds
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, SIZE, INNER, WORDS = 22, 2048, 32, 4, 64, 5632, 32000

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from python_mp.sharding.families.decoder import Decoder
+from python_mp.sharding.families.generation import Decoder
 from python_mp.sharding.paged import BLOCK
 from python_mp.sharding.running import KvCache, Running
 from python_mp.sharding.shard import Shard

@@ -262,7 +262,7 @@ class Group:
     def _book(self, said: dict[str, Any]) -> None:
         """The least blocks of a rank, since each block is on all of them; of each phase the slowest
         rank's: they wait for each other."""
-        blocks = int(said.pop("blocks"))
+        blocks = int(said.pop("blocks", 0))
         self.blocks = min(blocks, self.blocks) if self.blocks else blocks
         for phase, seconds in said.items():
             self.phases[phase] = max(seconds, self.phases.get(phase, 0.0))

@@ -83,19 +83,14 @@ def _checkpoint(folder: Path) -> Source:
 
 
 def _decoder(config: PretrainedConfig) -> Source:
-    from .families import decoder, transformers
+    from .families import generation, transformers
 
     return Source(
-        partial(decoder.Decoder, config=config),
+        partial(generation.Decoder, config=config),
         partial(transformers.check, config),
-        lambda _: sampled,
+        lambda _: generation.sampled,
         generates=True,
     )
-
-
-def sampled(_: Packed, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """LOGITS [m, vocabulary] -> what the step answers."""
-    return {"NEXT_IDS": outputs["LOGITS"].argmax(-1).int()}
 
 
 def _user_module(path: Path) -> Source:

@@ -3,6 +3,7 @@ for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from ...model.errors import LoadError
 from ..gathering import VocabularyLinear
 from ..packed import Packed
 from ..parallelize import load_weights
+from ..sampling import Sampling, sample
 from ..shard import Shard
 from ..tied import Renamed, tied
 from . import skeleton
@@ -52,6 +54,11 @@ class Decoder(nn.Module):
         ends = batch.cu_seqlens[1:]
         last = ends[batch[SAMPLED].long()] if SAMPLED in batch else ends
         return {"LOGITS": self.logits(found[HIDDEN_STATES][last.long() - 1])}
+
+
+def sampled(batch: Packed, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """LOGITS [m, vocabulary] -> what the step answers: see `Sampled.outputs`."""
+    return sample(outputs["LOGITS"], Sampling.of(batch)).outputs()
 
 
 class Logits(nn.Module):
