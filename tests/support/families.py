@@ -61,7 +61,10 @@ class Family:
         with torch.no_grad():
             for parameter in model.parameters():
                 noise = torch.randn_like(parameter)
-                parameter.copy_(noise * 0.2 if parameter.dim() > 1 else parameter + noise * 0.1)
+                if parameter.dim() > 1:  # Wider ones would make outputs grow with each layer.
+                    parameter.copy_(noise * min(0.2, 1.4 * max(parameter[0].numel(), 1) ** -0.5))
+                else:
+                    parameter.add_(noise * 0.1)
         return model
 
 

@@ -54,6 +54,7 @@ _MORE: Mapping[str, Mapping[str, Any]] = {
     "granite": {"embedding_multiplier": 12.0, "residual_multiplier": 0.5},
     "helium": {"head_dim": 12},
     "hunyuan_v1_dense": {"head_dim": 16},
+    "mobilebert": {"num_feedforward_networks": 1, "num_hidden_layers": 2},
     "mpnet": {"pad_token_id": 1},
     "opt": {"word_embed_proj_dim": 32},
     "stablelm": {"num_key_value_heads": 4, "partial_rotary_factor": 0.5},
