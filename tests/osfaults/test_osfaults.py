@@ -68,4 +68,4 @@ def test_some_telling_calls(make: type[Subject], tmp_path: Path) -> None:
 def test_every_call(make: type[Subject], phase: str, cases: Make, tmp_path: Path) -> None:
     with closing(make(tmp_path)) as subject:
         wanted = [each for each in subject.cases(cases, phase) if re.search(ONLY, str(each))]
-        check(subject, wanted if ONLY else some(wanted, 16))
+        check(subject, wanted if ONLY else some(wanted, 12))
