@@ -40,7 +40,8 @@ def written(checkpoint: Checkpoint) -> str:
 
 def load(checkpoint: Checkpoint) -> Tokenizer:
     """A tokenizer that gives the ids of transformers' AutoTokenizer for that folder, with the
-    settings of sentence-transformers; it cuts texts at the model's limit and pads nothing.
+    settings of sentence-transformers; it cuts texts at the model's limit, but prompts, and pads
+    nothing.
 
     Raises:
         BuildError: it cannot be read, contradicts itself, or one file cannot say what it does.
@@ -53,10 +54,20 @@ def load(checkpoint: Checkpoint) -> Tokenizer:
         _lowercase(theirs.backend_tokenizer)
     limit = _limit(checkpoint, theirs.model_max_length)
     ours = Tokenizer.from_str(theirs.backend_tokenizer.to_str())
-    ours.enable_truncation(limit, direction=theirs.truncation_side)
+    if checkpoint.task == "generate":
+        ours.no_truncation()
+    else:
+        ours.enable_truncation(limit, direction=theirs.truncation_side)
     ours.no_padding()
     _compare(checkpoint, ours, theirs, limit)
     return ours
+
+
+def chat(checkpoint: Checkpoint) -> dict[str, object]:
+    """The checkpoint's chat template, one or several by name, and the tokens that it may write."""
+    theirs = _auto(checkpoint)
+    tokens = {name: str(token) for name, token in theirs.special_tokens_map.items()}
+    return {"chat_template": theirs.chat_template, "special_tokens": tokens}
 
 
 def has_types(checkpoint: Checkpoint, config: PretrainedConfig) -> bool:
@@ -144,6 +155,7 @@ def _compare(checkpoint: Checkpoint, ours: Tokenizer, theirs: Any, limit: int) -
     special = [f"a {token} b" for token in theirs.all_special_tokens]
     known = int(checkpoint.architecture.vocab_size)
     texts, in_pairs = _probes(special), checkpoint.task == "rerank"
+    cuts = checkpoint.task != "generate"
     for given in zip(texts[::-1], texts, strict=True) if in_pairs else zip(texts, strict=True):
         text = given[-1]
         try:
@@ -153,7 +165,7 @@ def _compare(checkpoint: Checkpoint, ours: Tokenizer, theirs: Any, limit: int) -
                 f"The tokenizer of {checkpoint.path} fails at {text[:40]!r} ({error}): its"
                 " vocabulary must have the token for what it does not know."
             ) from None
-        made = theirs(*given, truncation=True, max_length=limit)
+        made = theirs(*given, truncation=cuts, max_length=limit)
         wanted = made["input_ids"]
         if found.ids != wanted:
             raise BuildError(

@@ -12,9 +12,18 @@ from msgspec import Meta, Struct
 from python_mp.model.parameters import ENGINES
 
 Family = Literal[
-    "transformers", "module", "tokenizer", "images", "vectors", "scores", "labels", "spans"
+    "transformers",
+    "module",
+    "tokenizer",
+    "images",
+    "prompt",
+    "vectors",
+    "scores",
+    "labels",
+    "spans",
+    "text",
 ]
-STEPS = "tokenizer", "images", "vectors", "scores", "labels", "spans"
+STEPS = "tokenizer", "images", "prompt", "vectors", "scores", "labels", "spans", "text"
 """What runs before and after a model in Triton's own Python backend."""
 Engine = Literal["torch", "aot_inductor", "onnxruntime", "tensorrt"]
 Dtype = Literal["float32", "bfloat16", "float16", "int8", "int8_dynamic", "fp8"]

@@ -49,6 +49,15 @@ def _tokenizer(checkpoint: Checkpoint) -> dict[str, str]:
     return ours | (_as_json(prompts) if checkpoint.task == "embed" else {})
 
 
+def _prompt(checkpoint: Checkpoint) -> dict[str, str]:
+    ours = {checkpoint_tokenizer.FILE: checkpoint_tokenizer.written(checkpoint)}
+    return ours | _as_json(checkpoint_tokenizer.chat(checkpoint))
+
+
+def _text(checkpoint: Checkpoint) -> dict[str, str]:
+    return {checkpoint_tokenizer.FILE: checkpoint_tokenizer.written(checkpoint)}
+
+
 def _vectors(checkpoint: Checkpoint) -> dict[str, str]:
     return _as_json({"truncate_dim": checkpoint.settings.truncate_dim})
 
@@ -77,6 +86,8 @@ def _as_json(said: Mapping[str, object]) -> dict[str, str]:
 
 SETTINGS: Mapping[str, Callable[[Checkpoint], dict[str, str]]] = {
     "tokenizer": _tokenizer,
+    "prompt": _prompt,
+    "text": _text,
     "vectors": _vectors,
     "images": _images,
     "scores": _scores,

@@ -102,6 +102,26 @@ CASES = {
         "tokenizer",
         tensors=(("TEXT",), ("INPUT_IDS", "OFFSETS", "LENGTHS")),
     ),
+    "prompt": Case(
+        lambda number: (
+            {"TEXT": column(b"the " * number)}
+            if number % 2
+            else {"MESSAGES": column(b'[{"role": "user", "content": "a b"}]')}
+        ),
+        ("text_input.decode", "conversation.read", "model.tokenizer", "model._template"),
+        "prompt",
+        {"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"},
+    ),
+    "text": Case(
+        lambda number: {
+            "OUTPUT_IDS": np.arange(5, 5 + number, dtype=np.int32)[None],
+            "CONTEXT_IDS": np.arange(number - 1, dtype=np.int32)[None],
+            "FINISH_REASON": column(b"stop" * (number % 2)),
+            "TRIM": np.full((1, 1), number % 3, np.int32),
+        },
+        ("model.parts",),
+        "text",
+    ),
     "embed_vectors": Case(
         lambda number: {
             "SENTENCE_EMBEDDING": normal(number, 2, 8),
@@ -176,10 +196,10 @@ class Failing:
     def __init__(self, real: Any, raises: Callable[[Any], bool], fault: BaseException) -> None:
         self._real, self._raises, self._fault = real, raises, fault
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
         if self._raises(arguments):
             raise self._fault
-        return self._real(*arguments)
+        return self._real(*arguments, **named)
 
     def __getattr__(self, name: str) -> Any:
         return Failing(getattr(self._real, name), self._raises, self._fault)

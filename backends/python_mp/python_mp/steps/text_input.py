@@ -19,19 +19,19 @@ def of(request: Any, name: str) -> list[str]:
     return decode(name, pb_utils.get_input_tensor_by_name(request, name).as_numpy().ravel())
 
 
-def decode(name: str, texts: Iterable[bytes]) -> list[str]:
+def decode(name: str, texts: Iterable[bytes], most: int = MAX_BYTES) -> list[str]:
     """Texts of one request from UTF-8.
 
-    Raises TextError for a text that is empty, longer than MAX_BYTES or not UTF-8.
+    Raises TextError for a text that is empty, longer than so many bytes or not UTF-8.
     """
-    return [_decode(f"{name}[{index}]", text) for index, text in enumerate(texts)]
+    return [_decode(f"{name}[{index}]", text, most) for index, text in enumerate(texts)]
 
 
-def _decode(name: str, text: bytes) -> str:
+def _decode(name: str, text: bytes, most: int) -> str:
     if not text:
         raise TextError(f"{name} is empty.")
-    if len(text) > MAX_BYTES:
-        raise TextError(f"{name} has {len(text)} bytes; the limit is {MAX_BYTES}.")
+    if len(text) > most:
+        raise TextError(f"{name} has {len(text)} bytes; the limit is {most}.")
     try:
         return text.decode()
     except UnicodeDecodeError as error:

@@ -1,0 +1,50 @@
+"""Token ids to text, part by part: the last step of an ensemble that generates."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # Before the import, as in tokenizer.py.
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from tokenizers import Tokenizer
+
+from ..model import ensembles
+from ..model.errors import LoadError
+from ..model.manifest import Manifest
+from . import answering
+from .text_parts import TextParts
+
+
+class PartError(ValueError):
+    """Never raised: what comes here is made by the step before."""
+
+
+class TritonPythonModel:
+    """Each part of an answer, OUTPUT_IDS INT32 [n], the CONTEXT_IDS INT32 [up to 8] of the answer
+    before it, FINISH_REASON BYTES [1], which is empty but in the last part, and TRIM INT32 [1],
+    characters at its end that are not to be shown -> TEXT BYTES [1]."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        version = Path(args["model_repository"]) / args["model_version"]
+        try:
+            built = Manifest.read(version)
+            ensembles.admit(version, built.source.get("tokenizer") if built else None)
+        except LoadError as error:
+            raise pb_utils.TritonModelException(str(error)) from None
+        self.parts = TextParts(Tokenizer.from_file(str(version / "tokenizer.json")))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return answering.each(requests, self._answer, PartError)
+
+    def _answer(self, request: Any) -> list[Any]:
+        ids, context, reason, trim = (
+            pb_utils.get_input_tensor_by_name(request, name).as_numpy().ravel().tolist()
+            for name in ("OUTPUT_IDS", "CONTEXT_IDS", "FINISH_REASON", "TRIM")
+        )
+        text = self.parts.text(context, ids, is_last=bool(reason[0]))
+        shown = text[: len(text) - trim[0]] if trim[0] else text
+        return [pb_utils.Tensor("TEXT", np.array([[shown.encode()]], np.object_))]
