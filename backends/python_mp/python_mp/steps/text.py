@@ -26,7 +26,7 @@ class PartError(ValueError):
 class TritonPythonModel:
     """Each part of an answer, OUTPUT_IDS INT32 [n], the CONTEXT_IDS INT32 [up to 8] of the answer
     before it, FINISH_REASON BYTES [1], which is empty but in the last part, and TRIM INT32 [1],
-    characters at its end that are not to be shown -> TEXT BYTES [1]."""
+    characters at its end that are not to be shown -> ANSWER BYTES [1]."""
 
     def initialize(self, args: dict[str, str]) -> None:
         version = Path(args["model_repository"]) / args["model_version"]
@@ -47,4 +47,4 @@ class TritonPythonModel:
         )
         text = self.parts.text(context, ids, is_last=bool(reason[0]))
         shown = text[: len(text) - trim[0]] if trim[0] else text
-        return [pb_utils.Tensor("TEXT", np.array([[shown.encode()]], np.object_))]
+        return [pb_utils.Tensor("ANSWER", np.array([[shown.encode()]], np.object_))]
