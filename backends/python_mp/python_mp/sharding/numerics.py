@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 _WIDEN = {
@@ -20,11 +19,3 @@ def widened(x: Tensor) -> bool:
     same result, since that is how such products are summed anyway.
     """
     return _WIDEN.get(x.dtype, False) and x.device.type == "cpu"
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b, in the dtype of x."""
-    if widened(x):
-        wide = None if bias is None else bias.float()
-        return F.linear(x.float(), weight.float(), wide).to(x.dtype)
-    return F.linear(x, weight, bias)

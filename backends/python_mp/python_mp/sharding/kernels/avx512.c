@@ -1,0 +1,9 @@
+#if defined(__x86_64__)
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
+#define LANES 16
+#define ROWS 6
+#include "lanes.h"
+#include "products.h"
+
+const Kernels kernels_avx512 = {"avx512", multiply};
+#endif

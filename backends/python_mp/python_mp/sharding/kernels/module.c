@@ -1,0 +1,95 @@
+/* Python's side of the kernels. Pointers are what torch's `data_ptr` says; sizes are checked by the
+ * callers in Python, which know the tensors. */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+
+#include "kernels.h"
+
+static const Kernels *chosen = &kernels_baseline;
+
+/* Those that this processor has, the best one first. */
+static int available(const Kernels **found) {
+    int count = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    int has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (has_avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        found[count++] = &kernels_avx512;
+    if (has_avx2) found[count++] = &kernels_avx2;
+#endif
+    found[count++] = &kernels_baseline;
+    return count;
+}
+
+static PyObject *instruction_sets(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
+    const Kernels *found[3];
+    int count = available(found);
+    PyObject *names = PyTuple_New(count);
+    for (int i = 0; names && i < count; i++)
+        PyTuple_SetItem(names, i, PyUnicode_FromString(found[i]->name));
+    return names;
+}
+
+/* MKL takes slow ways there. */
+static PyObject *is_amd(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
+#if defined(__x86_64__)
+    return PyBool_FromLong(__builtin_cpu_is("amd"));
+#else
+    return PyBool_FromLong(0);
+#endif
+}
+
+static PyObject *choose(PyObject *Py_UNUSED(module), PyObject *args) {
+    const Kernels *found[3];
+    int which, count = available(found);
+    if (!PyArg_ParseTuple(args, "i", &which)) return NULL;
+    if (which < 0 || which >= count)
+        return PyErr_Format(PyExc_ValueError, "this processor has %d sets, no number %d", count,
+                            which);
+    chosen = found[which];
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *multiply(PyObject *Py_UNUSED(module), PyObject *args) {
+    unsigned long long y, x, weight, bias;
+    Py_ssize_t rows, outputs, inputs;
+    Product p = {0};
+    if (!PyArg_ParseTuple(args, "KKKKnnnpi", &y, &x, &weight, &bias, &rows, &outputs, &inputs,
+                          &p.bfloat16, &p.threads))
+        return NULL;
+    p.y = (float *)(uintptr_t)y;
+    p.x = (const float *)(uintptr_t)x;
+    p.weight = (const char *)(uintptr_t)weight;
+    p.bias = (const float *)(uintptr_t)bias;
+    p.rows = rows;
+    p.outputs = outputs;
+    p.inputs = inputs;
+    Py_BEGIN_ALLOW_THREADS chosen->multiply(&p);
+    Py_END_ALLOW_THREADS return Py_NewRef(Py_None);
+}
+
+static PyMethodDef methods[] = {
+    {"instruction_sets", instruction_sets, METH_NOARGS, NULL},
+    {"is_amd", is_amd, METH_NOARGS, NULL},
+    {"choose", choose, METH_VARARGS, NULL},
+    {"multiply", multiply, METH_VARARGS, NULL},
+    {0},
+};
+
+static int fill_module(PyObject *Py_UNUSED(module)) {
+    const Kernels *found[3];
+    available(found);
+    chosen = found[0];
+    return 0;
+}
+
+static PyModuleDef kernels_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_kernels",
+    .m_methods = methods,
+    .m_slots = (PyModuleDef_Slot[]){{Py_mod_exec, fill_module}, {0}},
+};
+
+PyMODINIT_FUNC PyInit__kernels(void) { return PyModuleDef_Init(&kernels_module); }

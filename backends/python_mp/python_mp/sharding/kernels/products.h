@@ -1,0 +1,107 @@
+/* A product of few rows, bound by how fast the weight comes out of memory.
+ *
+ * The weight is read as it lies, row by row, once, by each thread its rows. Four of its rows and
+ * up to ROWS of x at a time, as many as there are registers for; more rows of x pass over the four
+ * again while they are in the first cache, and meanwhile the next four are fetched. Each result is
+ * summed in the same order whatever else is computed with it.
+ */
+enum {
+    FOUR = 4,
+    CHUNK = 96, /* rows of x, which stay in the second cache */
+    SMALL = 1 << 16, /* multiplications that waking a thread is not worth */
+};
+
+typedef struct {
+    const float *x;
+    const char *weight;
+    const float *bias;
+    float *y;
+} Corner;
+
+/* What whole vectors have left over. */
+static __attribute__((noinline)) void add_rest(const Product *p, Corner at, size_t from, int rows,
+                                               int outputs) {
+    for (int row = 0; row < rows; row++)
+        for (int output = 0; output < outputs; output++)
+            for (size_t i = from; i < p->inputs; i++)
+                at.y[row * p->outputs + output] +=
+                    at.x[row * p->inputs + i] *
+                    load_one(at.weight, output * p->inputs + i, p->bfloat16);
+}
+
+INLINE void tile(const Product *p, Corner at, const int rows, const int outputs,
+                 const int bfloat16) {
+    Vector totals[ROWS][FOUR], x[ROWS];
+    size_t inputs = p->inputs, i = 0;
+    UNROLL for (int row = 0; row < rows; row++)
+        UNROLL for (int output = 0; output < outputs; output++) totals[row][output] = (Vector){0};
+    for (; i + LANES <= inputs; i += LANES) {
+        UNROLL for (int row = 0; row < rows; row++) x[row] = load(at.x, row * inputs + i, 0);
+        UNROLL for (int output = 0; output < outputs; output++) {
+            size_t place = output * inputs + i;
+            __builtin_prefetch(at.weight + (place + FOUR * inputs) * width(bfloat16), 0, 3);
+            Vector weight = load(at.weight, place, bfloat16);
+            UNROLL for (int row = 0; row < rows; row++) totals[row][output] += weight * x[row];
+        }
+    }
+    UNROLL for (int row = 0; row < rows; row++) {
+        float *y = at.y + row * p->outputs;
+        if (outputs == FOUR) {
+            Quad four = sums(totals[row]);
+            *(QuadAnywhere *)y = at.bias ? four + *(const QuadAnywhere *)at.bias : four;
+        } else {
+            *y = sum(totals[row][0]) + (at.bias ? *at.bias : 0);
+        }
+    }
+    if (i < inputs) add_rest(p, at, i, rows, outputs);
+}
+
+#define TILE(rows, outputs, bfloat16)                                                        \
+    static __attribute__((noinline)) void tile_##rows##_##outputs##_##bfloat16(             \
+        const Product *p, Corner at) {                                                       \
+        tile(p, at, rows, outputs, bfloat16);                                                \
+    }
+#define TILES(rows) TILE(rows, 1, 0) TILE(rows, 1, 1) TILE(rows, 4, 0) TILE(rows, 4, 1)
+#define NAMES(rows)                                                                          \
+    {{tile_##rows##_1_0, tile_##rows##_1_1}, {tile_##rows##_4_0, tile_##rows##_4_1}}
+
+TILES(1) TILES(2) TILES(3)
+#if ROWS == 6
+TILES(4) TILES(5) TILES(6)
+#endif
+
+/* By rows, by four outputs or one, by type. */
+static void (*const tiles[ROWS][2][2])(const Product *, Corner) = {
+    NAMES(1), NAMES(2), NAMES(3),
+#if ROWS == 6
+    NAMES(4), NAMES(5), NAMES(6),
+#endif
+};
+
+/* Some outputs of some rows, the rows in passes of about the same size. */
+static void multiply_part(const Product *p, size_t first, size_t last, size_t row, size_t rows) {
+    size_t passes = (rows + ROWS - 1) / ROWS;
+    for (size_t output = first, outputs; output < last; output += outputs) {
+        outputs = output + FOUR <= last ? FOUR : 1;
+        Corner at = {p->x + row * p->inputs, p->weight + output * p->inputs * width(p->bfloat16),
+                     p->bias ? p->bias + output : NULL, p->y + row * p->outputs + output};
+        for (size_t pass = 0, left = rows, now; pass < passes; pass++, left -= now) {
+            now = left / (passes - pass);
+            tiles[now - 1][outputs == FOUR][p->bfloat16](p, at);
+            at.x += now * p->inputs;
+            at.y += now * p->outputs;
+        }
+    }
+}
+
+static void multiply(const Product *p) {
+    int threads = p->rows * p->outputs * p->inputs < SMALL ? 1 : p->threads;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int thread = 0; thread < threads; thread++) {
+        size_t fours = (p->outputs + FOUR - 1) / FOUR;
+        size_t first = fours * thread / threads * FOUR;
+        size_t last = smaller(fours * (thread + 1) / threads * FOUR, p->outputs);
+        for (size_t row = 0; row < p->rows; row += CHUNK)
+            multiply_part(p, first, last, row, smaller(CHUNK, p->rows - row));
+    }
+}

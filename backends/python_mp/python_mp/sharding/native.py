@@ -1,0 +1,19 @@
+"""The C kernels of `kernels/`, where they were compiled; else torch computes, more slowly.
+
+They run on OpenMP's threads, which are torch's own: the library is loaded once in a process, and a
+second set of threads would wait for the same cores.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch  # noqa: F401 (its OpenMP is to be the one in the process)
+
+try:
+    from . import _kernels as kernels
+except ImportError as error:
+    logging.getLogger(__name__).warning(
+        "few rows are computed by torch, which is far slower than the C extension: %s", error
+    )
+    kernels = None  # type: ignore[assignment]

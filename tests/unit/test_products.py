@@ -1,0 +1,121 @@
+"""Products of our kernel against float64, with each set of instructions that this machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from python_mp.sharding import _kernels, products
+from python_mp.sharding.products import linear
+
+SETS = range(len(_kernels.instruction_sets()))
+
+
+@pytest.fixture(autouse=True)
+def _the_best_afterwards() -> Iterator[None]:
+    yield
+    _kernels.choose(0)
+
+
+@pytest.mark.parametrize("which", SETS)
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.integers(1, 30) | st.just(250),
+    outputs=st.integers(1, 70),
+    inputs=st.integers(1, 200),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    has_bias=st.booleans(),
+    threads=st.integers(1, 5),
+)
+def test_it_is_the_product(
+    which: int,
+    rows: int,
+    outputs: int,
+    inputs: int,
+    dtype: torch.dtype,
+    has_bias: bool,
+    threads: int,
+) -> None:
+    _kernels.choose(which)
+    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs).to(dtype)
+    bias = torch.randn(outputs) if has_bias else None
+    beyond = torch.full((rows + 2, outputs), 7.0)
+    _kernels.multiply(
+        beyond[1].data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        rows,
+        outputs,
+        inputs,
+        dtype is torch.bfloat16,
+        threads,
+    )
+    wide = None if bias is None else bias.double()
+    torch.testing.assert_close(
+        beyond[1:-1], F.linear(x.double(), weight.double(), wide).float(), rtol=1e-5, atol=1e-4
+    )
+    assert (beyond[[0, -1]] == 7).all()
+
+
+@pytest.mark.parametrize("which", SETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_has_the_same_bits_in_any_company(which: int, dtype: torch.dtype) -> None:
+    """So that a sequence does not depend on what else is computed with it."""
+    _kernels.choose(which)
+    x, weight = torch.randn(products.MOST_ROWS_BFLOAT16, 100).to(dtype), torch.randn(50, 100)
+    weight = weight.to(dtype)
+    together = linear(x, weight, None)
+    for row in range(len(x)):
+        assert torch.equal(linear(x[row : row + 1], weight, None)[0], together[row])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    ("x", "weight"),
+    [
+        ((3, 8), (5, 8)),
+        ((2, 3, 8), (5, 8)),
+        ((8,), (5, 8)),
+        ((0, 8), (5, 8)),
+        ((3, 0), (5, 0)),
+        ((3, 8), (0, 8)),
+        ((1000, 8), (5, 8)),
+    ],
+)
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_whatever_computes_it(
+    is_compiled: bool,
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All shapes and types, also rows that do not lie one after another."""
+    if not is_compiled:
+        monkeypatch.setattr(products, "kernels", None)
+    given, matrix = torch.randn(x).to(dtype), torch.randn(weight[::-1]).to(dtype).t()
+    bias = torch.randn(weight[0]).to(dtype)
+    found = linear(given, matrix, bias)
+    wanted = F.linear(given.double(), matrix.double(), bias.double()).to(dtype)
+    limit = 2e-2 if dtype.itemsize == 2 else 1e-5
+    torch.testing.assert_close(found, wanted, rtol=limit, atol=limit)
+
+
+def test_a_graph_has_torchs_product() -> None:
+    class Layer(torch.nn.Module):
+        def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            return linear(x, weight, None)
+
+    graph = torch.export.export(Layer(), (torch.randn(1, 8), torch.randn(4, 8))).graph
+    assert "aten.linear.default" in str(graph)
+
+
+def test_a_width_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="a weight of 8 columns cannot take 7"):
+        linear(torch.randn(1, 7), torch.randn(4, 8), None)
