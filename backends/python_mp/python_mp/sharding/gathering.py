@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .cut import EVEN, uneven
 from .layers import ColumnParallelLinear, RowParallelLinear
-from .numerics import linear
+from .products import linear
 from .tensor_parallel import TensorParallel
 
 

@@ -11,9 +11,11 @@ import logging
 import torch  # noqa: F401 (its OpenMP is to be the one in the process)
 
 try:
-    from . import _kernels as kernels
+    from . import _kernels
 except ImportError as error:
     logging.getLogger(__name__).warning(
         "few rows are computed by torch, which is far slower than the C extension: %s", error
     )
-    kernels = None  # type: ignore[assignment]
+    _kernels = None  # type: ignore[assignment]
+
+kernels = _kernels
