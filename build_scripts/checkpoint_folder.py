@@ -16,6 +16,7 @@ from build_scripts.sentence_folder import Settings
 from python_mp.model.errors import LoadError
 from python_mp.sharding import checkpoint
 from python_mp.sharding.checkpoint import INDEX, WEIGHTS
+from python_mp.sharding.tied import tied
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -90,14 +91,16 @@ class Checkpoint:
         it is of a model with a head, behind the base's prefix."""
         from python_mp.sharding.families import skeleton
 
-        there = tensors(self.path).items()
+        there = tensors(self.path)
         try:
             model = skeleton.make(self.architecture, self.task)
         except Exception:  # `model` says what is wrong.
             return False
         wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        for name in tied(model, there):
+            del wanted[name]
         prefixed = {f"{model.base_model_prefix}.{name}": shape for name, shape in wanted.items()}
-        return wanted.items() <= there or prefixed.items() <= there
+        return wanted.items() <= there.items() or prefixed.items() <= there.items()
 
     def model(self) -> PreTrainedModel:
         """As transformers loads it for the task, in float32, on the CPU.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.progress import Progress
 
-from build_scripts import fetch, layer_weights, room, storage, tasks
+from build_scripts import continuations, fetch, layer_weights, room, storage, tasks
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.job import Job
 from python_mp.sharding.families.task import OUTPUTS
@@ -99,6 +99,9 @@ def _checkpoint(
     import torch
 
     model, task = checkpoint.model(), tasks.of(job, checkpoint)
+    if job.task == "generate":
+        yield from (continuations.reference(model, each) for each in requests)
+        return
     vectors = _vectors(checkpoint, task) if task and task.kind == "embed" else None
     for request in requests:
         given = {ARGUMENTS[n]: torch.from_numpy(a) for n, a in request.items() if n in ARGUMENTS}

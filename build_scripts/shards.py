@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from build_scripts import fetch, layer_weights, storage, tasks
+from build_scripts import checkpoint_tokenizer, fetch, layer_weights, storage, tasks
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from python_mp.sharding.families.task import WEIGHTS as HEAD
@@ -55,10 +55,10 @@ def run(job: Job, out: Path, progress: Progress) -> None:
             with torch.no_grad():
                 module = model.build(replace(shard, given=recorder))
             if isolation and shard.rank == 0:
-                isolation.through(module)
+                isolation.through(getattr(module, "encoder", module))
             del module  # Its weights need not be there twice.
             recorder.save(out / f"rank{rank}.safetensors")
-        if model.finish:
+        if model.finish and not model.generates:
             recorder = Recorder(_head_weights(job))
             model.finish(replace(ranks.shard(job, 0, out, Alone()), given=recorder))
             recorder.save(out / HEAD)
@@ -112,8 +112,12 @@ def add_code(job: Job, out: Path) -> None:
     storage.copy(code(job), out)
     if job.recipe.family != "transformers":
         return
-    if found := tasks.of(job, fetch.checkpoint(job)):
+    checkpoint = fetch.checkpoint(job)
+    if found := tasks.of(job, checkpoint):
         found.write(out)
+    if job.task == "generate":  # For the front, which looks for texts that end an answer.
+        text = checkpoint_tokenizer.written(checkpoint)
+        (out / checkpoint_tokenizer.FILE).write_text(text)
     if (head := job.output("shards") / HEAD).exists() and head.parent != out:
         shutil.copyfile(head, out / HEAD)
 

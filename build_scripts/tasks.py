@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from build_scripts import checkpoint_images, checkpoint_tokenizer, triton_config
+from build_scripts import checkpoint_images, checkpoint_tokenizer, decoders, triton_config
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
@@ -25,12 +25,17 @@ def of(job: Job, checkpoint: Checkpoint) -> Task | None:
 def made(kind: Kind, checkpoint: Checkpoint) -> Task:
     """The same for a task that is known."""
     said = checkpoint.settings
+    if kind == "generate":
+        return decoders.task(checkpoint)
     return Task(kind, said.pooling, said.layers) if kind == "embed" else Task(kind)
 
 
 def check_tensors(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) -> None:
     """Raises BuildError where config.pbtxt has other inputs than the task's steps make, or other
     outputs than the task makes."""
+    if job.task == "generate":
+        decoders.check(job)
+        return
     _check_inputs(job, checkpoint, config)
     _check_outputs(job, checkpoint, config)
 
@@ -85,6 +90,8 @@ def check_vectors(job: Job, checkpoint: Checkpoint) -> None:
 
 def width_of(task: Task | None, config: PretrainedConfig) -> int:
     """Of the vector or the logits that come of it."""
+    if task and task.kind == "generate":
+        return task.vocabulary
     if task and task.kind != "embed":
         return int(config.num_labels or 1)
     hidden: int = getattr(config, "hidden_size", 0) or config.hidden_sizes[-1]  # of convolutions

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from build_scripts import decoders
 from build_scripts.new.pbtxt_parts import Tensor
 from python_mp.sharding.families.task import OUTPUTS, Kind
 
 Takes = Literal["text", "image"]
 ENCODER = "encoder"
-OPTIONAL = {"PROMPT", "DIMENSIONS", "TOP_K"}
+RANKED = ENCODER, "decoder"
+"""Jobs of steps that have ranks."""
+OPTIONAL = {"PROMPT", "DIMENSIONS", "TOP_K", "MESSAGES"}
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,17 @@ ENDS: Mapping[tuple[Kind, Takes], tuple[Step, Step]] = {
         Step("tokenizer", ("TEXT",), (*IDS, "OFFSETS")),
         Step("spans", ("LOGITS", "OFFSETS", "LENGTHS"), ("SPAN", "LABEL", "SCORE")),
     ),
+    ("generate", "text"): (
+        Step("prompt", ("MESSAGES", "TEXT"), ("INPUT_IDS",)),
+        Step("text", ("OUTPUT_IDS", "CONTEXT_IDS", "FINISH_REASON", "TRIM"), ("ANSWER",)),
+    ),
 }
 """What runs before and after the encoder."""
 NOT_FOR_THE_ENCODER = {"OFFSETS"}
+SHOWN = {"OUTPUT_IDS", "FINISH_REASON"}
+"""Of what steps hand on, what clients get as well."""
+HIDDEN = {"LOGPROBS", "TOP_IDS", "TOP_LOGPROBS"}
+"""What not every answer has: an ensemble would wait for it."""
 
 
 def steps(kind: Kind, takes: Takes, sizes: Sizes) -> tuple[Step, Step, Step]:
@@ -70,6 +81,8 @@ def steps(kind: Kind, takes: Takes, sizes: Sizes) -> tuple[Step, Step, Step]:
     first, last = ENDS[kind, takes]
     if kind == "rerank" and sizes.has_types:
         first = replace(first, outputs=(*first.outputs, "TOKEN_TYPE_IDS"))
+    if kind == "generate":
+        return first, Step("decoder", first.outputs, tuple(decoders.OUTPUTS)), last
     given = tuple(name for name in first.outputs if name not in NOT_FOR_THE_ENCODER)
     return first, Step(ENCODER, given, (OUTPUTS[kind],)), last
 
@@ -89,9 +102,13 @@ def tensors(kind: Kind, sizes: Sizes) -> dict[str, Tensor]:
         "SCORE": ("FP32", (1,) if kind == "rerank" else (-1,)),
         "LABEL": ("STRING", (-1,)),
         "SPAN": ("INT32", (-1, 2)),
+        "MESSAGES": ("STRING", (1,)),
+        "ANSWER": ("STRING", (1,)),
+        **(decoders.OUTPUTS if kind == "generate" else {}),
     }
+    optional = OPTIONAL | ({"TEXT"} if kind == "generate" else set())
     return {
-        name: Tensor(name, f"TYPE_{kind}", dims, is_optional=name in OPTIONAL)
+        name: Tensor(name, f"TYPE_{kind}", dims, is_optional=name in optional)
         for name, (kind, dims) in found.items()
     }
 
@@ -99,6 +116,7 @@ def tensors(kind: Kind, sizes: Sizes) -> dict[str, Tensor]:
 def ends(found: Iterable[Step]) -> tuple[list[str], list[str]]:
     """What clients send, and what they get."""
     made = {name for step in found for name in step.outputs}
-    read = {name for step in found for name in step.inputs}
+    read = {name for step in found for name in step.inputs} - SHOWN
     inputs = [name for step in found for name in step.inputs if name not in made]
-    return inputs, [name for step in found for name in step.outputs if name not in read]
+    outputs = [name for step in found for name in step.outputs if name not in read | HIDDEN]
+    return inputs, outputs

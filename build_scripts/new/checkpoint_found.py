@@ -68,6 +68,8 @@ class Found:
     @cached_property
     def longest(self) -> int | None:
         """Tokens of a text, special ones included; None where they have no end, or of images."""
+        if self.kind == "generate":
+            return self.task.context_length
         for text in self.steps.get("tokenizer", {}).values():
             said = json.loads(text)
             if isinstance(said, dict) and said.get("truncation"):
@@ -177,5 +179,5 @@ def _steps(
     return {
         each.job: step.SETTINGS[each.job](checkpoint)
         for each in chain.steps(kind, takes, sizes)
-        if each.job != chain.ENCODER
+        if each.job not in chain.RANKED
     }

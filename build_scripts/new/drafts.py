@@ -11,7 +11,6 @@ from build_scripts import checkpoint_folder, storage
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.new import (
-    chain,
     checkpoint_found,
     findings,
     module_text,
@@ -25,6 +24,8 @@ from python_mp.sharding.families.task import Kind
 
 USUAL_TOKENS, MOST_TOKENS, MOST_IMAGES = 4096, 32768, 64
 """Of a batch: without need of more, and however long texts may be."""
+STEP_TOKENS = 256
+"""Of a step of generation."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,19 @@ def of_checkpoint(
     """Raises BuildError where it cannot be served, or not for the task that is wanted."""
     found = checkpoint_found.read(source, folder, wanted)
     most = MOST_IMAGES if found.takes == "image" else None
-    if (found.longest or 0) > USUAL_TOKENS:
+    if found.kind == "generate":
+        most = STEP_TOKENS
+    elif (found.longest or 0) > USUAL_TOKENS:
         most = min(found.longest or 0, MOST_TOKENS)
     ranks = layout.world_size
     about = f"{found.architecture}, {f'split over {ranks} processes' if ranks > 1 else 'whole'}."
     template = Template(name, found.kind, found.takes, found.sizes, layout, about, most)
-    sizes = [1, 8, MOST_IMAGES] if found.takes == "image" else [1, 512, most or USUAL_TOKENS]
+    largest = most or USUAL_TOKENS
+    sizes = [1, 8, MOST_IMAGES] if found.takes == "image" else [1, min(512, largest), largest]
     narrow = ranks_found.narrow(folder)
     recipe = recipe_text.text(name, source, template.steps, found.kind, found.takes, sizes, narrow)
     return Draft(
-        f"{name}_{chain.ENCODER}",
+        f"{name}_{template.ranked}",
         {**template.files(), f"{name}/recipe.toml": recipe},
         [*findings.of_checkpoint(found)],
         partial(ranks_found.of_checkpoint, folder=folder, task=found.task),

@@ -26,7 +26,13 @@ ABOUT: Mapping[tuple[Kind, Takes], str] = {
     ("classify", "text"): "A text in, its best labels out",
     ("classify", "image"): "The bytes of a JPEG or PNG file in, its best labels out",
     ("tokens", "text"): "A text in, its named spans out",
+    ("generate", "text"): "A conversation or a text in, what follows it out in parts",
 }
+DECOUPLED = "model_transaction_policy { decoupled: true }"
+LARGEST = (
+    "# Of a batch, in {}: not more than the largest in recipe.toml.",
+    "# Of a step, in {}: while a long prompt is read, the others wait for so many of its.",
+)
 FILLED = "Rows of one request are filled up to the longest; LENGTHS says what is real."
 RAGGED = "Ragged: requests of unequal length share a batch, and nothing is padded."
 
@@ -52,6 +58,11 @@ class Template:
     def steps(self) -> tuple[Step, ...]:
         return chain.steps(self.kind, self.takes, self.sizes)
 
+    @property
+    def ranked(self) -> str:
+        """The job of the step that has ranks."""
+        return next(step.job for step in self.steps if step.job in chain.RANKED)
+
     def files(self) -> dict[str, str | bytes]:
         """Configs and what warms up, by their paths in the repository."""
         found: dict[str, str | bytes] = {
@@ -59,10 +70,10 @@ class Template:
             f"{self.name}/1/.gitkeep": "",  # Triton asks an ensemble for a version, too.
         }
         for step in self.steps:
-            lines = self._encoder(step) if step.job == chain.ENCODER else self._step(step)
+            lines = self._ranked(step) if step.job in chain.RANKED else self._step(step)
             folder = f"{self.name}_{step.job}"
             found[f"{folder}/config.pbtxt"] = pbtxt_parts.text(lines)
-            for name in FILES.intersection(step.inputs):
+            for name in FILES.intersection(step.inputs) if self._warms_up else ():
                 found[f"{folder}/warmup/{name.lower()}"] = _data(name)
         return found
 
@@ -95,27 +106,37 @@ class Template:
         yield from pbtxt_parts.tensors("output", outputs, FILLED * ("LENGTHS" in step.outputs))
         yield from ("", "# Hands everything that waits to one execute call.", "dynamic_batching {}")
         yield "instance_group [ { count: 1 kind: KIND_CPU } ]"
-        yield from pbtxt_parts.warm_up(inputs, FILES)
+        if self._warms_up:
+            yield from pbtxt_parts.warm_up(inputs, FILES)
 
-    def _encoder(self, step: Step) -> Iterator[str]:
-        of_texts = "LENGTHS" in step.inputs
+    @property
+    def _warms_up(self) -> bool:
+        """Whether Triton does it: a decoder's ranks have a first step of their own."""
+        return self.kind != "generate"
+
+    def _ranked(self, step: Step) -> Iterator[str]:
+        of_texts = self.takes == "text"
         given = self._tensors(step.inputs)
         inputs = [replace(each, is_ragged=each.dims[0] < 0) for each in given]
         model = f"{self.name}_{step.job}"
         yield from pbtxt_parts.head(model, "backend", "python_mp", ROWS, self.about)
         yield from pbtxt_parts.tensors("input", inputs, RAGGED * of_texts)
         yield from pbtxt_parts.tensors("output", self._tensors(step.outputs))
+        if self.kind == "generate":
+            yield from ("", "# An answer comes in parts.", DECOUPLED)
+            yield parameter("task", self.kind)
         yield from ("", "dynamic_batching {}", "", *pbtxt_parts.instances(self.layout))
-        if of_texts:
+        if "LENGTHS" in step.inputs:
             yield "# The input that says how many leading elements of each row are real."
             yield parameter("lengths", "LENGTHS")
         if self.most:
             unit = "tokens" if of_texts else "images"
-            yield f"# Of a batch, in {unit}: not more than the largest in recipe.toml."
+            yield LARGEST[self.kind == "generate"].format(unit)
             yield parameter("max_batch_tokens", self.most)
         yield "# About three seconds of work: more is refused at once."
         yield parameter("max_queue_requests", 256)
-        yield from pbtxt_parts.warm_up(inputs, FILES)
+        if self._warms_up:
+            yield from pbtxt_parts.warm_up(inputs, FILES)
 
 
 def _data(name: str) -> bytes:

@@ -28,6 +28,7 @@ CLIENTS: Mapping[tuple[Kind, Takes], str] = {
     ("classify", "text"): 'classify --model {} --texts "a text" "another"',
     ("classify", "image"): "classify --model {} FILE.png",
     ("tokens", "text"): 'tokens --model {} "a text" "another"',
+    ("generate", "text"): 'chat --model {} "a question"',
 }
 SIZES = {
     "num_hidden_layers": "{} layers",

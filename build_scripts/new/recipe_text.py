@@ -43,7 +43,22 @@ int8 = {{ mean_error = 0.2 }}
 int8_dynamic = {{ mean_error = 0.2 }}
 fp8 = {{ mean_error = 0.2 }}
 """
-GATES = {"embed": VECTORS, "rerank": ONE_CLASS, "classify": CLASSES, "tokens": CLASSES}
+CONTINUATIONS = """\
+# The gate: 16 tokens that follow each sample, the likeliest ones, against the float32 reference:
+# the share that are the same (but for ties), and the error of their logprobs.
+[steps.{encoder}.accuracy]
+samples = 8
+float32 = {{ top1_agreement_min = 1.0, max_error = 1e-3 }}
+bfloat16 = {{ top1_agreement_min = 0.8, mean_error = 0.1 }}
+float16 = {{ top1_agreement_min = 0.95, mean_error = 0.01 }}
+"""
+GATES = {
+    "embed": VECTORS,
+    "rerank": ONE_CLASS,
+    "classify": CLASSES,
+    "tokens": CLASSES,
+    "generate": CONTINUATIONS,
+}
 VARIANTS = (
     ("torch", "bfloat16"),
     ("aot_inductor", "float32"),
@@ -67,39 +82,45 @@ def text(
         sizes: of a batch, in tokens or images: smallest, usual, largest.
         keep_float: patterns of layers that int8 leaves alone.
     """
-    lines = _lines(name, source, steps, takes, sizes, keep_float)
-    encoder = f"{name}_{chain.ENCODER}"
-    return "\n".join([*lines, GATES[kind].format(encoder=encoder), *_variants(encoder)]) + "\n"
+    (ranked,) = (f"{name}_{each.job}" for each in steps if each.job in chain.RANKED)
+    lines = [*_lines(name, source, steps), *_shapes(ranked, takes, sizes)]
+    gate = GATES[kind].format(encoder=ranked)
+    if kind == "generate":
+        return "\n".join([*lines, gate, *_variants(ranked, VARIANTS[:1])]) + "\n"
+    calibration = _calibration(ranked, keep_float)
+    return "\n".join([*lines, *calibration, gate, *_variants(ranked, VARIANTS)]) + "\n"
 
 
-def _lines(
-    name: str,
-    source: str,
-    steps: Sequence[Step],
-    takes: Takes,
-    sizes: Sequence[int],
-    keep_float: Sequence[str],
-) -> Iterator[str]:
+def _lines(name: str, source: str, steps: Sequence[Step]) -> Iterator[str]:
     yield "#:schema ../../docs/recipe.schema.json"
     yield f"# How `python -m build_scripts.build {name}` makes what is served here:"
     yield "# all of one checkpoint."
     yield f"source = {json.dumps(source)} # package:NAME, a folder, or hub:OWNER/NAME@COMMIT"
     for step in steps:
         yield from ("", f"[steps.{name}_{step.job}]")
-        if step.job != chain.ENCODER:
+        if step.job not in chain.RANKED:
             yield f'family = "{step.job}"'
             continue
         yield 'family = "transformers"'
-        yield f'engine = "torch"  # {ENGINES}'
-        yield f'dtype = "float32" # {DTYPES}'
+        if step.job == chain.ENCODER:
+            yield f'engine = "torch"  # {ENGINES}'
+            yield f'dtype = "float32" # {DTYPES}'
+        else:
+            yield 'dtype = "float32" # float32, bfloat16, float16'
+
+
+def _shapes(ranked: str, takes: Takes, sizes: Sequence[int]) -> Iterator[str]:
     axis, what = ("tokens", "a packed batch") if takes == "text" else ("rows", "a batch")
-    yield from ("", f"[steps.{name}_{chain.ENCODER}.shapes] # of {what}: smallest, usual, largest")
+    yield from ("", f"[steps.{ranked}.shapes] # of {what}: smallest, usual, largest")
     yield from (f"{axis} = {list(sizes)}", "")
-    yield f"[steps.{name}_{chain.ENCODER}.calibration] # of int8: what these get has outliers"
+
+
+def _calibration(ranked: str, keep_float: Sequence[str]) -> Iterator[str]:
+    yield f"[steps.{ranked}.calibration] # of int8: what these get has outliers"
     yield from ("samples = 64", f"keep_float = {json.dumps(keep_float)}", "")
 
 
-def _variants(encoder: str) -> Iterator[str]:
+def _variants(ranked: str, variants: Sequence[tuple[str, str]]) -> Iterator[str]:
     yield "# Built and verified by `make build` too, so that changing the lines above is quick."
-    for engine, dtype in VARIANTS:
-        yield from (f"[[steps.{encoder}.variants]]", f'engine = "{engine}"', f'dtype = "{dtype}"')
+    for engine, dtype in variants:
+        yield from (f"[[steps.{ranked}.variants]]", f'engine = "{engine}"', f'dtype = "{dtype}"')

@@ -16,12 +16,14 @@ TEXTS, TOKENS, IMAGES = (
     "ForTokenClassification",
     "ForImageClassification",
 )
-GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM")
+GENERATING = "ForCausalLM", "LMHeadModel"
+OF_TWO_PARTS = "ForConditionalGeneration", "ForSeq2SeqLM"
 BARE = ("Model", "ForMaskedLM", "ForPreTraining", "PreTrainedModel")
 ENDING: Mapping[Kind, tuple[str, ...]] = {
     "rerank": (TEXTS,),
     "classify": (TEXTS, IMAGES),
     "tokens": (TOKENS,),
+    "generate": GENERATING,
 }
 MEAN = "the mean over the tokens is assumed, as sentence-transformers does"
 
@@ -70,15 +72,17 @@ def _by_folder(folder: Path, names: list[str], labels: int) -> tuple[Kind, str]:
             return "classify", f"{name} of {classes}"
         if name.endswith(TOKENS):
             return "tokens", f"{name} of {classes}"
+        if name.endswith(GENERATING):
+            return "generate", name
     return "embed", _pooling(folder, _bare(folder, names))
 
 
 def _bare(folder: Path, names: list[str]) -> str:
     for name in names:
-        if name.endswith(GENERATING):
+        if name.endswith(OF_TWO_PARTS):
             raise BuildError(
-                f"{folder} is a {name}, made to generate text, which is not served yet: --task"
-                " embed serves vectors of its hidden states (it embeds or classifies only for now)"
+                f"{folder} is a {name}, an encoder and a decoder, which do not generate text here:"
+                " --task embed serves vectors of the encoder's hidden states"
             )
         if not name.endswith(BARE):
             raise BuildError(

@@ -72,12 +72,14 @@ FOUND = [
     (["BertForSequenceClassification"], 3, {}, None, "classify", "3 classes"),
     (["BertForSequenceClassification"], 1, {**CROSS, **CHAIN}, None, "rerank", "CrossEncoder"),
     (["BertForSequenceClassification"], 3, CROSS, None, "classify", "CrossEncoder"),
+    (["LlamaForCausalLM"], 2, {}, None, "generate", "LlamaForCausalLM"),
+    (["GPT2LMHeadModel"], 2, {}, "generate", "generate", "asked for"),
     (["ViTForImageClassification"], 3, {}, None, "classify", "ForImage"),
     (["BertForTokenClassification"], 3, {}, None, "tokens", "ForToken"),
 ]
 NO_TASK: list[tuple[list[str], int, str | None, str]] = [
-    (["LlamaForCausalLM"], 2, None, "--task embed"),
-    (["GPT2LMHeadModel"], 2, None, "generate text"),
+    (["T5ForConditionalGeneration"], 2, None, "an encoder and a decoder"),
+    (["BertModel"], 2, "generate", "ForCausalLM"),
     (["BertForQuestionAnswering"], 2, None, "there is no task"),
     (["BertModel"], 2, "rerank", "ForSequenceClassification"),
     (["BertForSequenceClassification"], 3, "rerank", "--task classify"),

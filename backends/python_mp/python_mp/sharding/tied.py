@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -10,7 +11,11 @@ from .cut import Cut
 from .weights import Make, Weights
 
 
-def tied(module: nn.Module, weights: Weights) -> dict[str, str]:
+class Names(Protocol):
+    def __contains__(self, name: str, /) -> bool: ...
+
+
+def tied(module: nn.Module, weights: Names) -> dict[str, str]:
     """For each name of a tied tensor that the checkpoint lacks, one that it has."""
     names: dict[int, list[str]] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():

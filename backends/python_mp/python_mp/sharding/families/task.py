@@ -76,11 +76,17 @@ class Task:
     Attributes:
         pooling: of `embed`: modes of pooling.MODES, whose vectors stand one behind the other.
         layers: of `embed`: what is made of these.
+        context_length: of `generate`: most tokens of a prompt and what follows it.
+        vocabulary: of `generate`: ids are 0 to vocabulary - 1.
+        eos_token_ids: of `generate`: those by which the model says that it is through.
     """
 
     kind: Kind
     pooling: tuple[str, ...] = ()
     layers: tuple[Layer, ...] = ()
+    context_length: int = 0
+    vocabulary: int = 0
+    eos_token_ids: tuple[int, ...] = ()
 
     def write(self, folder: Path) -> None:
         (folder / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
