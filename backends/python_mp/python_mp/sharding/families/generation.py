@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,9 @@ class Decoder(nn.Module):
 
     def __init__(self, shard: Shard, config: PretrainedConfig) -> None:
         super().__init__()
-        skeleton.kind(config, "generate")
+        whole = skeleton.make(config, "generate")
+        given = Renamed(shard.weights, tied(whole, shard.weights))
+        shard = replace(shard, given=given)
         self.encoder = Encoder(shard, config)
         if not self.encoder.generates:
             raise LoadError(
@@ -45,7 +48,7 @@ class Decoder(nn.Module):
         self.logits = None
         if shard.is_last:
             embedding = self.encoder.model.get_input_embeddings() if shard.is_first else None
-            self.logits = Logits(shard, config, embedding)
+            self.logits = Logits(shard, whole, embedding)
 
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
         found: Tensor | dict[str, Tensor] = self.encoder(batch, hidden)
@@ -66,14 +69,13 @@ class Logits(nn.Module):
     float32 [m, vocabulary].
 
     Args:
+        whole: it, without weights; changed in place.
         embedding: the base's, where it is in this stage.
     """
 
-    def __init__(self, shard: Shard, config: PretrainedConfig, embedding: nn.Module | None) -> None:
+    def __init__(self, shard: Shard, whole: Any, embedding: nn.Module | None) -> None:
         super().__init__()
-        whole = skeleton.make(config, "generate")
         self.done = Done(whole.base_model)
-        weights = Renamed(shard.weights, tied(whole, shard.weights))
         linear = whole.get_output_embeddings()
         name = next(name for name, part in whole.named_modules() if part is linear)
         is_tied = linear.weight is whole.get_input_embeddings().weight
@@ -81,8 +83,8 @@ class Logits(nn.Module):
         skeleton.finish(whole, shard.device)
         own = embedding.weight if embedding is not None and is_tied else None
         assert own is None or isinstance(own, Tensor)
-        whole.set_submodule(name, VocabularyLinear(replace(shard, given=weights), name, own))
-        load_weights(whole, weights)
+        whole.set_submodule(name, VocabularyLinear(shard, name, own))
+        load_weights(whole, shard.weights)
         self.whole = whole
 
     def forward(self, states: Tensor) -> Tensor:
