@@ -304,7 +304,7 @@ class World:
         if not stub.model:
             return stub.loading.error is not None
         front = stub.model._instance._replica
-        waits = len(front._scheduler) + len(front._scheduler._lent)
+        waits = len(front._schedule) + len(front._schedule._lent)
         return bool(front._group and front._group.flights.idle and not waits)
 
     def close(self) -> None:
@@ -379,12 +379,12 @@ class World:
 
     def _check_replica(self, replica: int, stub: Stub) -> None:
         front, now = stub.model._instance._replica, self.machine.now
-        waiting = list(front._scheduler._waiting)
+        waiting = list(front._schedule._waiting)
         where = f"replica {replica}"
         # Bounds hold when a request comes; what was with the ranks may come back beyond them.
         held = sum(
             not (r.suspicion or r.continues or _number(r) in self._given)
-            for r in (*waiting, *front._scheduler._lent)
+            for r in (*waiting, *front._schedule._lent)
         )
         if held > MOST_WAITING:
             self._fail(f"{where}: {held} requests in a queue of {MOST_WAITING}")

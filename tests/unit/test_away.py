@@ -16,7 +16,7 @@ import pytest
 from python_mp.front.peers import away, helper, line
 from python_mp.front.peers.away import Away
 from python_mp.front.peers.guests import Guests
-from python_mp.front.schedule.scheduler import Scheduler
+from python_mp.front.schedule.waiting import Waiting
 from python_mp.front.status import State, Status
 from python_mp.machine.net import Net
 from python_mp.model.config import ModelConfig
@@ -45,7 +45,7 @@ class House:
         self.settled: list[Request] = []
         self.take_in, self.hear = self.guests.extend, self.warned.append
         self.stood_alone = 0
-        self.queue = Scheduler(config.parameters)
+        self.queue = Waiting(config.parameters)
         self._lock = threading.Lock()
         self.away = Away(self, self.status, folder, self.net)
         self.peers = Guests(config, replica, folder, self.take_in, self, self.net)

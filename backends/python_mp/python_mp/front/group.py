@@ -64,8 +64,9 @@ class Group:
         self._parted = False
         self.ranks: list[RankProcess] = []
         self.phases: dict[str, float] = {}
-        self.blocks = 0
         """Seconds of the start."""
+        self.blocks = 0
+        """Of the KV cache: as many as the rank with the fewest has."""
         with ExitStack() as held:
             self._arena = Arena.create(self._slots, half(config))
             held.callback(self._arena.close)

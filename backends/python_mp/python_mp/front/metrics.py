@@ -123,18 +123,18 @@ class Metrics:
         """Books a batch that goes to the ranks, and how many requests still wait."""
         batch = flight.batch
         self.count("batches_total")
-        self.count("requests_total", len(batch.requests))
+        self.count("requests_total", len(batch.begun))
         self.count("tokens_total", batch.tokens)
         self.count("tokens_saved_total", batch.tokens_saved)
         self.gauge("queue_requests", waiting)
-        for request in batch.requests:
+        for request in batch.begun:
             self.observe("queue_seconds", flight.dispatched - request.arrived)
 
     def landed(self, flight: Flight) -> None:
         """Books a batch that every rank is through with."""
         now = time.perf_counter()
         self.observe("batch_seconds", now - flight.dispatched)
-        for request in flight.batch.requests:
+        for request in flight.batch.ended:
             self.observe("request_seconds", now - request.arrived)
         self.count("tokens_padded_total", max((step.padded for step in flight.steps), default=0))
         for step in flight.steps:

@@ -1,7 +1,7 @@
 """A replica: its queue, its present group of ranks, and what becomes of requests when one dies.
 
-    submit (Triton's thread) --> Scheduler --> Group.forward --> ranks
-    supervisor's thread          <-- answers   <-- Inbox.wait    <--
+    submit (Triton's thread) --> Schedule.next_batch --> Group.forward --> ranks
+    supervisor's thread      <-- Schedule.answer     <-- Inbox.wait    <--
 
 A request is answered, refused, or still in hand; it is never lost. When a group ends, what it had
 in hand goes back to its place in the queue, for a peer replica or the next generation: inference is
@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..model.batch import Batch
 from ..model.config import ModelConfig
 from ..model.errors import (
     Cancelled,
@@ -31,7 +30,6 @@ from ..model.errors import (
 from ..model.layout import ReplicaLayout
 from ..model.request import Request
 from . import bounds
-from .delivery import Delivery
 from .group import Group
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
@@ -40,15 +38,14 @@ from .peers.guests import Guests
 from .place.cores import CpuSet
 from .refusing import POISON, Refusals
 from .schedule.expiry import GONE, Expiry
-from .schedule.parts import cut
-from .schedule.scheduler import Scheduler
+from .schedule.one_shot import OneShot
+from .schedule.policy import Schedule
 from .status import Status
-from .supervise.poison import CRASH, PoisonList, guilty
+from .supervise.poison import CRASH, PoisonList
 from .supervise.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-_QUICK_SECONDS = 5e-3
 _MOST_STRAYS = 2
 """Peers that may be lost with a request until it waits at home."""
 
@@ -74,13 +71,11 @@ class Replica:
         bounds.admit(config)
         self._config = config
         self._metrics = metrics
-        self._scheduler = Scheduler(config.parameters)
         self._poison = PoisonList()
         self._refusals = Refusals(metrics, self._poison)
-        self._delivery = Delivery(config, self._refusals, self._put_back)
+        self._schedule: Schedule = OneShot(config, self._refusals, self._put_back)
         self._lock = threading.Lock()
         self._group: Group | None = None
-        self._batches = 0
         self._down = "it is still being loaded"
         status = Status(runtime, config, layout.index, metrics.net)
         self._supervisor = Supervisor(config, layout, cpus, runtime, status, metrics, server, self)
@@ -108,6 +103,7 @@ class Replica:
         self._away.stop()
         self._supervisor.stop()
         self._expiry.stop()
+        self._schedule.stop()
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queues the requests. Each is answered later, from another thread."""
@@ -130,9 +126,9 @@ class Replica:
     def submit_and_attend(
         self, requests: Sequence[Request], is_done: Callable[[], bool], seconds: float
     ) -> None:
-        """As `submit`; then, if batches take the ranks only milliseconds, does the work of the
-        supervisor's thread here until `is_done()` or the time is up. An answer that comes at once
-        is spared the way through another thread."""
+        """As `submit`; then, if the schedule is quick, does the work of the supervisor's thread
+        here until `is_done()` or the time is up. An answer that comes at once is spared the way
+        through another thread."""
         with ExitStack() as stack:
             group = self._attended(stack)
             self.submit(requests)
@@ -146,7 +142,7 @@ class Replica:
     def _attended(self, stack: ExitStack) -> Group | None:
         """The group, if this thread gets what it says until the stack is left."""
         group = self._group
-        if group is None or self._delivery.last_seconds > _QUICK_SECONDS:
+        if group is None or not self._schedule.is_quick:
             return None
         try:
             return group if stack.enter_context(group.inbox.attended()) else None
@@ -160,18 +156,21 @@ class Replica:
             self._away.spread()
         with self._lock:
             self._group, self._down = group, ""
+            self._schedule.group_serves(group.blocks)
             self._dispatch()
 
     def handle(self, group: Group, messages: Messages) -> None:
         """Books what the ranks say, gives them the next batch, then answers."""
         with self._lock:
             flights = [flight for m in messages if (flight := group.note(*m))]
+            for flight in flights:
+                self._schedule.book(flight)
             if not any(flight.refusal for flight in flights):  # What is left of those goes first.
                 self._dispatch()
         try:
             for flight in flights:
                 try:
-                    self._delivery.answer(flight)
+                    self._schedule.answer(flight)
                 except Exception:
                     log.exception("batch %d could not be answered", flight.batch.id)
                     self._refusals.fail(
@@ -189,13 +188,13 @@ class Replica:
         with self._lock:
             self._group = None
             group.refuse_batches()
-            in_hand = group.flights.in_hand
+            in_hand = self._schedule.in_hand(group.flights)
         self._away.wake()  # To know who may help, before anybody asks.
         if ended is None:
             self._refusals.refuse(in_hand, Unavailable(f"{self._config.name} was stopped"), "down")
             return
         try:
-            self._judge(in_hand, ended)
+            self._judge(group, in_hand, ended)
         finally:
             replayed = [request for request in in_hand if not request.answered]
             self._metrics.count("replays_total", len(replayed))
@@ -216,11 +215,11 @@ class Replica:
 
     def lend(self) -> Request | None:
         with self._lock:
-            return self._scheduler.lend(_may_go) if self._group is None else None
+            return self._schedule.lend(_may_go) if self._group is None else None
 
     def settle(self, request: Request) -> None:
         with self._lock:
-            self._scheduler.settle(request)
+            self._schedule.settle(request)
         self._metrics.count("handed_over_total")
 
     def take_back(self, requests: list[Request]) -> None:
@@ -229,14 +228,14 @@ class Replica:
             self._refusals.refuse_poison(requests)
         finally:
             with self._lock:
-                self._scheduler.put_back(requests)
+                self._schedule.put_back(requests)
                 self._dispatch()
                 self._see_to_the_rest()
 
     def stand_alone(self) -> None:
         with self._lock:
             down = self._down
-            waiting = self._scheduler.take_all() if down else []
+            waiting = self._schedule.take_all() if down else []
         self._refusals.refuse(waiting, Unavailable(down), "down")
 
     def poison_list(self) -> str:
@@ -253,7 +252,7 @@ class Replica:
         parts: list[Request] = []
         for request in requests:
             try:
-                parts += cut(request, self._config)
+                parts += self._schedule.prepare(request)
             except InvalidInput as error:
                 self._refusals.refuse([request], error, "invalid")
         return parts
@@ -265,7 +264,7 @@ class Replica:
         if self._down and not self._away.is_hopeful:
             return Unavailable(self._down), "down"
         try:
-            self._scheduler.add(request)
+            self._schedule.add(request)
         except Unavailable as error:
             return error, "queue_full"
         except InvalidInput as error:
@@ -273,15 +272,9 @@ class Replica:
         return None
 
     def _dispatch(self) -> None:
-        """Gives the group batches while it has room, with the lock held. A suspect flies alone."""
+        """Gives the group batches while it has room, with the lock held."""
         group = self._group
-        while group and group.has_room and self._scheduler.head:
-            if not group.flights.idle and (
-                self._scheduler.next_is_suspect or group.flights.holds_suspect
-            ):
-                break
-            self._batches += 1
-            batch = Batch(self._batches, tuple(self._scheduler.next_batch()))
+        while group and group.has_room and (batch := self._schedule.next_batch(group.flights)):
             try:
                 flight = group.forward(batch)
             except Exception:  # Those behind it may have better luck.
@@ -290,15 +283,15 @@ class Replica:
                     batch.requests, RequestFailed("the request could not be computed")
                 )
                 continue
-            self._metrics.dispatched(flight, len(self._scheduler))
+            self._metrics.dispatched(flight, len(self._schedule))
 
     def _put_back(self, requests: list[Request]) -> None:
         with self._lock:
-            self._scheduler.put_back(requests)
+            self._schedule.put_back(requests)
             self._see_to_the_rest()
 
-    def _judge(self, in_hand: list[Request], ended: GroupEnded) -> None:
-        poison = guilty(in_hand, ended)
+    def _judge(self, group: Group, in_hand: list[Request], ended: GroupEnded) -> None:
+        poison = self._schedule.guilty(group.flights, ended)
         for request in poison:
             self._poison.add(request)
         if poison:
@@ -310,28 +303,28 @@ class Replica:
     def _refuse_its_likes(self) -> None:
         """What waits and is known by now to end groups."""
         with self._lock:
-            waiting = self._scheduler.waiting_since(math.inf)
+            waiting = self._schedule.waiting_since(math.inf)
         for request in waiting:
             if request in self._poison:
                 self._give_up(request, RequestFailed(POISON))
 
     def _see_to_the_rest(self) -> None:
         """What waits may go to a peer, or wait too long."""
-        if len(self._scheduler):
+        if self._schedule.has_open:
             self._expiry.wake()
             if self._group is None:
                 self._away.wake()
 
     def _waiting_since(self, moment: float) -> list[Request]:
         with self._lock:
-            self._scheduler.drop_answered()
-            self._metrics.gauge("queue_requests", len(self._scheduler))
-            self._metrics.gauge("queue_bytes", self._scheduler.nbytes)
-            return self._scheduler.waiting_since(moment)
+            self._schedule.drop_answered()
+            self._metrics.gauge("queue_requests", len(self._schedule))
+            self._metrics.gauge("queue_bytes", self._schedule.nbytes)
+            return self._schedule.waiting_since(moment)
 
     def _give_up(self, request: Request, error: TimedOut | Cancelled | RequestFailed) -> None:
         with self._lock:
-            waited = self._scheduler.remove(request)
+            waited = self._schedule.remove(request)
         if waited:
             self._refusals.refuse([request], error)
 

@@ -43,6 +43,16 @@ class Batch:
         """Rows of all groups."""
         return sum(request.tokens for request in self.requests)
 
+    @property
+    def begun(self) -> tuple[Request, ...]:
+        """Requests of which it is the first batch."""
+        return self.requests
+
+    @property
+    def ended(self) -> tuple[Request, ...]:
+        """Requests that are through when it is."""
+        return self.requests
+
     def owners(self, sequences: Iterable[int]) -> list[Request]:
         """Of these sequences of the batch, in order."""
         ends = list(accumulate(request.sequences for request in self.requests))

@@ -131,9 +131,10 @@ def parse(
     refuse(raw)
     inputs = tuple(_tensor(item, raw.get("max_batch_size", 0)) for item in raw["input"])
     ragged = any(spec.ragged for spec in inputs)
-    outputs = tuple(_output(item, ragged) for item in raw["output"])
     given = {key: item["string_value"] for key, item in raw.get("parameters", {}).items()}
     parameters = read(given, {"engine": engine, "dtype": dtype} if engine else {})
+    _check_transaction(raw, parameters)
+    outputs = tuple(_output(item, ragged, parameters) for item in raw["output"])
     groups = ragged_groups.read(parameters.lengths)
     config = ModelConfig(
         name=raw["name"],
@@ -158,6 +159,20 @@ def parse(
     return config
 
 
+def _check_transaction(raw: Mapping[str, Any], parameters: Parameters) -> None:
+    decoupled = bool(raw.get("model_transaction_policy", {}).get("decoupled"))
+    if decoupled == parameters.generates:
+        return
+    if decoupled:
+        raise ConfigError(
+            "the model is decoupled, which only models of task 'generate' are: others give one"
+            " answer to a request"
+        )
+    raise ConfigError(
+        "task 'generate' answers in parts: add `model_transaction_policy { decoupled: true }`"
+    )
+
+
 def _queue_seconds(dynamic_batching: Mapping[str, Any]) -> float:
     policy = dynamic_batching.get("default_queue_policy", {})
     given = int(policy.get("default_timeout_microseconds", 0))
@@ -180,7 +195,9 @@ def _tensor(item: dict[str, Any], max_batch_size: int) -> TensorSpec:
     return TensorSpec(name, NUMPY_DTYPES[dtype], dims, ragged, bool(item.get("optional", False)))
 
 
-def _output(item: dict[str, Any], has_ragged_input: bool) -> TensorSpec:
+def _output(item: dict[str, Any], has_ragged_input: bool, parameters: Parameters) -> TensorSpec:
+    if parameters.generates and item["data_type"] == "TYPE_STRING":  # The front makes it.
+        return TensorSpec(item["name"], "object", tuple(map(int, item["dims"])), False)
     spec = _tensor(item, 1)
     ragged = has_ragged_input and spec.dims[:1] == (-1,)
     return TensorSpec(spec.name, spec.dtype, spec.dims, ragged)

@@ -16,13 +16,14 @@ from .errors import ConfigError
 DTYPES = ("float32", "bfloat16", "float16", "int8", "int8_dynamic", "fp8")
 ENGINES: Mapping[str, tuple[str, ...]] = {
     "echo": DTYPES,
+    "echo_decoder": DTYPES,
     "torch": ("float32", "bfloat16", "float16"),
     "aot_inductor": ("float32", "bfloat16", "float16"),
     "onnxruntime": ("float32", "int8", "int8_dynamic"),
     "tensorrt": ("float32", "float16", "bfloat16", "int8", "fp8"),
 }
 """And the dtypes that each of them computes with."""
-UNBUILT = ("echo", "torch")
+UNBUILT = ("echo", "echo_decoder", "torch")
 """Those that can do without a build: they run the module as it is, or none."""
 TASKS = ("embed", "rerank", "classify", "tokens", "generate")
 """What a checkpoint may be served for; the build reads it, and clients may."""
@@ -46,6 +47,7 @@ class Parameters:
     task: str = ""
     max_batch_tokens: int = 4096
     max_batch_bytes: int = 64 << 20
+    max_running_sequences: int = 256
     kv_cache_blocks: int = 0
     max_queue_requests: int = 4096
     max_queue_bytes: int = 256 << 20
@@ -53,6 +55,11 @@ class Parameters:
     forward_timeout_seconds: int = 0
     threads_per_rank: int = 0
     start_timeout_seconds: int = 120
+
+    @property
+    def generates(self) -> bool:
+        """Answers come in parts, token by token."""
+        return self.task == "generate"
 
     @property
     def most_nbytes(self) -> int:
@@ -141,6 +148,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "task": _one_of(*TASKS),
     "max_batch_tokens": _whole(1, 1 << 24),
     "max_batch_bytes": _whole(1 << 10, 1 << 36),
+    "max_running_sequences": _whole(1, 1 << 16),
     "kv_cache_blocks": _whole(0, 1 << 24),
     "max_queue_requests": _whole(1, 1 << 24),
     "max_queue_bytes": _whole(1 << 10, 1 << 40),

@@ -44,8 +44,6 @@ def _problems(raw: Mapping[str, Any]) -> Iterator[str]:
     yield from _present("the model", raw, _MODEL_KEYS)
     for group in raw["instance_group"]:
         yield from _present(f"instance_group '{group['name']}'", group, _GROUP_KEYS)
-    if raw.get("model_transaction_policy", {}).get("decoupled"):
-        yield "the model is decoupled, which is not supported: each request gets one answer"
     if "execution_accelerators" in raw.get("optimization", {}):
         yield "optimization.execution_accelerators is not supported: choose parameter 'engine'"
 

@@ -47,7 +47,7 @@ class Echo:
             if fault == REFUSE:
                 raise InvalidInput(f"refused as asked ({argument})")
             if fault and rank in (self._rank, EVERYONE):
-                _commit(int(fault), int(argument))
+                commit(int(fault), int(argument))
         if not self._answers:
             return {}
         return dict(zip(self._outputs, (inputs[name] for name in self._names), strict=True))
@@ -62,7 +62,7 @@ class Echo:
         pass
 
 
-def _commit(fault: int, argument: int) -> None:
+def commit(fault: int, argument: int) -> None:
     if fault == RAISE:
         raise RuntimeError(f"raised as asked ({argument})")
     if fault == FAIL:

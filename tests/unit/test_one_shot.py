@@ -1,20 +1,28 @@
 """What goes into the next batch."""
 
 import threading
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from python_mp.front.flights import Flight, Flights
 from python_mp.front.schedule.expiry import Expiry
-from python_mp.front.schedule.scheduler import Scheduler
+from python_mp.front.schedule.one_shot import OneShot
 from python_mp.machine.net import Net
+from python_mp.model.batch import Batch
 from python_mp.model.config import Parameters
 from python_mp.model.errors import InvalidInput, Unavailable
 from python_mp.model.request import Request
+from tests.support.configs import echo_config
 from tests.support.replicas import FutureAnswer
+
+CONFIG = echo_config(Path("/none"))
 
 
 def request(tokens: int = 1, nbytes: int = 4, signature: str = "", **more: Any) -> Request:
@@ -22,9 +30,10 @@ def request(tokens: int = 1, nbytes: int = 4, signature: str = "", **more: Any) 
     return Request(inputs, [[tokens]], ((signature, ()),), FutureAnswer(), **more)
 
 
-def scheduler(*requests: Request, tokens: int = 10, size: int = 100, **bounds: int) -> Scheduler:
+def scheduler(*requests: Request, tokens: int = 10, size: int = 100, **bounds: int) -> OneShot:
     batch = {"max_batch_tokens": tokens, "max_batch_bytes": size}
-    made = Scheduler(Parameters("echo", **{**batch, **bounds}))
+    parameters = Parameters("echo", **{**batch, **bounds})
+    made = OneShot(replace(CONFIG, parameters=parameters), Mock(), Mock())
     for each in requests:
         made.add(each)
     return made
@@ -48,7 +57,7 @@ def test_batches_keep_order_and_bounds(wanted: list[tuple[int, int, bool]]) -> N
     requests = [request(tokens, nbytes, alone=alone) for tokens, nbytes, alone in wanted]
     waiting, batches = scheduler(*requests, max_queue_requests=len(requests)), []
     while len(waiting):
-        batches.append(waiting.next_batch())
+        batches.append(waiting.next_requests())
     assert [each for batch in batches for each in batch] == requests
     for batch in batches:
         if len(batch) > 1:
@@ -63,7 +72,7 @@ def test_the_bytes_that_wait_are_bounded_too() -> None:
         waiting.add(request(nbytes=41))
     waiting.add(request(nbytes=40))
     assert waiting.nbytes == 100
-    taken = waiting.next_batch()
+    taken = waiting.next_requests()
     waiting.put_back(taken)
     assert waiting.nbytes == 100
     assert waiting.remove(taken[0])
@@ -77,10 +86,8 @@ def test_what_has_been_answered_is_passed_over() -> None:
     requests[0].answered = requests[2].answered = True
     assert waiting.lend(lambda _: True) is requests[1]
     waiting.put_back([requests[1]])
-    assert not waiting.next_is_suspect
-    assert scheduler(request(suspicion=0.5), request()).next_is_suspect
-    assert waiting.next_batch() == [requests[1], requests[3]]
-    assert (len(waiting), waiting.nbytes, waiting.next_batch()) == (0, 0, [])
+    assert waiting.next_requests() == [requests[1], requests[3]]
+    assert (len(waiting), waiting.nbytes, waiting.next_requests()) == (0, 0, [])
 
 
 def test_what_continues_a_request_is_taken_with_it() -> None:
@@ -120,7 +127,7 @@ def test_lent_and_put_back_in_any_order_the_queue_keeps_its_own(data: st.DataObj
         elif step == "back" and lent:
             waiting.put_back([lent.pop(data.draw(st.integers(0, len(lent) - 1)))])
         elif step == "serve" and len(waiting):
-            served += waiting.next_batch()
+            served += waiting.next_requests()
         elif step == "guest":
             requests.append(request(arrived=data.draw(st.floats(0, 9)), alone=True))
             waiting.add(requests[-1])
@@ -148,10 +155,10 @@ def test_lent_and_put_back_in_any_order_the_queue_keeps_its_own(data: st.DataObj
 def test_what_parts_two_requests(first: dict[str, Any], second: dict[str, Any]) -> None:
     one, other = request(**first), request(**second)
     waiting = scheduler(one, other)
-    assert waiting.next_batch() == [one]
-    assert waiting.next_batch() == [other]
+    assert waiting.next_requests() == [one]
+    assert waiting.next_requests() == [other]
     exact = [request(tokens=4, nbytes=50), request(tokens=6, nbytes=50)]
-    assert scheduler(*exact).next_batch() == exact, "bounds may be reached"
+    assert scheduler(*exact).next_requests() == exact, "bounds may be reached"
 
 
 def test_what_has_its_answer_waits_no_more() -> None:
@@ -164,7 +171,7 @@ def test_what_has_its_answer_waits_no_more() -> None:
     waiting.drop_answered()
     waiting.put_back([requests[3]])
     assert waiting.nbytes == 8
-    assert waiting.next_batch() == [requests[0], requests[2]]
+    assert waiting.next_requests() == [requests[0], requests[2]]
 
 
 def test_a_late_request_is_given_up_after_an_error() -> None:
@@ -182,3 +189,15 @@ def test_a_late_request_is_given_up_after_an_error() -> None:
     expiry.wake()
     assert given_up.wait(10)
     expiry.stop()
+
+
+@pytest.mark.parametrize("flying", [False, True])
+@pytest.mark.parametrize("suspected", [False, True])
+def test_a_suspect_flies_alone(flying: bool, suspected: bool) -> None:
+    flights = Flights(3, set())
+    if flying:
+        batch = Batch(9, (request(suspicion=0.5 * suspected),))
+        flights.add(Flight(batch, 0, 0.0, {0}))
+    others, suspects = scheduler(request()), scheduler(request(suspicion=0.5))
+    assert (others.next_batch(flights) is None) == (flying and suspected)
+    assert (suspects.next_batch(flights) is None) == flying

@@ -1,55 +1,49 @@
-"""What waits, and which of it goes next."""
+"""What waits, in the order in which it came."""
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
 
 from ...model.config import Parameters
-from ...model.errors import InvalidInput, Unavailable
+from ...model.errors import Unavailable
 from ...model.request import Request
-from ...model.size import Size
+
+R = TypeVar("R", bound=Request)
 
 
-class Scheduler:
-    """First come, first served. A batch is cut only when the ranks can take it, so it is as large
-    as the load makes it: no delay is ever added to wait for company."""
+class Waiting(Generic[R]):
+    """The queue of a replica, within its bounds: first come, first served."""
 
     def __init__(self, bounds: Parameters) -> None:
-        self._bounds = bounds
-        self._waiting: deque[Request] = deque()
-        self._lent: set[Request] = set()
+        self.bounds = bounds
+        self._waiting: deque[R] = deque()
+        self._lent: set[R] = set()
         self.nbytes = 0
         """Of all that waits."""
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._waiting)
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
-    def next_is_suspect(self) -> bool:
-        """The next request was in hand when a group died."""
-        head = self.head
-        return head is not None and head.suspicion > 0
-
-    @property
-    def head(self) -> Request | None:
+    def head(self) -> R | None:
         """What comes next. The rest of a request of which one part has failed is dropped here."""
         while self._waiting and self._waiting[0].answered:
-            self._take()
+            self.take()
         return self._waiting[0] if self._waiting else None
 
-    def add(self, request: Request) -> None:
+    def add(self, request: R) -> None:
         """Queues the request behind all that came before it.
 
         Raises:
-            InvalidInput: no batch can hold it.
             Unavailable: the queue is full; better refused now than late.
         """
-        bounds = self._bounds
-        if not request.size.fits(bounds):
-            raise InvalidInput(f"the request {request.size.excess(bounds)}")
+        bounds = self.bounds
         if not request.continues and self._is_full:
             raise Unavailable(
                 f"the queue is full ({bounds.max_queue_requests} requests); try again"
@@ -67,12 +61,12 @@ class Scheduler:
     @property
     def _is_full(self) -> bool:
         """Of requests; the parts of one take one place."""
-        most = self._bounds.max_queue_requests - len(self._lent)
+        most = self.bounds.max_queue_requests - len(self._lent)
         if len(self._waiting) < most:  # Mostly, so that nobody counts.
             return False
         return sum(not each.continues for each in self._waiting) >= most
 
-    def put_back(self, requests: Iterable[Request]) -> None:
+    def put_back(self, requests: Iterable[R]) -> None:
         """To their old places in the queue, unless they have their answers: who came first goes
         first."""
         for request in reversed(list(requests)):
@@ -82,7 +76,7 @@ class Scheduler:
                 self._waiting.insert(place, request)
                 self.nbytes += request.nbytes
 
-    def lend(self, may_go: Callable[[Request], bool]) -> Request | None:
+    def lend(self, may_go: Callable[[R], bool]) -> R | None:
         """Takes the first one that may be computed elsewhere. Until it is put back or settled it
         counts as if it waited, so that there is room for it if it comes back."""
         request = next((r for r in self._waiting if not r.answered and may_go(r)), None)
@@ -91,17 +85,17 @@ class Scheduler:
             self._lent.add(request)
         return request
 
-    def settle(self, request: Request) -> None:
+    def settle(self, request: R) -> None:
         """What was lent has its answer."""
         self._lent.discard(request)
 
-    def take_all(self) -> list[Request]:
+    def take_all(self) -> list[R]:
         taken = list(self._waiting)
         self._waiting.clear()
         self.nbytes = 0
         return taken
 
-    def waiting_since(self, moment: float) -> list[Request]:
+    def waiting_since(self, moment: float) -> list[R]:
         """What arrived before that `perf_counter`, oldest first."""
         return [request for request in self._waiting if request.arrived <= moment]
 
@@ -110,7 +104,7 @@ class Scheduler:
         for request in [each for each in self._waiting if each.answered]:
             self.remove(request)
 
-    def remove(self, request: Request) -> bool:
+    def remove(self, request: R) -> bool:
         """Whether it was still waiting."""
         try:
             self._waiting.remove(request)
@@ -119,23 +113,8 @@ class Scheduler:
         self.nbytes -= request.nbytes
         return True
 
-    def next_batch(self) -> list[Request]:
-        """The head of the queue and all behind it that may share its batch, within the bounds;
-        nothing if nobody waits."""
-        batch: list[Request] = []
-        size, company = Size(0, 0, 0), math.inf
-        while head := self.head:
-            size, company = size.plus(head.size), min(company, 1 if head.alone else head.company)
-            if batch and not (
-                len(batch) < company
-                and head.signature == batch[0].signature
-                and size.fits(self._bounds)
-            ):
-                break
-            batch.append(self._take())
-        return batch
-
-    def _take(self) -> Request:
+    def take(self) -> R:
+        """The head."""
         request = self._waiting.popleft()
         self.nbytes -= request.nbytes
         return request

@@ -1,0 +1,199 @@
+"""The schedule of decoders: a token for each stream that runs, step after step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import count
+
+from ...model.config import ModelConfig
+from ...model.errors import InvalidInput, PythonMpError, RequestFailed
+from ...model.request import Outputs
+from ...wire.message import Refusal
+from ..flights import Flight, Flights
+from ..inbox import GroupEnded
+from ..metrics import Metrics
+from ..refusing import Refusals
+from . import suspects
+from .block_pool import BLOCK, blocks_for
+from .cutting import Running
+from .generation_step import GenerationStep
+from .outbox import Outbox
+from .stream import Stream, Token
+from .waiting import Waiting
+
+
+class Continuous(Waiting[Stream]):
+    """Its batches are steps. What a group had in hand goes on where it was: prompt and generated
+    tokens are the input of the next group.
+
+    Args:
+        give_up: takes a stream out, with the replica's lock, and refuses it.
+    """
+
+    is_quick = False
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        refusals: Refusals,
+        give_up: Callable[[Stream, PythonMpError], None],
+        metrics: Metrics,
+    ) -> None:
+        super().__init__(config.parameters)
+        self._metrics = metrics
+        sizes = config.parameters
+        # So that at least half of each step is for prompts.
+        most = min(sizes.max_running_sequences, max(1, sizes.max_batch_tokens // 2))
+        self._running = Running(self, most, sizes.pipeline_parallel_size, self._count_preemption)
+        self._suspects: set[Stream] = set()
+        self._epoch = 0
+        self._numbers = count(1)
+        self._outbox = Outbox(refusals, give_up, metrics)
+        self._outbox.start()
+
+    # -- what comes and goes ---------------------------------------------------------------------
+
+    @property
+    def has_open(self) -> bool:
+        return bool(self._running.streams) or len(self) > 0
+
+    def prepare(self, request: Stream) -> list[Stream]:
+        return [request]
+
+    def add(self, request: Stream) -> None:
+        if misfit := self._misfit(request):
+            raise InvalidInput(misfit)
+        super().add(request)
+
+    def waiting_since(self, moment: float) -> list[Stream]:
+        """Those that run, too."""
+        running = [stream for stream in self._running.streams if stream.arrived <= moment]
+        return running + super().waiting_since(moment)
+
+    def drop_answered(self) -> None:
+        super().drop_answered()
+        for stream in [each for each in self._running.streams if each.answered]:
+            self._running.leave(stream)
+
+    def remove(self, request: Stream) -> bool:
+        if request.runs:
+            self._running.leave(request)
+            return True
+        return super().remove(request)
+
+    def group_serves(self, blocks: int) -> None:
+        self._running.start_over(blocks)
+        unfit = [stream for stream in self if self._misfit(stream)]
+        for stream in unfit:
+            super().remove(stream)
+            stream.failure = RequestFailed(self._misfit(stream))
+        self._outbox.put(unfit)
+
+    def in_hand(self, flights: Flights) -> list[Stream]:
+        """All that runs; its blocks are gone with the group."""
+        self._epoch += 1
+        return [stream for stream in self._running.start_over(0) if not stream.is_over]
+
+    def guilty(self, flights: Flights, ended: GroupEnded) -> list[Stream]:
+        in_flight = [s for s in flights.in_hand if isinstance(s, Stream) and not s.is_over]
+        guilty = suspects.judge(in_flight, ended)
+        self._suspects.update(in_flight)
+        return guilty
+
+    def lend(self, may_go: Callable[[Stream], bool]) -> Stream | None:
+        """A stream stays where it is."""
+        return None
+
+    def stop(self) -> None:
+        self._outbox.stop()
+
+    def _misfit(self, stream: Stream) -> str:
+        """Why the cache, if its size is known, can never hold the stream."""
+        blocks, explicit = self._running.pool.blocks, stream.settings.max_tokens is not None
+        needed = blocks_for(stream.most if explicit else stream.length + 1)
+        if not blocks or needed <= blocks:
+            return ""
+        tokens = f"{stream.prompt} tokens of prompt and {stream.most - stream.prompt} to generate"
+        return f"{tokens} need {needed} blocks of {BLOCK} in the KV cache, which has {blocks}"
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def next_batch(self, flights: Flights) -> GenerationStep | None:
+        self.drop_answered()
+        self._suspects = {each for each in self._suspects if each.is_suspect}
+        allowed = suspects.group(self._suspects) if self._suspects else None
+        if allowed is not None and not flights.idle:
+            return None
+        chunks = self._running.cut(
+            self.bounds.max_batch_tokens, lambda s: allowed is None or s in allowed
+        )
+        if not chunks:
+            return None
+        streams = tuple(chunk.stream for chunk in chunks)
+        begun = tuple(stream for stream in streams if stream.found is None)
+        for stream, chunk in zip(streams, chunks, strict=True):
+            if stream.found is None:
+                stream.found = chunk.start
+        return GenerationStep(next(self._numbers), streams, tuple(chunks), self._epoch, begun)
+
+    def book(self, flight: Flight) -> None:
+        step = flight.batch
+        assert isinstance(step, GenerationStep)
+        if step.epoch != self._epoch:
+            return  # It is computed again.
+        self._running.flying.difference_update(step.streams)
+        if flight.refusal or flight.outputs is None:
+            self._refuse(step, flight.refusal or Refusal("RequestFailed", "no outputs"))
+            return
+        now = time.perf_counter()
+        for stream, token in zip(step.sampled, _tokens(flight.outputs), strict=True):
+            if not stream.runs:  # It was given up meanwhile.
+                continue
+            self._observe(stream, now)
+            stream.append(token)
+            if stream.shown.reason:
+                self._running.leave(stream)
+                step.through.append(stream)
+
+    def answer(self, flight: Flight) -> None:
+        step = flight.batch
+        assert isinstance(step, GenerationStep)
+        self._outbox.put(step.sampled)
+
+    def _refuse(self, step: GenerationStep, refusal: Refusal) -> None:
+        """What the step has not written others may have been told to read: all begin again. Of the
+        step's own, those that the ranks have named are refused, or else it is found by halves."""
+        self._epoch += 1
+        named = {step.streams[at] for at in refusal.sequences}
+        if len(step.streams) == 1:
+            named = set(step.streams)
+        kind = InvalidInput if refusal.error == InvalidInput.__name__ else RequestFailed
+        for stream in named:
+            stream.failure = kind(refusal.text)
+        self.put_back(self._running.start_over(self._running.pool.blocks))
+        if not named:
+            for stream in step.streams:
+                stream.company = (len(step.streams) + 1) // 2
+            self._suspects.update(step.streams)
+        self._outbox.put(named)
+
+    def _observe(self, stream: Stream, now: float) -> None:
+        if stream.generated:
+            self._metrics.observe("between_tokens_seconds", now - stream.last_token)
+        else:
+            self._metrics.observe("first_token_seconds", now - stream.arrived)
+
+    def _count_preemption(self) -> None:
+        self._metrics.count("preemptions_total")
+
+
+def _tokens(outputs: Outputs) -> list[Token]:
+    """Of each sampled sequence."""
+    ids = outputs["NEXT_IDS"].tolist()
+    if "LOGPROBS" not in outputs:
+        return [Token(each) for each in ids]
+    chosen = outputs["LOGPROBS"].tolist()
+    # The slot that these are views of is written over.
+    tops, top_logprobs = outputs["TOP_IDS"].copy(), outputs["TOP_LOGPROBS"].copy()
+    return [Token(*each) for each in zip(ids, chosen, tops, top_logprobs, strict=True)]

@@ -1,0 +1,88 @@
+"""A decoder's request, as it came, becomes a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ...model import decoders, sampling_parameters
+from ...model.config import ModelConfig
+from ...model.errors import InvalidInput
+from ...model.request import Array, read_request
+from ...model.sampling_parameters import SamplingParameters
+from .stop_strings import StopStrings
+from .stream import Stream, StreamAnswer
+
+INPUT = "INPUT_IDS"
+
+
+class StreamReader:
+    """Raises LoadError where the version directory does not say what a decoder needs."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._config = config
+        self._decoder = decoders.read(config.folder)
+
+    def read(
+        self, inputs: Mapping[str, Array], parameters: Mapping[str, Any], answer: StreamAnswer
+    ) -> Stream:
+        """
+        Args:
+            inputs: INPUT_IDS int32 [1, n], the prompt.
+            parameters: the fields of SamplingParameters, and others' that are passed over.
+
+        Raises:
+            InvalidInput: naming what is wrong, and its numbers.
+        """
+        request = read_request(inputs, self._config, answer)
+        settings = sampling_parameters.read(parameters, self._decoder.vocabulary)
+        prompt = self._prompt(inputs[INPUT])
+        ids = np.empty(self._most(len(prompt), settings), np.int32)
+        ids[: len(prompt)] = prompt
+        eos = () if settings.ignore_eos else self._decoder.eos_token_ids
+        return Stream(
+            *(request.inputs, request.lengths, request.signature, answer),
+            deadline=request.deadline,
+            settings=settings,
+            ids=ids,
+            prompt=len(prompt),
+            length=len(prompt),
+            stop_ids=frozenset((*eos, *settings.stop_token_ids)),
+            strings=StopStrings(settings.stop, self._decode) if settings.stop else None,
+        )
+
+    def _prompt(self, ids: Array) -> Array:
+        if len(ids) != 1:
+            raise InvalidInput(f"a request has one prompt; got {len(ids)}: send one request each")
+        least, most = int(ids.min()), int(ids.max())
+        if least < 0 or most >= self._decoder.vocabulary:
+            wrong = least if least < 0 else most
+            raise InvalidInput(
+                f"'{INPUT}' holds {wrong}; the model's ids are 0 to {self._decoder.vocabulary - 1}"
+            )
+        prompt: Array = ids[0]
+        return prompt
+
+    def _most(self, prompt: int, settings: SamplingParameters) -> int:
+        """Tokens of prompt and answer."""
+        context, wanted = self._decoder.context_length, settings.max_tokens
+        most = prompt + (wanted or 1)
+        if most > context:
+            asked = f"with max_tokens {wanted}" if wanted else "with one to generate"
+            raise InvalidInput(
+                f"the prompt has {prompt} tokens, {asked} {most}; the model's context has {context}"
+            )
+        return most if wanted else context
+
+    @cached_property
+    def _decode(self) -> Callable[[list[int]], str]:
+        from tokenizers import Tokenizer  # noqa: PLC0415  Most models are never asked for it.
+
+        path = self._decoder.folder / "tokenizer.json"
+        if not path.is_file():
+            raise InvalidInput("the model has no tokenizer.json for parameter 'stop'")
+        decode: Callable[[list[int]], str] = Tokenizer.from_file(str(path)).decode
+        return decode
