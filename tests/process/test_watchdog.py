@@ -35,7 +35,7 @@ def test_a_hang_ends_the_group_with_its_stacks_in_the_log(
         hung.result(LIMIT)
     assert counted(two, "restarts_total", "hangs_total") == [2, 2]
     assert "rank 1, S:" in caplog.text, "its state"
-    assert "in _commit" in caplog.text, "where it hung"
+    assert "in commit" in caplog.text, "where it hung"
     assert "rank 0, S:" in caplog.text, "and where the other waited"
 
 

@@ -73,6 +73,24 @@ def echo_config(folder: Path, **more: Any) -> ModelConfig:
     return model_config(folder, inputs, [tensor("Y", INT32, -1)], engine="echo", **more)
 
 
+def decoder_config(
+    folder: Path, *, context: int = 512, vocabulary: int = 1 << 20, eos: int = 7, **more: Any
+) -> ModelConfig:
+    """A model of engine echo_decoder. Ids that it generates are below 65536."""
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    said = {"kind": "generate", "context_length": context, "vocabulary": vocabulary}
+    (folder / "1" / "task.json").write_text(json.dumps(said | {"eos_token_ids": [eos]}))
+    outputs = {"OUTPUT_IDS": INT32, "FINISH_REASON": "TYPE_STRING", "USAGE": INT32}
+    raw = raw_config(
+        folder.name,
+        [tensor("INPUT_IDS", INT32, -1, allow_ragged_batch=True)],
+        [tensor(name, dtype, -1) for name, dtype in outputs.items()],
+        **{"engine": "echo_decoder", "task": "generate", **more},
+    )
+    raw["model_transaction_policy"] = {"decoupled": True}
+    return parse(json.dumps(raw), str(folder), "1")
+
+
 def manifest(**values: Any) -> Manifest:
     """Empty but for these values."""
     empty: dict[str, Any] = {each.name: {} for each in fields(Manifest) if each.name != "format"}

@@ -55,6 +55,8 @@ GIVEN: dict[str, int | str] = {
     "task": "embed",
     "max_batch_tokens": 7,
     "max_batch_bytes": 1024,
+    "max_running_sequences": 5,
+    "kv_cache_blocks": 4,
     "max_queue_requests": 1,
     "max_queue_bytes": 2048,
     "hang_seconds": 3,

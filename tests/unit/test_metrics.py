@@ -74,7 +74,7 @@ def test_a_request_s_time_is_from_its_arrival(monkeypatch: pytest.MonkeyPatch) -
     clock = SimpleNamespace(perf_counter=lambda: 7.0)
     monkeypatch.setattr("python_mp.front.metrics.time", clock)
     requests = [SimpleNamespace(arrived=1.0), SimpleNamespace(arrived=4.0)]
-    batch = SimpleNamespace(requests=requests)
+    batch = SimpleNamespace(ended=requests)
     stored = Prometheus(float)
     metrics = Metrics(stored, LABELS)
     metrics.landed(SimpleNamespace(dispatched=5.0, steps=(), batch=batch))  # type: ignore[arg-type]

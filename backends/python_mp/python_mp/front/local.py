@@ -10,6 +10,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
+
 from ..model import layout
 from ..model.config import ModelConfig
 from ..model.errors import PythonMpError
@@ -17,6 +19,8 @@ from ..model.request import Array, Request, read_request
 from .metrics import Metrics
 from .place import cores
 from .replica import Replica
+from .schedule.reading import StreamReader
+from .schedule.stream import StreamAnswer
 
 
 class FutureAnswer:
@@ -75,6 +79,7 @@ class Local:
         self.config = config
         self.index = index
         self.replica = replica
+        self._reader = StreamReader(config) if config.parameters.generates else None
         self.attend = 0.0
         """Seconds for which the asking thread does the replica's work, as `execute` does."""
         self._sink = sink
@@ -96,6 +101,12 @@ class Local:
 
     def ask(self, **inputs: Array) -> Future[Any]:
         return self.ask_all([inputs])[0]
+
+    def stream(self, prompt: Sequence[int], answer: StreamAnswer, **parameters: Any) -> None:
+        """One prompt of a decoder; `answer` gets its parts. Raises InvalidInput."""
+        assert self._reader is not None
+        inputs = {"INPUT_IDS": np.array([prompt], np.int32)}
+        self.replica.submit([self._reader.read(inputs, parameters, answer)])
 
     def metrics(self) -> dict[str, float]:
         self._metrics.flush()

@@ -34,6 +34,11 @@ COUNTERS = {
     "hangs_total": "Generations ended because they made no progress",
     "handed_over_total": "Requests that another replica computed while this one had no ranks",
     "refused_total": "Requests refused without being computed, by reason",
+    "prompt_tokens_total": "Tokens of prompts that began to be computed",
+    "prompt_tokens_cached_total": "Of these, tokens that were found in the KV cache",
+    "generated_tokens_total": "Generated tokens that were sent",
+    "parts_total": "Parts of generated answers that were sent",
+    "preemptions_total": "Streams that lost their blocks of the KV cache to older ones",
     "internal_errors_total": "Errors that nobody expected, by the thread that met them and went on",
 }
 GAUGES = {
@@ -41,12 +46,18 @@ GAUGES = {
     "ranks_alive": "Ranks that are up and serving",
     "queue_requests": "Requests that wait for a batch",
     "queue_bytes": "Their inputs' size",
+    "running_sequences": "Streams that have blocks of the KV cache",
+    "kv_blocks": "Blocks of the KV cache",
+    "kv_blocks_used": "Blocks that streams use",
+    "kv_blocks_cached": "Blocks that nobody uses and that hold a prefix",
     "start_seconds": "Time that the present generation took to start, by phase",
 }
 HISTOGRAMS = {
     "queue_seconds": "Time from execute to dispatch, per request",
     "batch_seconds": "Time from dispatch until all ranks are through, per batch",
     "request_seconds": "Time from execute until all ranks are through, per request",
+    "first_token_seconds": "Time from execute to the first generated token, per stream",
+    "between_tokens_seconds": "Time from a generated token to the next one, per stream",
     "forward_seconds": "Time a rank took for a batch, waiting for peers included",
     "collective_wait_seconds": "Time a rank waited for its peers during a batch",
 }

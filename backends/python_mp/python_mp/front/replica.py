@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 from ..model.config import ModelConfig
 from ..model.errors import (
@@ -24,7 +25,6 @@ from ..model.errors import (
     InvalidInput,
     PythonMpError,
     RequestFailed,
-    TimedOut,
     Unavailable,
 )
 from ..model.layout import ReplicaLayout
@@ -37,6 +37,7 @@ from .peers.away import Away
 from .peers.guests import Guests
 from .place.cores import CpuSet
 from .refusing import POISON, Refusals
+from .schedule.continuous import Continuous
 from .schedule.expiry import GONE, Expiry
 from .schedule.one_shot import OneShot
 from .schedule.policy import Schedule
@@ -73,7 +74,7 @@ class Replica:
         self._metrics = metrics
         self._poison = PoisonList()
         self._refusals = Refusals(metrics, self._poison)
-        self._schedule: Schedule = OneShot(config, self._refusals, self._put_back)
+        self._schedule = self._scheduled(config)
         self._lock = threading.Lock()
         self._group: Group | None = None
         self._down = "it is still being loaded"
@@ -83,6 +84,12 @@ class Replica:
         self._guests = Guests(config, layout.index, runtime, self.submit, self, metrics.net)
         self._expiry = Expiry(self._waiting_since, self._give_up, metrics.net)
 
+    def _scheduled(self, config: ModelConfig) -> Schedule:
+        if config.parameters.generates:
+            streams = Continuous(config, self._refusals, self._give_up, self._metrics)
+            return cast(Schedule, streams)  # It is given no other requests than streams.
+        return OneShot(config, self._refusals, self._put_back)
+
     @property
     def serves(self) -> bool:
         return self._group is not None
@@ -90,6 +97,7 @@ class Replica:
     def start(self) -> None:
         """Returns when the ranks serve. Raises LoadError with the first rank's reason."""
         try:
+            self._schedule.start()
             self._supervisor.start()
             self._expiry.start()
             self._away.start()
@@ -204,14 +212,18 @@ class Replica:
         with self._lock:
             self._down = reason
         self._away.wake()
-        if not self._away.is_hopeful:
+        if not self._may_be_helped:
             self.stand_alone()
 
     # -- Away's Home -----------------------------------------------------------------------------
 
     @property
     def needs_help(self) -> bool:
-        return self._group is None
+        return self._group is None and self._schedule.lends
+
+    @property
+    def _may_be_helped(self) -> bool:
+        return self._schedule.lends and self._away.is_hopeful
 
     def lend(self) -> Request | None:
         with self._lock:
@@ -261,7 +273,7 @@ class Replica:
         """Queues it, or says why not; with the lock held."""
         if self._group is None and request.guest:
             return Unavailable("its ranks are being restarted"), "down"
-        if self._down and not self._away.is_hopeful:
+        if self._down and not self._may_be_helped:
             return Unavailable(self._down), "down"
         try:
             self._schedule.add(request)
@@ -322,7 +334,7 @@ class Replica:
             self._metrics.gauge("queue_bytes", self._schedule.nbytes)
             return self._schedule.waiting_since(moment)
 
-    def _give_up(self, request: Request, error: TimedOut | Cancelled | RequestFailed) -> None:
+    def _give_up(self, request: Request, error: PythonMpError) -> None:
         with self._lock:
             waited = self._schedule.remove(request)
         if waited:

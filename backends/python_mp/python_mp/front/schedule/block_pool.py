@@ -31,6 +31,7 @@ class BlockPool:
     """
     Attributes:
         blocks: how many there are.
+        cached: those that nobody uses and that hold a part of a prefix.
     """
 
     def __init__(self, blocks: int) -> None:
@@ -40,16 +41,12 @@ class BlockPool:
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(blocks))
         self._by_key: dict[bytes, int] = {}
         self._keys: dict[int, bytes] = {}
+        self.cached = 0
 
     @property
     def free(self) -> int:
         """Blocks that nobody uses, whatever they hold."""
         return len(self._free)
-
-    @property
-    def cached(self) -> int:
-        """Of these, blocks that hold a part of a prefix."""
-        return sum(block in self._keys for block in self._free)
 
     def find(self, keys: Iterable[bytes]) -> list[int]:
         """The blocks of the longest beginning of these that is there. They are not taken yet."""
@@ -69,8 +66,10 @@ class BlockPool:
         if self.needed(shared, new) > len(self._free):
             return None
         for block in shared:
+            if not self._users[block]:
+                del self._free[block]
+                self.cached -= 1
             self._users[block] += 1
-            self._free.pop(block, None)
         return [*shared, *(self._hand_out() for _ in range(new))]
 
     def share(self, block: int, key: bytes) -> None:
@@ -85,13 +84,15 @@ class BlockPool:
         for block in reversed(blocks):
             self._users[block] -= 1
             if not self._users[block]:
+                is_cached = block in self._keys
+                self.cached += is_cached
                 self._free[block] = None
-                if block not in self._keys:
-                    self._free.move_to_end(block, last=False)
+                self._free.move_to_end(block, last=is_cached)
 
     def _hand_out(self) -> int:
         block, _ = self._free.popitem(last=False)
         self._users[block] = 1
         if key := self._keys.pop(block, None):
             del self._by_key[key]
+            self.cached -= 1
         return block

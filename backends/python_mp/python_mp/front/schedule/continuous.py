@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 
 from ...model.config import ModelConfig
@@ -31,7 +31,7 @@ class Continuous(Waiting[Stream]):
         give_up: takes a stream out, with the replica's lock, and refuses it.
     """
 
-    is_quick = False
+    is_quick, lends = False, False
 
     def __init__(
         self,
@@ -50,9 +50,11 @@ class Continuous(Waiting[Stream]):
         self._epoch = 0
         self._numbers = count(1)
         self._outbox = Outbox(refusals, give_up, metrics)
-        self._outbox.start()
 
     # -- what comes and goes ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._outbox.start()
 
     @property
     def has_open(self) -> bool:
@@ -68,6 +70,7 @@ class Continuous(Waiting[Stream]):
 
     def waiting_since(self, moment: float) -> list[Stream]:
         """Those that run, too."""
+        self._gauge()
         running = [stream for stream in self._running.streams if stream.arrived <= moment]
         return running + super().waiting_since(moment)
 
@@ -98,7 +101,7 @@ class Continuous(Waiting[Stream]):
     def guilty(self, flights: Flights, ended: GroupEnded) -> list[Stream]:
         in_flight = [s for s in flights.in_hand if isinstance(s, Stream) and not s.is_over]
         guilty = suspects.judge(in_flight, ended)
-        self._suspects.update(in_flight)
+        self._suspects.update(stream for stream in in_flight if stream.is_suspect)
         return guilty
 
     def lend(self, may_go: Callable[[Stream], bool]) -> Stream | None:
@@ -135,6 +138,7 @@ class Continuous(Waiting[Stream]):
         for stream, chunk in zip(streams, chunks, strict=True):
             if stream.found is None:
                 stream.found = chunk.start
+        self._count_begun(begun)
         return GenerationStep(next(self._numbers), streams, tuple(chunks), self._epoch, begun)
 
     def book(self, flight: Flight) -> None:
@@ -184,8 +188,20 @@ class Continuous(Waiting[Stream]):
         else:
             self._metrics.observe("first_token_seconds", now - stream.arrived)
 
+    def _gauge(self) -> None:
+        pool = self._running.pool
+        self._metrics.gauge("running_sequences", len(self._running.streams))
+        self._metrics.gauge("kv_blocks", pool.blocks)
+        self._metrics.gauge("kv_blocks_used", pool.blocks - pool.free)
+        self._metrics.gauge("kv_blocks_cached", pool.cached)
+
     def _count_preemption(self) -> None:
         self._metrics.count("preemptions_total")
+
+    def _count_begun(self, begun: Sequence[Stream]) -> None:
+        self._metrics.count("prompt_tokens_total", sum(stream.prompt for stream in begun))
+        found = sum(stream.found or 0 for stream in begun)
+        self._metrics.count("prompt_tokens_cached_total", found)
 
 
 def _tokens(outputs: Outputs) -> list[Token]:

@@ -1,6 +1,6 @@
 """One step of generation, as the ranks get it: rows of many streams end to end.
 
-Names, dtypes and shapes of the tensors are listed in docs/architecture.md, "A step of generation".
+Names, dtypes and shapes of the tensors are listed in docs/architecture.md, "Generation".
 """
 
 from __future__ import annotations

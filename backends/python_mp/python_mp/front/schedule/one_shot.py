@@ -41,6 +41,11 @@ class OneShot(Waiting[Request]):
         self._delivery = Delivery(config, refusals, ask_again)
         self._numbers = count(1)
 
+    lends = True
+
+    def start(self) -> None:
+        pass
+
     @property
     def has_open(self) -> bool:
         return len(self) > 0

@@ -88,12 +88,12 @@ class Outbox:
         if part is None:
             return
         outputs, is_last = part
+        self._metrics.count("parts_total")
+        self._metrics.count("generated_tokens_total", outputs["OUTPUT_IDS"].size)
         if is_last:
             stream.deliver(stream.answer.send, outputs)
         else:
             stream.answer.part(outputs)
-        self._metrics.count("parts_total")
-        self._metrics.count("generated_tokens_total", outputs["OUTPUT_IDS"].size)
         now = time.perf_counter()
         if now - stream.asked > _ASK_SECONDS:
             stream.asked = now

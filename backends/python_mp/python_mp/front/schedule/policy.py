@@ -17,9 +17,14 @@ class Schedule(Protocol):
 
     Attributes:
         nbytes: of the inputs that wait.
+        lends: other replicas may compute what waits.
     """
 
     nbytes: int
+    lends: bool
+
+    def start(self) -> None:
+        """Before the ranks are."""
 
     @property
     def has_open(self) -> bool:

@@ -44,7 +44,8 @@ class StreamReader:
         ids[: len(prompt)] = prompt
         eos = () if settings.ignore_eos else self._decoder.eos_token_ids
         return Stream(
-            *(request.inputs, request.lengths, request.signature, answer),
+            *(request.inputs, request.lengths, request.signature),
+            answer=answer,
             deadline=request.deadline,
             settings=settings,
             ids=ids,
@@ -79,7 +80,7 @@ class StreamReader:
 
     @cached_property
     def _decode(self) -> Callable[[list[int]], str]:
-        from tokenizers import Tokenizer  # noqa: PLC0415  Most models are never asked for it.
+        from tokenizers import Tokenizer  # Most models are never asked for it.
 
         path = self._decoder.folder / "tokenizer.json"
         if not path.is_file():

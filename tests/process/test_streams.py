@@ -1,0 +1,161 @@
+"""A replica of a decoder, behind the real forkserver: streams, and what becomes of them when ranks
+die. The ranks keep ids in their blocks, and each next one depends on all of them.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from python_mp.model.errors import InvalidInput, RequestFailed, Unavailable
+from python_mp.rank.engines.echo import EXIT, HANG, RAISE, REFUSE
+from python_mp.rank.engines.echo_decoder import fault_id
+from tests.support.configs import decoder_config
+from tests.support.processes import until
+from tests.support.replicas import LIMIT, Served, counted, pids, served
+from tests.support.streams import Parts, expected
+
+pytestmark = pytest.mark.usefixtures("one_forkserver")
+
+
+@contextmanager
+def decoder(folder: Path, **more: Any) -> Iterator[Served]:
+    """When all is answered, every block is free again."""
+    with served(decoder_config(folder, **more), folder) as replica:
+        yield replica
+        running = replica.replica._schedule._running  # type: ignore[attr-defined]
+        until(lambda: running.pool.free == running.pool.blocks)
+
+
+def ask(replica: Served, prompt: list[int], **parameters: Any) -> Parts:
+    answer = Parts()
+    replica.stream(prompt, answer, **parameters)
+    return answer
+
+
+def prompts(count: int, most: int = 60) -> list[list[int]]:
+    draw = random.Random(count)
+    return [draw.choices(range(8, 60_000), k=draw.randint(1, most)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (1, 3), (2, 2)])
+def test_many_at_once_each_get_their_own_ids(tmp_path: Path, tp: int, pp: int) -> None:
+    sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
+    with decoder(tmp_path, max_batch_tokens=64, kv_cache_blocks=25, **sizes) as replica:
+        asked = prompts(40)
+        answers = [ask(replica, prompt, max_tokens=30) for prompt in asked]
+        wanted = [expected(prompt, 30) for prompt in asked]
+        assert [answer.done.result(LIMIT) for answer in answers] == wanted
+        assert counted(replica, "requests_total", "restarts_total") == [40, 0]
+        assert counted(replica, "generated_tokens_total") == [sum(map(len, wanted))]
+        assert counted(replica, "preemptions_total")[0] > 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_streams_go_on_where_they_were(tmp_path: Path, how: signal.Signals) -> None:
+    sizes = {"tensor_parallel_size": 2, "hang_seconds": 1, "module.step_milliseconds": 3}
+    with decoder(tmp_path, **sizes) as replica:
+        asked = prompts(20)
+        answers = [ask(replica, prompt, max_tokens=150, ignore_eos=True) for prompt in asked]
+        for generation in range(1, 4):
+            until(lambda at=generation: all(len(answer.ids) > at * 20 for answer in answers))
+            os.kill(pids(replica)[1], how)
+            until(lambda at=generation: serves(replica, at + 1))
+        wanted = [expected(prompt, 150, eos=-1) for prompt in asked]
+        assert [answer.done.result(LIMIT) for answer in answers] == wanted
+
+
+@pytest.mark.parametrize(
+    ("fault", "wrong", "said"),
+    [
+        (RAISE, RequestFailed, r"raised as asked \(3\)"),
+        (EXIT, RequestFailed, "exited with 3"),
+        (HANG, RequestFailed, "has got on for 1 s"),
+        (REFUSE, InvalidInput, r"refused as asked \(3\)"),
+    ],
+)
+def test_only_the_guilty_one_is_refused(
+    tmp_path: Path, fault: int, wrong: type[Exception], said: str
+) -> None:
+    with decoder(tmp_path, hang_seconds=1) as replica:
+        asked = prompts(12)
+        answers = [ask(replica, prompt, max_tokens=20, ignore_eos=True) for prompt in asked]
+        guilty = ask(replica, [9, 8, fault_id(fault, 3)], max_tokens=5)
+        with pytest.raises(wrong, match=said):
+            guilty.done.result(LIMIT)
+        wanted = [expected(prompt, 20, eos=-1) for prompt in asked]
+        assert [answer.done.result(LIMIT) for answer in answers] == wanted
+        again = Parts()
+        if fault != REFUSE:
+            replica.stream([9, 8, fault_id(fault, 3)], again, max_tokens=5)
+            with pytest.raises(RequestFailed, match="has ended two groups"):
+                again.done.result(LIMIT)
+
+
+def test_who_goes_away_frees_his_blocks(tmp_path: Path) -> None:
+    with decoder(tmp_path, **{"module.step_milliseconds": 5}) as replica:
+        gone, stays = (ask(replica, prompt, max_tokens=400) for prompt in prompts(2))
+        until(lambda: len(gone.ids) > 3)
+        gone.cancelled = True
+        until(lambda: gone.done.done())
+        assert len(gone.ids) < 399
+        assert stays.done.result(LIMIT) == expected(prompts(2)[1], 400)
+
+
+def test_a_stop_ends_what_runs_and_what_waits(tmp_path: Path) -> None:
+    with served(decoder_config(tmp_path, max_running_sequences=2), tmp_path) as replica:
+        answers = [ask(replica, prompt, ignore_eos=True) for prompt in prompts(6)]
+        until(lambda: len(answers[0].ids) > 2)
+    for answer in answers:
+        if answer.done.exception(LIMIT):
+            assert isinstance(answer.done.exception(), Unavailable)
+
+
+def serves(replica: Served, generation: float) -> bool:
+    return counted(replica, "generation", "ranks_alive") == [generation, len(pids(replica))]
+
+
+def count(running: list[tuple[list[int], int, Parts]]) -> int:
+    return sum(len(answer.ids) for _, _, answer in running)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(300)
+def test_a_minute_of_kills(tmp_path: Path) -> None:
+    """100 streams, a rank killed every 2 s and one frozen every 30 s."""
+    sizes = {"tensor_parallel_size": 2, "hang_seconds": 10, "module.step_milliseconds": 1}
+    draw = random.Random(1)
+    with decoder(tmp_path, kv_cache_blocks=3000, context=1024, **sizes) as replica:
+        end, done, waits = time.monotonic() + 60, 0, []
+        running: list[tuple[list[int], int, Parts]] = []
+        next_kill, next_freeze = time.monotonic() + 2, time.monotonic() + 30
+        while time.monotonic() < end or running:
+            while len(running) < 100 and time.monotonic() < end:
+                prompt = draw.choices(range(8, 60_000), k=draw.randint(1, 200))
+                most = draw.randint(1, 400)
+                running.append((prompt, most, ask(replica, prompt, max_tokens=most)))
+            for each in [r for r in running if r[2].done.done()]:
+                running.remove(each)
+                assert each[2].done.result() == expected(each[0], each[1])
+                done += 1
+            now = time.monotonic()
+            if now < end and now > next_kill and counted(replica, "ranks_alive") == [2]:
+                froze = now > next_freeze
+                next_kill, next_freeze = now + 2, now + 30 if froze else next_freeze
+                before = count(running)
+                os.kill(draw.choice(pids(replica)), signal.SIGSTOP if froze else signal.SIGKILL)
+                killed = time.monotonic()
+                (generation,) = counted(replica, "generation")
+                until(lambda at=generation: serves(replica, at + 1))
+                back = count(running)
+                until(lambda at=back, those=running: count(those) > at or not those)
+                waits.append((froze, time.monotonic() - killed, back - before))
+            time.sleep(0.01)
+        print(f"{done} streams; seconds to the next token after kills and freezes: {waits}")
+        assert done > 100

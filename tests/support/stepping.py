@@ -1,0 +1,128 @@
+"""The schedule Continuous and a rank, in one thread: each step is cut, computed and booked here."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+
+from python_mp.front.flights import Flight, Flights
+from python_mp.front.inbox import GroupEnded
+from python_mp.front.metrics import Metrics
+from python_mp.front.refusing import Refusals
+from python_mp.front.schedule.continuous import Continuous
+from python_mp.front.schedule.generation_step import GenerationStep
+from python_mp.front.schedule.reading import StreamReader
+from python_mp.front.schedule.stream import Stream
+from python_mp.front.supervise.poison import PoisonList
+from python_mp.model.errors import InvalidInput, PythonMpError, RequestFailed
+from python_mp.rank.engines.echo_decoder import EchoDecoder
+from python_mp.wire.message import Refusal
+from tests.support.configs import decoder_config
+from tests.support.replicas import lone_rank
+from tests.support.streams import Parts
+
+
+class Bench:
+    """Up to `depth` steps are in flight. `step` cuts what may be cut and lands the oldest."""
+
+    def __init__(self, folder: Path, *, depth: int = 1, blocks: int = 64, **more: Any) -> None:
+        self.config = decoder_config(
+            folder, kv_cache_blocks=blocks, pipeline_parallel_size=depth, **more
+        )
+        self._alone = lone_rank(decoder_config(folder, kv_cache_blocks=blocks, **more))
+        self.reader = StreamReader(self.config)
+        self.metrics = Metrics(Mock(), {})
+        self.refusals = Refusals(self.metrics, PoisonList())
+        self.schedule = Continuous(self.config, self.refusals, self._give_up, self.metrics)
+        self.schedule.start()
+        self.depth = depth
+        self.steps: list[GenerationStep] = []
+        self.deaths = 0
+        self._blocks = blocks
+        self._begin()
+
+    def _begin(self) -> None:
+        self.engine = EchoDecoder(self._alone)
+        self.flights = Flights(self.depth + 1, {0})
+        self.flying: list[tuple[Flight, Mapping[str, Any]]] = []
+        self.schedule.group_serves(self._blocks)
+
+    def _give_up(self, stream: Stream, error: PythonMpError) -> None:
+        if self.schedule.remove(stream):
+            self.refusals.refuse([stream], error)
+
+    def ask(self, prompt: Sequence[int], **parameters: Any) -> Parts:
+        answer = Parts()
+        inputs = {"INPUT_IDS": np.array([prompt], np.int32)}
+        stream = self.reader.read(inputs, parameters, answer)
+        stream.arrived = float(len(self.steps)) + stream.arrived * 1e-9
+        self.schedule.add(stream)
+        return answer
+
+    def cancel(self, answer: Parts) -> None:
+        """As the expiry does."""
+        answer.cancelled = True
+        for each in self.schedule.waiting_since(np.inf):
+            if each.answer is answer:
+                self._give_up(each, RequestFailed("cancelled"))
+
+    def cut(self) -> bool:
+        """Whether there was something to be computed."""
+        if len(self.flying) >= self.depth:
+            return False
+        step = self.schedule.next_batch(self.flights)
+        if step is None:
+            return False
+        self.steps.append(step)
+        inputs = {name: np.concatenate(each) for name, each in step.pack(self.config).items()}
+        flight = Flight(step, 0, 0.0, {1})
+        self.flights.add(flight)
+        self.flying.append((flight, inputs))
+        return True
+
+    def land(self) -> None:
+        flight, inputs = self.flying.pop(0)
+        try:
+            flight.outputs = dict(self.engine.forward(inputs))
+        except InvalidInput as error:
+            flight.refusal = Refusal("InvalidInput", str(error), error.sequences)
+        except (RuntimeError, SystemExit) as error:
+            self.die(GroupEnded("rank 0 raised", raised=str(error)))
+            return
+        flight.waiting_for.clear()
+        flight.held = False
+        self.flights.take_landed()
+        self.schedule.book(flight)
+        self.schedule.answer(flight)
+
+    def die(self, ended: GroupEnded) -> None:
+        """As Replica.group_ended."""
+        self.deaths += 1
+        in_hand = self.schedule.in_hand(self.flights)
+        poison = self.schedule.guilty(self.flights, ended)
+        self.refusals.refuse(poison, RequestFailed(ended.raised or str(ended)))
+        self.schedule.put_back(in_hand)
+        self._begin()
+
+    def step(self) -> bool:
+        """Whether something was done."""
+        while self.cut():
+            pass
+        if self.flying:
+            self.land()
+            return True
+        return False
+
+    def run(self, most: int = 10_000) -> None:
+        while self.step():
+            most -= 1
+            assert most, "it does not come to an end"
+
+    def close(self) -> None:
+        """When all is answered; nothing is left then."""
+        self.schedule.stop()
+        pool = self.schedule._running.pool
+        assert pool.free == pool.blocks, "blocks are lost"
+        assert not self.schedule.has_open

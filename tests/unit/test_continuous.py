@@ -1,0 +1,242 @@
+"""The schedule of decoders with a rank whose ids depend on all that lies in its blocks: whatever
+happens, each stream gets the ids that it gets alone, and every stream comes to its end.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from python_mp.front.inbox import GroupEnded
+from python_mp.model.errors import InvalidInput, RequestFailed
+from python_mp.rank.engines.echo import RAISE, REFUSE
+from python_mp.rank.engines.echo_decoder import fault_id
+from tests.support.stepping import Bench
+from tests.support.streams import Parts, expected
+
+KILLED = GroupEnded("rank 0 was killed by SIGKILL", killed=True)
+CRASHED = GroupEnded("rank 0 was killed by SIGSEGV")
+HUNG = GroupEnded("nothing got on", hung=True)
+
+
+@st.composite
+def prompts(draw: st.DrawFn) -> list[int]:
+    """Many begin alike."""
+    shared = draw(st.sampled_from([0, 0, 16, 20, 33, 48]))
+    own = draw(st.lists(st.integers(8, 60), min_size=1, max_size=30))
+    return list(range(100, 100 + shared)) + own
+
+
+EVENTS = st.one_of(
+    st.tuples(st.just("ask"), prompts(), st.integers(1, 60)),
+    st.tuples(st.just("ask"), prompts(), st.integers(1, 60)),
+    st.tuples(st.just("steps"), st.integers(1, 12)),
+    st.tuples(st.just("cut")),
+    st.tuples(st.just("die"), st.sampled_from([KILLED, CRASHED, HUNG])),
+    st.tuples(st.just("cancel"), st.integers(0, 9)),
+    st.tuples(st.just("poison"), prompts(), st.sampled_from([RAISE, REFUSE])),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.lists(EVENTS, max_size=30),
+    st.sampled_from([8, 9, 20, 64]),
+    st.sampled_from([4, 17, 64, 1000]),
+    st.sampled_from([1, 1, 2, 3]),
+)
+def test_every_stream_gets_what_it_gets_alone(
+    events: list[Any], blocks: int, budget: int, depth: int
+) -> None:
+    with TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), depth=depth, blocks=blocks, max_batch_tokens=budget)
+        good: list[tuple[Parts, list[int], int]] = []
+        bad: list[Parts] = []
+        for event in events:
+            match event:
+                case ("ask", prompt, most):
+                    if -(-(len(prompt) + most) // 16) <= blocks:
+                        good.append((bench.ask(prompt, max_tokens=most), prompt, most))
+                case ("steps", number):
+                    for _ in range(number):
+                        bench.step()
+                case ("cut",):
+                    bench.cut()
+                case ("die", ended) if bench.flying and not ended.raised:
+                    bench.die(ended)
+                case ("cancel", number) if number < len(good) and not good[number][0].done.done():
+                    bench.cancel(good.pop(number)[0])
+                case ("poison", prompt, fault):
+                    bad.append(bench.ask([*prompt, fault_id(fault)], max_tokens=1))
+        bench.run()
+        bench.close()
+        for answer, prompt, most in good:
+            if answer.done.done() and answer.done.exception():
+                # Nobody can tell a stream from the killer that always comes when it is alone.
+                assert sum(event[0] == "die" for event in events) >= 2
+                continue
+            wanted = expected(prompt, most)
+            assert answer.ids == wanted
+            assert answer.reason == ("length" if len(wanted) == most else "stop")
+        for answer in bad:
+            assert isinstance(answer.done.exception(0), InvalidInput | RequestFailed)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def some(count: int, length: int = 20) -> list[list[int]]:
+    return np.random.default_rng(count).integers(8, 60_000, (count, length)).tolist()
+
+
+@pytest.mark.parametrize(("guilty", "company"), [(0, 1), (5, 16), (15, 16), (33, 40)])
+def test_only_the_guilty_one_is_refused(folder: Path, guilty: int, company: int) -> None:
+    """And after no more deaths than halving takes."""
+    bench = Bench(folder, blocks=400)
+    asked = some(company)
+    asked[guilty].append(fault_id(RAISE, 3))
+    answers = [bench.ask(prompt, max_tokens=5) for prompt in asked]
+    bench.run()
+    bench.close()
+    for at, (prompt, answer) in enumerate(zip(asked, answers, strict=True)):
+        if at == guilty:
+            with pytest.raises(RequestFailed, match=r"raised as asked \(3\)"):
+                answer.done.result(0)
+        else:
+            assert answer.done.result(0) == expected(prompt, 5)
+    assert bench.deaths <= 3 + np.log2(company)
+
+
+def test_who_gets_on_between_deaths_is_never_a_suspect(folder: Path) -> None:
+    bench = Bench(folder, blocks=400)
+    asked = some(20)
+    answers = [bench.ask(prompt, max_tokens=30) for prompt in asked]
+    bench.step()
+    while bench.cut():
+        assert len(bench.steps[-1].streams) == sum(not a.done.done() for a in answers)
+        bench.die(CRASHED)
+        assert not bench.schedule._suspects
+        bench.step()
+    bench.close()
+    assert [a.done.result(0) for a in answers] == [expected(prompt, 30) for prompt in asked]
+
+
+def test_the_oldest_always_gets_on(folder: Path) -> None:
+    """With a cache for a fifth of what asks; each loses its blocks now and then."""
+    bench = Bench(folder, blocks=20, context=512)
+    asked = some(20, 30)
+    answers = [bench.ask(prompt, max_tokens=40, ignore_eos=True) for prompt in asked]
+    bench.run()
+    bench.close()
+    assert [a.done.result(0) for a in answers] == [expected(p, 40, eos=-1) for p in asked]
+    assert bench.metrics._values["preemptions_total", ()] >= 2
+    ended = [stream for step in bench.steps for stream in step.ended]
+    places = [answers.index(stream.answer) for stream in ended]  # type: ignore[arg-type]
+    assert all(abs(place - at) <= 6 for at, place in enumerate(places)), "out of turn"
+
+
+def test_a_long_prompt_leaves_room_for_the_others_tokens(folder: Path) -> None:
+    bench = Bench(folder, blocks=100, max_batch_tokens=32)
+    for prompt in some(8, 3):
+        bench.ask(prompt, max_tokens=60, ignore_eos=True)
+    bench.step()
+    long = bench.ask(some(1, 400)[0], max_tokens=2)
+    while bench.step() and bench.steps[-1].tokens == 32:
+        assert len(bench.steps[-1].streams) == 9
+    assert len(bench.steps) == 1 + 1 + 400 // (32 - 8)
+    bench.run()
+    bench.close()
+    assert long.done.result(0) == expected(some(1, 400)[0], 2)
+
+
+def test_what_begins_alike_is_computed_once(folder: Path) -> None:
+    """Also when all come at once, and the first has not been computed yet."""
+    bench = Bench(folder, blocks=200, max_batch_tokens=1000)
+    shared = some(1, 400)[0]
+    asked = [shared + own for own in some(10, 40)]
+    answers = [bench.ask(prompt, max_tokens=1) for prompt in asked]
+    bench.run()
+    bench.close()
+    assert [a.done.result(0) for a in answers] == [expected(p, 1) for p in asked]
+    assert sum(step.tokens for step in bench.steps) == 400 + 10 * 40
+    assert [int(a.joined("USAGE")[2]) for a in answers] == [0] + [400] * 9
+
+
+def test_blocks_of_half_of_the_streams_are_back_at_once(folder: Path) -> None:
+    bench = Bench(folder, blocks=400)
+    asked = some(20)
+    answers = [bench.ask(prompt, max_tokens=30, ignore_eos=True) for prompt in asked]
+    for _ in range(5):
+        bench.step()
+    bench.cut()
+    for answer in answers[::2]:
+        bench.cancel(answer)
+    pool = bench.schedule._running.pool
+    assert pool.blocks - pool.free == 10 * 2
+    bench.run()
+    bench.close()
+    wanted = [expected(prompt, 30, eos=-1) for prompt in asked[1::2]]
+    assert [a.done.result(0) for a in answers[1::2]] == wanted
+
+
+def test_a_draw_depends_on_nothing_but_its_seed(folder: Path) -> None:
+    bench = Bench(folder)
+    asked = [bench.ask([9, 10], seed=seed, temperature=1.0, max_tokens=9) for seed in (1, 2, 1)]
+    for _ in range(3):
+        bench.step()
+    bench.cut()
+    bench.die(CRASHED)
+    bench.run()
+    bench.close()
+    assert [a.done.result(0) for a in asked] == [expected([9, 10], 9, seed=s) for s in (1, 2, 1)]
+
+
+def test_logprobs_come_with_their_tokens(folder: Path) -> None:
+    bench = Bench(folder)
+    answers = [bench.ask([9, n], logprobs=n, max_tokens=4, ignore_eos=True) for n in range(4)]
+    plain = bench.ask([9, 9], max_tokens=4)
+    bench.run()
+    bench.close()
+    for n, answer in enumerate(answers):
+        assert answer.joined("LOGPROBS").tolist() == [-float(token) for token in answer.ids]
+        if n:
+            assert answer.joined("TOP_IDS").tolist() == [list(range(n))] * 4
+    assert "LOGPROBS" not in plain.parts[0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parameters", "said"),
+    [
+        ([1] * 512, {}, "has 512 tokens, with one to generate 513; the model's context has 512"),
+        ([1] * 500, {"max_tokens": 13}, "500 tokens, with max_tokens 13 513; the model's context"),
+        ([1, 1 << 20], {}, "holds 1048576; the model's ids are 0 to 1048575"),
+        ([1, -1], {}, "holds -1"),
+        ([1] * 400, {"max_tokens": 20}, "need 27 blocks of 16 in the KV cache, which has 20"),
+        ([1], {"stop": "x"}, "no tokenizer.json for parameter 'stop'"),
+    ],
+)
+def test_what_can_never_be_computed_is_refused_with_its_numbers(
+    folder: Path, prompt: list[int], parameters: dict[str, Any], said: str
+) -> None:
+    bench = Bench(folder, blocks=20)
+    with pytest.raises(InvalidInput, match=said):
+        bench.ask(prompt, **parameters)
+    bench.close()
+
+
+def test_min_tokens_keep_a_stop_from_counting(folder: Path) -> None:
+    (first, *more) = expected([50, 51], 6)
+    bench = Bench(folder)
+    asked = [
+        bench.ask([50, 51], stop_token_ids=f"[{first}]", max_tokens=6),
+        bench.ask([50, 51], stop_token_ids=f"[{first}]", max_tokens=6, min_tokens=3),
+    ]
+    bench.run()
+    bench.close()
+    assert [(a.ids, a.reason) for a in asked] == [([], "stop"), ([first, *more], "length")]
