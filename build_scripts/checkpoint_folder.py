@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from build_scripts import reranker_folder, sentence_folder, storage
+from build_scripts import cross_encoder_folder, sentence_folder, storage
+from build_scripts.cross_encoder_folder import CrossEncoder
 from build_scripts.errors import BuildError
 from build_scripts.sentence_folder import Settings
 from python_mp.model.errors import LoadError
@@ -76,8 +77,22 @@ class Checkpoint:
         if self.task is None:
             return sentence_folder.texts(self.path)
         if self.task == "rerank":
-            return reranker_folder.read(self.path, self.config).settings
-        return Settings()
+            cross_encoder_folder.require_one_score(self.path, self.config)
+        return self.cross_encoder.settings if self.cross_encoder else Settings()
+
+    @cached_property
+    def cross_encoder(self) -> CrossEncoder | None:
+        """What the folder says for sentence-transformers' CrossEncoder; None where it is read by
+        transformers alone."""
+        is_one = self.task == "classify" and cross_encoder_folder.says_so(self.path, self.config)
+        if self.task == "rerank" or is_one:
+            return cross_encoder_folder.read(self.path, self.config)
+        return None
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Of texts, always or when a client wants it."""
+        return self.task in ("rerank", "classify")
 
     def check_weights(self) -> None:
         """Raises BuildError unless they are those of the task's module. They are loaded only where

@@ -76,6 +76,12 @@ def has_types(checkpoint: Checkpoint, config: PretrainedConfig) -> bool:
     return any(types) and (getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
+def unknown(checkpoint: Checkpoint) -> int | None:
+    """The id of what the vocabulary does not have, where it has one."""
+    number: int | None = _auto(checkpoint).unk_token_id
+    return number
+
+
 def _auto(checkpoint: Checkpoint) -> Any:
     if not checkpoint.file(FILE).is_file():
         raise BuildError(f"The checkpoint {checkpoint.path} has no {FILE}.")
@@ -95,7 +101,7 @@ def _auto(checkpoint: Checkpoint) -> Any:
 
 def _require_room(checkpoint: Checkpoint, theirs: Any) -> None:
     """For the special tokens: what cuts a text has to leave them."""
-    special = theirs.num_special_tokens_to_add(pair=checkpoint.task == "rerank")
+    special = theirs.num_special_tokens_to_add(pair=checkpoint.takes_pairs)
     said = {
         "model_max_length": theirs.model_max_length,
         "max_seq_length": checkpoint.settings.max_seq_length or UNSET,
@@ -154,10 +160,12 @@ def _lowercases(normalizer: Any) -> bool:
 def _compare(checkpoint: Checkpoint, ours: Tokenizer, theirs: Any, limit: int) -> None:
     special = [f"a {token} b" for token in theirs.all_special_tokens]
     known = int(checkpoint.architecture.vocab_size)
-    texts, in_pairs = _probes(special), checkpoint.task == "rerank"
     cuts = checkpoint.task != "generate"
-    for given in zip(texts[::-1], texts, strict=True) if in_pairs else zip(texts, strict=True):
-        text = given[-1]
+    texts = _probes(special)
+    pairs = [*zip(texts[::-1], texts, strict=True)] if checkpoint.takes_pairs else []
+    alone = [] if checkpoint.task == "rerank" else [(text,) for text in texts]
+    for given in (*alone, *pairs):
+        text, in_pairs = given[-1], len(given) > 1
         try:
             found = ours.encode(*given)
         except Exception as error:

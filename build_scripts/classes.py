@@ -15,7 +15,8 @@ class Classes:
     """
     Attributes:
         labels: by the index of their logit.
-        activation: what transformers' pipelines make scores with; one of activations.BY_NAME.
+        activation: what transformers' pipelines, or for its own folders sentence-transformers'
+            CrossEncoder, make scores with; one of activations.BY_NAME.
     """
 
     labels: list[str]
@@ -36,7 +37,9 @@ def of(checkpoint: Checkpoint) -> Classes:
         raise BuildError(f"{file}: id2label must name the classes 0, 1, 2, ...; it has {names}")
     return Classes(
         [str(names[number]) for number in range(len(names))],
-        _activation(getattr(config, "problem_type", None), len(names)),
+        checkpoint.cross_encoder.activation
+        if checkpoint.cross_encoder
+        else _activation(getattr(config, "problem_type", None), len(names)),
     )
 
 

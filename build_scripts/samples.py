@@ -181,11 +181,13 @@ def _divided(job: Job, there: int) -> tuple[int, int]:
 
 
 def _encoded(job: Job, checkpoint: Checkpoint, texts: Sequence[str]) -> list[Request]:
-    """For pairs each text follows the one before, as a query."""
+    """For pairs each text follows the one before, as a query; of what has both, every second."""
     wanted = {spec.name for spec in job.config.inputs}
     given: list[Any] = [checkpoint.settings.usual_prompt + text for text in texts]
-    if checkpoint.task == "rerank":
-        given = list(zip(given[-1:] + given[:-1], given, strict=True))
+    if checkpoint.takes_pairs:
+        every = 1 if checkpoint.cross_encoder else 2
+        before = given[-1:] + given[:-1]
+        given[::every] = zip(before[::every], given[::every], strict=True)
     encoded = checkpoint_tokenizer.load(checkpoint).encode_batch(given)
     all_of_it = [
         {"INPUT_IDS": [e.ids], "TOKEN_TYPE_IDS": [e.type_ids], "LENGTHS": [[len(e.ids)]]}

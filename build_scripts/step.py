@@ -18,7 +18,6 @@ from build_scripts import (
     classes,
     fetch,
     ranges,
-    reranker_folder,
 )
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.job import Job
@@ -46,6 +45,8 @@ def _tokenizer(checkpoint: Checkpoint) -> dict[str, str]:
     said = checkpoint.settings
     prompts = {"prompts": said.prompts, "default_prompt": said.default_prompt}
     ours = {checkpoint_tokenizer.FILE: checkpoint_tokenizer.written(checkpoint)}
+    if checkpoint.task == "tokens":
+        return ours | _as_json({"unknown": checkpoint_tokenizer.unknown(checkpoint)})
     return ours | (_as_json(prompts) if checkpoint.task == "embed" else {})
 
 
@@ -67,8 +68,8 @@ def _images(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _scores(checkpoint: Checkpoint) -> dict[str, str]:
-    found = reranker_folder.read(checkpoint.path, checkpoint.config)
-    return _as_json({"activation": found.activation})
+    assert checkpoint.cross_encoder
+    return _as_json({"activation": checkpoint.cross_encoder.activation})
 
 
 def _labels(checkpoint: Checkpoint) -> dict[str, str]:

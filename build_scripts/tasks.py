@@ -50,7 +50,8 @@ def _check_inputs(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) ->
                 f"{file} has PIXEL_VALUES with dims {given['PIXEL_VALUES'].dims}; the checkpoint's"
                 f" image processor makes dims: [ {dims} ]. Write so there, and in the step before."
             )
-    wanted = job.task == "rerank" and checkpoint_tokenizer.has_types(checkpoint, config)
+    in_pairs = checkpoint.takes_pairs and "INPUT_IDS" in given
+    wanted = in_pairs and checkpoint_tokenizer.has_types(checkpoint, config)
     if wanted != ("TOKEN_TYPE_IDS" in given):
         raise BuildError(
             f"{file} has {'no' if wanted else 'the'} input TOKEN_TYPE_IDS, which the checkpoint"

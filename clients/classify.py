@@ -2,6 +2,7 @@
 
 python -m clients.classify three.png photos/*.jpg --top-k 1 --protocol http
 python -m clients.classify --model NAME --texts "a fine day" "what a mess"
+python -m clients.classify --model NAME --texts "a man eats" --pair "nobody eats"
 """
 
 import argparse
@@ -29,17 +30,20 @@ def classify(
     top_k: int | None = None,
     server: Server | None = None,
     model: str = "classify",
+    pair: str | None = None,
 ) -> Iterator[Answer[Labels]]:
     """An answer for each file, by its path, or text, in their order.
 
     Args:
         top_k: labels of each; as many as the server thinks best where it is not said.
+        pair: what follows each text, for models that judge two.
     """
 
     def ask(item: Path | str) -> Inputs:
-        """IMAGE or TEXT BYTES [1, 1], and TOP_K INT32 [1, 1]."""
+        """IMAGE, or TEXT and TEXT_PAIR, BYTES [1, 1], and TOP_K INT32 [1, 1]."""
         more = {} if top_k is None else {"TOP_K": np.array([[top_k]], np.int32)}
         if isinstance(item, str):
+            more |= {} if pair is None else {"TEXT_PAIR": cell(pair)}
             return {"TEXT": cell(item), **more}
         return {"IMAGE": cell(item.read_bytes()), **more}
 
@@ -55,7 +59,7 @@ def _labels(result: Any) -> Labels:
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     items = options.items if options.texts else [Path(each) for each in options.items]
-    answers = classify(items, options.top_k, Server.of(options), options.model)
+    answers = classify(items, options.top_k, Server.of(options), options.model, options.pair)
     console = Console(stderr=True, quiet=len(items) <= FEW)
     table = Table("text" if options.texts else "file", "label", "score")
     refused = []
@@ -74,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m clients.classify", description="Classify.")
     parser.add_argument("items", nargs="+", metavar="FILE", help="JPEG or PNG")
     parser.add_argument("--texts", action="store_true", help="what is given are texts, not files")
+    parser.add_argument("--pair", metavar="TEXT", help="the second of two that are judged together")
     parser.add_argument("--model", default="classify", metavar="NAME", help="the ensemble")
     parser.add_argument("--top-k", type=positive, metavar="K", help="labels of each")
     add_options(parser)

@@ -14,7 +14,7 @@ Takes = Literal["text", "image"]
 ENCODER = "encoder"
 RANKED = ENCODER, "decoder"
 """Jobs of steps that have ranks."""
-OPTIONAL = {"PROMPT", "DIMENSIONS", "TOP_K", "MESSAGES"}
+OPTIONAL = {"PROMPT", "DIMENSIONS", "TOP_K", "TEXT_PAIR", "MESSAGES"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ ENDS: Mapping[tuple[Kind, Takes], tuple[Step, Step]] = {
         Step("scores", ("LOGITS",), ("SCORE",)),
     ),
     ("classify", "text"): (
-        Step("tokenizer", ("TEXT",), IDS),
+        Step("tokenizer", ("TEXT", "TEXT_PAIR"), IDS),
         Step("labels", ("LOGITS", "TOP_K"), ("LABEL", "SCORE")),
     ),
     ("classify", "image"): (
@@ -60,8 +60,8 @@ ENDS: Mapping[tuple[Kind, Takes], tuple[Step, Step]] = {
         Step("labels", ("LOGITS", "TOP_K"), ("LABEL", "SCORE")),
     ),
     ("tokens", "text"): (
-        Step("tokenizer", ("TEXT",), (*IDS, "OFFSETS")),
-        Step("spans", ("LOGITS", "OFFSETS", "LENGTHS"), ("SPAN", "LABEL", "SCORE")),
+        Step("tokenizer", ("TEXT",), (*IDS, "OFFSETS", "CONTINUES")),
+        Step("spans", ("LOGITS", "OFFSETS", "CONTINUES", "LENGTHS"), ("SPAN", "LABEL", "SCORE")),
     ),
     ("generate", "text"): (
         Step("prompt", ("MESSAGES", "TEXT"), ("INPUT_IDS",)),
@@ -69,7 +69,7 @@ ENDS: Mapping[tuple[Kind, Takes], tuple[Step, Step]] = {
     ),
 }
 """What runs before and after the encoder."""
-NOT_FOR_THE_ENCODER = {"OFFSETS"}
+NOT_FOR_THE_ENCODER = {"OFFSETS", "CONTINUES"}
 SHOWN = {"OUTPUT_IDS", "FINISH_REASON"}
 """Of what steps hand on, what clients get as well."""
 HIDDEN = {"LOGPROBS", "TOP_IDS", "TOP_LOGPROBS"}
@@ -79,7 +79,7 @@ HIDDEN = {"LOGPROBS", "TOP_IDS", "TOP_LOGPROBS"}
 def steps(kind: Kind, takes: Takes, sizes: Sizes) -> tuple[Step, Step, Step]:
     """In the order in which they run."""
     first, last = ENDS[kind, takes]
-    if kind == "rerank" and sizes.has_types:
+    if sizes.has_types:
         first = replace(first, outputs=(*first.outputs, "TOKEN_TYPE_IDS"))
     if kind == "generate":
         return first, Step("decoder", first.outputs, tuple(decoders.OUTPUTS)), last
@@ -91,9 +91,9 @@ def tensors(kind: Kind, sizes: Sizes) -> dict[str, Tensor]:
     """All that may stand in the configs of the task, by name."""
     by_token = kind == "tokens"
     found = {
-        **dict.fromkeys(("TEXT", "QUERY", "PROMPT", "IMAGE"), ("STRING", (1,))),
+        **dict.fromkeys(("TEXT", "TEXT_PAIR", "QUERY", "PROMPT", "IMAGE"), ("STRING", (1,))),
         **dict.fromkeys(("LENGTHS", "TOP_K", "DIMENSIONS"), ("INT32", (1,))),
-        **dict.fromkeys(("INPUT_IDS", "TOKEN_TYPE_IDS"), ("INT32", (-1,))),
+        **dict.fromkeys(("INPUT_IDS", "TOKEN_TYPE_IDS", "CONTINUES"), ("INT32", (-1,))),
         "OFFSETS": ("INT32", (-1, 2)),
         "PIXEL_VALUES": ("FP32", sizes.image),
         "SENTENCE_EMBEDDING": ("FP32", (sizes.width,)),

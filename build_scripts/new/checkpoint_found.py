@@ -168,8 +168,10 @@ def _no_config(folder: Path) -> str:
 def _sizes(checkpoint: Checkpoint, config: PretrainedConfig, takes: Takes, width: int) -> Sizes:
     if takes == "image":
         return Sizes(width, image=checkpoint_images.load(checkpoint).shape)
-    in_pairs = checkpoint.task == "rerank"
-    return Sizes(width, has_types=in_pairs and checkpoint_tokenizer.has_types(checkpoint, config))
+    return Sizes(
+        width,
+        has_types=checkpoint.takes_pairs and checkpoint_tokenizer.has_types(checkpoint, config),
+    )
 
 
 def _steps(

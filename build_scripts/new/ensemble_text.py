@@ -11,6 +11,7 @@ from build_scripts.new import chain, pbtxt_parts
 from build_scripts.new.chain import Sizes, Step, Takes
 from build_scripts.new.pbtxt_parts import WARM_TOKENS, Layout, Tensor, parameter
 from python_mp.sharding.families.task import Kind
+from python_mp.steps.aggregation import SIMPLE, STRATEGIES
 
 ROWS = 64
 """Of a request, and of what Triton hands over at once."""
@@ -23,7 +24,7 @@ FILES = {*SENTENCES, "IMAGE", "LENGTHS"}
 ABOUT: Mapping[tuple[Kind, Takes], str] = {
     ("embed", "text"): "A text in, its vector out",
     ("rerank", "text"): "A query and a text in, how well they fit out",
-    ("classify", "text"): "A text in, its best labels out",
+    ("classify", "text"): "A text or a pair of texts in, its best labels out",
     ("classify", "image"): "The bytes of a JPEG or PNG file in, its best labels out",
     ("tokens", "text"): "A text in, its named spans out",
     ("generate", "text"): "A conversation or a text in, what follows it out in parts",
@@ -106,6 +107,9 @@ class Template:
         yield from pbtxt_parts.tensors("output", outputs, FILLED * ("LENGTHS" in step.outputs))
         yield from ("", "# Hands everything that waits to one execute call.", "dynamic_batching {}")
         yield "instance_group [ { count: 1 kind: KIND_CPU } ]"
+        if step.job == "spans":
+            yield f"# What a span is made of: {', '.join(STRATEGIES)}, as transformers has them."
+            yield parameter("aggregation_strategy", SIMPLE)
         if self._warms_up:
             yield from pbtxt_parts.warm_up(inputs, FILES)
 

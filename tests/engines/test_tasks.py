@@ -28,10 +28,11 @@ from python_mp.sharding.families.transformers import Encoder
 from python_mp.sharding.packed import Packed
 from python_mp.sharding.shard import Shard
 from python_mp.sharding.weights import Tensors
+from python_mp.steps.aggregation import STRATEGIES
 from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.families import FAMILIES
 from tests.support.task_folders import LABELS, MOST, TEXTS, folder
-from tests.support.task_reference import check, reference, request
+from tests.support.task_reference import check, cross_encoder, reference, request
 from tests.support.triton_stub import InferenceRequest, arguments, load_step
 
 Array = np.ndarray[Any, Any]
@@ -41,12 +42,17 @@ CPU = torch.device("cpu")
 class Served:
     """The ensemble of a checkpoint for a task: its three steps, one after the other."""
 
-    def __init__(self, path: Path, kind: Kind, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, path: Path, kind: Kind, patch: pytest.MonkeyPatch, **said: str) -> None:
         self.checkpoint, self._patch = Checkpoint(path, kind), patch
+        self._said = {name: {"string_value": value} for name, value in said.items()}
         config = transformers.read(path / "config.json")
         self._config = config
         takes: chain.Takes = "image" if hasattr(config, "image_size") else "text"
-        has_types = kind == "rerank" and checkpoint_tokenizer.has_types(self.checkpoint, config)
+        has_types = (
+            self.checkpoint.takes_pairs
+            and takes == "text"
+            and checkpoint_tokenizer.has_types(self.checkpoint, config)
+        )
         self._steps = chain.steps(kind, takes, chain.Sizes(0, has_types=has_types))
 
     def ask(self, **inputs: Array) -> dict[str, Array]:
@@ -63,7 +69,10 @@ class Served:
             (version / name).write_text(text)
         module = load_step(wanted.job, self._patch)
         names = {"input": wanted.inputs, "output": wanted.outputs}
-        config = {key: [{"name": each} for each in value] for key, value in names.items()}
+        config: dict[str, Any] = {
+            key: [{"name": each} for each in value] for key, value in names.items()
+        }
+        config["parameters"] = self._said
         model = module.TritonPythonModel()
         model.initialize(arguments(json.dumps(config), version.parent, wanted.job))
         request = InferenceRequest(**{n: given[n] for n in wanted.inputs if n in given})
@@ -139,9 +148,29 @@ def test_texts_are_classified_as_by_the_pipeline(
 ) -> None:
     path = folder(tmp_path, name, "classify", problem_type=problem)
     top_k = np.full((len(TEXTS), 1), len(LABELS), np.int32)
-    found = Served(path, "classify", monkeypatch).ask(**request("classify", TEXTS), TOP_K=top_k)
-    check(found, reference(path, "classify")(TEXTS))
-    assert found["LABEL"].shape == (len(TEXTS), len(LABELS))
+    served, theirs = Served(path, "classify", monkeypatch), reference(path, "classify")
+    for items in (TEXTS, [*zip(TEXTS, reversed(TEXTS), strict=True)]):
+        found = served.ask(**request("classify", items), TOP_K=top_k)
+        check(found, theirs(items))
+        assert found["LABEL"].shape == (len(TEXTS), len(LABELS))
+
+
+@pytest.mark.parametrize("activation", ["Identity", "Sigmoid", "Softmax"])
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_pairs_are_classified_as_by_a_cross_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, activation: str
+) -> None:
+    path = folder(tmp_path, name, "classify")
+    with warnings.catch_warnings(action="ignore"):
+        from sentence_transformers import CrossEncoder
+
+        made = getattr(torch.nn, activation)()
+        CrossEncoder(str(path), device="cpu", activation_fn=made, max_length=24).save(str(path))
+    pairs = [*zip(TEXTS, reversed(TEXTS), strict=True)]
+    top_k = np.full((len(pairs), 1), len(LABELS), np.int32)
+    found = Served(path, "classify", monkeypatch).ask(**request("classify", pairs), TOP_K=top_k)
+    with warnings.catch_warnings(action="ignore"):
+        check(found, cross_encoder(path)(pairs))
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "deberta_v2"])
@@ -149,11 +178,13 @@ def test_spans_are_those_of_the_pipeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     path = folder(tmp_path, name, "tokens")
-    found = Served(path, "tokens", monkeypatch).ask(**request("tokens", TEXTS))
-    wanted = reference(path, "tokens")(TEXTS)
-    check(found, wanted)
-    assert found["LABEL"].shape[1] == max(map(len, wanted))
-    assert sum(map(bool, wanted)) >= len(TEXTS) - 1
+    for strategy in STRATEGIES:
+        served = Served(path, "tokens", monkeypatch, aggregation_strategy=strategy)
+        found = served.ask(**request("tokens", TEXTS))
+        wanted = reference(path, "tokens", strategy)(TEXTS)
+        check(found, wanted)
+        assert found["LABEL"].shape[1] == max(map(len, wanted))
+        assert sum(map(bool, wanted)) >= len(TEXTS) - 1
 
 
 PROCESSORS = {

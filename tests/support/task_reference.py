@@ -1,11 +1,13 @@
 """What an ensemble of a task should answer: by transformers' pipelines and sentence-transformers.
 
 An item is a pair, a text or a picture; its answer a list of rows: (score,) of `rerank`, (label,
-score) of `classify`, best first, (label, score, start, end) of `tokens`.
+score) of `classify`, best first, (label, score, start, end) of `tokens`. A CrossEncoder's folder is
+asked by it, where it is said to be one.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,13 +22,27 @@ Rows = list[tuple[Any, ...]]
 CLOSE = 2e-5
 
 
-def reference(path: Path, task: str) -> Callable[[Sequence[Any]], list[Rows]]:
+def reference(
+    path: Path, task: str, strategy: str = "simple"
+) -> Callable[[Sequence[Any]], list[Rows]]:
     """For a checkpoint's folder, one item at a time."""
     if task == "rerank":
         return _cross_encoder(path)
     if task == "tokens":
-        return _spans(path)
+        return _spans(path, strategy)
     return _labels(path)
+
+
+def cross_encoder(path: Path) -> Callable[[Sequence[Any]], list[Rows]]:
+    """Of several labels, as an ensemble of the task `classify` has them."""
+    scores = _cross_encoder(path)
+    said = json.loads((path / "config.json").read_text())["id2label"]
+
+    def of(rows: Rows) -> Rows:
+        ((values,),) = rows
+        return sorted(zip(said.values(), values.tolist(), strict=True), key=lambda row: -row[1])
+
+    return lambda pairs: [of(rows) for rows in scores(pairs)]
 
 
 def _cross_encoder(path: Path) -> Callable[[Sequence[Any]], list[Rows]]:
@@ -37,10 +53,16 @@ def _cross_encoder(path: Path) -> Callable[[Sequence[Any]], list[Rows]]:
     return lambda pairs: [[(model.predict([pair], show_progress_bar=False)[0],)] for pair in pairs]
 
 
-def _spans(path: Path) -> Callable[[Sequence[Any]], list[Rows]]:
-    model = _pipeline("token-classification", path, aggregation_strategy="simple")
+def _spans(path: Path, strategy: str) -> Callable[[Sequence[Any]], list[Rows]]:
+    """By words, where the strategy has them: transformers says that some tokenizers have none."""
+    model = _pipeline("token-classification", path, aggregation_strategy=strategy)
     keys = "entity_group", "score", "start", "end"
-    return lambda texts: [[tuple(each[k] for k in keys) for each in model(t)] for t in texts]
+
+    def of(text: str) -> Rows:
+        with warnings.catch_warnings(action="ignore"):
+            return [tuple(each[key] for key in keys) for each in model(text)]
+
+    return lambda texts: [of(text) for text in texts]
 
 
 def _labels(path: Path) -> Callable[[Sequence[Any]], list[Rows]]:
@@ -48,7 +70,13 @@ def _labels(path: Path) -> Callable[[Sequence[Any]], list[Rows]]:
     more = {"top_k": 99} if of_images else {"top_k": None, "truncation": True}
     kind = f"{'image' if of_images else 'text'}-classification"
     model = _pipeline(kind, path)
-    return lambda items: [[(r["label"], r["score"]) for r in model(i, **more)] for i in items]
+
+    def of(item: Any) -> Rows:
+        in_pair = isinstance(item, tuple)
+        given = dict(zip(("text", "text_pair"), item, strict=True)) if in_pair else item
+        return [(each["label"], each["score"]) for each in model(given, **more)]
+
+    return lambda items: [of(item) for item in items]
 
 
 def _pipeline(kind: str, path: Path, **options: Any) -> Any:
@@ -59,9 +87,11 @@ def _pipeline(kind: str, path: Path, **options: Any) -> Any:
 
 def request(task: str, items: Sequence[Any]) -> dict[str, Array]:
     """The items as one request."""
-    if task == "rerank":
-        queries, texts = zip(*items, strict=True)
-        return {"QUERY": column(queries), "TEXT": column(texts)}
+    if isinstance(items[0], tuple):
+        names = ("QUERY", "TEXT") if task == "rerank" else ("TEXT", "TEXT_PAIR")
+        return {
+            name: column(part) for name, part in zip(names, zip(*items, strict=True), strict=True)
+        }
     if isinstance(items[0], str):
         return {"TEXT": column(items)}
     return {"IMAGE": column([encoded(image) for image in items])}

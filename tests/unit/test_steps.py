@@ -90,6 +90,15 @@ CASES = {
         {"prompts": {"q": "the "}},
         tensors=(("TEXT",), ("INPUT_IDS", "LENGTHS")),
     ),
+    "perhaps pairs": Case(
+        lambda number: {
+            "TEXT": column(b"a b"),
+            **({"TEXT_PAIR": column(b"the " * number)} if number % 2 else {}),
+        },
+        ("text_input.decode", "pack", "model.tokenizer"),
+        "tokenizer",
+        tensors=(("TEXT", "TEXT_PAIR"), ("INPUT_IDS", "TOKEN_TYPE_IDS", "LENGTHS")),
+    ),
     "pairs": Case(
         lambda number: {"QUERY": column(b"a b"), "TEXT": column(b"the " * number)},
         ("text_input.decode", "pack", "model.tokenizer"),
@@ -100,7 +109,8 @@ CASES = {
         lambda number: {"TEXT": column(b"the " * number)},
         ("text_input.decode", "pack", "model.tokenizer"),
         "tokenizer",
-        tensors=(("TEXT",), ("INPUT_IDS", "OFFSETS", "LENGTHS")),
+        {"unknown": 1},
+        tensors=(("TEXT",), ("INPUT_IDS", "OFFSETS", "CONTINUES", "LENGTHS")),
     ),
     "prompt": Case(
         lambda number: (

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from transformers.models.auto import image_processing_auto, modeling_auto
 
-from build_scripts import checkpoint_images, classes, reranker_folder
+from build_scripts import checkpoint_images, classes
 from build_scripts.checkpoint_folder import Checkpoint
+from build_scripts.cross_encoder_folder import MODEL, MODULES, TRANSFORMER
 from build_scripts.errors import BuildError
-from build_scripts.reranker_folder import MODEL, MODULES, TRANSFORMER
+from python_mp.sharding.families.task import Kind
 from tests.support.checkpoints import CONFIG, write_json
 
 SIGMOID, GELU = "torch.nn.modules.activation.Sigmoid", "torch.nn.GELU"
@@ -31,28 +32,53 @@ ACTIVATIONS: list[tuple[Files, str]] = [
 ]
 REFUSED: list[tuple[Files, str]] = [
     ({"config.json": {"architectures": ["Qwen3ForCausalLM"]}}, "answer yes or no, as Qwen3-Rer"),
-    ({"config.json": {"id2label": {"0": "a", "1": "b"}}}, "2 labels; rerank needs one. Single"),
+    (
+        {"config.json": {"id2label": {"0": "a", "1": "b"}}},
+        "2 labels; rerank needs one: take the task classify",
+    ),
     ({"config.json": {"sentence_transformers": {"activation_fn": GELU}}}, "is 'torch.nn.GELU'"),
-    ({**ONE, MODEL: {"activation_fn": "mine.Sigmoid"}}, "activation_fn is 'mine.Sigmoid'; rerank"),
-    ({**ONE, MODEL: {"model_type": "SentenceTransformer"}}, "rerank has 'CrossEncoder'"),
+    (
+        {**ONE, MODEL: {"activation_fn": "mine.Sigmoid"}},
+        "activation_fn is 'mine.Sigmoid'; there are",
+    ),
+    ({**ONE, MODEL: {"model_type": "SentenceTransformer"}}, "there is only 'CrossEncoder'"),
     ({**ONE, MODEL: {"default_prompt_name": "query"}}, "default_prompt_name is 'query'"),
     ({**ONE, TRANSFORMER: {"max_seq_length": 0}}, "must be a whole number above 0"),
-    ({**ONE, TRANSFORMER: {"pooling": "cls"}}, "pooling is 'cls', which rerank does not do"),
-    ({MODULES: [MODULE, DENSE]}, "chains Transformer, Dense; rerank computes Transformer alone"),
+    ({**ONE, TRANSFORMER: {"pooling": "cls"}}, "pooling is 'cls', which is not done here"),
+    ({MODULES: [MODULE, DENSE]}, "chains Transformer, Dense; of a CrossEncoder"),
 ]
 
 
-def cross_encoder(path: Path, files: Files) -> Checkpoint:
-    said = {"id2label": {"0": "LABEL_0"}, **files.get("config.json", {})}
+def cross_encoder(path: Path, files: Files, task: Kind = "rerank", **more: Any) -> Checkpoint:
+    said = {"id2label": {"0": "LABEL_0"}, **more, **files.get("config.json", {})}
     for name, value in {**files, "config.json": {**CONFIG, **said}}.items():
         write_json(path / name, value)
-    return Checkpoint(path, "rerank")
+    return Checkpoint(path, task)
 
 
 @pytest.mark.parametrize(("files", "activation"), ACTIVATIONS)
 def test_scores_come_of_what_the_folder_says(tmp_path: Path, files: Files, activation: str) -> None:
     found = cross_encoder(tmp_path, files)
-    assert reranker_folder.read(tmp_path, found.config).activation == activation
+    assert found.cross_encoder is not None
+    assert found.cross_encoder.activation == activation
+
+
+TWO = {"id2label": {"0": "a", "1": "b"}}
+SEVERAL: list[tuple[Files, str | None]] = [
+    ({}, None),
+    ({MODULES: [MODULE]}, None),
+    ({**ONE, MODEL: {"model_type": "CrossEncoder"}}, "identity"),
+    ({**ONE, MODEL: {"model_type": "CrossEncoder", "activation_fn": SIGMOID}}, "sigmoid"),
+    ({"config.json": {"sentence_transformers": {"activation_fn": SIGMOID}}}, "sigmoid"),
+]
+
+
+@pytest.mark.parametrize(("files", "activation"), SEVERAL)
+def test_classifiers_are_cross_encoders_where_they_say_so(
+    tmp_path: Path, files: Files, activation: str | None
+) -> None:
+    found = cross_encoder(tmp_path, files, task="classify", **TWO).cross_encoder
+    assert (found and found.activation) == activation
 
 
 @pytest.mark.parametrize(("files", "sentence"), REFUSED)

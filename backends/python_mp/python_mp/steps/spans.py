@@ -1,83 +1,66 @@
 """Logits of tokens to spans of text with a label: the last step of an ensemble of the task
-`tokens`. As the aggregation `simple` of transformers' pipeline: neighbours of one label, B- and I-
-apart from it, are one span, whose score is their mean."""
+`tokens`.
+
+The parameter `aggregation_strategy` of config.pbtxt is that of transformers' pipeline: what are
+neighbours, tokens (`simple`) or words, and which scores a word of several tokens has: those of its
+first (`first`), of its surest (`max`), or their mean (`average`).
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from ..model.request import Array
-from . import activations, answering, settings_file
+from . import answering, settings_file
+from .aggregation import SIMPLE, STRATEGIES, Span, spans
 
-NOTHING = "O"
-"""The label of tokens that belong to no span."""
+CONTINUES = "CONTINUES"
 
 
 class SpanError(ValueError):
     """A request that is not served; the message says why."""
 
 
-@dataclass(frozen=True)
-class Span:
-    """Characters start to end of a text."""
-
-    start: int
-    end: int
-    label: str
-    score: float
-
-
-def spans(logits: Array, offsets: Array, labels: Sequence[str]) -> list[Span]:
-    """Of one text, in its order.
-
-    Args:
-        logits: float32 [tokens, labels].
-        offsets: int32 [tokens, 2], negative where there is no token of the text.
-    """
-    of_text = offsets[:, 0] >= 0
-    scores, offsets = activations.softmax(logits[of_text]), offsets[of_text]
-    found = [labels[each] for each in scores.argmax(-1)]
-    begins = [n for n in range(len(found)) if n == 0 or _begins(found[n - 1], found[n])]
-    made = [
-        Span(
-            int(offsets[first, 0]),
-            int(offsets[last - 1, 1]),
-            found[first].split("-", 1)[-1],
-            float(scores[first:last].max(-1).mean()),
-        )
-        for first, last in pairwise([*begins, len(found)])
-    ]
-    return [span for span in made if span.label != NOTHING]
-
-
-def _begins(before: str, label: str) -> bool:
-    return label.startswith("B-") or _kind(before) != _kind(label)
-
-
-def _kind(label: str) -> str:
-    return label[2:] if label.startswith(("B-", "I-")) else label
-
-
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self.labels: list[str] = settings_file.read(args)["labels"]
+        config = json.loads(args["model_config"])
+        self.reads = ["LOGITS", "OFFSETS"]
+        said = config.get("parameters", {}).get("aggregation_strategy", {})
+        self.strategy = said.get("string_value", SIMPLE)
+        self._check({each["name"] for each in config.get("input", ())})
+
+    def _check(self, given: set[str]) -> None:
+        """Raises TritonModelException where the strategy is not known, or words are not."""
+        if self.strategy not in STRATEGIES:
+            raise pb_utils.TritonModelException(
+                f"config.pbtxt has the aggregation_strategy {self.strategy!r}; there are"
+                f" {', '.join(STRATEGIES)}"
+            )
+        if self.strategy == SIMPLE:
+            return
+        if CONTINUES not in given:
+            raise pb_utils.TritonModelException(
+                f"aggregation_strategy {self.strategy} needs the input {CONTINUES}, which the step"
+                " before makes: add it to config.pbtxt of both and of the ensemble, or make them"
+                " anew by `python -m build_scripts.new`"
+            )
+        self.reads.append(CONTINUES)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return answering.each(requests, self._tensors, SpanError)
 
     def _tensors(self, request: Any) -> list[Any]:
-        logits, offsets = (
-            pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-            for name in ("LOGITS", "OFFSETS")
-        )
-        texts = zip(logits, offsets, strict=True)
-        rows = [spans(values, places, self.labels) for values, places in texts]
+        given = [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.reads]
+        rows = [
+            spans(logits, offsets, self.labels, self.strategy, *more)
+            for logits, offsets, *more in zip(*given, strict=True)
+        ]
         made = _filled_up(rows)
         return [pb_utils.Tensor(name, array) for name, array in made.items()]
 

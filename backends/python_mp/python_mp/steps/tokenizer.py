@@ -1,7 +1,7 @@
 """Texts, or pairs of a query and a text, to token ids: the first step of an ensemble.
 
-config.pbtxt says which: with an input QUERY they are pairs, and only the outputs that it lists are
-made.
+config.pbtxt says which: with an input QUERY they are pairs, with TEXT_PAIR those of the requests
+that have it are. Only the outputs that it lists are made.
 """
 
 from __future__ import annotations
@@ -24,32 +24,29 @@ from ..model.errors import LoadError, for_clients
 from ..model.manifest import Manifest
 from ..model.request import Array
 from ..triton.metric_sink import TritonSink
-from . import answering, settings_file, text_input
+from . import answering, settings_file, text_input, words
 from .prompts import Prompts
 from .text_input import TextError
 
 Text = tuple[int, str | tuple[str, ...]]
 """A text or a pair, and its index in the request."""
-OF_NO_TEXT = -1, -1
+Row = tuple[Any, Encoding]
+"""A text or a pair, and its tokens."""
+PAIR = "TEXT_PAIR"
+"""The second part of a pair, where a client may leave it out."""
 CUT = "python_mp_truncated_texts_total"
-
-
-def places(encoding: Encoding) -> list[tuple[int, int]]:
-    """Start and end of each token in the text, in characters; OF_NO_TEXT of what was added."""
-    pairs = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
-    return [OF_NO_TEXT if is_special else offsets for offsets, is_special in pairs]
 
 
 PARTS: Mapping[str, Callable[[Encoding], Sequence[Any]]] = {
     "INPUT_IDS": lambda encoding: encoding.ids,
     "TOKEN_TYPE_IDS": lambda encoding: encoding.type_ids,
-    "OFFSETS": places,
+    "OFFSETS": words.places,
 }
 """What there is of each token, by the name of the output."""
-
-
-FILLING = {"OFFSETS": OF_NO_TEXT[0]}
+FILLING = {"OFFSETS": words.OF_NO_TEXT[0]}
 """What rows are filled up with; 0 where nothing is said."""
+CONTINUES = "CONTINUES"
+"""Which tokens are of the word before them: for this a text is needed, too."""
 
 
 def pack(rows: Sequence[Sequence[Any]], filling: int = 0) -> Array:
@@ -68,15 +65,17 @@ class TritonPythonModel:
         try:
             built = Manifest.read(version)
             ensembles.admit(version, built.source.get("tokenizer") if built else None)
-            self._prompts = Prompts(settings_file.read(args))
+            said = settings_file.read(args)
+            self._prompts = Prompts(said)
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from None
         # Truncation and padding are part of the file: the build writes them.
         self.tokenizer = Tokenizer.from_file(str(version / "tokenizer.json"))
         config = json.loads(args["model_config"])
         given, wanted = ({each["name"] for each in config[key]} for key in ("input", "output"))
-        self._reads = [name for name in ("QUERY", "TEXT") if name in given]
-        self._makes = [name for name in PARTS if name in wanted]
+        self._reads = [name for name in ("QUERY", "TEXT", PAIR) if name in given]
+        self._makes = [name for name in (*PARTS, CONTINUES) if name in wanted]
+        self._words = words.Words(self.tokenizer, said.get("unknown"))
         self._sink = TritonSink()
         self._labels = {"model": args["model_name"], "version": args["model_version"]}
         self._count([])
@@ -90,11 +89,13 @@ class TritonPythonModel:
         self._sink.clear()
 
     def _texts(self, request: Any) -> list[Text]:
-        first, *second = (text_input.of(request, name) for name in self._reads)
+        has_pair = pb_utils.get_input_tensor_by_name(request, PAIR) is not None
+        names = [name for name in self._reads if name != PAIR or has_pair]
+        first, *second = (text_input.of(request, name) for name in names)
         first = self._prompts.before(first, request)
         return list(enumerate(zip(first, *second, strict=True) if second else first))
 
-    def _encoded(self, texts: list[Text]) -> list[Encoding]:
+    def _encoded(self, texts: list[Text]) -> list[Row]:
         """All in one go; one text alone is named if it cannot be read."""
         encode = self.tokenizer.encode_batch_fast  # which knows of no offsets
         if "OFFSETS" in self._makes:
@@ -104,20 +105,27 @@ class TritonPythonModel:
         except Exception as error:
             if len(texts) > 1:
                 return [found for text in texts for found in self._encoded([text])]
-            name = " with ".join(f"{name}[{texts[0][0]}]" for name in self._reads)
+            index, text = texts[0]
+            names = self._reads[: 1 if isinstance(text, str) else len(text)]
+            name = " with ".join(f"{name}[{index}]" for name in names)
             raise TextError(f"{name} cannot be tokenized: {for_clients(error)}.") from None
         self._count(found)
-        return found
+        return [(text, tokens) for (_, text), tokens in zip(texts, found, strict=True)]
 
     def _count(self, found: Sequence[Encoding]) -> None:
         """Those that were cut."""
         cut = sum(bool(encoding.overflowing) for encoding in found)
         self._sink.add("COUNTER", CUT, "Texts cut at the model's limit", self._labels, cut)
 
-    def _tensors(self, found: list[Encoding]) -> list[Any]:
-        lengths = np.array([[len(encoding.ids)] for encoding in found], np.int32)
+    def _tensors(self, rows: list[Row]) -> list[Any]:
+        lengths = np.array([[len(encoding.ids)] for _, encoding in rows], np.int32)
         made = {
-            name: pack([PARTS[name](each) for each in found], FILLING.get(name, 0))
+            name: pack([self._part(name, row) for row in rows], FILLING.get(name, 0))
             for name in self._makes
         }
         return [pb_utils.Tensor(*each) for each in ({**made, "LENGTHS": lengths}).items()]
+
+    def _part(self, name: str, row: Row) -> Sequence[Any]:
+        if name == CONTINUES:
+            return self._words.continuing(*row)
+        return PARTS[name](row[1])
