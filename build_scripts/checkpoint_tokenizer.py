@@ -1,18 +1,18 @@
 """A checkpoint's tokenizer, in one file that gives transformers' ids.
 
 tokenizer.json alone is not all of a tokenizer: transformers reads tokenizer_config.json beside it,
-sentence-transformers its own file. So AutoTokenizer makes it, and what it makes is written down.
+sentence-transformers its own file, and older checkpoints have other files. So AutoTokenizer makes
+it, and what it makes is written down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from build_scripts import tokenizer_check, tokenizer_files
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.quiet import quiet
-from build_scripts.sentences import sentences
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -20,17 +20,6 @@ if TYPE_CHECKING:
 
 UNSET = 1 << 40
 """A model_max_length of that size stands for none."""
-FILE = "tokenizer.json"
-PROBES = (
-    "Grüße aus ÎLE-DE-FRANCE, Σίσυφος, ΟΔΟΣ, İstanbul",
-    "中文 日本語 한국어 العربية עברית ไทย",
-    "\u2603 \U0001f600 \ue000 \U000f0000 \u0301 \u200b\u00ad\ufffd",
-    "a\tb\nc\r\n  d\u00a0e\0f",
-    "   ",
-    "x" * 300,
-    "don't re-enter http://example.org/a?b=c&d=[e] 3.14 1,000",
-)
-"""Beside sentences: case, accents, scripts, characters that nobody knows, spaces, a long word."""
 
 
 def written(checkpoint: Checkpoint) -> str:
@@ -59,7 +48,7 @@ def load(checkpoint: Checkpoint) -> Tokenizer:
     else:
         ours.enable_truncation(limit, direction=theirs.truncation_side)
     ours.no_padding()
-    _compare(checkpoint, ours, theirs, limit)
+    tokenizer_check.compare(checkpoint, ours, theirs, limit)
     return ours
 
 
@@ -83,13 +72,12 @@ def unknown(checkpoint: Checkpoint) -> int | None:
 
 
 def _auto(checkpoint: Checkpoint) -> Any:
-    if not checkpoint.file(FILE).is_file():
-        raise BuildError(f"The checkpoint {checkpoint.path} has no {FILE}.")
+    tokenizer_files.require(checkpoint.path)
     with quiet():
         from transformers import AutoTokenizer
 
         try:
-            return AutoTokenizer.from_pretrained(
+            found = AutoTokenizer.from_pretrained(
                 checkpoint.path, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # of many libraries, some with no class of their own
@@ -97,6 +85,8 @@ def _auto(checkpoint: Checkpoint) -> Any:
             raise BuildError(
                 f"transformers cannot load the tokenizer of {checkpoint.path}: {reason}"
             ) from None
+    tokenizer_files.check(checkpoint.path, found)
+    return found
 
 
 def _require_room(checkpoint: Checkpoint, theirs: Any) -> None:
@@ -155,47 +145,3 @@ def _lowercases(normalizer: Any) -> bool:
     return isinstance(normalizer, normalizers.Lowercase) or bool(
         getattr(normalizer, "lowercase", False)
     )
-
-
-def _compare(checkpoint: Checkpoint, ours: Tokenizer, theirs: Any, limit: int) -> None:
-    special = [f"a {token} b" for token in theirs.all_special_tokens]
-    known = int(checkpoint.architecture.vocab_size)
-    cuts = checkpoint.task != "generate"
-    texts = _probes(special)
-    pairs = [*zip(texts[::-1], texts, strict=True)] if checkpoint.takes_pairs else []
-    alone = [] if checkpoint.task == "rerank" else [(text,) for text in texts]
-    for given in (*alone, *pairs):
-        text, in_pairs = given[-1], len(given) > 1
-        try:
-            found = ours.encode(*given)
-        except Exception as error:
-            raise BuildError(
-                f"The tokenizer of {checkpoint.path} fails at {text[:40]!r} ({error}): its"
-                " vocabulary must have the token for what it does not know."
-            ) from None
-        made = theirs(*given, truncation=cuts, max_length=limit)
-        wanted = made["input_ids"]
-        if found.ids != wanted:
-            raise BuildError(
-                f"The tokenizer of {checkpoint.path} does what no {FILE} can say: for"
-                f" {text[:40]!r} transformers gives the ids {wanted[:12]}, the file"
-                f" {found.ids[:12]}. Look for what tokenizer_config.json says beyond it."
-            )
-        if not set(special) & set(given) and max(found.ids, default=0) >= known:
-            raise BuildError(
-                f"The tokenizer of {checkpoint.path} gives the id {max(found.ids)}, but the model"
-                f" knows {known} tokens (vocab_size): they are not of one checkpoint."
-            )
-        segments = made.get("token_type_ids", ())
-        if not found.ids or (
-            segments != found.type_ids if in_pairs and segments else any(segments)
-        ):
-            raise BuildError(
-                f"The tokenizer of {checkpoint.path} gives {text[:40]!r} the ids {found.ids[:12]}"
-                f" of the segments {found.type_ids[:12]}; the encoder needs some, all of segment 0"
-                " unless they are of a pair."
-            )
-
-
-def _probes(special: Iterable[str]) -> list[str]:
-    return [*PROBES, *special, *sentences(100)]

@@ -19,7 +19,16 @@ from typing import Any
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint_folder, code, gguf_folder, hub, storage, tasks, triton_config
+from build_scripts import (
+    checkpoint_folder,
+    code,
+    gguf_folder,
+    hub,
+    storage,
+    tasks,
+    tokenizer_files,
+    triton_config,
+)
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.checkpoint_tokenizer import written
 from build_scripts.errors import BuildError
@@ -27,7 +36,7 @@ from build_scripts.job import PROJECT, Job
 from python_mp.sharding.checkpoint import WEIGHTS
 
 NEEDS: tuple[str, ...] = ()
-TOOLS = ("numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers")
+TOOLS = ("numpy", "pillow", "safetensors", "sentencepiece", "tokenizers", "torch", "transformers")
 RECORD, CHECKPOINT = "source.json", "checkpoint"
 KINDS = "package:NAME, a folder, FILE.gguf, hub:OWNER/NAME@COMMIT or make:FILE.py"
 
@@ -133,7 +142,7 @@ def verify(job: Job, folder: Path) -> None:
 
 def _tokenizer(job: Job, folder: Path) -> str | None:
     """The hash of what the family `tokenizer` would serve of it."""
-    if job.recipe.family == "module" or not (folder / "tokenizer.json").is_file():
+    if job.recipe.family == "module" or not tokenizer_files.are_there(folder):
         return None
     return sha256(written(Checkpoint(folder, job.task)).encode()).hexdigest()
 
@@ -176,8 +185,10 @@ def _needed(job: Job, folder: Path) -> list[str]:
         if path.is_file()
     ]
     needed = {"config.json", *(name for name in texts if not _is_hidden(name))}
+    if job.recipe.family == "tokenizer":
+        tokenizer_files.require(folder)
     if job.recipe.is_step:
-        return sorted({*needed, "tokenizer.json"} if job.recipe.family == "tokenizer" else needed)
+        return sorted(needed)
     behind = {f"{path.parent.name}/{path.name}" for path in folder.glob(f"*/{WEIGHTS}")}
     return sorted({*needed, *behind, *checkpoint_folder.weight_files(folder)})
 

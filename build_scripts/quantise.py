@@ -41,6 +41,7 @@ TOOLS = (
     "onnx-ir",
     "onnxruntime",
     "pillow",
+    "sentencepiece",
     "tokenizers",
     "torch",
 )

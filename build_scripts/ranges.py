@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from python_mp.model.request import Array
 
 NEEDS = ("fetch",)
-TOOLS = ("numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers")
+TOOLS = ("numpy", "pillow", "safetensors", "sentencepiece", "tokenizers", "torch", "transformers")
 FILE = "ranges.json"
 
 

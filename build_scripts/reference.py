@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Outputs = dict[str, Array]
 
 NEEDS = ("fetch",)
-TOOLS = ("numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers")
+TOOLS = ("numpy", "pillow", "safetensors", "sentencepiece", "tokenizers", "torch", "transformers")
 FILE = "outputs.npz"
 ARGUMENTS = {
     "INPUT_IDS": "input_ids",

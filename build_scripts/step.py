@@ -18,13 +18,14 @@ from build_scripts import (
     classes,
     fetch,
     ranges,
+    tokenizer_files,
 )
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.job import Job
 from python_mp.steps import settings_file
 
 NEEDS = ("fetch", "ranges")
-TOOLS = ("pillow", "tokenizers", "transformers")
+TOOLS = ("pillow", "sentencepiece", "tokenizers", "transformers")
 MODEL = "from python_mp.steps.{} import TritonPythonModel as TritonPythonModel\n"
 
 
@@ -44,7 +45,7 @@ def run(job: Job, out: Path, _progress: Progress) -> None:
 def _tokenizer(checkpoint: Checkpoint) -> dict[str, str]:
     said = checkpoint.settings
     prompts = {"prompts": said.prompts, "default_prompt": said.default_prompt}
-    ours = {checkpoint_tokenizer.FILE: checkpoint_tokenizer.written(checkpoint)}
+    ours = {tokenizer_files.FILE: checkpoint_tokenizer.written(checkpoint)}
     if checkpoint.task == "tokens":
         return ours | _as_json({"unknown": checkpoint_tokenizer.unknown(checkpoint)})
     return ours | (_as_json(prompts) if checkpoint.task == "embed" else {})

@@ -36,6 +36,7 @@ TOOLS = (
     "pillow",
     "polygraphy",
     "safetensors",
+    "sentencepiece",
     "tensorrt",
     "tokenizers",
     "torch",

@@ -274,8 +274,15 @@ PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "msgspec",
 """They show progress, ask for memory, or read what is in the key by its meaning or its commit."""
 NOT_RUN = {
     "step": {"numpy", "safetensors", "torch"},
-    "shards": {"numpy", "onnx", "onnxruntime", "pillow", "tokenizers"},
-    "export": {"numpy", "onnxruntime", "pillow", "tokenizers", "transformers"},
+    "shards": {"numpy", "onnx", "onnxruntime", "pillow", "sentencepiece", "tokenizers"},
+    "export": {
+        "numpy",
+        "onnxruntime",
+        "pillow",
+        "sentencepiece",
+        "tokenizers",
+        "transformers",
+    },
     "quantise": {"safetensors", "transformers"},
     "compile": {
         "numpy",
@@ -284,6 +291,7 @@ NOT_RUN = {
         "onnxruntime",
         "pillow",
         "safetensors",
+        "sentencepiece",
         "tokenizers",
         "transformers",
     },

@@ -197,7 +197,7 @@ def test_a_missing_source_is_said(bench: Bench) -> None:
             "transformers",
             "package no-such-package is not installed",
         ),
-        (bench.folder / "empty", "tokenizer", r"has no tokenizer\.json"),
+        (bench.folder / "empty", "tokenizer", r"has no tokenizer: neither tokenizer\.json nor"),
     ):
         with pytest.raises(BuildError, match=said):
             stages.plan(bench.job(source, family))

@@ -147,7 +147,7 @@ REFUSED: Mapping[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "adapter alone": (with_file("adapter_config.json", "config.json"), [], "is an adapter"),
     "adapter": (with_file("adapter_config.json"), [], "merge it into the weights"),
     "no config": (with_file("a", "config.json"), [], "has no config.json"),
-    "no tokenizer": (with_file("a", "tokenizer.json"), [], "no tokenizer.json"),
+    "no tokenizer": (with_file("a", "tokenizer.json"), [], "has no tokenizer: neither"),
     "quantised": (config(quantization_config={"bits": 4}), [], "take the original checkpoint"),
     "own code": (
         config(model_type="mine", auto_map={"AutoModel": "a.B"}),

@@ -69,7 +69,7 @@ def _joined(
     places: Sequence[tuple[int, int]], scores: Sequence[Array], labels: Sequence[str]
 ) -> list[Span]:
     """The spans of words: where each is, and its scores [labels]."""
-    found = [labels[each.argmax()] for each in scores]
+    found = [labels[int(each.argmax())] for each in scores]
     begins = [n for n in range(len(found)) if n == 0 or _begins(found[n - 1], found[n])]
     made = [
         Span(
