@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from build_scripts import checkpoint_tokenizer, layer_weights, step, tasks
+from build_scripts import layer_weights, step, tasks, tokenizer_check
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from python_mp.model.request import Array
@@ -164,7 +164,7 @@ def test_what_a_folder_says_is_honoured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     folder = tiny_bert(tmp_path / "folder", **HONOURED[name])
-    texts = (*TEXTS, *checkpoint_tokenizer.PROBES)
+    texts = (*TEXTS, *tokenizer_check.PROBES)
     found = ensemble(folder, tmp_path, monkeypatch)(texts)
     np.testing.assert_allclose(found, encoded(folder, texts), atol=1e-5)
 
