@@ -52,12 +52,12 @@ def _tokenizer(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _prompt(checkpoint: Checkpoint) -> dict[str, str]:
-    ours = {checkpoint_tokenizer.FILE: checkpoint_tokenizer.written(checkpoint)}
+    ours = {tokenizer_files.FILE: checkpoint_tokenizer.written(checkpoint)}
     return ours | _as_json(checkpoint_tokenizer.chat(checkpoint))
 
 
 def _text(checkpoint: Checkpoint) -> dict[str, str]:
-    return {checkpoint_tokenizer.FILE: checkpoint_tokenizer.written(checkpoint)}
+    return {tokenizer_files.FILE: checkpoint_tokenizer.written(checkpoint)}
 
 
 def _vectors(checkpoint: Checkpoint) -> dict[str, str]:
