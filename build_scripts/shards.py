@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from build_scripts import checkpoint_tokenizer, fetch, layer_weights, storage, tasks
+from build_scripts import (
+    checkpoint_tokenizer,
+    fetch,
+    layer_weights,
+    storage,
+    tasks,
+    tokenizer_files,
+)
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from python_mp.sharding.families.task import WEIGHTS as HEAD
@@ -117,7 +124,7 @@ def add_code(job: Job, out: Path) -> None:
         found.write(out)
     if job.task == "generate":  # For the front, which looks for texts that end an answer.
         text = checkpoint_tokenizer.written(checkpoint)
-        (out / checkpoint_tokenizer.FILE).write_text(text)
+        (out / tokenizer_files.FILE).write_text(text)
     if (head := job.output("shards") / HEAD).exists() and head.parent != out:
         shutil.copyfile(head, out / HEAD)
 
