@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from python_mp.sharding.paged import BLOCK, attend_pages, new_cache, store
+from python_mp.sharding import _kernels
+from python_mp.sharding.paged import (
+    BLOCK,
+    attend_pages,
+    attend_pages_reference,
+    new_cache,
+    store,
+)
 from tests.support.replicas import Array
 
 
@@ -77,7 +86,14 @@ SHAPES = st.tuples(st.integers(0, 40), st.integers(0, 300)).map(lambda x: (x[0],
 """Rows of a step, and all of the context: a decode, a first chunk, a later one."""
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.fixture(autouse=True)
+def _the_best_afterwards() -> Iterator[None]:
+    yield
+    _kernels.choose(0)
+
+
+@pytest.mark.parametrize("which", [*range(len(_kernels.instruction_sets())), None])
+@settings(max_examples=50, deadline=None)
 @given(
     shapes=st.lists(SHAPES | st.just((1, 33)), min_size=1, max_size=5),
     kv=st.integers(1, 3),
@@ -90,6 +106,7 @@ SHAPES = st.tuples(st.integers(0, 40), st.integers(0, 300)).map(lambda x: (x[0],
     has_sinks=st.booleans(),
 )
 def test_it_computes_its_formula(
+    which: int | None,
     shapes: list[tuple[int, int]],
     kv: int,
     groups: int,
@@ -100,7 +117,54 @@ def test_it_computes_its_formula(
 ) -> None:
     filled = Filled(shapes, kv, groups, head, dtype)
     sinks = torch.randn(kv * groups) if has_sinks else None
-    found = filled.asked(sinks=sinks, **how)
+    _kernels.choose(which or 0)
+    found = filled.asked(
+        attend_pages_reference if which is None else attend_pages, sinks=sinks, **how
+    )
     assert found.dtype == dtype
     limit = 2e-5 if dtype is torch.float32 else 2e-2
     np.testing.assert_allclose(found.float(), filled.expected(sinks, **how), rtol=limit, atol=limit)
+
+
+def test_a_sequence_has_the_same_bits_in_any_company() -> None:
+    shapes = [(1, 40), (7, 300), (1, 129), (33, 33), (2, 257)]
+    filled = Filled(shapes, 2, 3, 20, torch.float32)
+    together = filled.asked(window=130).split([rows for rows, _ in shapes])
+    rows = filled.q.split([rows for rows, _ in shapes])
+    for n, (q, table, context) in enumerate(zip(rows, filled.table, filled.context, strict=True)):
+        for row in range(len(q)):  # Alone, as if it had been decoded.
+            alone = attend_pages(
+                q[row : row + 1],
+                *filled.caches,
+                table[None],
+                context[None] - len(q) + row + 1,
+                torch.tensor([0, 1]),
+                window=130,
+            )
+            assert torch.equal(alone[0], together[n][row])
+
+
+def test_blocks_behind_the_window_may_be_gone() -> None:
+    filled = Filled([(3, 100)], 1, 1, 8, torch.float32)
+    wanted = filled.asked(window=20)
+    filled.table[0, : (100 - 3 + 1 - 20) // BLOCK] = -1
+    assert torch.equal(filled.asked(window=20), wanted)
+    with pytest.raises(ValueError, match="block_table names no block of the cache"):
+        filled.asked(window=40)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("table", [[0, 99]], "block_table names no block"),
+        ("table", [[0]], "longer than its table"),
+        ("context", [2], "shorter than its rows"),
+        ("context", [20, 20], "do not fit each other"),
+        ("cu_seqlens", [0, 2], "does not begin at 0 and end with the rows of q"),
+    ],
+)
+def test_what_does_not_fit_is_refused(name: str, value: Any, text: str) -> None:
+    filled = Filled([(3, 20)], 1, 1, 8, torch.float32)
+    setattr(filled, name, torch.tensor(value, dtype=torch.int32))
+    with pytest.raises(ValueError, match=text):
+        filled.asked()

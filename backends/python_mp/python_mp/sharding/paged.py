@@ -7,15 +7,19 @@ holds 16 tokens' keys, and values [kv heads, 16, head size], each row filled up 
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import Masking, step_by_step
+from .native import kernels
 
 BLOCK = 16
 """Tokens of a block."""
+MOST_HEAD = 512
+"""Numbers of a head that the kernel has room for."""
 
 
 def new_cache(
@@ -43,6 +47,102 @@ def store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, places: Tensor
     blocks, inside = places // BLOCK, places % BLOCK
     k_cache[blocks, :, :, inside] = k.to(k_cache.dtype)
     v_cache[blocks, :, inside, : v.shape[2]] = v.to(v_cache.dtype)
+
+
+def attend_pages(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor,
+    context_lengths: Tensor,
+    cu_seqlens: Tensor,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Causal attention of the last rows of sequences to all that they have in the cache, where the
+    keys and values of these rows have been stored, too.
+
+    Args:
+        q: [tokens, heads, head size], rows end to end; heads are a multiple of the cache's.
+        k_cache, v_cache: of `new_cache`.
+        block_table: int32 [sequences, width]: token p of sequence i lies in block
+            block_table[i, p // 16]. Blocks that no row sees may be -1.
+        context_lengths: int32 [sequences]: tokens in the cache. Row j of r of a sequence sees the
+            tokens 0 to context - r + j.
+        cu_seqlens: int32 [sequences + 1]: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1].
+        window, scale, softcap: see `Masking`.
+        sinks: [heads], a score of nothing that each row sees as well.
+
+    Returns:
+        [tokens, heads x head size], in the dtype of q.
+
+    Raises:
+        ValueError: the table has no block where a row has to look, or the lengths do not fit.
+    """
+    args = q, k_cache, v_cache, block_table, context_lengths, cu_seqlens
+    if not _is_ours(q, k_cache):
+        return attend_pages_reference(
+            *args, window=window, scale=scale, softcap=softcap, sinks=sinks
+        )
+    masking = Masking(True, window, scale or q.shape[2] ** -0.5, softcap)
+    return _attend(*args, masking, None if sinks is None else sinks.float().contiguous())
+
+
+def _is_ours(q: Tensor, cache: Tensor) -> bool:
+    return (
+        kernels is not None
+        and q.device.type == "cpu"
+        and cache.dtype in (torch.float32, torch.bfloat16)
+        and q.shape[2] <= MOST_HEAD
+    )
+
+
+def _attend(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    table: Tensor,
+    contexts: Tensor,
+    starts: Tensor,
+    masking: Masking,
+    sinks: Tensor | None,
+) -> Tensor:
+    (tokens, heads, head), (blocks, kv_heads) = q.shape, k_cache.shape[:2]
+    wide, table = q.float().contiguous(), table.int().contiguous()
+    contexts, starts = contexts.int().contiguous(), starts.int().contiguous()
+    if heads % kv_heads or len(table) != len(contexts) or len(starts) != len(contexts) + 1:
+        raise ValueError(
+            f"{heads} heads of {kv_heads} in the cache, {len(table)} rows of the block table,"
+            f" {len(contexts)} contexts and {len(starts)} of cu_seqlens do not fit each other"
+        )
+    out = torch.empty_like(wide)
+    kernels.attend(
+        out.data_ptr(),
+        wide.data_ptr(),
+        k_cache.data_ptr(),
+        v_cache.data_ptr(),
+        table.data_ptr(),
+        contexts.data_ptr(),
+        starts.data_ptr(),
+        0 if sinks is None else sinks.data_ptr(),
+        tokens,
+        len(table),
+        table.shape[1],
+        blocks,
+        heads,
+        kv_heads,
+        head,
+        v_cache.shape[3],
+        masking.window or sys.maxsize,
+        masking.scale,
+        masking.softcap or 0.0,
+        k_cache.dtype is torch.bfloat16,
+        torch.get_num_threads(),
+    )
+    return out.flatten(1).to(q.dtype)
 
 
 def attend_pages_reference(
@@ -91,9 +191,6 @@ def _one(
     else:
         made = step_by_step(q, k, v, masking, mask, sinks)
     return made.transpose(0, 1).to(dtype)
-
-
-attend_pages = attend_pages_reference
 
 
 def _filled(head: int) -> int:

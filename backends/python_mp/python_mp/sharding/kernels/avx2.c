@@ -4,6 +4,7 @@
 #define ROWS 3
 #include "lanes.h"
 #include "products.h"
+#include "pages.h"
 
-const Kernels kernels_avx2 = {"avx2", multiply};
+const Kernels kernels_avx2 = {"avx2", multiply, attend};
 #endif

@@ -4,6 +4,7 @@
 #define ROWS 6
 #include "lanes.h"
 #include "products.h"
+#include "pages.h"
 
-const Kernels kernels_avx512 = {"avx512", multiply};
+const Kernels kernels_avx512 = {"avx512", multiply, attend};
 #endif

@@ -3,5 +3,6 @@
 #define ROWS 3
 #include "lanes.h"
 #include "products.h"
+#include "pages.h"
 
-const Kernels kernels_baseline = {"baseline", multiply};
+const Kernels kernels_baseline = {"baseline", multiply, attend};

@@ -15,9 +15,27 @@ typedef struct {
     int bfloat16, threads;
 } Product;
 
+enum { BLOCK = 16, MAX_HEAD = 512 };
+
+/* Attention of the last rows of sequences to what they have in a cache of pages. */
+typedef struct {
+    float *out;                 /* [tokens, heads, head] */
+    const float *q;             /* the same */
+    const char *keys, *values;  /* [blocks, kv heads, head, 16] and [blocks, kv heads, 16, filled] */
+    const int32_t *table;       /* [sequences, width]: ids of blocks */
+    const int32_t *contexts;    /* [sequences]: tokens in the cache, this step's included */
+    const int32_t *starts;      /* [sequences + 1]: where the rows of each begin */
+    const float *sinks;         /* [heads], or NULL */
+    size_t sequences, width, blocks, heads, kv_heads, head, filled;
+    size_t window;              /* tokens that a row sees, at most */
+    float scale, softcap;       /* 0: no cap */
+    int bfloat16, threads;
+} Attention;
+
 typedef struct {
     const char *name;
     void (*multiply)(const Product *);
+    int (*attend)(const Attention *); /* -1: no memory */
 } Kernels;
 
 extern const Kernels kernels_avx512, kernels_avx2, kernels_baseline;

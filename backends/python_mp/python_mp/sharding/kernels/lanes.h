@@ -11,6 +11,7 @@
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef float Anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 typedef float Quad __attribute__((vector_size(16)));
 typedef float QuadAnywhere __attribute__((vector_size(16), aligned(4), may_alias));

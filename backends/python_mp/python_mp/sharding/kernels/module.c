@@ -70,11 +70,58 @@ static PyObject *multiply(PyObject *Py_UNUSED(module), PyObject *args) {
     Py_END_ALLOW_THREADS return Py_NewRef(Py_None);
 }
 
+/* Why pages cannot be read as asked, or NULL. */
+static const char *refusal(const Attention *a, size_t tokens) {
+    if (a->starts[0] != 0 || (size_t)a->starts[a->sequences] != tokens)
+        return "cu_seqlens does not begin at 0 and end with the rows of q";
+    for (size_t i = 0; i < a->sequences; i++) {
+        int64_t rows = (int64_t)a->starts[i + 1] - a->starts[i], context = a->contexts[i];
+        if (rows < 0 || context < rows || context > (int64_t)(a->width * BLOCK))
+            return "a sequence's context is shorter than its rows, or longer than its table";
+        int64_t seen = context - rows + 1 - (int64_t)a->window;
+        for (int64_t block = seen > 0 ? seen / BLOCK : 0; rows && block * BLOCK < context; block++) {
+            int32_t id = a->table[i * a->width + block];
+            if (id < 0 || (size_t)id >= a->blocks) return "block_table names no block of the cache";
+        }
+    }
+    return NULL;
+}
+
+static PyObject *attend(PyObject *Py_UNUSED(module), PyObject *args) {
+    unsigned long long out, q, keys, values, table, contexts, starts, sinks;
+    Py_ssize_t tokens, sequences, width, blocks, heads, kv_heads, head, filled, window;
+    Attention a = {0};
+    if (!PyArg_ParseTuple(args, "KKKKKKKKnnnnnnnnnffpi", &out, &q, &keys, &values, &table,
+                          &contexts, &starts, &sinks, &tokens, &sequences, &width, &blocks, &heads,
+                          &kv_heads, &head, &filled, &window, &a.scale, &a.softcap, &a.bfloat16,
+                          &a.threads))
+        return NULL;
+    a.out = (float *)(uintptr_t)out;
+    a.q = (const float *)(uintptr_t)q;
+    a.keys = (const char *)(uintptr_t)keys;
+    a.values = (const char *)(uintptr_t)values;
+    a.table = (const int32_t *)(uintptr_t)table;
+    a.contexts = (const int32_t *)(uintptr_t)contexts;
+    a.starts = (const int32_t *)(uintptr_t)starts;
+    a.sinks = (const float *)(uintptr_t)sinks;
+    a.sequences = sequences, a.width = width, a.blocks = blocks, a.heads = heads;
+    a.kv_heads = kv_heads, a.head = head, a.filled = filled, a.window = window;
+    const char *why = refusal(&a, tokens);
+    if (why) {
+        PyErr_SetString(PyExc_ValueError, why);
+        return NULL;
+    }
+    int status;
+    Py_BEGIN_ALLOW_THREADS status = chosen->attend(&a);
+    Py_END_ALLOW_THREADS return status ? PyErr_NoMemory() : Py_NewRef(Py_None);
+}
+
 static PyMethodDef methods[] = {
     {"instruction_sets", instruction_sets, METH_NOARGS, NULL},
     {"is_amd", is_amd, METH_NOARGS, NULL},
     {"choose", choose, METH_VARARGS, NULL},
     {"multiply", multiply, METH_VARARGS, NULL},
+    {"attend", attend, METH_VARARGS, NULL},
     {0},
 };
 
