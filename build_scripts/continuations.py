@@ -3,7 +3,9 @@ be transformers' own, id by id."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from python_mp.front.local import Local
     from python_mp.model.request import Array
 
     Outputs = dict[str, Array]
@@ -19,8 +22,6 @@ TOKENS = 16
 """Of each continuation."""
 TIE = 1e-5
 """Of the reference's two best logits: closer ones may change places."""
-Ask = Callable[[list[int], int], tuple[list[int], list[float]]]
-"""(prompt, tokens) -> the likeliest ones, and their logprobs."""
 
 
 def reference(model: Any, request: Outputs) -> Outputs:
@@ -63,14 +64,16 @@ class Continued:
     mean_error: float
 
 
-def compare(ask: Ask, prompt: list[int], expected: Outputs) -> Continued:
+def compare(replica: Local, request: Outputs, expected: Outputs) -> Continued:
     """Where another token comes than the reference's, it is asked again from the reference's on."""
+    prompt: list[int] = request["INPUT_IDS"][0].tolist()
     wanted, logprobs, gaps = (
         expected[name][0].tolist() for name in ("OUTPUT_IDS", "LOGPROBS", "GAPS")
     )
     errors, missed, ties, done = list[float](), 0, 0, 0
     while done < len(wanted):
-        ids, found = ask([*prompt, *wanted[:done]], len(wanted) - done)
+        parts = _asked(replica, [*prompt, *wanted[:done]], len(wanted) - done).result()
+        ids, found = (_joined(parts, name) for name in ("OUTPUT_IDS", "LOGPROBS"))
         for token, logprob in zip(ids, found, strict=True):
             done += 1
             if token != wanted[done - 1]:
@@ -80,6 +83,57 @@ def compare(ask: Ask, prompt: list[int], expected: Outputs) -> Continued:
             errors.append(abs(logprob - logprobs[done - 1]))
     share = 1 - missed / len(wanted)
     return Continued(share, ties, max(errors, default=np.inf), mean(errors or [np.inf]))
+
+
+def latency(replica: Local, requests: Sequence[Outputs]) -> dict[str, float]:
+    """Milliseconds a token of one text, the one of middle length; tokens a second of all at once,
+    their prompts included."""
+    prompts = sorted((each["INPUT_IDS"][0].tolist() for each in requests), key=len)
+    usual = prompts[len(prompts) // 2]
+    took = [_seconds(replica, [usual], count) for count in (1, TOKENS)]
+    per_token = max(took[1] - took[0], 0.0) / (TOKENS - 1)
+    everything = _seconds(replica, prompts, TOKENS)
+    return {"p50_ms": per_token * 1e3, "tokens_per_second": len(prompts) * TOKENS / everything}
+
+
+class _Parts:
+    """What comes of a stream; `whole` has all of its parts."""
+
+    keeps = False
+
+    def __init__(self) -> None:
+        self._parts: list[Mapping[str, Array]] = []
+        self.whole: Future[list[Mapping[str, Array]]] = Future()
+
+    def part(self, outputs: Mapping[str, Array]) -> None:
+        self._parts.append(outputs)
+
+    def send(self, outputs: Mapping[str, Array]) -> None:
+        self.part(outputs)
+        self.whole.set_result(self._parts)
+
+    def fail(self, error: Exception) -> None:
+        self.whole.set_exception(error)
+
+    def is_cancelled(self) -> bool:
+        return False
+
+
+def _asked(replica: Local, prompt: list[int], tokens: int) -> Future[list[Mapping[str, Array]]]:
+    answer = _Parts()
+    replica.stream(prompt, answer, max_tokens=tokens, ignore_eos=True, logprobs=0)
+    return answer.whole
+
+
+def _joined(parts: Sequence[Mapping[str, Array]], name: str) -> list[Any]:
+    return [value for part in parts for value in part[name][0].tolist()]
+
+
+def _seconds(replica: Local, prompts: Sequence[list[int]], tokens: int) -> float:
+    began = time.perf_counter()
+    for each in [_asked(replica, prompt, tokens) for prompt in prompts]:
+        each.result()
+    return time.perf_counter() - began
 
 
 def summary(found: Sequence[Continued]) -> dict[str, float]:

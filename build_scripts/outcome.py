@@ -82,7 +82,8 @@ def _row(result: Result) -> tuple[str, ...]:
         storage.megabytes(result.size) if result.size else "",
         "" if result.status == "failed" else built,
         _figure(result.latency, "p50_ms", "{:.1f} ms"),
-        _figure(result.latency, "samples_per_second", "{:.0f}/s"),
+        _figure(result.latency, "samples_per_second", "{:.0f}/s")
+        or _figure(result.latency, "tokens_per_second", "{:.0f} tokens/s"),
         ", ".join(filter(None, (_figure(result.accuracy, *each) for each in ACCURACY))),
         result.status,
     )

@@ -24,8 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from build_scripts import checkpoint_images, checkpoint_tokenizer, code, fetch, sentences, sizes
+from build_scripts import (
+    checkpoint_images,
+    checkpoint_tokenizer,
+    code,
+    decoders,
+    fetch,
+    sentences,
+    sizes,
+)
 from build_scripts.checkpoint_folder import Checkpoint
+from build_scripts.continuations import TOKENS
 from build_scripts.errors import BuildError
 from build_scripts.job import SAMPLES, Job
 from python_mp.model import request as requests
@@ -189,6 +198,9 @@ def _encoded(job: Job, checkpoint: Checkpoint, texts: Sequence[str]) -> list[Req
         before = given[-1:] + given[:-1]
         given[::every] = zip(before[::every], given[::every], strict=True)
     encoded = checkpoint_tokenizer.load(checkpoint).encode_batch(given)
+    if checkpoint.task == "generate":
+        for each in encoded:
+            each.truncate(max(1, decoders.task(checkpoint).context_length - TOKENS))
     all_of_it = [
         {"INPUT_IDS": [e.ids], "TOKEN_TYPE_IDS": [e.type_ids], "LENGTHS": [[len(e.ids)]]}
         for e in encoded

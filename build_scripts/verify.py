@@ -7,12 +7,10 @@ answers is compared by Polygraphy; beyond the recipe's bounds nothing is publish
 from __future__ import annotations
 
 import json
-import math
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
@@ -20,14 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.progress import Progress
 
-from build_scripts import room, storage
+from build_scripts import continuations, room, storage, trial
 from build_scripts.errors import BuildError
-from build_scripts.job import Job, artifact_stage
-from python_mp.machine.temporary import temporary_folder
+from build_scripts.job import Job
 
 if TYPE_CHECKING:
-    from python_mp.model.config import ModelConfig
+    from build_scripts.samples import Samples
+    from python_mp.front.local import Local
     from python_mp.model.request import Array
+
+    Outputs = dict[str, Array]
 
 NEEDS = ("fetch", "reference", "shards", "export", "quantise", "compile")
 TOOLS = (
@@ -60,15 +60,49 @@ def run(job: Job, out: Path, progress: Progress) -> None:
     """Writes `verify.json`: accuracy, latency, the worst samples, and whether it passed."""
     from build_scripts import reference, samples
 
-    wanted = samples.judged(job)
-    answers, latency = _served(job, wanted.requests, progress)
-    if lacked := reference.lacked(job):
+    wanted, lacked = samples.judged(job), reference.lacked(job)
+    expected = [] if lacked else reference.read(job)
+    ask = _continued if job.task == "generate" else _answered
+    with trial.served(job, wanted.requests) as replica:
+        judged, latency = ask(job, replica, wanted, expected, progress)
+    if lacked:
         storage.write_json(out / "facts.json", {room.LACKS: lacked})
-        judged: dict[str, Any] = {"accuracy": room.unverified(lacked), "worst": [], "misses": []}
-    else:
-        judged = _judged(job, answers, reference.read(job), wanted.labels)
+        judged = {"accuracy": room.unverified(lacked), "worst": [], "misses": []}
     report = {"latency": latency, "passed": not judged["misses"], **judged}
     storage.write_json(out / "verify.json", report)
+
+
+Judged = tuple[dict[str, Any], dict[str, float]]
+"""Accuracy with its worst samples and what it misses; latency."""
+
+
+def _answered(
+    job: Job, replica: Local, wanted: Samples, expected: list[Outputs], progress: Progress
+) -> Judged:
+    futures = [replica.ask(**request) for request in wanted.requests]
+    task = f"{job.name}: verify"
+    answers = [f.result() for f in progress.track(futures, description=task)]
+    judged = _judged(job, answers, expected, wanted.labels) if expected else {}
+    return judged, _latency(replica, wanted.requests)
+
+
+def _continued(
+    job: Job, replica: Local, wanted: Samples, expected: list[Outputs], progress: Progress
+) -> Judged:
+    pairs = list(zip(wanted.requests, expected, strict=False))
+    shown = progress.track(pairs, description=f"{job.name}: verify")
+    found = [continuations.compare(replica, *pair) for pair in shown]
+    latency = continuations.latency(replica, wanted.requests)
+    if not found:
+        return {}, latency
+    accuracy = continuations.summary(found)
+    worst = sorted(range(len(found)), key=lambda n: found[n].agreement)[:WORST]
+    judged = {
+        "accuracy": accuracy,
+        "worst": [{"sample": n, **vars(found[n])} for n in worst],
+        "misses": misses(accuracy, job.recipe.accuracy.bounds(job.recipe.dtype).given()),
+    }
+    return judged, latency
 
 
 def _judged(
@@ -175,37 +209,6 @@ def _first(outputs: dict[str, Array]) -> Array:
     (scores,) = outputs.values()
     places: Array = scores.argmax(-1).ravel()
     return places
-
-
-def _served(
-    job: Job, requests: Sequence[dict[str, Array]], progress: Progress
-) -> tuple[list[dict[str, Array]], dict[str, float]]:
-    """Every request's answer, and how long they took."""
-    from python_mp.front.local import served
-    from python_mp.model.errors import PythonMpError
-
-    with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
-        config = job.served_from(job.output(artifact_stage(job.outputs)), Path(folder))
-        config = with_room(config, requests)
-        try:
-            with served(config, Path(folder)) as replica:
-                futures = [replica.ask(**request) for request in requests]
-                task = f"{job.name}: verify"
-                answers = [f.result() for f in progress.track(futures, description=task)]
-                return answers, _latency(replica, requests)
-        except PythonMpError as error:
-            raise BuildError(f"{job.name}: {error}") from error
-
-
-def with_room(config: ModelConfig, requests: Sequence[dict[str, Array]]) -> ModelConfig:
-    """Nobody else waits, and every sample is to be answered, however long the queue is."""
-    said, nbytes = config.parameters, sum(a.nbytes for each in requests for a in each.values())
-    parameters = replace(
-        said,
-        max_queue_requests=max(said.max_queue_requests, len(requests)),
-        max_queue_bytes=max(said.max_queue_bytes, 2 * nbytes),
-    )
-    return replace(config, parameters=parameters, queue_seconds=math.inf)
 
 
 def _latency(replica: Any, requests: Sequence[dict[str, Array]]) -> dict[str, float]:

@@ -96,7 +96,7 @@ class Template:
     def _part(self, step: Step, outside: set[str]) -> Iterator[str]:
         yield from (f'model_name: "{self.name}_{step.job}"', "model_version: -1")
         for key, names in (("input_map", step.inputs), ("output_map", step.outputs)):
-            for name in names:
+            for name in (each for each in names if each not in chain.HIDDEN):
                 value = name if name in outside else name.lower()
                 yield f'{key} {{ key: "{name}" value: "{value}" }}'
 
