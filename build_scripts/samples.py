@@ -28,7 +28,7 @@ from build_scripts import (
     checkpoint_images,
     checkpoint_tokenizer,
     code,
-    decoders,
+    decoder_checkpoint,
     fetch,
     sentences,
     sizes,
@@ -200,7 +200,7 @@ def _encoded(job: Job, checkpoint: Checkpoint, texts: Sequence[str]) -> list[Req
     encoded = checkpoint_tokenizer.load(checkpoint).encode_batch(given)
     if checkpoint.task == "generate":
         for each in encoded:
-            each.truncate(max(1, decoders.task(checkpoint).context_length - TOKENS))
+            each.truncate(max(1, decoder_checkpoint.task(checkpoint).context_length - TOKENS))
     all_of_it = [
         {"INPUT_IDS": [e.ids], "TOKEN_TYPE_IDS": [e.type_ids], "LENGTHS": [[len(e.ids)]]}
         for e in encoded

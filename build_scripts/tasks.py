@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from build_scripts import checkpoint_images, checkpoint_tokenizer, decoders, triton_config
+from build_scripts import checkpoint_images, checkpoint_tokenizer, decoder_checkpoint, triton_config
 from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
@@ -26,7 +26,7 @@ def made(kind: Kind, checkpoint: Checkpoint) -> Task:
     """The same for a task that is known."""
     said = checkpoint.settings
     if kind == "generate":
-        return decoders.task(checkpoint)
+        return decoder_checkpoint.task(checkpoint)
     return Task(kind, said.pooling, said.layers) if kind == "embed" else Task(kind)
 
 
@@ -34,7 +34,7 @@ def check_tensors(job: Job, checkpoint: Checkpoint, config: PretrainedConfig) ->
     """Raises BuildError where config.pbtxt has other inputs than the task's steps make, or other
     outputs than the task makes."""
     if job.task == "generate":
-        decoders.check(job)
+        decoder_checkpoint.check(job)
         return
     _check_inputs(job, checkpoint, config)
     _check_outputs(job, checkpoint, config)

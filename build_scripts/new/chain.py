@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from build_scripts import decoders
+from build_scripts import decoder_checkpoint
 from build_scripts.new.pbtxt_parts import Tensor
 from python_mp.sharding.families.task import OUTPUTS, Kind
 
@@ -82,7 +82,7 @@ def steps(kind: Kind, takes: Takes, sizes: Sizes) -> tuple[Step, Step, Step]:
     if sizes.has_types:
         first = replace(first, outputs=(*first.outputs, "TOKEN_TYPE_IDS"))
     if kind == "generate":
-        return first, Step("decoder", first.outputs, tuple(decoders.OUTPUTS)), last
+        return first, Step("decoder", first.outputs, tuple(decoder_checkpoint.OUTPUTS)), last
     given = tuple(name for name in first.outputs if name not in NOT_FOR_THE_ENCODER)
     return first, Step(ENCODER, given, (OUTPUTS[kind],)), last
 
@@ -104,7 +104,7 @@ def tensors(kind: Kind, sizes: Sizes) -> dict[str, Tensor]:
         "SPAN": ("INT32", (-1, 2)),
         "MESSAGES": ("STRING", (1,)),
         "ANSWER": ("STRING", (1,)),
-        **(decoders.OUTPUTS if kind == "generate" else {}),
+        **(decoder_checkpoint.OUTPUTS if kind == "generate" else {}),
     }
     optional = OPTIONAL | ({"TEXT"} if kind == "generate" else set())
     return {

@@ -151,7 +151,7 @@ def test_a_model_has_one_recipe(tmp_path: Path) -> None:
 
 
 def test_engines_and_dtypes_are_those_of_the_backend() -> None:
-    assert {*get_args(Engine), "echo"} == ENGINES.keys()
+    assert {*get_args(Engine), "echo", "echo_decoder"} == ENGINES.keys()
     assert get_args(Dtype) == DTYPES
 
 
