@@ -7,6 +7,7 @@ become tokens, all tokens that end an answer, and whether the tokens are those o
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from collections.abc import Mapping
@@ -56,8 +57,10 @@ def of(place: Path) -> Path:
 
 
 def _folder(file: Path) -> Path:
-    key = storage.digest([storage.sha256(file), versions(TOOLS), storage.sha256(Path(__file__))])
-    folder = KEPT / f"{file.stem}-{key[:12]}"
+    """Named by the file and by what reads it; what others have read of the file is removed."""
+    how = storage.digest([versions(TOOLS), storage.sha256(Path(__file__))])
+    of_file = f"{file.stem}-{storage.sha256(file)[:12]}"
+    folder = KEPT / f"{of_file}-{how[:8]}"
     if folder.is_dir():
         return folder
     if not find_spec("gguf"):
@@ -70,6 +73,8 @@ def _folder(file: Path) -> Path:
             print(f"reading {file.name}, once", file=sys.stderr, flush=True)
             with storage.appearing(folder) as building, workers.pool(1) as pool:
                 pool.submit(write, file, building).result()
+        for other in {*KEPT.glob(f"{glob.escape(of_file)}-*")} - {folder}:
+            storage.remove(other)
     return folder
 
 
@@ -79,7 +84,10 @@ def write(file: Path, folder: Path) -> None:
     Raises:
         BuildError: it is damaged, or of what is not known.
     """
-    os.environ.setdefault("TQDM_DISABLE", "1")  # Before transformers imports it.
+    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")  # Read as they are imported.
+    import torch  # noqa: F401  # Which sets what its loggers say.
+
     with quiet():
         reader = _opened(file)
         said = {name: field.contents() for name, field in reader.fields.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,21 +55,22 @@ def stream(
     client = connect("grpc", address, ca)
     client.start_stream(partial(_put, found))
     try:
-        client.async_stream_infer(
-            model,
-            [_tensor(name, array) for name, array in inputs.items()],
-            parameters=dict(parameters),
-            enable_empty_final_response=True,
-        )
+        with suppress(InferenceServerException):  # Of a server that is gone; why, comes by `found`.
+            client.async_stream_infer(
+                model,
+                [_tensor(name, array) for name, array in inputs.items()],
+                parameters=dict(parameters),
+                enable_empty_final_response=True,
+            )
         while True:
             result, error = found.get()
             if error is not None:
                 raise StreamError(sentence(error, address)) from error
-            if result.get_response().parameters["triton_final_response"].bool_param:
+            response = result.get_response()
+            if response.outputs:
+                yield _part(result)
+            if response.parameters["triton_final_response"].bool_param:
                 return
-            yield _part(result)
-    except InferenceServerException as error:
-        raise StreamError(sentence(error, address)) from error
     finally:
         client.stop_stream(cancel_requests=True)
         client.close()

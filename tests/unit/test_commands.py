@@ -18,6 +18,8 @@ RUN = {
     r"\S*python -m clients\.(rerank|classify|tokens) ": "tests/triton/test_tasks.py",
     r"\S*python -m clients\.chaos ": "tests/triton/test_chaos.py",
     r"\S*python -m clients\.rerank ": "tests/triton/test_tasks.py",
+    r"\S*python -m clients\.chat$": "tests/triton/test_chat.py",
+    r"curl -N .*/generate_stream": "tests/triton/test_chat.py",
     r"\S*python -m build_scripts\.build (--variants|embed)": "tests/triton/test_engines.py",
     r"\S*python -m build_scripts\.new (words|judge|edges)": "tests/process/test_models_page.py",
     r"\S*python -m build_scripts\.build (words|judge|edges)": "tests/process/test_models_page.py",
@@ -36,6 +38,7 @@ NOT_RUN = {
     r"git pull && docker compose build": "there is nothing to pull; its other halves are run",
     r"docker run --rm --gpus": "it needs a GPU and NVIDIA's container",
     r"pip install .*--editable|python -m build_scripts\.build embed'$": "inside that container",
+    r"\S*python -m build_scripts\.(new|build) chat": "it takes minutes; test_chat.py does it small",
     r"kubectl (create|set|apply)": "it needs a cluster; the manifests are checked by kubectl",
 }
 """What begins so is run by no test, and why."""
