@@ -8,10 +8,30 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from ..model.config import ModelConfig
 from ..model.errors import PythonMpError, for_clients
 from ..model.request import Array
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+def input_tensors(request: Any, config: ModelConfig) -> dict[str, Array]:
+    """Those that the request has, by name."""
+    return {
+        spec.name: tensor.as_numpy()
+        for spec in config.inputs
+        if (tensor := pb_utils.get_input_tensor_by_name(request, spec.name)) is not None
+    }
+
+
+def response(outputs: Mapping[str, Array]) -> Any:
+    tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items()]
+    return pb_utils.InferenceResponse(tensors)
+
+
+def failure(error: PythonMpError) -> Any:
+    code = getattr(pb_utils.TritonError, error.status)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(for_clients(error), code))
 
 
 class Window:
@@ -62,13 +82,10 @@ class TritonAnswer:
         return self.sender is None
 
     def send(self, outputs: Mapping[str, Array]) -> None:
-        tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items()]
-        self._window.collect(self, pb_utils.InferenceResponse(tensors))
+        self._window.collect(self, response(outputs))
 
     def fail(self, error: PythonMpError) -> None:
-        code = getattr(pb_utils.TritonError, error.status)
-        failure = pb_utils.TritonError(for_clients(error), code)
-        self._window.collect(self, pb_utils.InferenceResponse(error=failure))
+        self._window.collect(self, failure(error))
 
     def is_cancelled(self) -> bool:
         # After the last response Triton's side of the sender is gone: asking it then is a crash.

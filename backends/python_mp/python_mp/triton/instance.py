@@ -22,8 +22,9 @@ from ..model import admission, ensembles, layout, manifest
 from ..model.config import ModelConfig
 from ..model.errors import PythonMpError, RequestFailed, describe
 from ..model.request import Request, read_request
-from .answers import TritonAnswer, Window
+from .answers import TritonAnswer, Window, input_tensors
 from .metric_sink import TritonSink
+from .streaming import Streams
 
 log = logging.getLogger("python_mp")
 
@@ -77,7 +78,7 @@ class Passive:
         self._instance = instance
         self._presence = presence
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         raise pb_utils.TritonModelException("a passive instance serves no requests")
 
     def stop(self) -> None:
@@ -107,6 +108,8 @@ class Active(Passive):
         labels = {"model": config.name, "version": str(config.version), "replica": str(mine.index)}
         self._metrics = Metrics(self._sink, labels)
         self._replica = Replica(config, mine, cpus, runtime, self._metrics, server=os.getppid())
+        generates = config.parameters.generates
+        self._streams = Streams(config, self._replica.submit) if generates else None
         self._replica.start()
         self._metrics.start()
 
@@ -114,9 +117,13 @@ class Active(Passive):
     def serves(self) -> bool:  # type: ignore[override]
         return self._replica.serves
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Queues the requests. Those answered at once are returned, the others answer later, from
-        the replica's thread, so that Triton can hand over the next ones."""
+        the replica's thread, so that Triton can hand over the next ones. A decoupled model returns
+        nothing."""
+        if self._streams:
+            self._streams.take(requests)
+            return None
         window = Window(requests)
         accepted = []
         for answer in window.answers:
@@ -134,11 +141,7 @@ class Active(Passive):
         return window.close()
 
     def _read(self, answer: TritonAnswer) -> Request:
-        tensors = {
-            spec.name: tensor.as_numpy()
-            for spec in self._config.inputs
-            if (tensor := pb_utils.get_input_tensor_by_name(answer.request, spec.name)) is not None
-        }
+        tensors = input_tensors(answer.request, self._config)
         request = read_request(tensors, self._config, answer)
         if timeout := answer.request.timeout():  # The client's own, in microseconds.
             request.deadline = min(request.deadline, request.arrived + timeout / 1e6)

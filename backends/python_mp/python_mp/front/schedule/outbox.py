@@ -6,17 +6,21 @@ generating, parts become larger by themselves; where it is not, each is one toke
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
 from ...machine.thread import Thread
-from ...model.errors import Cancelled, InvalidInput
+from ...model.errors import Cancelled, InvalidInput, PythonMpError, RequestFailed
+from ...model.request import Outputs
 from ..metrics import Metrics
 from ..refusing import Refusals
 from .expiry import GONE
 from .stream import Stream
+
+log = logging.getLogger(__name__)
 
 _ASK_SECONDS = 0.02
 """To ask is a round trip to the server, so it is not done with every token of a fast model."""
@@ -32,7 +36,7 @@ class Outbox:
     def __init__(
         self,
         refusals: Refusals,
-        give_up: Callable[[Stream, Cancelled], None],
+        give_up: Callable[[Stream, PythonMpError], None],
         metrics: Metrics,
     ) -> None:
         self._refusals = refusals
@@ -93,9 +97,17 @@ class Outbox:
         if is_last:
             stream.deliver(stream.answer.send, outputs)
         else:
-            stream.answer.part(outputs)
+            self._send_part(stream, outputs)
         now = time.perf_counter()
         if now - stream.asked > _ASK_SECONDS:
             stream.asked = now
             if stream.is_cancelled():
                 self._give_up(stream, Cancelled(GONE))
+
+    def _send_part(self, stream: Stream, outputs: Outputs) -> None:
+        """What cannot be sent is missing, so nothing may follow it."""
+        try:
+            stream.answer.part(outputs)
+        except Exception:
+            log.exception("a part could not be sent")
+            self._give_up(stream, RequestFailed("a part of the answer could not be sent"))

@@ -1,0 +1,216 @@
+"""A decoder behind Triton: streams over gRPC and HTTP, alone and as a step of an ensemble."""
+
+import json
+import os
+import queue
+import random
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
+
+from python_mp.rank.engines.echo import RAISE
+from python_mp.rank.engines.echo_decoder import fault_id
+from server.process.launch import TritonServer
+from tests.support import repository
+from tests.support.calls import settled
+from tests.support.processes import children, rank_processes, until
+from tests.support.serving import Serve
+from tests.support.streams import expected
+
+OUTPUTS = """
+  { name: "OUTPUT_IDS" data_type: TYPE_INT32 dims: [ -1 ] },
+  { name: "FINISH_REASON" data_type: TYPE_STRING dims: [ 1 ] },
+  { name: "USAGE" data_type: TYPE_INT32 dims: [ 3 ] }
+"""
+DECODER = f"""
+backend: "python_mp"
+max_batch_size: 64
+model_transaction_policy {{ decoupled: true }}
+input [ {{ name: "INPUT_IDS" data_type: TYPE_INT32 dims: [ -1 ] allow_ragged_batch: true }} ]
+output [ {OUTPUTS} ]
+dynamic_batching {{}}
+instance_group [
+  {{ name: "lead" kind: KIND_CPU }}, {{ name: "shard" kind: KIND_CPU passive: true }}
+]
+parameters {{ key: "engine" value {{ string_value: "echo_decoder" }} }}
+parameters {{ key: "task" value {{ string_value: "generate" }} }}
+parameters {{ key: "tensor_parallel_size" value {{ string_value: "2" }} }}
+parameters {{ key: "kv_cache_blocks" value {{ string_value: "200" }} }}
+parameters {{ key: "module.step_milliseconds" value {{ string_value: "2" }} }}
+"""
+NAMES = ("OUTPUT_IDS", "FINISH_REASON", "USAGE")
+AROUND = f"""
+platform: "ensemble"
+max_batch_size: 64
+input [ {{ name: "INPUT_IDS" data_type: TYPE_INT32 dims: [ -1 ] }} ]
+output [ {OUTPUTS} ]
+ensemble_scheduling {{ step [ {{
+  model_name: "decoder" model_version: -1
+  input_map {{ key: "INPUT_IDS" value: "INPUT_IDS" }}
+  {" ".join(f'output_map {{ key: "{name}" value: "{name}" }}' for name in NAMES)} }} ] }}
+"""
+LIMIT = 60.0
+
+
+@pytest.fixture(scope="module")
+def decoder(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    folder = tmp_path_factory.mktemp("decoder") / "repository"
+    model = repository.add(folder, "decoder", DECODER)
+    said = {"context_length": 1024, "vocabulary": 1 << 20, "eos_token_ids": [7]}
+    (model / "1" / "task.json").write_text(json.dumps(said))
+    repository.add(folder, "around", AROUND)
+    with serve(folder) as server:
+        yield server
+
+
+class Stream:
+    """Streams of one connection; the parts come in one queue for each request."""
+
+    def __init__(self, server: TritonServer, model: str = "decoder") -> None:
+        self._client = grpc.InferenceServerClient(server.endpoints.grpc_url)
+        self._model = model
+        self._queues: dict[str, queue.Queue[Any]] = {}
+        self._client.start_stream(self._hear)
+
+    def _hear(self, result: Any, error: Any) -> None:
+        if error:  # It does not say whose it is.
+            for each in self._queues.values():
+                each.put(error)
+        else:
+            self._queues[result.get_response().id].put(result)
+
+    def ask(self, prompt: Sequence[int], **parameters: Any) -> str:
+        number = str(len(self._queues))
+        self._queues[number] = queue.Queue()
+        ids = grpc.InferInput("INPUT_IDS", [1, len(prompt)], "INT32")
+        ids.set_data_from_numpy(np.array([prompt], np.int32))
+        self._client.async_stream_infer(
+            self._model,
+            [ids],
+            request_id=number,
+            parameters=parameters,
+            enable_empty_final_response=True,
+        )
+        return number
+
+    def part(self, number: str) -> Any:
+        """The next one; None behind the last."""
+        result = self._queues[number].get(timeout=LIMIT)
+        if isinstance(result, Exception):
+            raise result
+        final = result.get_response().parameters["triton_final_response"].bool_param
+        return None if final and not result.get_response().outputs else result
+
+    def answer(self, number: str) -> list[int]:
+        ids: list[int] = []
+        while (part := self.part(number)) is not None:
+            ids += part.as_numpy("OUTPUT_IDS")[0].tolist()
+            if part.as_numpy("FINISH_REASON")[0, 0]:
+                break
+        return ids
+
+    def close(self, *, at_once: bool = False) -> None:
+        self._client.stop_stream(cancel_requests=at_once)
+        self._client.close()
+
+
+@pytest.fixture
+def stream(decoder: TritonServer) -> Iterator[Stream]:
+    made = Stream(decoder)
+    yield made
+    made.close()
+
+
+def prompts(count: int) -> list[list[int]]:
+    draw = random.Random(count)
+    return [draw.choices(range(8, 60_000), k=draw.randint(1, 60)) for _ in range(count)]
+
+
+def rank(server: TritonServer) -> int:
+    found = (rank_processes(stub).get((0, 1)) for stub in children(server.pid))
+    return next(pid for pid in found if pid)
+
+
+def used(server: TritonServer) -> float:
+    return settled(server.endpoints).total("python_mp_kv_blocks_used", model="decoder")
+
+
+@pytest.mark.parametrize("model", ["decoder", "around"])
+def test_streams_side_by_side_get_their_own_ids(decoder: TritonServer, model: str) -> None:
+    made, asked = Stream(decoder, model), prompts(30)
+    numbers = [made.ask(prompt, max_tokens=20) for prompt in asked]
+    assert [made.answer(number) for number in numbers] == [expected(p, 20) for p in asked]
+    made.close()
+
+
+def test_parts_come_one_by_one(stream: Stream) -> None:
+    number = stream.ask([9, 10], max_tokens=5, ignore_eos=True)
+    parts = [stream.part(number) for _ in range(5)]
+    assert [p.as_numpy("OUTPUT_IDS").shape for p in parts] == [(1, 1)] * 5
+    assert [p.as_numpy("FINISH_REASON")[0, 0] for p in parts] == [b""] * 4 + [b"length"]
+    assert parts[-1].as_numpy("USAGE").tolist() == [[2, 5, 0]]
+
+
+def test_a_seed_repeats_a_draw(stream: Stream) -> None:
+    drawn = [stream.ask([9], max_tokens=5, temperature="0.7", seed=3) for _ in range(2)]
+    assert [stream.answer(number) for number in drawn] == [expected([9], 5, seed=3)] * 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parameters", "said"),
+    [
+        ([9], {"max_tokens": 0}, "parameter 'max_tokens' is 0; it must be a whole number, 1 to"),
+        ([9] * 1000, {"max_tokens": 30}, "has 1000 tokens, with max_tokens 30 1030; the model's"),
+        ([-3], {}, "holds -3"),
+    ],
+)
+def test_what_is_wrong_is_told(
+    stream: Stream, prompt: list[int], parameters: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=said):
+        stream.answer(stream.ask(prompt, **parameters))
+
+
+def test_a_guilty_one_is_told_and_the_others_go_on(decoder: TritonServer) -> None:
+    made, guilty = Stream(decoder), Stream(decoder)
+    numbers = [made.ask(prompt, max_tokens=60) for prompt in prompts(8)]
+    with pytest.raises(InferenceServerException, match="raised as asked"):
+        guilty.answer(guilty.ask([9, fault_id(RAISE)]))
+    assert [made.answer(number) for number in numbers] == [expected(p, 60) for p in prompts(8)]
+    made.close()
+    guilty.close()
+
+
+def test_a_killed_rank_is_not_noticed(decoder: TritonServer, stream: Stream) -> None:
+    numbers = [stream.ask(prompt, max_tokens=200, ignore_eos=True) for prompt in prompts(6)]
+    first = [stream.part(number).as_numpy("OUTPUT_IDS")[0].tolist() for number in numbers]
+    os.kill(rank(decoder), signal.SIGKILL)
+    rest = [stream.answer(number) for number in numbers]
+    wanted = [expected(prompt, 200, eos=-1) for prompt in prompts(6)]
+    assert [a + b for a, b in zip(first, rest, strict=True)] == wanted
+
+
+def test_a_client_that_goes_away_frees_its_blocks(decoder: TritonServer) -> None:
+    made = Stream(decoder)
+    numbers = [made.ask([9, n], ignore_eos=True) for n in range(10)]
+    for number in numbers:
+        made.part(number)
+    made.close(at_once=True)
+    until(lambda: used(decoder) == 0)
+    assert settled(decoder.endpoints).total("python_mp_refused_total", reason="cancelled") >= 10
+
+
+def test_http_streams_events(decoder: TritonServer) -> None:
+    url = f"http://{decoder.endpoints.http_url}/v2/models/decoder/generate_stream"
+    asked = {"INPUT_IDS": [[9, 10]], "max_tokens": 6, "temperature": 0.0}
+    with urlopen(Request(url, json.dumps(asked).encode()), timeout=LIMIT) as answer:
+        events = [json.loads(line[6:]) for line in answer if line.strip()]
+    ids = [token for event in events for token in np.ravel(event["OUTPUT_IDS"]).tolist()]
+    assert ids == expected([9, 10], 6)
+    assert events[-1]["FINISH_REASON"] == "length"
