@@ -151,6 +151,8 @@ class Continuous(Waiting[Stream]):
             self._refuse(step, flight.refusal or Refusal("RequestFailed", "no outputs"))
             return
         now = time.perf_counter()
+        streaming = sum(chunk.is_next for chunk in step.chunks)
+        self._running.pace.learn(streaming, step.tokens - streaming, now - flight.dispatched)
         for stream, token in zip(step.sampled, _tokens(flight.outputs), strict=True):
             if not stream.runs:  # It was given up meanwhile.
                 continue

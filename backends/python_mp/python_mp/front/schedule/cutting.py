@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from .block_pool import BLOCK, BlockPool
 from .generation_step import Chunk
+from .pace import Pace
 from .stream import Stream
 from .waiting import Waiting
 
@@ -37,6 +38,7 @@ class Running:
         self._most = most
         self._steps = steps
         self._preempted = preempted
+        self.pace = Pace()
         self.pool = BlockPool(0)
         self.streams: list[Stream] = []
         """In the order in which they came."""
@@ -55,19 +57,28 @@ class Running:
 
     def cut(self, budget: int, may_run: MayRun) -> list[Chunk]:
         """The next step: tokens of those that run and of those that may begin now."""
-        ready = [s for s in self.streams if s not in self.flying and may_run(s)]
-        share = -(-len(self.streams) // self._steps)
+        ready = sorted((s for s in self.streams if s not in self.flying and may_run(s)), key=_turn)
+        ready = ready[: -(-len(self.streams) // self._steps)]
         chunks: list[Chunk] = []
-        for stream in sorted(ready, key=_turn)[:share]:
+        left = self._go_on([s for s in ready if s.missing == 1], budget, chunks)
+        if chunks:
+            left = self.pace.most(left)
+        left = self._go_on([s for s in ready if s.missing > 1], left, chunks)
+        while left and (begun := self._begin(may_run)):
+            chunks.append(self._chunk(begun, min(begun.missing, left)))
+            left -= chunks[-1].tokens
+        self.flying.update(chunk.stream for chunk in chunks)
+        return chunks
+
+    def _go_on(self, streams: Iterable[Stream], budget: int, chunks: list[Chunk]) -> int:
+        """What is left of the budget."""
+        for stream in streams:
             tokens = min(stream.missing, budget)
+            # One that was to go on may have lost its blocks to one before it.
             if stream.runs and tokens and self._make_room(stream, tokens, chunks):
                 chunks.append(self._chunk(stream, tokens))
                 budget -= tokens
-        while budget and (begun := self._begin(may_run)):
-            chunks.append(self._chunk(begun, min(begun.missing, budget)))
-            budget -= chunks[-1].tokens
-        self.flying.update(chunk.stream for chunk in chunks)
-        return chunks
+        return budget
 
     def leave(self, stream: Stream) -> None:
         """Its blocks may be had at once: what a step in flight still writes there is written

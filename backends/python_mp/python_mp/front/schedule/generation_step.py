@@ -34,6 +34,11 @@ class Chunk(NamedTuple):
     def tokens(self) -> int:
         return self.stop - self.start
 
+    @property
+    def is_next(self) -> bool:
+        """It is the stream's latest token, of a prompt or generated."""
+        return self.sampled and self.tokens == 1
+
 
 @dataclass(frozen=True)
 class GenerationStep(Batch):
@@ -88,10 +93,10 @@ class GenerationStep(Batch):
             "block_table": [_row(chunk.stream.pages.table, width) for chunk in chunks],
             "sampled": _int32(at),
             "sampling": [
-                np.array([_reals(s) for s in self.sampled], np.float32).reshape(-1, len(Real))
+                np.array([s.reals for s in self.sampled], np.float32).reshape(-1, len(Real))
             ],
             "sampling_ints": [
-                np.array([_wholes(s) for s in self.sampled], np.int64).reshape(-1, len(Whole))
+                np.array([s.wholes for s in self.sampled], np.int64).reshape(-1, len(Whole))
             ],
             **_history(self.sampled),
             **_biases(self.sampled),
@@ -107,30 +112,6 @@ def _row(table: Array, width: int) -> Array:
     if len(table) < width:
         table = np.pad(table, (0, width - len(table)), constant_values=-1)
     return table[None, :width]
-
-
-def _reals(stream: Stream) -> tuple[float, ...]:
-    asked = stream.settings
-    values = {
-        Real.TEMPERATURE: asked.temperature,
-        Real.TOP_P: asked.top_p,
-        Real.MIN_P: asked.min_p,
-        Real.PRESENCE: asked.presence_penalty,
-        Real.FREQUENCY: asked.frequency_penalty,
-        Real.REPETITION: asked.repetition_penalty,
-    }
-    return tuple(values.get(column, 0.0) for column in Real)
-
-
-def _wholes(stream: Stream) -> tuple[int, ...]:
-    asked = stream.settings
-    values = {
-        Whole.TOP_K: asked.top_k,
-        Whole.SEED: asked.seed,
-        Whole.POSITION: stream.generated,
-        Whole.LOGPROBS: -1 if asked.logprobs is None else asked.logprobs,
-    }
-    return tuple(values[column] for column in Whole)
 
 
 def _history(sampled: list[Stream]) -> dict[str, list[Array]]:

@@ -48,7 +48,9 @@ class Pages:
 
     def grow(self, pool: BlockPool, length: int) -> bool:
         """Whether there are blocks for so many tokens now."""
-        taken = pool.take((), max(0, blocks_for(length) - len(self._blocks)))
+        if (new := blocks_for(length) - len(self._blocks)) <= 0:
+            return True
+        taken = pool.take((), new)
         if taken is None:
             return False
         self._extend(taken)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...model.errors import PythonMpError
 from ...model.request import Answer, Array, Outputs, Request
+from ...model.sampling_columns import Real, Whole
 from ...model.sampling_parameters import SamplingParameters
 from .pages import Pages
 from .stop_strings import StopStrings
@@ -111,6 +112,40 @@ class Stream(Request):
     def missing(self) -> int:
         """Known tokens that are not in the cache; one, if only the last one is to be read."""
         return self.length - self.pages.cached
+
+    @cached_property
+    def reals(self) -> tuple[float, ...]:
+        """Its row of `sampling`."""
+        asked = self.settings
+        values = {
+            Real.TEMPERATURE: asked.temperature,
+            Real.TOP_P: asked.top_p,
+            Real.MIN_P: asked.min_p,
+            Real.PRESENCE: asked.presence_penalty,
+            Real.FREQUENCY: asked.frequency_penalty,
+            Real.REPETITION: asked.repetition_penalty,
+            Real.SPARE: 0.0,
+        }
+        return tuple(values[column] for column in Real)
+
+    @property
+    def wholes(self) -> tuple[int, ...]:
+        """Its row of `sampling_ints`."""
+        first, last = self._wholes
+        return (*first, self.generated, *last)
+
+    @cached_property
+    def _wholes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Before and behind POSITION, the only one that changes."""
+        asked = self.settings
+        values = {
+            Whole.TOP_K: asked.top_k,
+            Whole.SEED: asked.seed,
+            Whole.LOGPROBS: -1 if asked.logprobs is None else asked.logprobs,
+        }
+        sides = range(Whole.POSITION), range(Whole.POSITION + 1, len(Whole))
+        first, last = (tuple(values[Whole(column)] for column in side) for side in sides)
+        return first, last
 
     @cached_property
     def content(self) -> bytes:
