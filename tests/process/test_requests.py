@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from python_mp.front.group import Group
-from python_mp.front.replica import Replica
+from python_mp.front.open_requests import OpenRequests
 from python_mp.model.errors import Cancelled, RequestFailed, TimedOut
 from python_mp.model.request import read_request
 from python_mp.rank.engines.echo import EXIT, RAISE, SLEEP
@@ -104,7 +104,7 @@ def test_what_waits_and_is_the_same_is_refused_with_it(one_by_one: Served, fault
 @pytest.mark.parametrize(
     ("owner", "name", "said"),
     [
-        (Replica, "_cut", "the request could not be queued"),
+        (OpenRequests, "prepare", "the request could not be queued"),
         (Group, "forward", "the request could not be computed"),
     ],
 )

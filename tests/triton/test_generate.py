@@ -138,7 +138,7 @@ def rank(server: TritonServer) -> int:
 
 
 def used(server: TritonServer) -> float:
-    return settled(server.endpoints).total("python_mp_kv_blocks_used", model="decoder")
+    return settled(server.endpoints).total("kv_blocks_used", model="decoder")
 
 
 @pytest.mark.parametrize("model", ["decoder", "around"])
@@ -203,7 +203,7 @@ def test_a_client_that_goes_away_frees_its_blocks(decoder: TritonServer) -> None
         made.part(number)
     made.close(at_once=True)
     until(lambda: used(decoder) == 0)
-    assert settled(decoder.endpoints).total("python_mp_refused_total", reason="cancelled") >= 10
+    assert settled(decoder.endpoints).total("refused_total", reason="cancelled") >= 10
 
 
 def test_http_streams_events(decoder: TritonServer) -> None:

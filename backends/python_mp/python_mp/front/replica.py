@@ -11,13 +11,9 @@ a pure function of its inputs, and no byte of an answer has left.
 from __future__ import annotations
 
 import logging
-import math
 import threading
-import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
 
 from ..model.config import ModelConfig
 from ..model.errors import (
@@ -30,17 +26,17 @@ from ..model.errors import (
 from ..model.layout import ReplicaLayout
 from ..model.request import Request
 from . import bounds
+from .attendance import attend
 from .group import Group
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
+from .open_requests import OpenRequests
 from .peers.away import Away
 from .peers.guests import Guests
 from .place.cores import CpuSet
-from .refusing import POISON, Refusals
-from .schedule.continuous import Continuous
+from .refusing import Refusals
+from .schedule.choice import schedule
 from .schedule.expiry import GONE, Expiry
-from .schedule.one_shot import OneShot
-from .schedule.policy import Schedule
 from .status import Status
 from .supervise.poison import CRASH, PoisonList
 from .supervise.supervisor import Supervisor
@@ -74,21 +70,17 @@ class Replica:
         self._metrics = metrics
         self._poison = PoisonList()
         self._refusals = Refusals(metrics, self._poison)
-        self._schedule = self._scheduled(config)
+        self._schedule = schedule(config, self._refusals, metrics, self._put_back, self._give_up)
         self._lock = threading.Lock()
+        parts = self._schedule, self._lock, self._refusals, self._poison, metrics
+        self._open = OpenRequests(*parts)
         self._group: Group | None = None
         self._down = "it is still being loaded"
         status = Status(runtime, config, layout.index, metrics.net)
         self._supervisor = Supervisor(config, layout, cpus, runtime, status, metrics, server, self)
         self._away = Away(self, status, runtime, metrics.net)
         self._guests = Guests(config, layout.index, runtime, self.submit, self, metrics.net)
-        self._expiry = Expiry(self._waiting_since, self._give_up, metrics.net)
-
-    def _scheduled(self, config: ModelConfig) -> Schedule:
-        if config.parameters.generates:
-            streams = Continuous(config, self._refusals, self._give_up, self._metrics)
-            return cast(Schedule, streams)  # It is given no other requests than streams.
-        return OneShot(config, self._refusals, self._put_back)
+        self._expiry = Expiry(self._open.since, self._open.give_up, metrics.net)
 
     @property
     def serves(self) -> bool:
@@ -122,10 +114,9 @@ class Replica:
             self._refusals.fail(requests, RequestFailed("the request could not be queued"))
 
     def _submit(self, requests: Sequence[Request]) -> None:
-        requests = self._cut(requests)
-        self._refusals.refuse_poison(requests)
+        requests = self._open.prepare(requests)
         with self._lock:
-            refused = [(r, why) for r in requests if not r.answered and (why := self._admit(r))]
+            refused = [(r, why) for r in requests if (why := self._admit(r))]
             self._dispatch()
             self._see_to_the_rest()
         for request, (error, reason) in refused:
@@ -137,25 +128,8 @@ class Replica:
         """As `submit`; then, if the schedule is quick, does the work of the supervisor's thread
         here until `is_done()` or the time is up. An answer that comes at once is spared the way
         through another thread."""
-        with ExitStack() as stack:
-            group = self._attended(stack)
-            self.submit(requests)
-            deadline = time.perf_counter() + seconds
-            while group and not is_done() and (left := deadline - time.perf_counter()) > 0:
-                messages = group.inbox.poll(left)
-                if messages is None:
-                    return
-                self.handle(group, messages)
-
-    def _attended(self, stack: ExitStack) -> Group | None:
-        """The group, if this thread gets what it says until the stack is left."""
-        group = self._group
-        if group is None or not self._schedule.is_quick:
-            return None
-        try:
-            return group if stack.enter_context(group.inbox.attended()) else None
-        except (OSError, ValueError):  # It has ended, or the kernel cannot; the supervisor attends.
-            return None
+        group = self._group if self._schedule.is_quick else None
+        attend(group, lambda: self.submit(requests), self.handle, is_done, seconds)
 
     # -- the supervisor's Owner ------------------------------------------------------------------
 
@@ -255,19 +229,9 @@ class Replica:
 
     def hear(self, told: str) -> None:
         self._poison.hear(told)
-        self._refuse_its_likes()
+        self._open.refuse_poison()
 
     # -- requests --------------------------------------------------------------------------------
-
-    def _cut(self, requests: Sequence[Request]) -> list[Request]:
-        """What is larger than a batch in parts; refuses what cannot be cut."""
-        parts: list[Request] = []
-        for request in requests:
-            try:
-                parts += self._schedule.prepare(request)
-            except InvalidInput as error:
-                self._refusals.refuse([request], error, "invalid")
-        return parts
 
     def _admit(self, request: Request) -> tuple[PythonMpError, str] | None:
         """Queues it, or says why not; with the lock held."""
@@ -291,6 +255,7 @@ class Replica:
                 flight = group.forward(batch)
             except Exception:  # Those behind it may have better luck.
                 log.exception("batch %d could not be given to the ranks", batch.id)
+                self._schedule.lost(batch)
                 self._refusals.fail(
                     batch.requests, RequestFailed("the request could not be computed")
                 )
@@ -302,6 +267,9 @@ class Replica:
             self._schedule.put_back(requests)
             self._see_to_the_rest()
 
+    def _give_up(self, request: Request, error: PythonMpError) -> None:
+        self._open.give_up(request, error)
+
     def _judge(self, group: Group, in_hand: list[Request], ended: GroupEnded) -> None:
         poison = self._schedule.guilty(group.flights, ended)
         for request in poison:
@@ -309,16 +277,8 @@ class Replica:
         if poison:
             self._away.spread()
             self._refusals.refuse(poison, RequestFailed(ended.raised or str(ended)))
-            self._refuse_its_likes()
+            self._open.refuse_poison()
         self._refusals.refuse([r for r in in_hand if r.is_cancelled()], Cancelled(GONE))
-
-    def _refuse_its_likes(self) -> None:
-        """What waits and is known by now to end groups."""
-        with self._lock:
-            waiting = self._schedule.waiting_since(math.inf)
-        for request in waiting:
-            if request in self._poison:
-                self._give_up(request, RequestFailed(POISON))
 
     def _see_to_the_rest(self) -> None:
         """What waits may go to a peer, or wait too long."""
@@ -326,19 +286,6 @@ class Replica:
             self._expiry.wake()
             if self._group is None:
                 self._away.wake()
-
-    def _waiting_since(self, moment: float) -> list[Request]:
-        with self._lock:
-            self._schedule.drop_answered()
-            self._metrics.gauge("queue_requests", len(self._schedule))
-            self._metrics.gauge("queue_bytes", self._schedule.nbytes)
-            return self._schedule.waiting_since(moment)
-
-    def _give_up(self, request: Request, error: PythonMpError) -> None:
-        with self._lock:
-            waited = self._schedule.remove(request)
-        if waited:
-            self._refusals.refuse([request], error)
 
 
 def _may_go(request: Request) -> bool:

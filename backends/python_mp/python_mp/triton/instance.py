@@ -24,7 +24,7 @@ from ..model.errors import PythonMpError, RequestFailed, describe
 from ..model.request import Request, read_request
 from .answers import TritonAnswer, Window, input_tensors
 from .metric_sink import TritonSink
-from .streaming import Streams
+from .stream_answers import Streams
 
 log = logging.getLogger("python_mp")
 

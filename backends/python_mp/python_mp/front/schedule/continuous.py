@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import count
 
+from ...model.batch import Batch
 from ...model.config import ModelConfig
 from ...model.errors import InvalidInput, PythonMpError, RequestFailed
 from ...model.request import Outputs
@@ -141,6 +142,9 @@ class Continuous(Waiting[Stream]):
         self._count_begun(begun)
         return GenerationStep(next(self._numbers), streams, tuple(chunks), self._epoch, begun)
 
+    def lost(self, batch: Batch) -> None:
+        self._begin_again()
+
     def book(self, flight: Flight) -> None:
         step = flight.batch
         assert isinstance(step, GenerationStep)
@@ -168,21 +172,25 @@ class Continuous(Waiting[Stream]):
         self._outbox.put(step.sampled)
 
     def _refuse(self, step: GenerationStep, refusal: Refusal) -> None:
-        """What the step has not written others may have been told to read: all begin again. Of the
-        step's own, those that the ranks have named are refused, or else it is found by halves."""
-        self._epoch += 1
+        """Of the step's streams those that the ranks have named are refused, or else it is found
+        by halves."""
         named = {step.streams[at] for at in refusal.sequences}
         if len(step.streams) == 1:
             named = set(step.streams)
         kind = InvalidInput if refusal.error == InvalidInput.__name__ else RequestFailed
         for stream in named:
             stream.failure = kind(refusal.text)
-        self.put_back(self._running.start_over(self._running.pool.blocks))
+        self._begin_again()
         if not named:
             for stream in step.streams:
                 stream.company = (len(step.streams) + 1) // 2
             self._suspects.update(step.streams)
         self._outbox.put(named)
+
+    def _begin_again(self) -> None:
+        """What a step has not written, others may have been told to read."""
+        self._epoch += 1
+        self.put_back(self._running.start_over(self._running.pool.blocks))
 
     def _observe(self, stream: Stream, now: float) -> None:
         if stream.generated:

@@ -85,6 +85,7 @@ class Running:
         before anything that is cut from now on."""
         if stream.runs:
             stream.runs = False
+            self.flying.discard(stream)
             stream.pages.close(self.pool)
             self.streams.remove(stream)
 

@@ -89,6 +89,9 @@ class OneShot(Waiting[Request]):
             batch.append(self.take())
         return batch
 
+    def lost(self, batch: Batch) -> None:
+        pass
+
     def book(self, flight: Flight) -> None:
         pass
 

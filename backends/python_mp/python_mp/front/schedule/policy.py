@@ -49,6 +49,9 @@ class Schedule(Protocol):
     def next_batch(self, flights: Flights) -> Batch | None:
         """For ranks that have room; None where nothing can go now."""
 
+    def lost(self, batch: Batch) -> None:
+        """It could not be given to the ranks."""
+
     def book(self, flight: Flight) -> None:
         """The ranks are through with it. What the next batch needs to know is noted here."""
 
