@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from build_scripts import step
@@ -174,3 +176,36 @@ def test_a_role_that_only_the_template_knows(models: dict[str, tuple[Any, Any]])
         [request(MESSAGES=[said("user", "a"), said("critic", "b")])]
     )
     assert response.error is None
+
+
+WORDS = st.sampled_from(["user", "system", "critic", "content", "text", "role", "\ud800", ""])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=8,
+)
+ANY_MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "role": WORDS | VALUES,
+            "content": WORDS | VALUES | st.lists(st.fixed_dictionaries({"text": VALUES})),
+            "tool_calls": VALUES,
+            "name": VALUES,
+        },
+    )
+    | VALUES,
+    max_size=3,
+)
+KEYS = ("tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs", "x")
+ANY_OBJECT = st.fixed_dictionaries({"messages": ANY_MESSAGES}, optional=dict.fromkeys(KEYS, VALUES))
+
+
+@given(said=ANY_MESSAGES | ANY_OBJECT | VALUES)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_is_sent_has_ids_or_a_sentence(
+    models: dict[str, tuple[Any, Any]], said: Any
+) -> None:
+    for name in ("chatml", "tools"):
+        (response,) = models[name][0].execute([request(MESSAGES=said)])
+        assert response.error is None or response.error.code == TritonError.INVALID_ARG
