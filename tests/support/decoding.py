@@ -26,13 +26,15 @@ NEAR = 1e-5
 """Of the reference's two best logits: closer ones may change places."""
 
 
-def causal(name: str) -> Family:
+def causal(name: str, positions: int = 128) -> Family:
     """Its class with logits."""
     family = FAMILIES[name]
+    key = "n_positions" if name == "gpt2" else "max_position_embeddings"
     ending = "LMHeadModel" if name == "gpt2" else "ForCausalLM"
     stem = family.model.removesuffix("TextModel").removesuffix("Model")
     tied = {} if name in ("phi", "gpt_neox", "mistral") else {"tie_word_embeddings": True}
-    return Family(f"{stem}{ending}", family.config, {**family.values, **tied}, family.exact)
+    values = {**family.values, **tied, key: positions}
+    return Family(f"{stem}{ending}", family.config, values, family.exact)
 
 
 @dataclass
@@ -175,5 +177,5 @@ def _take(each: Asked, logits: torch.Tensor) -> int:
 
 
 @cache
-def model(name: str) -> Any:
-    return causal(name).make()
+def model(name: str, positions: int = 128) -> Any:
+    return causal(name, positions).make()
