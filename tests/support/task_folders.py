@@ -36,7 +36,7 @@ def folder(path: Path, name: str, task: str, labels: int = len(LABELS), **values
         given = {**kind.values, "id2label": dict(enumerate(LABELS[:labels])), **values}
         given.pop("num_labels")
     if not kind.takes_images:
-        made = _words() if name in WORD_PIECES else _bytes()
+        made = _words() if name in WORD_PIECES else byte_pairs()
         given |= {"vocab_size": 400, "max_position_embeddings": MOST + 4}
         given |= {"pad_token_id": made.pad_token_id}
         made.save_pretrained(path)
@@ -68,7 +68,7 @@ def _words() -> Any:
     return BertTokenizer(tokenizer_object=made, do_lower_case=True, model_max_length=MOST)
 
 
-def _bytes() -> Any:
+def byte_pairs() -> Any:
     """Byte pairs, as RoBERTa's; it knows no parts."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
