@@ -87,7 +87,7 @@ def attend_pages(
         return attend_pages_reference(
             *args, window=window, scale=scale, softcap=softcap, sinks=sinks
         )
-    masking = Masking(True, window, scale or q.shape[2] ** -0.5, softcap)
+    masking = Masking(True, window, scale, softcap)
     return _attend(*args, masking, None if sinks is None else sinks.float().contiguous())
 
 
@@ -137,7 +137,7 @@ def _attend(
         head,
         v_cache.shape[3],
         masking.window or sys.maxsize,
-        masking.scale,
+        head**-0.5 if masking.scale is None else masking.scale,
         masking.softcap or 0.0,
         k_cache.dtype is torch.bfloat16,
         torch.get_num_threads(),
