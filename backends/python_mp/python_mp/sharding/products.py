@@ -1,18 +1,17 @@
 """Products with a weight on a CPU: of few rows by a kernel of ours, of many by torch.
 
-A product of one row is bound by reading the weight. torch's libraries need up to 2.3 times as long
-as a plain sum over the same bytes, ours (`kernels/products.h`) 1.0 to 1.2 times, and it needs no
-packed copy of the weight: it reads the one that is mapped from the file. Seconds over all products
-of SmolLM2-135M's float32 weights, 538 MB, relative to that plain sum, one thread:
+A product of one row is bound by reading the weight. torch's libraries need about twice as long as
+a plain sum over the same bytes, ours (`kernels/products.h`) hardly longer, and it needs no packed
+copy of the weight: it reads the one that is mapped from the file, which all ranks of a machine
+share. Times over the products of SmolLM2-135M in float32, 538 MB, relative to that sum, on one
+thread of an AMD Zen 5 with AVX-512 (on Intel's Sapphire Rapids MKL's are 1.0, 2.6 and 3.5):
 
-|                    | 1 row | 8 rows | 32 rows |
-|--------------------|-------|--------|---------|
-| AMD Zen 5, ours    | 1.2   | 1.6    | 3.8     |
-| MKL                | 2.2   | 4.2    | 10      |
-| oneDNN, packed     | 1.6   | 1.8    | 3.7     |
-| Intel SPR, ours    | 0.9   | 1.3    | 3.0     |
-| MKL                | 1.0   | 2.6    | 3.5     |
-| oneDNN, packed     | 1.2   | 2.6    | 3.1     |
+|                        | 1 row | 8 rows | 32 rows |
+|------------------------|-------|--------|---------|
+| ours                   | 1.1   | 1.5    | 3.7     |
+| ours, by AVX2          | 1.1   | 1.8    | 5.6     |
+| torch: MKL             | 2.2   | 4.2    | 10      |
+| oneDNN, packed weights | 1.7   | 1.8    | 3.7     |
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
  *
  * The weight is read as it lies, row by row, once, by each thread its rows. Four of its rows and
  * up to ROWS of x at a time, as many as there are registers for; more rows of x pass over the four
- * again while they are in the first cache, and meanwhile the next four are fetched. Each result is
+ * again while they are in the first cache, and meanwhile the next four are fetched. A result is
  * summed in the same order whatever else is computed with it.
  */
 enum {
@@ -11,55 +11,50 @@ enum {
     SMALL = 1 << 16, /* multiplications that waking a thread is not worth */
 };
 
-typedef struct {
-    const float *x;
-    const char *weight;
-    const float *bias;
-    float *y;
-} Corner;
+/* Arguments of a tile, in registers: what lies in memory holds up the loads of the next tile. */
+#define CORNER const Product *p, const float *x, const char *weight, const float *bias, float *y
 
 /* What whole vectors have left over. */
-static __attribute__((noinline)) void add_rest(const Product *p, Corner at, size_t from, int rows,
+static __attribute__((noinline)) void add_rest(const Product *p, const float *x,
+                                               const char *weight, float *y, size_t from, int rows,
                                                int outputs) {
     for (int row = 0; row < rows; row++)
         for (int output = 0; output < outputs; output++)
             for (size_t i = from; i < p->inputs; i++)
-                at.y[row * p->outputs + output] +=
-                    at.x[row * p->inputs + i] *
-                    load_one(at.weight, output * p->inputs + i, p->bfloat16);
+                y[row * p->outputs + output] +=
+                    x[row * p->inputs + i] *
+                    load_one(weight, output * p->inputs + i, p->bfloat16);
 }
 
-INLINE void tile(const Product *p, Corner at, const int rows, const int outputs,
-                 const int bfloat16) {
-    Vector totals[ROWS][FOUR], x[ROWS];
-    size_t inputs = p->inputs, i = 0;
+INLINE void tile(CORNER, const int rows, const int outputs, const int bfloat16) {
+    Vector totals[ROWS][FOUR], some[ROWS];
+    size_t inputs = p->inputs, ahead = (outputs == FOUR ? FOUR : 2) * inputs, i = 0;
     UNROLL for (int row = 0; row < rows; row++)
         UNROLL for (int output = 0; output < outputs; output++) totals[row][output] = (Vector){0};
     for (; i + LANES <= inputs; i += LANES) {
-        UNROLL for (int row = 0; row < rows; row++) x[row] = load(at.x, row * inputs + i, 0);
+        UNROLL for (int row = 0; row < rows; row++) some[row] = load(x, row * inputs + i, 0);
         UNROLL for (int output = 0; output < outputs; output++) {
             size_t place = output * inputs + i;
-            __builtin_prefetch(at.weight + (place + FOUR * inputs) * width(bfloat16), 0, 3);
-            Vector weight = load(at.weight, place, bfloat16);
-            UNROLL for (int row = 0; row < rows; row++) totals[row][output] += weight * x[row];
+            __builtin_prefetch(weight + (place + ahead) * width(bfloat16), 0, 3);
+            Vector four = load(weight, place, bfloat16);
+            UNROLL for (int row = 0; row < rows; row++) totals[row][output] += four * some[row];
         }
     }
     UNROLL for (int row = 0; row < rows; row++) {
-        float *y = at.y + row * p->outputs;
+        float *to = y + row * p->outputs;
         if (outputs == FOUR) {
             Quad four = sums(totals[row]);
-            *(QuadAnywhere *)y = at.bias ? four + *(const QuadAnywhere *)at.bias : four;
+            *(QuadAnywhere *)to = bias ? four + *(const QuadAnywhere *)bias : four;
         } else {
-            *y = sum(totals[row][0]) + (at.bias ? *at.bias : 0);
+            *to = sum(totals[row][0]) + (bias ? *bias : 0);
         }
     }
-    if (i < inputs) add_rest(p, at, i, rows, outputs);
+    if (i < inputs) add_rest(p, x, weight, y, i, rows, outputs);
 }
 
 #define TILE(rows, outputs, bfloat16)                                                        \
-    static __attribute__((noinline)) void tile_##rows##_##outputs##_##bfloat16(             \
-        const Product *p, Corner at) {                                                       \
-        tile(p, at, rows, outputs, bfloat16);                                                \
+    static __attribute__((noinline)) void tile_##rows##_##outputs##_##bfloat16(CORNER) {     \
+        tile(p, x, weight, bias, y, rows, outputs, bfloat16);                                \
     }
 #define TILES(rows) TILE(rows, 1, 0) TILE(rows, 1, 1) TILE(rows, 4, 0) TILE(rows, 4, 1)
 #define NAMES(rows)                                                                          \
@@ -71,7 +66,7 @@ TILES(4) TILES(5) TILES(6)
 #endif
 
 /* By rows, by four outputs or one, by type. */
-static void (*const tiles[ROWS][2][2])(const Product *, Corner) = {
+static void (*const tiles[ROWS][2][2])(CORNER) = {
     NAMES(1), NAMES(2), NAMES(3),
 #if ROWS == 6
     NAMES(4), NAMES(5), NAMES(6),
@@ -81,15 +76,17 @@ static void (*const tiles[ROWS][2][2])(const Product *, Corner) = {
 /* Some outputs of some rows, the rows in passes of about the same size. */
 static void multiply_part(const Product *p, size_t first, size_t last, size_t row, size_t rows) {
     size_t passes = (rows + ROWS - 1) / ROWS;
+    int in_one_stream = rows == 1 && !p->bfloat16; /* which memory delivers a little faster */
     for (size_t output = first, outputs; output < last; output += outputs) {
-        outputs = output + FOUR <= last ? FOUR : 1;
-        Corner at = {p->x + row * p->inputs, p->weight + output * p->inputs * width(p->bfloat16),
-                     p->bias ? p->bias + output : NULL, p->y + row * p->outputs + output};
+        outputs = output + FOUR > last || in_one_stream ? 1 : FOUR;
+        const char *weight = p->weight + output * p->inputs * width(p->bfloat16);
+        const float *x = p->x + row * p->inputs, *bias = p->bias ? p->bias + output : NULL;
+        float *y = p->y + row * p->outputs + output;
         for (size_t pass = 0, left = rows, now; pass < passes; pass++, left -= now) {
             now = left / (passes - pass);
-            tiles[now - 1][outputs == FOUR][p->bfloat16](p, at);
-            at.x += now * p->inputs;
-            at.y += now * p->outputs;
+            tiles[now - 1][outputs == FOUR][p->bfloat16](p, x, weight, bias, y);
+            x += now * p->inputs;
+            y += now * p->outputs;
         }
     }
 }
