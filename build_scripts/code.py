@@ -30,6 +30,8 @@ ROOTS = {
     "python_mp": Path(python_mp.__file__ or "").parent,
 }
 """Of the project's packages. Others count unless they came with Python or by pip."""
+INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of what came by pip or with the system; an environment may see those of another."""
 SUFFIXES = (".py", ".c", *EXTENSION_SUFFIXES)
 IMPORTERS = ("import_module", "__import__")
 SHOWN = "rich"
@@ -148,8 +150,7 @@ def _elsewhere(top: str) -> Path | None:
     if not places:
         return None
     path = Path(places)  # of a package without __init__.py its folder
-    installed = (sysconfig.get_path(each) for each in ("purelib", "platlib", "stdlib"))
-    if any(path.is_relative_to(each) for each in installed):
+    if INSTALLED & {*path.parts} or path.is_relative_to(sysconfig.get_path("stdlib")):
         return None
     if path.name == "__init__.py":
         return path.parent

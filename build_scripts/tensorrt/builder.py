@@ -15,7 +15,7 @@ from build_scripts.errors import BuildError
 from build_scripts.recipe import TensorRt
 from build_scripts.tensorrt import plan
 from build_scripts.tensorrt.profiles import profiles
-from python_mp.rank.device import gpu
+from python_mp.rank.cuda import gpu
 from python_mp.rank.engines.tensorrt_api import library
 
 if TYPE_CHECKING:

@@ -124,7 +124,7 @@ def packed(lengths: Sequence[int], fault: int = 0) -> dict[str, Array]:
 
 def check_forward(engine: Engine, lengths: Sequence[int]) -> None:
     inputs = packed(lengths)
-    outputs = engine.forward(inputs)
+    outputs = engine.begin(inputs)()
     assert outputs.keys() == {"Y", "Z"}
     for name, wanted in (("Y", packed(lengths)["X"]), ("Z", packed(lengths)["A"])):
         np.testing.assert_array_equal(outputs[name], wanted, strict=True)
@@ -140,7 +140,7 @@ def test_forward_returns_the_outputs_of_config_pbtxt(engine: Engine) -> None:
 def test_an_engine_that_refused_still_serves(engine: Engine) -> None:
     for _ in range(2):
         with pytest.raises(InvalidInput, match="refused as asked"):
-            engine.forward(packed([2, 1], fault=REFUSE))
+            engine.begin(packed([2, 1], fault=REFUSE))
         check_forward(engine, [2])
 
 

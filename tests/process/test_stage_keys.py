@@ -172,7 +172,8 @@ def _decides(path: Path, job: Job, stage: str) -> bool:
 def test_somebodys_own_package_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the libraries that it imports; the project's stages name their own."""
     make = (
-        "import numpy, json, rich\nfrom . import data\nimport beside_for_test, spaced.part\n"
+        "import numpy, json, rich, of_another\nfrom . import data\n"
+        "import beside_for_test, spaced.part\n"
         "def later():\n    import PIL.Image"
     )
     files = {
@@ -181,12 +182,14 @@ def test_somebodys_own_package_counts_too(tmp_path: Path, monkeypatch: pytest.Mo
         "theirs_for_test/data.py": "",
         "beside_for_test.py": "import safetensors.torch",
         "spaced/part.py": "",
+        "venv/site-packages/of_another.py": "",  # An environment that this one sees.
         "weights.py": "import theirs_for_test.make\nfrom python_mp.sharding import shard",
     }
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "venv" / "site-packages")
     found = code.hashes("theirs_for_test.make")
     theirs = {name for name in found if name.startswith("theirs_for_test.")}
     assert theirs == {"theirs_for_test.make", "theirs_for_test.data"}

@@ -98,13 +98,13 @@ class _Engine:
         self._computed = computed
         self.phases: dict[str, float] = {}
 
-    def forward(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    def begin(self, inputs: Mapping[str, Any]) -> Callable[[], Mapping[str, Any]]:
         self._computed(self._rank, inputs)
         here.machine.wobble()
         faults = inputs["FAULT"]
         self._rank.works = bool(np.any(faults[:, 0] == SLEEP)) and not np.any(faults[:, 0] == HANG)
         try:
-            outputs = self._echo.forward(inputs)
+            outputs = self._echo.begin(inputs)
         finally:
             self._rank.works = False
         here.machine.wobble()

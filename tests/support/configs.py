@@ -25,15 +25,17 @@ def raw_config(
     replicas: int = 1,
     passive: int | None = None,
     max_batch_size: int = 64,
+    gpu: int = -1,
     **parameters: Any,
 ) -> dict[str, Any]:
     """What Triton would hand over for a config.pbtxt with these entries."""
     if passive is None:
         sizes = (parameters.get(f"{axis}_parallel_size", 1) for axis in ("tensor", "pipeline"))
         passive = replicas * (prod(sizes) - 1)
-    groups = [{"name": "lead", "kind": "KIND_CPU", "count": replicas, "passive": False}]
+    where = {"kind": "KIND_CPU"} if gpu < 0 else {"kind": "KIND_GPU", "gpus": [gpu]}
+    groups = [{"name": "lead", **where, "count": replicas, "passive": False}]
     if passive:
-        groups.append({"name": "shard", "kind": "KIND_CPU", "count": passive, "passive": True})
+        groups.append({"name": "shard", **where, "count": passive, "passive": True})
     return {
         "name": name,
         "max_batch_size": max_batch_size,

@@ -79,20 +79,29 @@ def asked(model: Any, count: int, longest: int, most: int) -> list[Asked]:
 class Ranks:
     """All ranks of a model, in this process."""
 
-    def __init__(self, model: Any, size: int, stages: int, blocks: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: Any,
+        size: int,
+        stages: int,
+        blocks: int,
+        dtype: torch.dtype,
+        device: torch.device = CPU,
+    ) -> None:
+        self._device = device
         self._size, self._peers = size, [Peers(size) for _ in range(stages)]
         self._caches = [[KvCache() for _ in range(size)] for _ in range(stages)]
-        given = Tensors(model.state_dict(), dtype)
+        given = Tensors({n: t.to(device) for n, t in model.state_dict().items()}, dtype)
 
         def make(rank: int, stage: int) -> Decoder:
             peer = Peer(self._peers[stage], rank)
-            shard = Shard(rank, size, stage, stages, dtype, CPU, Path(), {}, peer, given)
+            shard = Shard(rank, size, stage, stages, dtype, device, Path(), {}, peer, given)
             return Decoder(shard, type(model.config).from_dict(model.config.to_dict()))
 
         self._stages = [[make(rank, stage) for rank in range(size)] for stage in range(stages)]
         self.step({"INPUT_IDS": [0, 0], "cu_seqlens": [0, 2], "sampled": [0]})
         for cache_ in (each for stage in self._caches for each in stage):
-            cache_.open(blocks, CPU)
+            cache_.open(blocks, device)
 
     @torch.inference_mode()
     def step(self, tensors: dict[str, Any]) -> torch.Tensor:
@@ -105,12 +114,12 @@ class Ranks:
                 n: int, _: Peers, ds: Any = decoders, cs: Any = caches, h: Any = hidden
             ) -> Any:
                 with torch.inference_mode():
-                    return ds[n](Running(arrays, CPU, cs[n]), h)
+                    return ds[n](Running(arrays, self._device, cs[n]), h)
 
             results = together(self._size, rank)
             hidden = results[0]
         found: torch.Tensor = hidden["LOGITS"]
-        return found
+        return found.cpu()
 
 
 def run(ranks: Ranks, every: Sequence[Asked], blocks: int, seed: int, chunk: int) -> int:

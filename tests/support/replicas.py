@@ -44,12 +44,12 @@ def counted(replica: Served, *names: str) -> list[float]:
     return [metrics[f"python_mp_{name}"] for name in names]
 
 
-def lone_rank(config: ModelConfig) -> RankSpec:
+def lone_rank(config: ModelConfig, device: int = -1) -> RankSpec:
     """The only rank of a model, to load its engine inside the test's own process."""
     return RankSpec(
         source=config.source,
         **dict.fromkeys(("replica", "rank", "tensor_rank", "stage", "slots", "half"), 0),
-        device=-1,
+        device=device,
         generation=1,
         world_size=1,
         cpus=(),

@@ -16,8 +16,8 @@ _MOST_CONFIG = 180_000
 
 
 def slots(config: ModelConfig) -> int:
-    """Batches in flight: one a stage, and the next one."""
-    return config.parameters.pipeline_parallel_size + 1
+    """Batches in flight: one a stage, and those that the first one has already, and the next."""
+    return config.parameters.pipeline_parallel_size + config.depth
 
 
 def half(config: ModelConfig) -> int:

@@ -47,10 +47,11 @@ class Flights:
     Args:
         slots: how many there are.
         first_stage: ranks that a batch reaches first.
+        depth: batches that these may have at a time.
     """
 
-    def __init__(self, slots: int, first_stage: set[int]) -> None:
-        self._slots = slots
+    def __init__(self, slots: int, first_stage: set[int], depth: int = 1) -> None:
+        self._slots, self._depth = slots, depth
         self._first_stage = first_stage
         self._flights: list[Flight] = []
 
@@ -64,9 +65,9 @@ class Flights:
 
     @property
     def has_room(self) -> bool:
-        """The first stage has nothing to do and a slot is free: the moment to cut a batch."""
-        busy = any(flight.waiting_for & self._first_stage for flight in self._flights)
-        return not busy and len(self._flights) < self._slots
+        """The first stage has too little to do and a slot is free: the moment to cut a batch."""
+        there = sum(bool(flight.waiting_for & self._first_stage) for flight in self._flights)
+        return there < self._depth and len(self._flights) < self._slots
 
     @property
     def holds_suspect(self) -> bool:

@@ -60,7 +60,7 @@ class Group:
         self._config = config
         self._answering = config.world_size - sizes.tensor_parallel_size
         self._slots = slots(config)
-        self.flights = Flights(self._slots, set(range(sizes.tensor_parallel_size)))
+        self.flights = Flights(self._slots, set(range(sizes.tensor_parallel_size)), config.depth)
         self._parted = False
         self.ranks: list[RankProcess] = []
         self.phases: dict[str, float] = {}

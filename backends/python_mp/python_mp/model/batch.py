@@ -122,7 +122,10 @@ def _rows(request: Request, spec: TensorSpec) -> list[Array]:
     array = request.inputs[spec.name]
     if not spec.ragged:
         return [array]
-    return [row[:n] for row, n in zip(array, request.lengths[spec.group], strict=True)]
+    lengths = request.lengths[spec.group]
+    if len(lengths) == 1:
+        return [array[0, : lengths[0]]]
+    return [array[_real(lengths, array.shape[1])]]
 
 
 def _unpack(rows: Array, lengths: Sequence[int], most: float) -> Array:
@@ -132,6 +135,11 @@ def _unpack(rows: Array, lengths: Sequence[int], most: float) -> Array:
     shape = (len(lengths), max(lengths), *rows.shape[1:])
     check_nbytes(math.prod(shape) * rows.itemsize, most)
     padded = np.zeros(shape, rows.dtype)
-    real = np.arange(padded.shape[1]) < np.array(lengths)[:, None]
-    padded[real] = rows
+    padded[_real(lengths, shape[1])] = rows
     return padded
+
+
+def _real(lengths: Sequence[int], width: int) -> Array:
+    """Bool [sequences, width]: where a row is."""
+    found: Array = np.arange(width) < np.array(lengths)[:, None]
+    return found

@@ -100,6 +100,13 @@ class ModelConfig:
         """Ranks in one replica."""
         return self.parameters.tensor_parallel_size * self.parameters.pipeline_parallel_size
 
+    @property
+    def depth(self) -> int:
+        """Batches that a rank is given at a time. A GPU has the next one before it is through with
+        the first; ranks that meet take them one by one."""
+        on_gpu = all(group.kind == "KIND_GPU" for group in self.instance_groups)
+        return 2 if on_gpu and self.world_size == 1 else 1
+
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Of ragged tensors, which have lengths in common; one where nothing is ragged."""

@@ -157,7 +157,7 @@ def read_request(inputs: Mapping[str, Array], config: ModelConfig, answer: Answe
 
 def bounded_tokens(lengths: Lengths) -> int:
     """What `max_batch_tokens` bounds: rows, where an empty sequence counts as one of one row."""
-    return sum(max(1, length) for group in lengths for length in group)
+    return sum(sum(group) + group.count(0) for group in lengths)
 
 
 def output_nbytes(lengths: Lengths, config: ModelConfig) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -10,60 +10,104 @@ from torch import Tensor
 
 from ..machine import memory
 from ..model.request import Array
+from ..sharding.packed import Packed
+from ..sharding.running import Running
+from ..sharding.sequences import Sequences
+from .cuda import Cuda
+from .staging import Block
+
+CPU = torch.device("cpu")
+Landing = Callable[[], Mapping[str, Array]]
+"""Waits until a batch's outputs are there, and returns them by name."""
 
 
 class Device(Protocol):
     """What a stage asks of it."""
 
     place: torch.device
+    depth: int
+    """Batches that it takes before the first one's outputs are fetched."""
 
     def describe(self) -> Mapping[str, str] | None:
         """`name` and `compute_capability` ("9.0") of a GPU, to compare with what an engine was
         built for; None of a processor."""
 
-    def to_host(self, tensor: Tensor, dtype: torch.dtype) -> Array:
-        """The tensor's numbers in that dtype, contiguous, where the front can read them."""
+    def take(self, inputs: Mapping[str, Array], host: Packed) -> Packed:
+        """The batch, there. `host` is the same one where it came from."""
+
+    def fetch(self, outputs: Mapping[str, Tensor]) -> Landing:
+        """Begins to bring them to where the front can read them."""
 
     def free_nbytes(self) -> int:
         """Of its memory, that whoever computes there may take."""
 
 
 class CpuDevice:
-    place = torch.device("cpu")
+    place = CPU
+    depth = 1
 
     def describe(self) -> None:
         return None
 
-    def to_host(self, tensor: Tensor, dtype: torch.dtype) -> Array:
-        array: Array = tensor.to("cpu", dtype).contiguous().numpy()
-        return array
+    def take(self, _: Mapping[str, Array], host: Packed) -> Packed:
+        return host
+
+    def fetch(self, outputs: Mapping[str, Tensor]) -> Landing:
+        arrays = {name: tensor.contiguous().numpy() for name, tensor in outputs.items()}
+        return lambda: arrays
 
     def free_nbytes(self) -> int:
         return memory.available()
 
 
-class CudaDevice(CpuDevice):
-    """Makes the GPU with that index the process's current one."""
+class CudaDevice:
+    """Nothing waits for the GPU but the landing."""
 
-    def __init__(self, index: int) -> None:
-        self.place = torch.device("cuda", index)
-        torch.cuda.set_device(self.place)
+    def __init__(self, cuda: Cuda, *, depth: int) -> None:
+        self.cuda = cuda
+        self.place, self.depth = cuda.place, depth
 
-    def describe(self) -> Mapping[str, str]:  # type: ignore[override]
-        return gpu(self.place)
+    def describe(self) -> Mapping[str, str]:
+        return self.cuda.describe()
+
+    def take(self, inputs: Mapping[str, Array], host: Packed) -> Packed:
+        if isinstance(host, Running):
+            return host.on(self.place)
+        block = Block.of(inputs)
+        staging, memory = self.cuda.pinned(block.nbytes), self.cuda.memory(block.nbytes)
+        for name, array in block.arrays(staging).items():
+            array[...] = inputs[name]
+        self.cuda.copy(memory, staging)
+        tensors = block.tensors(memory)
+        keys = host.lengths_keys
+        return Packed.placed(
+            tensors, {key: Sequences(tensors[key], host.lengths_of(key)) for key in keys}
+        )
+
+    def fetch(self, outputs: Mapping[str, Tensor]) -> Landing:
+        landing = {}
+        for name, tensor in outputs.items():
+            there = tensor.contiguous()
+            here = self.cuda.pinned(there.nbytes).view(there.dtype).view(there.shape)
+            self.cuda.copy(here, there)
+            landing[name] = here
+        wait = self.cuda.mark()
+
+        def land() -> dict[str, Array]:
+            wait()
+            return {name: tensor.numpy() for name, tensor in landing.items()}
+
+        return land
 
     def free_nbytes(self) -> int:
-        free, _ = torch.cuda.mem_get_info(self.place)
-        return free
+        return self.cuda.free()
 
 
-def of_index(index: int) -> Device:
-    """The GPU with that index, or for a negative one the processor."""
-    return CpuDevice() if index < 0 else CudaDevice(index)
+def of_index(index: int, *, alone: bool) -> Device:
+    """The GPU with that index, or for a negative one the processor.
 
-
-def gpu(device: torch.device | None = None) -> dict[str, str]:
-    """`name` and `compute_capability` ("9.0") of a GPU, by default the current one."""
-    major, minor = torch.cuda.get_device_capability(device)
-    name = torch.cuda.get_device_name(device)
-    return {"name": name, "compute_capability": f"{major}.{minor}"}
+    Args:
+        alone: the rank has no peer. With one, batches come one after the other: what they say to
+            each other has no other order.
+    """
+    return CpuDevice() if index < 0 else CudaDevice(Cuda(index), depth=2 if alone else 1)

@@ -17,8 +17,9 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Mapping
-from typing import NoReturn
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, NoReturn
 
 from ..model.errors import EngineFailed, InvalidInput, PythonMpError, RequestFailed, describe
 from ..model.rank_spec import RankSpec
@@ -74,33 +75,72 @@ def run(spec: RankSpec) -> int:
 
 def serve(spec: RankSpec, connection: Connection, arena: Arena, engine: Engine) -> int:
     """Batches, until the socket's end of file; the exit code."""
-    answers = spec.answers
-    while (message := connection.receive()) is not None:
+    flying: deque[_Flying] = deque()
+    while True:
+        try:
+            message = connection.receive(wait=not flying and not engine.improve())
+        except BlockingIOError:
+            if flying and not _land(flying.popleft(), spec, connection, arena, engine):
+                return 1
+            continue
+        if message is None:
+            engine.close()
+            return 0
         inputs = arena.read_inputs(message.slot, message.tensors)
         began, waited = time.perf_counter_ns(), engine.waited_ns()
         try:
-            outputs = engine.forward(inputs)
+            landing = engine.begin(inputs)
         except BaseException as error:  # The user's module may raise anything.
-            if refusal := _refusal(error, engine):
-                connection.send(Message(Kind.REFUSED, batch=message.batch, text=refusal.encode()))
-                continue
-            log.error("batch %d raised\n%s", message.batch, _traceback())
-            connection.send(Message(Kind.FAILED, batch=message.batch, text=describe(error)))
+            if not _fail(error, message.batch, connection, engine):
+                return 1
+            continue
+        flying.append(_Flying(message.batch, message.slot, began, waited, landing))
+        full = len(flying) >= engine.depth
+        if full and not _land(flying.popleft(), spec, connection, arena, engine):
             return 1
-        placed, text = _place(arena, message.slot, outputs) if answers else ({}, "")
-        connection.send(
-            Message(
-                Kind.DONE,
-                batch=message.batch,
-                compute_ns=time.perf_counter_ns() - began,
-                waited_ns=engine.waited_ns() - waited,
-                tensors=placed,
-                text=text,
-                padded=engine.padded,
-            )
+
+
+class _Flying(NamedTuple):
+    """A batch that is being computed."""
+
+    batch: int
+    slot: int
+    began_ns: int
+    waited_ns: int
+    landing: Callable[[], Mapping[str, Array]]
+
+
+def _land(
+    flying: _Flying, spec: RankSpec, connection: Connection, arena: Arena, engine: Engine
+) -> bool:
+    """Waits for the batch and tells of it; False where that was the rank's end."""
+    try:
+        outputs = flying.landing()
+    except BaseException as error:
+        return _fail(error, flying.batch, connection, engine)
+    placed, text = _place(arena, flying.slot, outputs) if spec.answers else ({}, "")
+    connection.send(
+        Message(
+            Kind.DONE,
+            batch=flying.batch,
+            compute_ns=time.perf_counter_ns() - flying.began_ns,
+            waited_ns=engine.waited_ns() - flying.waited_ns,
+            tensors=placed,
+            text=text,
+            padded=engine.padded,
         )
-    engine.close()
-    return 0
+    )
+    return True
+
+
+def _fail(error: BaseException, batch: int, connection: Connection, engine: Engine) -> bool:
+    """Tells why the batch is not computed; False where the rank cannot go on."""
+    if refusal := _refusal(error, engine):
+        connection.send(Message(Kind.REFUSED, batch=batch, text=refusal.encode()))
+        return True
+    log.error("batch %d raised\n%s", batch, _traceback())
+    connection.send(Message(Kind.FAILED, batch=batch, text=describe(error)))
+    return False
 
 
 def _refusal(error: BaseException, engine: Engine) -> Refusal | None:

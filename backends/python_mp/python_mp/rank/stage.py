@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..model.admission import check_hardware
-from ..model.config import TensorSpec
-from ..model.errors import InvalidInput, LoadError
+from ..model.config import ModelConfig, TensorSpec
+from ..model.errors import InvalidInput, LoadError, RequestFailed
 from ..model.manifest import Manifest
 from ..model.parameters import UNBUILT
 from ..model.rank_spec import RankSpec
@@ -22,7 +22,8 @@ from ..sharding.shard import Shard
 from ..sharding.source import Source, read
 from .cache import open_cache
 from .collectives import Communicator, connect
-from .device import Device, of_index
+from .device import CPU, CudaDevice, Device, Landing, of_index
+from .graphs import Graphs, possible
 from .handover import Handover, Hidden
 from .warm_up import warm_up
 
@@ -59,11 +60,14 @@ class Stage:
         self._cache, self._answers = cache, answers
         self._finish = source.finish(shard) if answers and source.finish else None
         self._begun_at, self._checked = 0, False
+        alone = shard.size * shard.stages == 1
+        self._is_shared = not alone or device.place != CPU  # A GPU's has its own copy.
         self._before, self._behind = (Handover(shard.communicator, shard.device) for _ in range(2))
         self.phases: dict[str, float] = {}
         self.padded = 0
         self.blocks = 0
         self._is_compiled = False
+        self._graphs: Graphs | None = None
 
     @classmethod
     def load(cls, spec: RankSpec, engine: Callable[[Shard, Source], Compute]) -> Stage:
@@ -74,7 +78,7 @@ class Stage:
         """
         torch.set_num_threads(spec.threads)
         torch.set_grad_enabled(False)
-        device = of_index(spec.device)
+        device = of_index(spec.device, alone=spec.world_size == 1)
         manifest = Manifest.read(spec.config.folder)
         if manifest:
             _check_hardware(manifest, device)
@@ -93,22 +97,45 @@ class Stage:
             stage.blocks = cache.blocks
         else:
             warm_up(stage.forward, spec.config, manifest.sample_dims if manifest else {})
+        stage._use_graphs(spec.config)
         times.append(time.monotonic())
         names = ("rendezvous", "load", "warm_up")
         stage.phases = {n: b - a for n, a, b in zip(names, times, times[1:], strict=False)}
         return stage
 
-    @torch.inference_mode()
+    @property
+    def depth(self) -> int:
+        """Batches that may be begun before the first one has landed."""
+        return self._device.depth
+
     def forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        return self.begin(inputs)()
+
+    @torch.inference_mode()
+    def begin(self, inputs: Mapping[str, Array]) -> Landing:
         communicator = self._shard.communicator
         self._begun_at, self._checked = communicator.operations(), False
-        alone = self._shard.size * self._shard.stages == 1
-        batch = self._batch(inputs, shared=not alone)
-        if self._is_compiled and batch.is_ragged and not any(batch.lengths):
+        host = self._on_host(inputs)
+        if self._is_compiled and host.is_ragged and not any(host.lengths):
             raise InvalidInput("the sequences are empty, so that there is nothing to compute")
         if self._check:
-            self._check(batch)
+            self._check(host)
         self._checked = True
+        try:
+            return self._device.fetch(self._outputs_of(inputs, host))
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise RequestFailed(f"the GPU has too little memory for the batch: {error}") from None
+
+    @torch.inference_mode()
+    def improve(self) -> bool:
+        """Does a part of what makes later batches faster; False where there is nothing to do."""
+        return self._graphs is not None and self._graphs.improve()
+
+    def _outputs_of(self, inputs: Mapping[str, Array], host: Packed) -> Mapping[str, Tensor]:
+        if self._graphs and (found := self._graphs.run(inputs, host.lengths)) is not None:
+            return found
+        batch = self._device.take(inputs, host)
         hidden = None if self._shard.is_first else self._before.receive()
         result = self._compute(batch, hidden)
         self.padded = batch.padded
@@ -117,10 +144,18 @@ class Stage:
         self._behind.send(result)
         return {}
 
-    def _batch(self, inputs: Mapping[str, Array], *, shared: bool) -> Packed:
+    def _on_host(self, inputs: Mapping[str, Array]) -> Packed:
         if self._cache is None:
-            return Packed(inputs, self._shard.device, shared=shared)
-        return Running(inputs, self._shard.device, self._cache, shared=shared)
+            return Packed(inputs, CPU, shared=self._is_shared)
+        return Running(inputs, CPU, self._cache, shared=self._is_shared)
+
+    def _use_graphs(self, config: ModelConfig) -> None:
+        """Where the stage is the whole model, on a GPU."""
+        if isinstance(self._device, CudaDevice) and possible(config) and self._cache is None:
+            self._graphs = Graphs(self._device.cuda, config, self._all_of_it, self._check)
+
+    def _all_of_it(self, batch: Packed) -> Mapping[str, Tensor]:
+        return self._answer(batch, self._compute(batch, None))
 
     def is_apart(self) -> bool:
         """Later stages wait for the one before from the moment that they have checked the batch."""
@@ -128,23 +163,20 @@ class Stage:
             return False
         return self._shard.communicator.operations() == self._begun_at
 
-    def _answer(self, batch: Packed, result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Array]:
+    def _answer(self, batch: Packed, result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if isinstance(result, Tensor):
             raise LoadError("the last stage must return {output name: tensor}, not a tensor")
         if self._finish:
             result = self._finish(batch, result)
         if self._cache is not None:
-            return (
-                {n: self._device.to_host(t, t.dtype) for n, t in result.items()}
-                if self._answers
-                else {}
-            )
+            return result if self._answers else {}
         return {spec.name: self._output(result, spec) for spec in self._outputs}
 
-    def _output(self, result: Mapping[str, Tensor], spec: TensorSpec) -> Array:
+    def _output(self, result: Mapping[str, Tensor], spec: TensorSpec) -> Tensor:
         if spec.name not in result:
             raise LoadError(f"the module returned {sorted(result)}, but no output '{spec.name}'")
-        return self._device.to_host(result[spec.name], getattr(torch, spec.dtype))
+        output: Tensor = result[spec.name].to(getattr(torch, spec.dtype))
+        return output
 
     def waited_ns(self) -> int:
         return int(self._shard.communicator.wait_seconds() * 1e9)

@@ -39,6 +39,18 @@ class Packed:
         self.padded = 0  # Places of rectangles that no row was in.
         self._own = {} if shared and device.type == "cpu" else self._tensors
 
+    @classmethod
+    def placed(cls, tensors: dict[str, Tensor], sequences: dict[str, Sequences]) -> Packed:
+        """A batch whose tensors lie on the device already.
+
+        Args:
+            sequences: of each tensor of lengths, by its name.
+        """
+        batch = cls({}, next(iter(tensors.values())).device)
+        batch._tensors.update(tensors)
+        batch._sequences = sequences
+        return batch
+
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._own:
             self._own[name] = self._tensors[name].clone()
@@ -55,8 +67,16 @@ class Packed:
 
     @cached_property
     def _sequences(self) -> dict[str, Sequences]:
-        keys = [key for key in self._tensors if key.partition(":")[0] == CU_SEQLENS]
-        return {key: Sequences(self[key]) for key in keys}
+        return {key: Sequences(self[key]) for key in self.lengths_keys}
+
+    @property
+    def lengths_keys(self) -> list[str]:
+        """Names of the tensors that say where sequences lie."""
+        return [key for key in self._tensors if key.partition(":")[0] == CU_SEQLENS]
+
+    def lengths_of(self, key: str) -> list[int]:
+        """Rows of each sequence, by one of `lengths_keys`."""
+        return self._sequences[key].lengths
 
     @cached_property
     def _keys(self) -> dict[str, str]:

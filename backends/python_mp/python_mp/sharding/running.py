@@ -88,8 +88,12 @@ class Running(Packed):
         shared: bool = False,
     ) -> None:
         super().__init__(inputs, device, shared=shared)
-        self._cache = cache
+        self._inputs, self._cache = inputs, cache
         self._calls = 0
+
+    def on(self, device: torch.device) -> Running:
+        """The same step, there."""
+        return Running(self._inputs, device, self._cache)
 
     @property
     def contexts(self) -> list[int]:

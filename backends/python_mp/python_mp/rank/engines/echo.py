@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ...model.errors import InvalidInput, RequestFailed
@@ -37,12 +37,20 @@ class Echo:
     def __init__(self, spec: RankSpec) -> None:
         self.phases: Mapping[str, float] = {}
         self.blocks = self.padded = 0
+        self.depth = 1
         self._rank = spec.rank
         self._answers = spec.answers
         self._names = [s.name for s in spec.config.inputs if s.name not in (FAULT, "LENGTHS")]
         self._outputs = [output.name for output in spec.config.outputs]
 
-    def forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    def begin(self, inputs: Mapping[str, Array]) -> Callable[[], Mapping[str, Array]]:
+        outputs = self._forward(inputs)
+        return lambda: outputs
+
+    def improve(self) -> bool:
+        return False
+
+    def _forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         for fault, rank, argument in inputs.get(FAULT, ()):
             if fault == REFUSE:
                 raise InvalidInput(f"refused as asked ({argument})")

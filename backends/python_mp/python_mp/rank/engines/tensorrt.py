@@ -16,7 +16,7 @@ from ...sharding.packed import HIDDEN_OUT, Packed
 from ...sharding.shard import Shard
 from ...sharding.source import Source
 from ..collectives.distributed import Distributed
-from ..device import gpu
+from ..cuda import gpu
 from ..stage import Stage
 from .tensorrt_api import library
 from .tensorrt_graph import CUDA_GRAPHS, TensorRtGraph

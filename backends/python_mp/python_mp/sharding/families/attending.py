@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, masking_utils
 from transformers.masking_utils import AttentionMaskInterface
 
 from ...model.errors import LoadError
@@ -119,5 +119,13 @@ def no_mask(
         raise LoadError(f"a {config.model_type} has a mask that packed rows cannot have")
 
 
+def _packed_sequences(position_ids: Tensor) -> Tensor | None:
+    """transformers looks for them in positions, for masks that are not made here, at each call; and
+    waits for a GPU to know what it found."""
+    return None if _present.get(None) else _find_packed_sequences(position_ids)
+
+
+_find_packed_sequences = masking_utils.find_packed_sequence_indices
+masking_utils.find_packed_sequence_indices = _packed_sequences
 AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, no_mask)
