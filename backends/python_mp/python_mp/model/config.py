@@ -103,9 +103,9 @@ class ModelConfig:
     @property
     def depth(self) -> int:
         """Batches that a rank is given at a time. A GPU has the next one before it is through with
-        the first; ranks that meet take them one by one."""
+        the first; ranks that meet take them one by one, and a step of generation needs the last."""
         on_gpu = all(group.kind == "KIND_GPU" for group in self.instance_groups)
-        return 2 if on_gpu and self.world_size == 1 else 1
+        return 2 if on_gpu and self.world_size == 1 and not self.parameters.generates else 1
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
