@@ -52,7 +52,7 @@ def test_all_are_read_as_numbers_and_as_text(wanted: dict[str, Any], as_text: bo
         ("logprobs", [21, -1], "0 to 20"),
         ("ignore_eos", ["maybe", 2, None], "true or false"),
         ("stop", ["[1]", '[""]', "[", "x" * 257, json.dumps(["x"] * 17), 5], "a JSON list of at"),
-        ("stop_token_ids", ["x", "{}", json.dumps(list(range(1025)))], "a JSON list of at most"),
+        ("stop_token_ids", ["x", "{}", json.dumps(list(range(1001)))], "a JSON list of at most"),
         ("stop_token_ids", ["[-1]", "[1.5]", '["a"]'], "a whole number"),
         ("stop_token_ids", ["[1000]"], "the id 1000; the model's are below 1000"),
         ("logit_bias", ["[]", "x", 3], "a JSON object of at most"),

@@ -6,13 +6,17 @@ import json
 import os
 
 from ..machine import cgroup
+from ..model import decoders
 from ..model.config import ModelConfig, TensorSpec
 from ..model.errors import ConfigError
+from ..model.sampling_parameters import MOST_BIASES
 from ..wire.arena import ALIGN
 from ..wire.message import MAX_TENSORS, described
+from .schedule.block_pool import blocks_for
 
 _MOST_CONFIG = 180_000
 """Bytes: what Linux lets a socket hold, by default, less the rest of a rank's order."""
+_A_STREAM, _STEP_TENSORS = 256, 16
 
 
 def slots(config: ModelConfig) -> int:
@@ -25,7 +29,16 @@ def half(config: ModelConfig) -> int:
     least one token of each group) and each tensor's alignment."""
     sizes, groups = config.parameters, len(config.groups)
     tensors = max(len(config.inputs) + groups, len(config.outputs))
-    return sizes.max_batch_bytes + 4 * (sizes.max_batch_tokens + groups) + ALIGN * tensors
+    rows = sizes.max_batch_bytes + 4 * (sizes.max_batch_tokens + groups) + ALIGN * tensors
+    return rows + (_streams(config) if sizes.generates else 0)
+
+
+def _streams(config: ModelConfig) -> int:
+    """Bytes of what steps of generation say of each stream: all its ids, where it has a penalty;
+    its blocks; what is added to its logits; and how the next token is chosen."""
+    context = decoders.read(config.folder).context_length
+    a_stream = 4 * context + 4 * blocks_for(context) + 8 * MOST_BIASES + _A_STREAM
+    return config.parameters.max_running_sequences * a_stream + ALIGN * _STEP_TENSORS
 
 
 def admit(config: ModelConfig, memory: int | None = None) -> None:

@@ -19,7 +19,9 @@ from typing import Any
 from .errors import InvalidInput
 
 MOST_LOGPROBS = 20
-_MOST_STOPS, _MOST_CHARACTERS, _MOST_BIASES = 16, 256, 1024
+MOST_BIASES = 2048
+"""Of a request: its own, and those of ids that end it."""
+_MOST_STOPS, _MOST_CHARACTERS, _MOST_IDS = 16, 256, 1000
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -148,18 +150,18 @@ def _stops(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _ids(name: str, value: Any) -> tuple[int, ...]:
-    wanted = f"a JSON list of at most {_MOST_BIASES} token ids"
+    wanted = f"a JSON list of at most {_MOST_IDS} token ids"
     ids = _json(name, value, wanted)
     ids = [ids] if isinstance(ids, int) else ids
-    if not isinstance(ids, list) or len(ids) > _MOST_BIASES:
+    if not isinstance(ids, list) or len(ids) > _MOST_IDS:
         raise _refuse(name, value, wanted)
     return tuple(dict.fromkeys(_whole(0, 2**31 - 1)(name, each) for each in ids))
 
 
 def _biases(name: str, value: Any) -> dict[int, float]:
-    wanted = f"a JSON object of at most {_MOST_BIASES} token ids, each with a number, -100 to 100"
+    wanted = f"a JSON object of at most {_MOST_IDS} token ids, each with a number, -100 to 100"
     biases = _json(name, value, wanted)
-    if not isinstance(biases, dict) or len(biases) > _MOST_BIASES:
+    if not isinstance(biases, dict) or len(biases) > _MOST_IDS:
         raise _refuse(name, value, wanted)
     identity, number = _whole(0, 2**31 - 1), _real(-100, 100)
     return {identity(name, each): number(name, bias) for each, bias in biases.items()}
