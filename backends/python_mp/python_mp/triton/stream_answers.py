@@ -60,17 +60,22 @@ class TritonStream:
 
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
+        self._wanted = frozenset(request.requested_output_names())
         self._lock = Lock()
         self._ended = False
 
     def part(self, outputs: Mapping[str, Array]) -> None:
-        self._send(response(outputs), 0)
+        self._send(self._response(outputs), 0)
 
     def send(self, outputs: Mapping[str, Array]) -> None:
-        self._send(response(outputs), FINAL)
+        self._send(self._response(outputs), FINAL)
 
     def fail(self, error: PythonMpError) -> None:
         self._send(failure(error), FINAL)
+
+    def _response(self, outputs: Mapping[str, Array]) -> Any:
+        """Of those that were asked for: each costs time with each token."""
+        return response({name: a for name, a in outputs.items() if name in self._wanted})
 
     def _send(self, what: Any, flags: int) -> None:
         with self._lock:
