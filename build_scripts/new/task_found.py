@@ -43,6 +43,10 @@ def find(
     names = [str(name) for name in config.get("architectures") or ()]
     if wanted is None:
         return _by_folder(folder, names, labels)
+    if wanted == "embed" and any(name.endswith(IMAGES) for name in names):
+        raise BuildError(
+            f"{folder} is a {_named(names)}, and embed is of texts: take --task classify"
+        )
     if wanted == "embed":
         return wanted, _pooling(folder, "it was asked for")
     if not any(name.endswith(ENDING[wanted]) for name in names):

@@ -81,6 +81,7 @@ NO_TASK: list[tuple[list[str], int, str | None, str]] = [
     (["T5ForConditionalGeneration"], 2, None, "an encoder and a decoder"),
     (["BertModel"], 2, "generate", "ForCausalLM"),
     (["BertForQuestionAnswering"], 2, None, "there is no task"),
+    (["SiglipForImageClassification"], 2, "embed", "embed is of texts: take --task classify"),
     (["BertModel"], 2, "rerank", "ForSequenceClassification"),
     (["BertForSequenceClassification"], 3, "rerank", "--task classify"),
     (["BertForSequenceClassification"], 3, "tokens", "ForTokenClassification"),

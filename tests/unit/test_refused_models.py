@@ -34,7 +34,7 @@ SAID: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "foreign": (
         {"model_type": "bert", "architectures": ["JinaBertModel"]},
-        "the architecture JinaBertModel, which is no bert",
+        "the architecture JinaBertModel, which is no bert .* serve it as a module of your own",
     ),
     "clip": (
         {"model_type": "clip"},
@@ -55,6 +55,12 @@ BUILT: dict[str, tuple[dict[str, Any], int, int, str]] = {
     "bert": ({}, 1, 4, "pipeline_parallel_size 4 is more than the model's 3 layers"),
     "whisper": ({}, 1, 1, "takes input_features; a module of your own can"),
     "wav2vec2": ({}, 1, 1, "takes input_values; a module of your own can"),
+    "siglip2_vision_model": (
+        {},
+        1,
+        1,
+        r"patches \(spatial_shapes\).* siglip in the place of siglip2",
+    ),
     "dpr": ({}, 1, 1, "no hidden state for each token or patch: serve it as a module of your own"),
     "vit_mae": ({}, 1, 1, "does not compute the same for a text, or an image, alone and beside"),
     "xmod": ({"default_language": None}, 1, 1, "transformers refuses it: ValueError: Input lang"),
@@ -73,7 +79,7 @@ def test_by_what_config_says(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_type", BUILT)
 def test_by_what_the_build_finds(model_type: str) -> None:
     more, size, stages, said = BUILT[model_type]
-    if model_type in ("whisper", "wav2vec2"):
+    if model_type in ("whisper", "wav2vec2", "siglip2_vision_model"):
         config = AutoConfig.for_model(model_type)
         with pytest.raises(LoadError, match=said):
             skeleton.rows(config)
@@ -84,6 +90,13 @@ def test_by_what_the_build_finds(model_type: str) -> None:
         setattr(model.config, name, value)
     with pytest.raises(LoadError, match=said):
         tried(model, size, stages)
+
+
+def test_classes_of_pictures_in_patches() -> None:
+    config = AutoConfig.for_model("siglip2")
+    config.architectures = ["Siglip2ForImageClassification"]
+    with pytest.raises(LoadError, match="take a checkpoint for one size"):
+        skeleton.rows(config, "classify")
 
 
 def test_classes_that_do_not_come_of_the_encoder() -> None:

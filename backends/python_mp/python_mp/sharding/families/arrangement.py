@@ -26,6 +26,9 @@ UNPACKED: Set[str] = {
     "mobilebert",  # embeddings of three tokens each
 }
 """They call it, and do what packed rows cannot have."""
+PATCHES = {"spatial_shapes"}
+"""Inputs that no model does without whose class has them, though it says so: pictures of several
+sizes come in patches, and these say how many."""
 BY_LENGTH = {"longrope"}
 """Rotary positions that turn otherwise in a batch with a long text. ("dynamic" does, too, but only
 beyond the model's longest.)"""
@@ -41,6 +44,12 @@ def rows(config: PretrainedConfig, kind: Any) -> Rows:
         LoadError: it takes something else.
     """
     needed = _needed(kind)
+    if needed & PATCHES:
+        raise LoadError(
+            f"a {config.model_type} takes pictures of several sizes in patches"
+            f" ({', '.join(PATCHES)}), which is not done here: take a checkpoint for one size, as"
+            " siglip in the place of siglip2, or serve it as a module of your own"
+        )
     if needed - {"input_ids"} and needed - {"pixel_values"}:
         raise LoadError(
             f"a {config.model_type} takes {', '.join(sorted(needed))}; a module of your own can,"
@@ -57,8 +66,9 @@ def rows(config: PretrainedConfig, kind: Any) -> Rows:
 def _needed(kind: Any) -> set[str]:
     parameters = inspect.signature(kind.forward).parameters.values()
     plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    needed = [each for each in parameters if each.kind in plain and each.default is each.empty]
-    return {each.name for each in needed if each.name != "self"} | {kind.main_input_name}
+    named = [each for each in parameters if each.kind in plain and each.name != "self"]
+    needed = {each.name for each in named if each.default is each.empty or each.name in PATCHES}
+    return needed | {kind.main_input_name}
 
 
 def _rotary(config: PretrainedConfig) -> set[str]:

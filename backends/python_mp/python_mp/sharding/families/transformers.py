@@ -65,7 +65,8 @@ def read(path: Path) -> PretrainedConfig:
     for name in raw.get("architectures") or ():
         if not skeleton.is_of(name, kind):
             raise LoadError(
-                f"{path} has the architecture {name}, which is no {kind} of transformers"
+                f"{path} has the architecture {name}, which is no {kind} that transformers' Auto"
+                " classes load: serve it as a module of your own"
             )
     for name, value in raw.items():
         most = MOST_LAYERS if "layers" in name else MOST
