@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from build_scripts import continuations, fetch, layer_weights, room, storage, tasks
 from build_scripts.checkpoint_folder import Checkpoint
+from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from python_mp.sharding.families.task import OUTPUTS
 
@@ -155,14 +156,26 @@ def _module(job: Job, folder: Path, requests: Sequence[dict[str, Array]]) -> Ite
     module = (model.whole or model.build)(shard).eval()
     for request in requests:
         results = module(Packed(packed(job.config, [request]), cpu), None)
-        yield {name: _array(job, name, value) for name, value in results.items()}
+        yield _arrays(job, results)
 
 
-def _array(job: Job, name: str, value: Tensor) -> Array:
-    """With the batch dimension that packing took away from a ragged output."""
-    ragged = next(spec.ragged for spec in job.config.outputs if spec.name == name)
-    array: Array = value.numpy()
-    return array[None] if ragged else array
+def _arrays(job: Job, made: object) -> Outputs:
+    """With the batch dimension that packing took away from ragged outputs.
+
+    Raises:
+        BuildError: they are not those of config.pbtxt.
+    """
+    if not isinstance(made, dict):
+        kind = type(made).__name__
+        raise BuildError(f"the last stage must return {{output name: tensor}}, not a {kind}")
+    for spec in job.config.outputs:
+        if spec.name not in made:
+            names = ", ".join(map(str, made)) or "nothing"
+            raise BuildError(
+                f"the module returned {names}, and not {spec.name}, which config.pbtxt has"
+            )
+    found = {spec: made[spec.name].numpy() for spec in job.config.outputs}
+    return {spec.name: array[None] if spec.ragged else array for spec, array in found.items()}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from build_scripts import artifact, command, job
+from build_scripts.errors import BuildError
 from tests.support.configs import FP32, INT32, model_config, module_config, tensor
 from tests.support.replicas import LIMIT, served
 
@@ -46,6 +48,85 @@ def test_ranks_that_work_in_place_do_not_spoil_each_others_inputs(tmp_path: Path
             for each, future in zip(asked, futures, strict=True):
                 expected = (each - 8) / 2 * 3
                 np.testing.assert_array_equal(future.result(LIMIT)["Y"], expected)
+
+
+# Two stages with a dict between them: no graph has one.
+BY_NAME = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, shard):
+        super().__init__()
+        self.is_last = shard.is_last
+
+    def forward(self, batch, hidden):
+        x = batch["X"]
+        hidden = hidden or {"a": x, "b": -x}
+        return {"Y": hidden["a"] - hidden["b"]} if self.is_last else hidden
+
+
+build = Net
+"""
+TWO_STAGES = """
+backend: "python_mp"
+max_batch_size: 8
+input [ { name: "X" data_type: TYPE_FP32 dims: [ 4 ] } ]
+output [ { name: "Y" data_type: TYPE_FP32 dims: [ 4 ] } ]
+instance_group [ { name: "lead" kind: KIND_CPU }, { name: "shard" kind: KIND_CPU passive: true } ]
+parameters { key: "pipeline_parallel_size" value { string_value: "2" } }
+"""
+RECIPE = """
+family = "module"
+source = "make:weights.py"
+engine = "%s"
+[shapes]
+rows = [1, 2, 8]
+[accuracy]
+max_error = 1e-4
+"""
+WEIGHTS = """
+import numpy as np
+from safetensors.numpy import save_file
+
+
+def make(folder, progress):
+    save_file({"unused": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    return {}
+"""
+
+
+def built(home: Path, engine: str, module: str) -> str:
+    """Why it cannot be."""
+    (folder := home / "models" / "net").mkdir(parents=True)
+    texts = {"module.py": module, "weights.py": WEIGHTS, "config.pbtxt": TWO_STAGES}
+    for name, text in {**texts, "recipe.toml": RECIPE % engine}.items():
+        (folder / name).write_text(text)
+    made = job.load("net", folder.parent, workspace=home / "workspace")
+    with pytest.raises(BuildError) as error:
+        artifact.build(made, command.progress())
+    return str(error.value)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "aot_inductor"])
+def test_stages_of_graphs_hand_on_one_tensor(tmp_path: Path, engine: str) -> None:
+    """Where a module hands on several by name, the build says so."""
+    sentence = "A stage hands on a, b by name; between graphs there is one tensor"
+    assert sentence in built(tmp_path, engine, BY_NAME)
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        ('{"Z": x}', "the module returned Z, and not Y, which config.pbtxt has"),
+        ("x", "the last stage must return {output name: tensor}, not a Tensor"),
+    ],
+)
+def test_other_outputs_than_config_has_are_refused(
+    tmp_path: Path, made: str, sentence: str
+) -> None:
+    module = BY_NAME.replace('{"Y": hidden["a"] - hidden["b"]}', made)
+    assert sentence in built(tmp_path, "torch", module)
 
 
 # Words and sound of their own lengths: each word sees all of its sequence, and gets the mean sound.

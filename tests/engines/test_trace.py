@@ -11,7 +11,8 @@ from build_scripts.errors import BuildError
 from build_scripts.stand_ins import TracedPeers
 from build_scripts.trace import LENGTHS, example, trace
 from python_mp.model.config import ModelConfig
-from tests.support.configs import FP32, model_config, tensor
+from python_mp.sharding.packed import Packed
+from tests.support.configs import FP32, INT32, model_config, tensor
 
 
 @pytest.fixture
@@ -50,21 +51,50 @@ def test_a_module_that_cannot_be_traced(
         trace(Module(compute), config, None, onnx)
 
 
-def test_both_forms_of_attention_agree(config: ModelConfig) -> None:
-    """And only what is used becomes an input."""
+def test_lengths_of_their_own_are_refused(tmp_path: Path) -> None:
+    """Of inputs beside each other, as words and sounds."""
+    inputs = [tensor(name, FP32, -1, 4, allow_ragged_batch=True) for name in "XS"]
+    counts = [tensor(name, INT32, 1) for name in "NM"]
+    outputs = [tensor("Y", FP32, -1, 4)]
+    config = model_config(
+        tmp_path, [*inputs, *counts], outputs, engine="torch", lengths="N:X+Y, M:S"
+    )
+    for onnx in (False, True):
+        with pytest.raises(BuildError, match="lengths of their own .* take engine torch"):
+            trace(Module(lambda _, x: x), config, None, onnx)
+
+
+@pytest.mark.parametrize("more", [[], ["bias"], ["sinks"], ["sinks", "half the heads"]])
+@pytest.mark.parametrize("how", [{}, {"causal": True, "window": 3, "scale": 0.3, "softcap": 2.0}])
+def test_both_forms_of_attention_agree(
+    config: ModelConfig, how: dict[str, Any], more: list[str]
+) -> None:
+    """With each other and with torch; and only what is used becomes an input."""
+    heads = slice(1, 2) if "half the heads" in more else slice(0, 2)
+    sinks = torch.tensor([1.5, -0.5])[heads] if "sinks" in more else None
+
+    def distances(length: int) -> Tensor:
+        places = torch.arange(length)
+        return (places[:, None] - places).expand(2, -1, -1) / 9.0
 
     def attended(batch: Any, x: Tensor) -> Tensor:
-        rows = x.view(-1, 2, 2)
-        attention: Tensor = batch.attend(rows, rows + 1, rows * 2) + batch.positions[:, None]
-        return attention
+        rows = x.view(-1, 2, 2)[:, heads]
+        bias = distances if "bias" in more else None
+        made = batch.attend(rows, rows + 1, rows * 2, sinks=sinks, bias=bias, **how)
+        found: Tensor = made.repeat(1, 4 // made.shape[1]) + batch.positions[:, None]
+        return found
 
     tensors = example(config)
     tensors["X"] = torch.randn(sum(LENGTHS), 4, generator=torch.Generator().manual_seed(0))
     traced = [trace(Module(attended), config, None, onnx) for onnx in (False, True)]
-    assert traced[0].inputs == ["X", "cu_seqlens", "positions"]
-    assert {*traced[1].inputs} == {"X", "positions", "gather", "segments", "scatter"}
+    in_rectangles = {"X", "positions", "gather", "segments", "scatter"}
+    in_pieces = {"X", "cu_seqlens", "positions"}
+    assert {*traced[0].inputs} == (in_rectangles if more else in_pieces)
+    assert {*traced[1].inputs} == in_rectangles
     assert traced[0].outputs == traced[1].outputs == ["Y"]
     packed, rectangle = (
         each.program.module()(*(tensors[name] for name in each.inputs))[0] for each in traced
     )
     torch.testing.assert_close(packed, rectangle, rtol=1e-5, atol=1e-5)
+    batch = Packed({n: tensors[n].numpy() for n in ("X", "cu_seqlens")}, torch.device("cpu"))
+    torch.testing.assert_close(packed, attended(batch, batch["X"]), rtol=1e-5, atol=1e-5)

@@ -64,6 +64,21 @@ def test_what_depends_on_a_whole_text(name: str, more: dict[str, Any]) -> None:
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0.0)
 
 
+def test_sinks_of_a_whole_model() -> None:
+    """As far from zero as trained ones, so that what passes them over would show."""
+    family = tiny("gpt_oss")
+    model = family.make()
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.self_attn.sinks.normal_(1, 2)
+    inputs, wanted = asked(family, model)
+    for stages in (1, 2):
+        torch.testing.assert_close(served(model, inputs, 1, stages), wanted, atol=2e-5, rtol=0.0)
+    for layer in model.layers:
+        layer.self_attn.sinks.data.fill_(-50)
+    assert (served(model, inputs, 1, 1) - wanted).abs().max() > 1e-2
+
+
 def means(hidden: torch.Tensor) -> torch.Tensor:
     """[texts or images, hidden]"""
     each = hidden.float() if hidden.dim() == 3 else hidden.float().split(list(LENGTHS))
