@@ -44,7 +44,7 @@ def run() -> Iterator[dict[str, Any]]:
         latency, rate = (median(values) for values in zip(*measured, strict=True))
         base = base or {"ms": latency, "rate": rate}
         yield {
-            "engine": each.recipe.engine,
+            "engine": each.engine,
             "dtype": each.recipe.dtype,
             "layout": str(each.layout),
             "p50 ms": latency,
@@ -60,10 +60,11 @@ def _measure(replicas: list[Local]) -> list[tuple[float, float]]:
 
 
 def _jobs() -> list[Job]:
-    """torch in float32 first, then what else the recipe names."""
-    given = job.load(MODEL, overrides={"engine": "torch", "dtype": "float32"})
-    recipe = job.load(MODEL).recipe
-    jobs = [given, *map(given.variant, recipe.variants)]
+    """torch in float32 first, then what is shipped and what else the recipe names."""
+    shipped = job.load(MODEL)
+    named = {each.name: each for each in map(shipped.variant, shipped.recipe.variants)}
+    first = job.load(MODEL, overrides={"engine": "torch", "dtype": "float32"})
+    jobs = [*({first.name: first, shipped.name: shipped} | named).values()]
     with Progress(console=Console(stderr=True)) as progress:
         for each in jobs:
             artifact.build(each, progress, publishing=False)
@@ -73,4 +74,4 @@ def _jobs() -> list[Job]:
 def _config(job: Job, folder: Path) -> ModelConfig:
     steps = stages.plan(job)
     made = steps[stages.artifact_stage(steps)].folder
-    return job.served_from(made, folder / f"{job.recipe.engine}-{job.recipe.dtype}")
+    return job.served_from(made, folder / f"{job.engine}-{job.recipe.dtype}")

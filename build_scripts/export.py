@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import Progress
 
 from build_scripts import sizes
-from build_scripts.errors import BuildError
+from build_scripts.errors import Refused, refusing
 from build_scripts.job import Job
 from build_scripts.quiet import quiet
 from build_scripts.shards import add_code
@@ -36,7 +36,7 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def applies(job: Job) -> bool:
-    return job.recipe.engine != "torch"
+    return job.engine != "torch"
 
 
 def inputs(job: Job) -> dict[str, object]:
@@ -45,7 +45,7 @@ def inputs(job: Job) -> dict[str, object]:
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:
-    """Writes the graphs. Raises BuildError where a module does what cannot be exported."""
+    """Writes the graphs. Raises Refused where a module does what cannot be exported."""
     from build_scripts import ranks
 
     ranks.each(job, export, out, progress, "export")
@@ -73,7 +73,7 @@ def export(job: Job, rank: int, out: Path) -> None:
         longest = fetch.longest_text(job)
         traced = trace(module, job.config, hidden, to_onnx, _device(job), said, longest)
         if not shard.is_last and traced.outputs != [HIDDEN_OUT]:
-            raise BuildError(
+            raise Refused(
                 f"A stage hands on {', '.join(traced.outputs)} by name; between graphs there is one"
                 " tensor: hand on one, or serve it with engine torch."
             )
@@ -111,7 +111,8 @@ def save_onnx(traced: Traced, path: Path) -> None:
 
     from build_scripts import onnx_file
 
-    program = torch.onnx.export(traced.program, opset_version=OPSET, dynamo=True, verbose=False)
+    with refusing("The module is no ONNX graph", "serve it with engine torch or aot_inductor."):
+        program = torch.onnx.export(traced.program, opset_version=OPSET, dynamo=True, verbose=False)
     assert program is not None
     _name_weights(program.model.graph)
     _name_ends(program.model.graph, traced.inputs, traced.outputs)
@@ -151,7 +152,7 @@ def _device(job: Job) -> str:
 
 
 def _is_aot(job: Job) -> bool:
-    return job.recipe.engine == "aot_inductor"
+    return job.engine == "aot_inductor"
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from build_scripts import code, recipe_file, storage, triton_config
-from build_scripts.errors import BuildError
+from build_scripts import code, default_engine, recipe_file, storage, triton_config
+from build_scripts.default_engine import Instead
+from build_scripts.errors import BuildError, Refused
 from build_scripts.places import PROJECT as PROJECT
 from build_scripts.places import REPOSITORY as REPOSITORY
 from build_scripts.places import WORKSPACE as WORKSPACE
-from build_scripts.recipe import Recipe, Variant
-from python_mp.model import layout
+from build_scripts.recipe import Engine, Recipe, Variant
 from python_mp.model.config import ModelConfig, parse
 from python_mp.model.parameters import TASKS
 from python_mp.sharding.families.task import Kind
@@ -47,6 +47,7 @@ class Job:
         sizes: of the layout, those that differ from config.pbtxt; none in a job that is published.
         workspace: where stages leave their outputs.
         outputs: the folder of every stage's output, by the stage's name; filled by `stages.plan`.
+        instead: of a recipe without an engine: the faster one that cannot compute the model.
     """
 
     model: str
@@ -56,12 +57,34 @@ class Job:
     sizes: Mapping[str, int] = field(default_factory=dict)
     workspace: Path = WORKSPACE
     outputs: dict[str, Path] = field(default_factory=dict, compare=False)
+    instead: Instead | None = None
 
     @cached_property
     def config(self) -> ModelConfig:
         """config.pbtxt with the recipe's engine and dtype."""
-        recipe = self.recipe
-        return triton_config.model_config(self.folder, recipe.engine, recipe.dtype, self.sizes)
+        dtype = self.recipe.dtype
+        return triton_config.model_config(self.folder, self.engine, dtype, self.sizes)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The recipe's, or the fastest for the device that can compute the model.
+
+        Raises:
+            BuildError: the recipe names none, and none has its dtype.
+        """
+        dtype, on_gpu = self.recipe.dtype, self.on_gpu
+        return self.recipe.engine or default_engine.choose(
+            dtype, on_gpu=on_gpu, instead=self.instead
+        )
+
+    def after(self, refusal: Refused) -> "Job | None":
+        """The job with the next engine; None where the recipe names its engine, or there is none
+        left."""
+        dtype, on_gpu = self.recipe.dtype, self.on_gpu
+        if self.recipe.engine or self.instead:
+            return None
+        found = default_engine.next_after(refusal, self.engine, dtype, on_gpu=on_gpu)
+        return replace(self, instead=found, outputs={}) if found else None
 
     @cached_property
     def tensors(self) -> dict[str, Any] | None:
@@ -95,7 +118,7 @@ class Job:
         """What it is called in progress and tables."""
         if self.recipe.is_step:
             return self.model
-        return f"{self.model} {self.recipe.engine} {self.recipe.dtype} {self.layout}"
+        return f"{self.model} {self.engine} {self.recipe.dtype} {self.layout}"
 
     @property
     def world_size(self) -> int:
@@ -109,14 +132,14 @@ class Job:
     @property
     def on_gpu(self) -> bool:
         """Whether config.pbtxt places the ranks on GPUs."""
-        return layout.replicas(self.config)[0].leader.device != layout.CPU
+        return triton_config.on_gpus(self.folder)
 
     @property
     def needs_gpu(self) -> bool:
         """Whether it can neither be built nor verified without one."""
         if self.recipe.is_step:
             return False
-        return self.recipe.engine == "tensorrt" or self.on_gpu
+        return self.engine == "tensorrt" or self.on_gpu
 
     @property
     def contradiction(self) -> str:
@@ -124,12 +147,12 @@ class Job:
         which is all that is asked of it."""
         if self.recipe.is_step:
             return ""
-        return triton_config.contradiction(self.folder, self.recipe)
+        return triton_config.contradiction(self.folder, self.engine, self.recipe.dtype)
 
     @property
     def weights_dtype(self) -> str:
         """Of the sharded weights. ONNX graphs start from float32, and so does quantisation."""
-        return self.recipe.dtype if self.recipe.engine in ("torch", "aot_inductor") else "float32"
+        return self.recipe.dtype if self.engine in ("torch", "aot_inductor") else "float32"
 
     @property
     def code(self) -> Path | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from build_scripts.errors import BuildError
+from build_scripts.errors import Refused, refusing
 from build_scripts.stand_ins import TracedBatch
 from python_mp.model.config import ModelConfig
 from python_mp.model.sample_dims import sample_dims
@@ -74,10 +74,10 @@ def trace(
         longest: tokens of the longest sequence that the module takes, where it has a bound.
 
     Raises:
-        BuildError: the module does what cannot be exported.
+        Refused: the module does what cannot be exported.
     """
     if len(config.groups) > 1:
-        raise BuildError(
+        raise Refused(
             "Inputs with lengths of their own (parameter lengths) no graph has: take engine torch."
         )
     is_ragged = config.has_ragged_input
@@ -98,16 +98,9 @@ def trace(
 def _exported(
     graph: Graph, tensors: tuple[Tensor, ...], shapes: tuple[Any, ...]
 ) -> ExportedProgram:
-    try:
+    how = "make it traceable by torch.export, or serve it with engine torch."
+    with refusing("The module cannot be exported", how):
         return torch.export.export(graph, tensors, dynamic_shapes=shapes)
-    except BuildError:
-        raise
-    except Exception as error:
-        why = str(error).strip().splitlines()[0]
-        raise BuildError(
-            f"The module cannot be exported ({why}); make it traceable by torch.export,"
-            " or serve it with engine torch."
-        ) from error
 
 
 def example(

@@ -12,7 +12,6 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup as Group
 
 from build_scripts.errors import BuildError
-from build_scripts.recipe import Recipe
 from python_mp.model import config, layout
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import ConfigError
@@ -46,16 +45,25 @@ def model_config(
     return made
 
 
-def contradiction(folder: Path, recipe: Recipe) -> str:
+def contradiction(folder: Path, engine: str, dtype: str) -> str:
     """What config.pbtxt says otherwise; it need not say anything, but may where it is equal."""
     said = _read(folder).parameters
-    for key, value in {"engine": recipe.engine, "dtype": recipe.dtype}.items():
+    for key, value in {"engine": engine, "dtype": dtype}.items():
         if key in said and said[key].string_value != value:
             return (
                 f"{folder / NAME} says {key} {said[key].string_value}, the recipe {value}: take the"
                 f" parameter '{key}' out of config.pbtxt"
             )
     return ""
+
+
+def on_gpus(folder: Path) -> bool:
+    """Whether the model's instances are placed on GPUs."""
+    return _on_gpus(_read(folder))
+
+
+def _on_gpus(message: Any) -> bool:
+    return any(group.gpus or group.kind == Group.KIND_GPU for group in message.instance_group)
 
 
 def parameter(folder: Path, name: str) -> str | None:
@@ -90,11 +98,11 @@ def _lay_out(message: Any, sizes: Mapping[str, int]) -> None:
             message.parameters[key].string_value = str(sizes[key])
         said = message.parameters[key].string_value if key in message.parameters else "1"
         ranks *= int(said) if said.isdecimal() else 1
-    on_gpus = any(group.gpus or group.kind == Group.KIND_GPU for group in message.instance_group)
+    are_gpus = _on_gpus(message)
     gpus = [gpu for group in message.instance_group for gpu in group.gpus]
     del message.instance_group[:]
     for name, first, last in (("lead", 0, 1), ("shard", 1, ranks)):
-        if first < last and on_gpus:
+        if first < last and are_gpus:
             mine = (gpus or list(range(_visible_gpus())))[first:last]
             message.instance_group.add(
                 name=name, count=1, kind=Group.KIND_GPU, gpus=mine, passive=name == "shard"

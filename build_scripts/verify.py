@@ -49,7 +49,7 @@ LATENCY_ROUNDS = 20
 def inputs(job: Job) -> dict[str, object]:
     return {
         "accuracy": job.recipe.accuracy.as_json(),
-        "engine": job.recipe.engine,
+        "engine": job.engine,
         "dtype": job.recipe.dtype,
         "served": json.loads(job.config.source[0]),
         "samples": job.samples,

@@ -66,7 +66,9 @@ def of_checkpoint(
     largest = most or USUAL_TOKENS
     sizes = [1, 8, MOST_IMAGES] if found.takes == "image" else [1, min(512, largest), largest]
     narrow = ranks_found.narrow(folder)
-    recipe = recipe_text.text(name, source, template.steps, found.kind, found.takes, sizes, narrow)
+    recipe = recipe_text.text(
+        name, source, template.steps, found.kind, found.takes, sizes, narrow, layout.on_gpus
+    )
     return Draft(
         f"{name}_{template.ranked}",
         {**template.files(), f"{name}/recipe.toml": recipe},

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from build_scripts.errors import BuildError
-from build_scripts.new import pbtxt_parts
+from build_scripts.new import pbtxt_parts, recipe_text
 from build_scripts.new.pbtxt_parts import Layout, Tensor
 from python_mp.model.config import NUMPY_DTYPES, TensorSpec
 from python_mp.model.sample_dims import sample_dims
@@ -61,8 +61,8 @@ class ModuleTemplate:
         yield f"# How `python -m build_scripts.build {self.name}` makes what is served here."
         yield 'family = "module" # module.py beside this file'
         yield f"source = {json.dumps(self.source)} # the folder of its weights"
-        yield 'engine = "torch"  # torch, aot_inductor, onnxruntime, tensorrt'
-        yield 'dtype = "float32" # float32, bfloat16, float16, int8, int8_dynamic, fp8'
+        yield from recipe_text.ENGINE
+        yield f'dtype = "float32" # {recipe_text.DTYPES}'
         yield from ("", "[shapes] # rows of a batch: smallest, usual, largest")
         yield from (f"rows = [1, 8, {ROWS}]", "")
         if free := [each for each in self.inputs if -1 in each.dims]:

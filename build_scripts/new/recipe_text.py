@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from build_scripts.new import chain
 from build_scripts.new.chain import Step, Takes
 
-ENGINES = "torch, aot_inductor, onnxruntime, tensorrt"
+ENGINE = (
+    "# Without `engine` the fastest that can: onnxruntime on CPUs, torch on GPUs.",
+    '# engine = "torch" # torch, aot_inductor, onnxruntime, tensorrt',
+)
 DTYPES = "float32, bfloat16, float16, int8, int8_dynamic, fp8"
 VECTORS = """\
 # The gate: against the float32 reference, over the vectors of the samples.
@@ -59,12 +62,8 @@ GATES = {
     "tokens": CLASSES,
     "generate": CONTINUATIONS,
 }
-VARIANTS = (
-    ("torch", "bfloat16"),
-    ("aot_inductor", "float32"),
-    ("onnxruntime", "float32"),
-    ("onnxruntime", "int8"),
-)
+VARIANTS = {False: ("onnxruntime", "int8_dynamic"), True: ("torch", "bfloat16")}
+"""What one would try next where float32 is too slow or too large: on CPUs, on GPUs."""
 
 
 def text(
@@ -75,6 +74,7 @@ def text(
     takes: Takes,
     sizes: Sequence[int],
     keep_float: Sequence[str],
+    on_gpu: bool,
 ) -> str:
     """The recipe that makes all steps of the ensemble `name` of one source.
 
@@ -83,12 +83,12 @@ def text(
         keep_float: patterns of layers that int8 leaves alone.
     """
     (ranked,) = (f"{name}_{each.job}" for each in steps if each.job in chain.RANKED)
+    generates = kind == "generate"
     lines = [*_lines(name, source, steps), *_shapes(ranked, takes, sizes)]
+    calibration = [] if generates else _calibration(ranked, keep_float)
     gate = GATES[kind].format(encoder=ranked)
-    if kind == "generate":
-        return "\n".join([*lines, gate, *_variants(ranked, VARIANTS[:1])]) + "\n"
-    calibration = _calibration(ranked, keep_float)
-    return "\n".join([*lines, *calibration, gate, *_variants(ranked, VARIANTS)]) + "\n"
+    variant = _variant(ranked, *VARIANTS[on_gpu or generates])
+    return "\n".join([*lines, *calibration, gate, *variant]) + "\n"
 
 
 def _lines(name: str, source: str, steps: Sequence[Step]) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _lines(name: str, source: str, steps: Sequence[Step]) -> Iterator[str]:
             continue
         yield 'family = "transformers"'
         if step.job == chain.ENCODER:
-            yield f'engine = "torch"  # {ENGINES}'
+            yield from ENGINE
             yield f'dtype = "float32" # {DTYPES}'
         else:
             yield 'dtype = "float32" # float32, bfloat16, float16'
@@ -120,7 +120,6 @@ def _calibration(ranked: str, keep_float: Sequence[str]) -> Iterator[str]:
     yield from ("samples = 64", f"keep_float = {json.dumps(keep_float)}", "")
 
 
-def _variants(ranked: str, variants: Sequence[tuple[str, str]]) -> Iterator[str]:
+def _variant(ranked: str, engine: str, dtype: str) -> Iterator[str]:
     yield "# Built and verified by `make build` too, so that changing the lines above is quick."
-    for engine, dtype in variants:
-        yield from (f"[[steps.{ranked}.variants]]", f'engine = "{engine}"', f'dtype = "{dtype}"')
+    yield from (f"[[steps.{ranked}.variants]]", f'engine = "{engine}"', f'dtype = "{dtype}"')

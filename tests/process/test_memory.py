@@ -33,7 +33,8 @@ def folders(folder: Path, sizes: dict[str, int]) -> int:
     said = ["--tensor-parallel-size=2", f"--repository={folder / 'models'}"]
     assert new(["big", str(folder / "checkpoint"), *said]) == 0
     recipe = folder / "models" / "big" / "recipe.toml"
-    recipe.write_text(recipe.read_text().replace("samples = 200", "samples = 8"))
+    text = recipe.read_text().replace("samples = 200", "samples = 8")
+    recipe.write_text(text.replace('# engine = "torch"', 'engine = "torch"'))
     return nbytes
 
 

@@ -32,6 +32,7 @@ parameters { key: "tensor_parallel_size" value { string_value: "2" } }
 """
 RECIPE = """family = "module"
 source = "{source}"
+engine = "torch"
 keep = 2
 [shapes]
 rows = [1, 2, 8]
@@ -56,7 +57,7 @@ class FakeStage:
         return self.applicable
 
     def inputs(self, job: Job) -> dict[str, object]:
-        return self.decides | {"layout": str(job.layout), "engine": job.recipe.engine}
+        return self.decides | {"layout": str(job.layout), "engine": job.engine}
 
     def run(self, job: Job, out: Path, _progress: Progress) -> None:
         self.ran += 1
@@ -122,7 +123,7 @@ def judge(passed: bool = True) -> FakeStage:
 
 
 def rank_files(made: Job) -> dict[str, str]:
-    suffix = {"torch": "safetensors", "onnxruntime": "onnx"}[made.recipe.engine]
+    suffix = {"torch": "safetensors", "onnxruntime": "onnx"}[made.engine]
     return {f"rank{rank}.{suffix}": f"weights of {rank}" for rank in range(made.world_size)}
 
 

@@ -86,7 +86,7 @@ def publish(folder: Path, variant: Variant) -> None:
     layout = repository.Layout(variant.tp, variant.pp)
     config.write_text(layout.laid_out(config.read_text()))
     text = re.sub(
-        r'(?m)^engine = "\w+"', f'engine = "{variant.engine}"', recipe.read_text(), count=1
+        r'(?m)^(?:# )?engine = "\w+"', f'engine = "{variant.engine}"', recipe.read_text(), count=1
     )
     text = re.sub(r'(?m)^dtype = "\w+"', f'dtype = "{variant.dtype}"', text, count=1)
     text = re.sub(r"(accuracy\]\nsamples) = \d+", r"\1 = 40", text)
