@@ -1,6 +1,6 @@
 """Every engine and dtype of the encoder, without Triton, in turns: one text, and full load.
 
-All have the recipe's layout. They are built first, where they are not.
+All have the layout of config.pbtxt. They are built first, where they are not.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from python_mp.front.local import Local, served
 from python_mp.model.config import ModelConfig
 
 MODEL = "embed_encoder"
+ENGINES = (
+    *(("torch", "float32"), ("torch", "bfloat16"), ("aot_inductor", "float32")),
+    *(("onnxruntime", dtype) for dtype in ("float32", "int8", "int8_dynamic")),
+)
 ROUNDS = 5
 
 
@@ -60,11 +64,8 @@ def _measure(replicas: list[Local]) -> list[tuple[float, float]]:
 
 
 def _jobs() -> list[Job]:
-    """torch in float32 first, then what is shipped and what else the recipe names."""
-    shipped = job.load(MODEL)
-    named = {each.name: each for each in map(shipped.variant, shipped.recipe.variants)}
-    first = job.load(MODEL, overrides={"engine": "torch", "dtype": "float32"})
-    jobs = [*({first.name: first, shipped.name: shipped} | named).values()]
+    overrides = ({"engine": engine, "dtype": dtype} for engine, dtype in ENGINES)
+    jobs = [job.load(MODEL, overrides=each) for each in overrides]
     with Progress(console=Console(stderr=True)) as progress:
         for each in jobs:
             artifact.build(each, progress, publishing=False)
