@@ -12,6 +12,8 @@ from python_mp.model.parameters import ENGINES
 ON_CPU: Sequence[Engine] = ("onnxruntime", "torch")
 ON_GPU: Sequence[Engine] = ("torch", "tensorrt")
 """Fastest first, as measured: docs/costs.md. On a GPU ONNX Runtime would use the processor."""
+GENERATING: Sequence[Engine] = ("torch",)
+"""What generates text keeps a cache of its own."""
 
 
 @dataclass(frozen=True)
@@ -27,25 +29,33 @@ class Instead:
         return asdict(self)
 
 
-def choose(dtype: Dtype, *, on_gpu: bool, instead: Instead | None = None) -> Engine:
-    """
+def order(*, on_gpu: bool, generates: bool = False) -> Sequence[Engine]:
+    """The engines, best first."""
+    if generates:
+        return GENERATING
+    return ON_GPU if on_gpu else ON_CPU
+
+
+def choose(engines: Sequence[Engine], dtype: Dtype, instead: Instead | None = None) -> Engine:
+    """The first of the engines, behind the one that cannot compute the model.
+
     Raises:
         BuildError: none has the dtype.
     """
-    engines = ON_GPU if on_gpu else ON_CPU
     for engine in engines:
         if dtype in ENGINES[engine] and not (instead and engine == instead.engine):
             return engine
     has = ", ".join(dict.fromkeys(each for engine in engines for each in ENGINES[engine]))
-    where = "GPUs" if on_gpu else "CPUs"
-    raise BuildError(f"no engine has dtype {dtype} on {where}; there is {has}")
+    raise BuildError(f"{' and '.join(engines)} have no dtype {dtype}; there is {has}")
 
 
-def next_after(refusal: Refused, engine: Engine, dtype: Dtype, *, on_gpu: bool) -> Instead | None:
+def next_after(
+    refusal: Refused, engine: Engine, engines: Sequence[Engine], dtype: Dtype
+) -> Instead | None:
     """What is known once a stage has refused `engine`; None where there is no other."""
     instead = Instead(engine, str(refusal), refusal.stage)
     try:
-        choose(dtype, on_gpu=on_gpu, instead=instead)
+        choose(engines, dtype, instead)
     except BuildError:
         return None
     return instead

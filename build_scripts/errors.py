@@ -19,9 +19,9 @@ class Refused(BuildError):
 
 
 @contextmanager
-def refusing(what: str, instead: str) -> Iterator[None]:
-    """Whatever a library raises as `Refused`, but for a lack of memory, which tells nothing of the
-    model."""
+def refusing(sentence: str) -> Iterator[None]:
+    """Whatever a library raises as `Refused`, in the place of `{why}` in the sentence; but for a
+    lack of memory, which tells nothing of the model."""
     try:
         yield
     except BuildError:
@@ -30,4 +30,4 @@ def refusing(what: str, instead: str) -> Iterator[None]:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         lacks_memory = isinstance(error, MemoryError) or "allocate memory" in why
         kind = BuildError if lacks_memory else Refused
-        raise kind(f"{what} ({why}); {instead}") from error
+        raise kind(sentence.format(why=why)) from error

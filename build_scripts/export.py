@@ -31,6 +31,7 @@ NEEDS = (
 )
 TOOLS = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch")
 OPSET = 20
+NO_GRAPH = "The module is no ONNX graph ({why}); serve it with engine torch or aot_inductor."
 SCOPES = "pkg.torch.onnx.name_scopes"
 """What a node of torch's exporter says of the modules that it was made in, outermost first."""
 
@@ -111,7 +112,7 @@ def save_onnx(traced: Traced, path: Path) -> None:
 
     from build_scripts import onnx_file
 
-    with refusing("The module is no ONNX graph", "serve it with engine torch or aot_inductor."):
+    with refusing(NO_GRAPH):
         program = torch.onnx.export(traced.program, opset_version=OPSET, dynamo=True, verbose=False)
     assert program is not None
     _name_weights(program.model.graph)

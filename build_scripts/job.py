@@ -1,6 +1,6 @@
 """A job: one model to be built by one recipe. Every stage is given it, and nothing else."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -72,18 +72,21 @@ class Job:
         Raises:
             BuildError: the recipe names none, and none has its dtype.
         """
-        dtype, on_gpu = self.recipe.dtype, self.on_gpu
-        return self.recipe.engine or default_engine.choose(
-            dtype, on_gpu=on_gpu, instead=self.instead
-        )
+        said = self.recipe
+        return said.engine or default_engine.choose(self._engines, said.dtype, self.instead)
+
+    @property
+    def _engines(self) -> Sequence[Engine]:
+        generates = self.task == "generate"
+        return default_engine.order(on_gpu=self.on_gpu, generates=generates)
 
     def after(self, refusal: Refused) -> "Job | None":
         """The job with the next engine; None where the recipe names its engine, or there is none
         left."""
-        dtype, on_gpu = self.recipe.dtype, self.on_gpu
         if self.recipe.engine or self.instead:
             return None
-        found = default_engine.next_after(refusal, self.engine, dtype, on_gpu=on_gpu)
+        dtype = self.recipe.dtype
+        found = default_engine.next_after(refusal, self.engine, self._engines, dtype)
         return replace(self, instead=found, outputs={}) if found else None
 
     @cached_property

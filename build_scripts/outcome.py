@@ -73,8 +73,8 @@ def show(results: Iterable[Result], console: Console) -> None:
             said = f"build: {each.model} is not verified: {why}"
             console.print(said, style="yellow", markup=False, soft_wrap=True)
         if each.instead:
-            said = f"build: {each.model} has engine {each.engine}, not {each.instead['engine']}"
-            said += f": {each.instead['why']}"
+            faster, why = each.instead["engine"], each.instead["why"]
+            said = f"build: {each.model} has engine {each.engine}, not {faster}: {why}"
             console.print(said, style="yellow", markup=False, soft_wrap=True)
         if each.error:
             said = f"build: {each.model}: {each.error}"

@@ -23,6 +23,10 @@ from python_mp.sharding.packed import BINS, HIDDEN, HIDDEN_OUT, ROWS
 from python_mp.sharding.rectangles import rows
 
 Dims = Mapping[str, Sequence[int]]
+UNTRACEABLE = (
+    "The module cannot be exported ({why}); make it traceable by torch.export, or serve it with"
+    " engine torch."
+)
 LENGTHS = (7, 5, 6, 2)
 """Of the example batch: no two of its sizes are equal, and none is 1, which export would fix."""
 
@@ -98,8 +102,7 @@ def trace(
 def _exported(
     graph: Graph, tensors: tuple[Tensor, ...], shapes: tuple[Any, ...]
 ) -> ExportedProgram:
-    how = "make it traceable by torch.export, or serve it with engine torch."
-    with refusing("The module cannot be exported", how):
+    with refusing(UNTRACEABLE):
         return torch.export.export(graph, tensors, dynamic_shapes=shapes)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from itertools import product
 from pathlib import Path
 from typing import get_args
 
@@ -12,10 +11,11 @@ import pytest
 
 from build_scripts import default_engine, publish
 from build_scripts.build import main as build
-from build_scripts.default_engine import ON_CPU, ON_GPU, Instead
+from build_scripts.default_engine import ON_CPU, ON_GPU, order
 from build_scripts.errors import BuildError, Refused, refusing
 from build_scripts.job import PROJECT, Job, load
 from build_scripts.recipe import Dtype
+from python_mp.model import config as config_module
 from python_mp.model.parameters import ENGINES
 from tests.support.builds import FakeStage, Workshop, judge, put_stages, rank_files, workshop
 from tests.support.configs import FP32, model_config, tensor
@@ -24,27 +24,28 @@ X = tensor("X", FP32, 4)
 WHY = "The module cannot be exported (it prints); make it traceable, or serve it with engine torch."
 
 
-@pytest.mark.parametrize(("dtype", "on_gpu"), [*product(get_args(Dtype), (False, True))])
+@pytest.mark.parametrize("dtype", get_args(Dtype))
+@pytest.mark.parametrize(("on_gpu", "generates"), [(False, False), (True, False), (False, True)])
 def test_what_is_taken_is_the_first_that_has_the_dtype_and_runs_there(
-    dtype: Dtype, on_gpu: bool
+    dtype: Dtype, on_gpu: bool, generates: bool
 ) -> None:
-    order = ON_GPU if on_gpu else ON_CPU
-    having = [engine for engine in order if dtype in ENGINES[engine]]
+    engines = order(on_gpu=on_gpu, generates=generates)
+    having = [engine for engine in engines if dtype in ENGINES[engine]]
     if not having:
-        with pytest.raises(BuildError, match=f"no engine has dtype {dtype} on [CG]PUs; there"):
-            default_engine.choose(dtype, on_gpu=on_gpu)
+        with pytest.raises(BuildError, match=f"have no dtype {dtype}; there is float32"):
+            default_engine.choose(engines, dtype)
         return
-    place = {"kind": "KIND_GPU", "gpus": [0]} if on_gpu else {"kind": "KIND_CPU"}
-    config = model_config(Path("m"), [X], [X], passive=0, engine=having[0], dtype=dtype)
+    first, *rest = having
+    config = model_config(Path("m"), [X], [X], passive=0, engine=first, dtype=dtype)
     raw = json.loads(config.source[0])
+    place = {"kind": "KIND_GPU", "gpus": [0]} if on_gpu else {"kind": "KIND_CPU"}
     raw["instance_group"] = [{**raw["instance_group"][0], **place}]
-    assert default_engine.choose(dtype, on_gpu=on_gpu) == having[0]
-    first = Instead(having[0], WHY, "stage")
-    rest = [engine for engine in having if engine != having[0]]
+    config_module.parse(json.dumps(raw), "m", "1")
+    assert default_engine.choose(engines, dtype) == first
+    found = default_engine.next_after(Refused(WHY), first, engines, dtype)
+    assert (found is None) == (not rest)
     if rest:
-        assert default_engine.choose(dtype, on_gpu=on_gpu, instead=first) == rest[0]
-    else:
-        assert default_engine.next_after(Refused(WHY), having[0], dtype, on_gpu=on_gpu) is None
+        assert default_engine.choose(engines, dtype, found) == rest[0]
 
 
 class Export(FakeStage):
@@ -117,10 +118,10 @@ def test_an_engine_that_is_named_is_not_replaced(tiny: Workshop, export: Export)
 
 def test_a_lack_of_memory_says_nothing_of_the_model() -> None:
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
-        with pytest.raises(BuildError) as raised, refusing("It cannot", "do otherwise."):
+        with pytest.raises(BuildError) as raised, refusing("It cannot: {why}."):
             raise error
         assert type(raised.value) is BuildError
-    with pytest.raises(Refused, match=r"It cannot \(KeyError\); do"), refusing("It cannot", "do."):
+    with pytest.raises(Refused, match="It cannot: KeyError."), refusing("It cannot: {why}."):
         raise KeyError
 
 
