@@ -6,6 +6,7 @@ from torch import nn
 
 from ...model.errors import LoadError
 from ...model.rank_spec import RankSpec
+from ...sharding.direct import call_directly
 from ...sharding.shard import Shard
 from ...sharding.source import Source
 from ..stage import Compute, Stage
@@ -20,6 +21,6 @@ def _module(shard: Shard, source: Source) -> Compute:
     module = source.build(shard)
     if not isinstance(module, nn.Module):
         raise LoadError(f"build(shard) must return a module, a torch.nn.Module, not {module!r:.80}")
-    module.eval()
+    call_directly(module.eval())
     shard.close_weights()
     return module
