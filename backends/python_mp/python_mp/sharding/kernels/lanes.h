@@ -1,6 +1,7 @@
 /* Vectors of LANES floats, by GCC's and clang's own vector types. */
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -29,6 +30,8 @@ INLINE Vector load(const void *from, size_t at, int bfloat16) {
     }
     return *(const Anywhere *)((const float *)from + at);
 }
+
+INLINE void save(float *to, Vector vector) { *(Anywhere *)to = vector; }
 
 INLINE float load_one(const void *from, size_t at, int bfloat16) {
     uint32_t bits = bfloat16 ? (uint32_t)((const uint16_t *)from)[at] << 16

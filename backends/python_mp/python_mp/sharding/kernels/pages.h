@@ -6,7 +6,6 @@
  * sum so far. So a row's result does not depend on what else is computed with it.
  */
 #include <math.h>
-#include <stdlib.h>
 
 enum { GROUP = 8, KEYS = GROUP * BLOCK, VECTORS = BLOCK / LANES };
 #define WIDE (LANES == 16 ? 2 * VECTORS : VECTORS) /* vectors of values summed at a time */
@@ -24,8 +23,6 @@ typedef struct {
     size_t begin[ROWS], end[ROWS]; /* the tokens a query sees */
     const char *values[GROUP];
 } State;
-
-INLINE void save(float *to, Vector vector) { *(Anywhere *)to = vector; }
 
 INLINE Vector either(Ints which, Vector yes, Vector no) {
     return (Vector)(((Words)which & (Words)yes) | (~(Words)which & (Words)no));

@@ -17,13 +17,13 @@ enum {
 /* What whole vectors have left over. */
 static __attribute__((noinline)) void add_rest(const Product *p, const float *x,
                                                const char *weight, float *y, size_t from, int rows,
-                                               int outputs) {
+                                               int outputs, int bfloat16) {
     for (int row = 0; row < rows; row++)
         for (int output = 0; output < outputs; output++)
             for (size_t i = from; i < p->inputs; i++)
                 y[row * p->outputs + output] +=
                     x[row * p->inputs + i] *
-                    load_one(weight, output * p->inputs + i, p->bfloat16);
+                    load_one(weight, output * p->inputs + i, bfloat16);
 }
 
 INLINE void tile(CORNER, const int rows, const int outputs, const int bfloat16) {
@@ -49,7 +49,7 @@ INLINE void tile(CORNER, const int rows, const int outputs, const int bfloat16) 
             *to = sum(totals[row][0]) + (bias ? *bias : 0);
         }
     }
-    if (i < inputs) add_rest(p, x, weight, y, i, rows, outputs);
+    if (i < inputs) add_rest(p, x, weight, y, i, rows, outputs, bfloat16);
 }
 
 #define TILE(rows, outputs, bfloat16)                                                        \
@@ -73,22 +73,38 @@ static void (*const tiles[ROWS][2][2])(CORNER) = {
 #endif
 };
 
+/* Four rows of a bfloat16 weight as float32, for more than a few passes; the next four are fetched. */
+static void widen(const Product *p, const char *weight, float *wide, size_t outputs) {
+    size_t count = outputs * p->inputs, i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        __builtin_prefetch(weight + (i + count) * width(1), 0, 3);
+        save(wide + i, load(weight, i, 1));
+    }
+    for (; i < count; i++) wide[i] = load_one(weight, i, 1);
+}
+
 /* Some outputs of some rows, the rows in passes of about the same size. */
 static void multiply_part(const Product *p, size_t first, size_t last, size_t row, size_t rows) {
     size_t passes = (rows + ROWS - 1) / ROWS;
     int in_one_stream = rows == 1 && !p->bfloat16; /* which memory delivers a little faster */
+    float *wide = p->bfloat16 && passes > 3 ? malloc(FOUR * p->inputs * sizeof *wide) : NULL;
     for (size_t output = first, outputs; output < last; output += outputs) {
         outputs = output + FOUR > last || in_one_stream ? 1 : FOUR;
         const char *weight = p->weight + output * p->inputs * width(p->bfloat16);
         const float *x = p->x + row * p->inputs, *bias = p->bias ? p->bias + output : NULL;
         float *y = p->y + row * p->outputs + output;
+        if (wide) {
+            widen(p, weight, wide, outputs);
+            weight = (const char *)wide;
+        }
         for (size_t pass = 0, left = rows, now; pass < passes; pass++, left -= now) {
             now = left / (passes - pass);
-            tiles[now - 1][outputs == FOUR][p->bfloat16](p, x, weight, bias, y);
+            tiles[now - 1][outputs == FOUR][p->bfloat16 && !wide](p, x, weight, bias, y);
             x += now * p->inputs;
             y += now * p->outputs;
         }
     }
+    free(wide);
 }
 
 static void multiply(const Product *p) {
