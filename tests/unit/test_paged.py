@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from python_mp.sharding import _kernels
+from python_mp.sharding import _kernels, paged
 from python_mp.sharding.paged import (
     BLOCK,
     attend_pages,
@@ -168,3 +168,17 @@ def test_what_does_not_fit_is_refused(name: str, value: Any, text: str) -> None:
     setattr(filled, name, torch.tensor(value, dtype=torch.int32))
     with pytest.raises(ValueError, match=text):
         filled.asked()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_ways_store_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    k, v = torch.randn(2, 3, 50, 20).to(dtype).transpose(1, 2)  # As attention has them.
+    places, caches = torch.randperm(8 * BLOCK)[:50], []
+    for native in (_kernels, None):
+        monkeypatch.setattr(paged, "kernels", native)
+        caches.append(new_cache(8, 3, 20, dtype, torch.device("cpu")))
+        store(k, v, *caches[-1], places)
+        for wrong in (-1 - 8 * BLOCK, 8 * BLOCK):
+            with pytest.raises(IndexError):
+                store(k[:1], v[:1], *caches[-1], torch.tensor([wrong]))
+    assert all(map(torch.equal, *caches))

@@ -13,6 +13,20 @@ def multiply(
     threads: int,
     /,
 ) -> None: ...
+def store(
+    keys: int,
+    values: int,
+    k: int,
+    v: int,
+    places: int,
+    tokens: int,
+    blocks: int,
+    kv_heads: int,
+    head: int,
+    filled: int,
+    bfloat16: bool,
+    /,
+) -> None: ...
 def attend(
     out: int,
     q: int,

@@ -43,10 +43,37 @@ def store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, places: Tensor
     Args:
         k, v: [tokens, kv heads, head size].
         places: int64 [tokens], of each: block * 16 + its place in the block.
+
+    Raises:
+        IndexError: one is not in the cache.
     """
+    if _is_ours(k, k_cache) and k.dtype == v.dtype == k_cache.dtype:
+        _store(k.contiguous(), v.contiguous(), k_cache, v_cache, places.contiguous())
+        return
     blocks, inside = places // BLOCK, places % BLOCK
     k_cache[blocks, :, :, inside] = k.to(k_cache.dtype)
     v_cache[blocks, :, inside, : v.shape[2]] = v.to(v_cache.dtype)
+
+
+def _store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, places: Tensor) -> None:
+    if k.shape != v.shape or k.shape[1:] != k_cache.shape[1:3] or len(places) != len(k):
+        raise ValueError(
+            f"keys {list(k.shape)}, values {list(v.shape)} and {len(places)} places do not fit"
+            f" pages of {k_cache.shape[1]} heads of {k_cache.shape[2]}"
+        )
+    kernels.store(
+        k_cache.data_ptr(),
+        v_cache.data_ptr(),
+        k.data_ptr(),
+        v.data_ptr(),
+        places.data_ptr(),
+        len(k),
+        len(k_cache),
+        k.shape[1],
+        k.shape[2],
+        v_cache.shape[3],
+        k.dtype is torch.bfloat16,
+    )
 
 
 def attend_pages(

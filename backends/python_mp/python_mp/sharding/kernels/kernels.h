@@ -32,6 +32,17 @@ typedef struct {
     int bfloat16, threads;
 } Attention;
 
+/* What `attend` is to find: keys and values of new tokens. */
+typedef struct {
+    char *keys, *values;    /* as above */
+    const char *k, *v;      /* [tokens, kv heads, head], of the pages' type */
+    const int64_t *places;  /* [tokens]: block * 16 + place in the block */
+    size_t tokens, blocks, kv_heads, head, filled;
+    int bfloat16;
+} Store;
+
+int store(const Store *); /* -1: a place that is not in the pages; nothing was written */
+
 typedef struct {
     const char *name;
     void (*multiply)(const Product *);

@@ -116,11 +116,30 @@ static PyObject *attend(PyObject *Py_UNUSED(module), PyObject *args) {
     Py_END_ALLOW_THREADS return status ? PyErr_NoMemory() : Py_NewRef(Py_None);
 }
 
+static PyObject *store_tokens(PyObject *Py_UNUSED(module), PyObject *args) {
+    unsigned long long keys, values, k, v, places;
+    Py_ssize_t tokens, blocks, kv_heads, head, filled;
+    Store s = {0};
+    if (!PyArg_ParseTuple(args, "KKKKKnnnnnp", &keys, &values, &k, &v, &places, &tokens, &blocks,
+                          &kv_heads, &head, &filled, &s.bfloat16))
+        return NULL;
+    s.keys = (char *)(uintptr_t)keys;
+    s.values = (char *)(uintptr_t)values;
+    s.k = (const char *)(uintptr_t)k;
+    s.v = (const char *)(uintptr_t)v;
+    s.places = (const int64_t *)(uintptr_t)places;
+    s.tokens = tokens, s.blocks = blocks, s.kv_heads = kv_heads, s.head = head, s.filled = filled;
+    if (store(&s))
+        return PyErr_Format(PyExc_IndexError, "a place is not in the cache's %zd blocks", blocks);
+    return Py_NewRef(Py_None);
+}
+
 static PyMethodDef methods[] = {
     {"instruction_sets", instruction_sets, METH_NOARGS, NULL},
     {"is_amd", is_amd, METH_NOARGS, NULL},
     {"choose", choose, METH_VARARGS, NULL},
     {"multiply", multiply, METH_VARARGS, NULL},
+    {"store", store_tokens, METH_VARARGS, NULL},
     {"attend", attend, METH_VARARGS, NULL},
     {0},
 };
