@@ -96,7 +96,6 @@ class Continuous(Waiting[Stream]):
 
     def in_hand(self, flights: Flights) -> list[Stream]:
         """All that runs; its blocks are gone with the group."""
-        self._epoch += 1
         return [stream for stream in self._running.start_over(0) if not stream.is_over]
 
     def guilty(self, flights: Flights, ended: GroupEnded) -> list[Stream]:

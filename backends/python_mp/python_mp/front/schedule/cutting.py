@@ -57,7 +57,8 @@ class Running:
 
     def cut(self, budget: int, may_run: MayRun) -> list[Chunk]:
         """The next step: tokens of those that run and of those that may begin now."""
-        ready = sorted((s for s in self.streams if s not in self.flying and may_run(s)), key=_turn)
+        # A prompt's next piece may follow the one before while that is on its way.
+        ready = sorted((s for s in self.streams if s.missing and may_run(s)), key=_turn)
         ready = ready[: -(-len(self.streams) // self._steps)]
         chunks: list[Chunk] = []
         left = self._go_on([s for s in ready if s.missing == 1], budget, chunks)
