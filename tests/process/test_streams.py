@@ -108,6 +108,21 @@ def test_who_goes_away_frees_his_blocks(tmp_path: Path) -> None:
         assert stays.done.result(LIMIT) == expected(prompts(2)[1], 400)
 
 
+class Unheard(Parts):
+    def part(self, outputs: Any) -> None:
+        raise OSError("no such client")
+
+
+def test_a_part_that_cannot_be_sent_ends_only_its_stream(tmp_path: Path) -> None:
+    with decoder(tmp_path, **{"module.step_milliseconds": 2}) as replica:
+        unheard, other = Unheard(), Parts()
+        for answer in (unheard, other):
+            replica.stream([9, 10], answer, max_tokens=60, ignore_eos=True)
+        with pytest.raises(RequestFailed, match="could not be sent"):
+            unheard.done.result(LIMIT)
+        assert other.done.result(LIMIT) == expected([9, 10], 60, eos=-1)
+
+
 def test_a_stop_ends_what_runs_and_what_waits(tmp_path: Path) -> None:
     with served(decoder_config(tmp_path, max_running_sequences=2), tmp_path) as replica:
         answers = [ask(replica, prompt, ignore_eos=True) for prompt in prompts(6)]

@@ -85,7 +85,7 @@ class Bench:
     def land(self) -> None:
         flight, inputs = self.flying.pop(0)
         try:
-            flight.outputs = dict(self.engine.forward(inputs))
+            flight.outputs = dict(self.engine.begin(inputs)())
         except InvalidInput as error:
             flight.refusal = Refusal("InvalidInput", str(error), error.sequences)
         except (RuntimeError, SystemExit) as error:

@@ -245,6 +245,18 @@ def test_what_can_never_be_computed_is_refused_with_its_numbers(
     bench.close()
 
 
+def test_what_streams_is_bound_by_its_own_time_out_alone(folder: Path) -> None:
+    """That of the queue is for those that wait."""
+    bench = Bench(folder)
+    bench.ask([9], max_tokens=3, ignore_eos=True)
+    (stream,) = bench.schedule
+    stream.deadline, stream.ends_by = 5.0, 7.0
+    bench.step()
+    assert stream.deadline == 7.0
+    bench.run()
+    bench.close()
+
+
 def test_min_tokens_keep_a_stop_from_counting(folder: Path) -> None:
     (first, *more) = expected([50, 51], 6)
     bench = Bench(folder)

@@ -9,7 +9,7 @@ changes everything that follows. An id from FAULTS_FROM on asks for trouble when
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from zlib import crc32
 
 import numpy as np
@@ -44,7 +44,7 @@ def load(spec: RankSpec) -> EchoDecoder:
 class EchoDecoder:
     def __init__(self, spec: RankSpec) -> None:
         self.phases: Mapping[str, float] = {}
-        self.padded = 0
+        self.padded, self.depth = 0, 1
         self.blocks = spec.config.parameters.kv_cache_blocks or _BLOCKS
         self._cache = np.full((self.blocks, _BLOCK), -1, np.int32)
         self._vocabulary = min(decoders.read(spec.config.folder).vocabulary, FAULTS_FROM)
@@ -52,7 +52,14 @@ class EchoDecoder:
         seconds = spec.config.module_parameters.get("step_milliseconds", "0")
         self._seconds = float(seconds) / 1e3
 
-    def forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    def begin(self, inputs: Mapping[str, Array]) -> Callable[[], Mapping[str, Array]]:
+        outputs = self._forward(inputs)
+        return lambda: outputs
+
+    def improve(self) -> bool:
+        return False
+
+    def _forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         ends, tables = inputs["context_lengths"], inputs["block_table"]
         counts = np.diff(inputs["cu_seqlens"])
         owners = np.repeat(np.arange(len(counts)), counts)
