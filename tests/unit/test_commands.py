@@ -33,7 +33,7 @@ RUN = {
 
 NOT_RUN = {
     r".* -m pip install pre-commit": "it changes the clone's git hooks; CI runs the same checks",
-    r"make test-all$": "it is an hour of tests; each can be run by itself",
+    r"make test-all( |$)": "it is an hour of tests, or several; each can be run by itself",
     r"make bench$": "it measures for many minutes, and judges nothing",
     r"git pull && docker compose build": "there is nothing to pull; its other halves are run",
     r"docker run --rm --gpus": "it needs a GPU and NVIDIA's container",
