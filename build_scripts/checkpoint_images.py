@@ -28,7 +28,7 @@ def load(checkpoint: Checkpoint) -> Processor:
     try:
         ours = _ours(theirs.to_dict())
         _compare(ours, theirs)
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # of Pillow, NumPy and transformers
         raise BuildError(
             f"{checkpoint.file(FILE)}: the step images resizes, crops, scales and normalises; a"
             f" {type(theirs).__name__} with these settings does something else ({error})."

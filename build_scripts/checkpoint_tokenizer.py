@@ -83,9 +83,15 @@ def _auto(checkpoint: Checkpoint) -> Any:
         except Exception as error:  # of many libraries, some with no class of their own
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise BuildError(
-                f"transformers cannot load the tokenizer of {checkpoint.path}: {reason}"
+                f"transformers cannot load the tokenizer of {checkpoint.path}: {reason}. Its files"
+                " are damaged or incomplete: save it there again, by save_pretrained"
             ) from None
     tokenizer_files.check(checkpoint.path, found)
+    if type(found.model_max_length) not in (int, float):
+        raise BuildError(
+            f"The checkpoint {checkpoint.path} has model_max_length {found.model_max_length!r} in"
+            " tokenizer_config.json; it must be a whole number"
+        )
     return found
 
 

@@ -35,6 +35,8 @@ def of(checkpoint: Checkpoint) -> Classes:
     names: dict[Any, str] = config.id2label or {}
     if sorted(names) != list(range(len(names))) or not names:
         raise BuildError(f"{file}: id2label must name the classes 0, 1, 2, ...; it has {names}")
+    if unnamed := [number for number, name in names.items() if str(name) in ("", "None")]:
+        raise BuildError(f"{file}: id2label has no name for the class {unnamed[0]}: write one")
     return Classes(
         [str(names[number]) for number in range(len(names))],
         checkpoint.cross_encoder.activation

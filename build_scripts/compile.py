@@ -68,7 +68,7 @@ def compile_rank(job: Job, rank: int, out: Path) -> None:
 
     from python_mp.sharding import ops  # noqa: F401  the graph's operators
 
-    names = {"inputs": "", "outputs": ""}
+    names = {"inputs": "", "outputs": "", "sizes": ""}
     exported = job.output("export") / f"rank{rank}.exported.pt2"
     with quiet():
         torch._inductor.aoti_compile_and_package(

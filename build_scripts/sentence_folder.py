@@ -74,7 +74,7 @@ def _prompts(folder: Path) -> tuple[dict[str, str], str | None]:
         raise BuildError(f"{file}: prompts must be texts by their names")
     prompts = {name: given.get(name) or "" for name in ("query", "document", *given)}
     default = said.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and default not in [*prompts]:
         raise BuildError(
             f"{file}: default_prompt_name is {default!r}; there are the prompts"
             f" {', '.join(prompts)}"

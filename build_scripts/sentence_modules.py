@@ -46,7 +46,7 @@ def read(folder: Path) -> tuple[Modes, tuple[Layer, ...]]:
             f"{folder / 'modules.json'} chains {', '.join(kinds)}; embed computes"
             f" {', '.join(FIRST)}, and behind them {', '.join(BEHIND)} in any order."
         )
-    return _pooling(modules[1][1]), tuple(
+    return _pooling(folder, modules[1][1]), tuple(
         _layer(kind, path) for kind, path in modules[2:] if kind != "Dropout"
     )
 
@@ -86,8 +86,10 @@ def _module(folder: Path, said: Any) -> tuple[str, Path]:
     return kind, folder / path
 
 
-def _pooling(folder: Path) -> Modes:
+def _pooling(root: Path, folder: Path) -> Modes:
     file = folder / "config.json"
+    if not file.is_file() or folder == root:
+        raise BuildError(f"{file} must say how is pooled, and is not there: modules.json names it")
     said = read_optional(file)
     legacy = {mode: said.pop(key) for key, mode in LEGACY_MODES.items() if key in said}
     sentence_keys.refuse_unknown(file, said, POOLING)

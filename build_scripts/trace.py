@@ -5,6 +5,7 @@ The module is called once to learn which inputs it asks for; only those become i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,15 +50,18 @@ class Graph(nn.Module):
 
 @dataclass(frozen=True)
 class Traced:
-    """An exported stage and the names of what goes in and comes out, in order."""
+    """An exported stage, the names of what goes in and comes out, in order, and what must be true
+    of the sizes of its inputs, as torch.export writes it: of others it computes nonsense."""
 
     program: ExportedProgram
     inputs: list[str]
     outputs: list[str]
+    sizes: list[str]
 
     def names(self) -> dict[str, str]:
         """As metadata of a saved program."""
-        return {"inputs": ",".join(self.inputs), "outputs": ",".join(self.outputs)}
+        names = {"inputs": ",".join(self.inputs), "outputs": ",".join(self.outputs)}
+        return {**names, "sizes": json.dumps(self.sizes)}
 
 
 def trace(
@@ -96,7 +100,7 @@ def trace(
         graph = Graph(module, names, **kind)
         shapes = (tuple(_sizes(config, name, longest) for name in names),)
         program = _exported(graph, tuple(tensors[name] for name in names), shapes)
-    return Traced(program, names, outputs)
+    return Traced(program, names, outputs, _equations(config, program))
 
 
 def _exported(
@@ -104,6 +108,14 @@ def _exported(
 ) -> ExportedProgram:
     with refusing(UNTRACEABLE):
         return torch.export.export(graph, tensors, dynamic_shapes=shapes)
+
+
+def _equations(config: ModelConfig, program: ExportedProgram) -> list[str]:
+    """Where inputs have free dims, as images have. What torch says of theirs besides, such as that
+    none is 1, it needs only to make the graph."""
+    is_free = any(dim < 0 for spec in config.inputs for dim in spec.row)
+    said: list[str] = getattr(program, "_guards_code", None) or []
+    return [each for each in said if "==" in each] if is_free else []
 
 
 def example(

@@ -158,6 +158,22 @@ def test_from_its_folder_to_answers(tmp_path: Path, engine: str) -> None:
             np.testing.assert_allclose(mask, net(torch.from_numpy(image)), 0, 2e-5)
 
 
+@pytest.mark.campaign
+def test_sizes_that_compiled_code_is_not_for(tmp_path: Path) -> None:
+    """One sentence, where nothing else checks them, and the ranks live."""
+    model = folder(tmp_path / "repository", "aot_inductor")
+    text = FILES["module.py"].replace("def check(batch)", "def unchecked(batch)")
+    (model / "module.py").write_text(text)
+    made = job.load("net", model.parent, workspace=tmp_path / "workspace")
+    assert artifact.build(made, command.progress()).status == "published"
+    config = configured(made.config.source[0], str(model), "1")
+    with served(config, tmp_path) as replica:
+        with pytest.raises(InvalidInput, match=r"the graph cannot compute IMAGE of \[1, 1, 13, 17"):
+            replica.ask(IMAGE=np.zeros((1, 1, 13, 17), np.float32)).result(LIMIT)
+        assert replica.ask(IMAGE=np.zeros((1, 1, 12, 16), np.float32)).result(LIMIT)
+        assert replica.metrics()["python_mp_restarts_total"] == 0
+
+
 def weights(tmp_path: Path, model: Path) -> dict[str, torch.Tensor]:
     (made := tmp_path / "made").mkdir()
     python_file.load(model / "weights.py", "weights").make(made, None)

@@ -1,5 +1,6 @@
 """What cannot be compiled is refused by the build, in a sentence that says what to do."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from build_scripts.errors import BuildError
 from build_scripts.stand_ins import TracedPeers
 from build_scripts.trace import LENGTHS, example, trace
 from python_mp.model.config import ModelConfig
+from python_mp.model.errors import InvalidInput
+from python_mp.rank.engines.aot_inductor import SIZES, AotGraph
 from python_mp.sharding.packed import Packed
 from tests.support.configs import FP32, INT32, model_config, tensor
 
@@ -62,6 +65,29 @@ def test_lengths_of_their_own_are_refused(tmp_path: Path) -> None:
     for onnx in (False, True):
         with pytest.raises(BuildError, match="lengths of their own .* take engine torch"):
             trace(Module(lambda _, x: x), config, None, onnx)
+
+
+class Doubled(nn.Module):
+    """Half the picture, doubled, beside the picture: sides must be even."""
+
+    def forward(self, batch: Any, hidden: Tensor | None) -> dict[str, Tensor]:
+        image = batch["IMAGE"]
+        half = nn.functional.max_pool2d(image, 2, ceil_mode=True)
+        return {"Y": torch.cat([half.repeat_interleave(2, 2).repeat_interleave(2, 3), image], 1)}
+
+
+def test_sizes_that_a_graph_is_not_for_are_refused(tmp_path: Path) -> None:
+    """Compiled code reads beyond its inputs, where torch would say that sizes do not fit."""
+    image, y = tensor("IMAGE", FP32, 1, -1, -1), tensor("Y", FP32, 2, -1, -1)
+    config = model_config(tmp_path, [image], [y], engine="torch")
+    traced = trace(Doubled(), config, None, onnx=False, said={"IMAGE": (1, 16, 24)})
+    graph = AotGraph.__new__(AotGraph)
+    graph._sizes = json.loads(traced.names()[SIZES])
+    for shape in [(1, 1, 2, 2), (1, 1, 4, 6), (5, 1, 16, 24), (2, 1, 30, 2)]:
+        graph._check({"IMAGE": torch.zeros(shape)})
+    for shape in [(1, 1, 3, 2), (2, 1, 16, 9)]:
+        with pytest.raises(InvalidInput, match=r"cannot compute IMAGE of .*: it is for sizes wh"):
+            graph._check({"IMAGE": torch.zeros(shape)})
 
 
 @pytest.mark.parametrize("more", [[], ["bias"], ["sinks"], ["sinks", "half the heads"]])

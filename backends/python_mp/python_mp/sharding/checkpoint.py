@@ -26,6 +26,9 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
             return f"{key}; quantised weights{by} are not read: take the original checkpoint"
     if config.get("transformers_weights") not in (None, WEIGHTS):
         return f"transformers_weights {config['transformers_weights']!r}; only {WEIGHTS} is read"
+    names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return f"architectures {names!r}; it must be a list of names"
     return None
 
 

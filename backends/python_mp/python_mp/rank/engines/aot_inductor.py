@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import shutil
 import weakref
@@ -16,7 +18,7 @@ from torch import Tensor
 from torch.export.pt2_archive._package import AOTICompiledModel
 
 from ...machine.temporary import temporary_folder
-from ...model.errors import LoadError
+from ...model.errors import InvalidInput, LoadError
 from ...model.rank_spec import RankSpec
 from ...sharding import ops
 from ...sharding.packed import HIDDEN_OUT, Packed
@@ -24,8 +26,9 @@ from ...sharding.shard import Shard
 from ...sharding.source import Source
 from ..stage import Compute, Stage
 
-INPUTS, OUTPUTS = "inputs", "outputs"
-"""Keys of the package's metadata: the graph's input and output names, in order, by commas."""
+INPUTS, OUTPUTS, SIZES = "inputs", "outputs", "sizes"
+"""Keys of the package's metadata: the graph's input and output names, in order, by commas; and
+what must be true of the inputs' sizes, as a list in JSON."""
 _LIBRARY = re.compile(r"/tmp/[^/\n]+(?=/.*\.so$)", re.MULTILINE)
 
 
@@ -55,13 +58,28 @@ class AotGraph:
         metadata = self._package.get_metadata()
         self._inputs = metadata[INPUTS].split(",")
         self._outputs = metadata[OUTPUTS].split(",")
+        self._sizes: list[str] = json.loads(metadata.get(SIZES) or "[]")
 
     def __call__(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
         outputs = batch.through(self._run, self._inputs, hidden)
         return outputs.get(HIDDEN_OUT, outputs)
 
     def _run(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        self._check(given)
         return dict(zip(self._outputs, self._package(*given.values()), strict=True))
+
+    def _check(self, given: Mapping[str, Tensor]) -> None:
+        """Raises InvalidInput for sizes that the graph would compute nonsense of."""
+        names = {"L": {"tensors": [*given.values()]}, "math": math}
+        for said in self._sizes:
+            if not eval(said, names):  # As much code as the package that it comes with.
+                shapes = (f"{name} of {list(tensor.shape)}" for name, tensor in given.items())
+                for number, name in enumerate(given):
+                    said = said.replace(f"L['tensors'][{number}].size()", name)
+                raise InvalidInput(
+                    f"the graph cannot compute {', '.join(shapes)}: it is for sizes where {said};"
+                    " send others, or serve the model with engine torch"
+                )
 
 
 def _load(path: Path, folder: Path, gpu: int) -> AOTICompiledModel:
