@@ -57,8 +57,7 @@ def expected(prompt: Sequence[int], most: int, *, seed: int = 0, eos: int = EOS)
     """The ids of an answer, one after the other, each of all before it."""
     ids = list(prompt)
     for _ in range(most):
-        token = next_id(np.array(ids, np.int32), FAULTS_FROM, seed)
-        if token == eos:
+        ids.append(next_id(np.array(ids, np.int32), FAULTS_FROM, seed))
+        if ids[-1] == eos:
             break
-        ids.append(token)
     return ids[len(prompt) :]

@@ -13,7 +13,6 @@ from ...model.config import ModelConfig
 from ...model.errors import InvalidInput
 from ...model.request import Array, read_request
 from ...model.sampling_parameters import SamplingParameters
-from .stop_strings import StopStrings
 from .stream import Stream, StreamAnswer
 
 INPUT = "INPUT_IDS"
@@ -39,6 +38,8 @@ class StreamReader:
         """
         request = read_request(inputs, self._config, answer)
         settings = sampling_parameters.read(parameters, self._decoder.vocabulary)
+        if settings.stop and self._decode is None:
+            raise InvalidInput("the model has no tokenizer.json, which parameter 'stop' needs")
         prompt = self._prompt(inputs[INPUT])
         ids = np.empty(self._most(len(prompt), settings), np.int32)
         ids[: len(prompt)] = prompt
@@ -52,7 +53,7 @@ class StreamReader:
             prompt=len(prompt),
             length=len(prompt),
             stop_ids=frozenset((*eos, *settings.stop_token_ids)),
-            strings=StopStrings(settings.stop, self._decode) if settings.stop else None,
+            decode=self._decode if settings.stop or settings.stop_token_ids else None,
         )
 
     def _prompt(self, ids: Array) -> Array:
@@ -79,11 +80,11 @@ class StreamReader:
         return most if wanted else context
 
     @cached_property
-    def _decode(self) -> Callable[[list[int]], str]:
-        from tokenizers import Tokenizer  # Most models are never asked for it.
-
+    def _decode(self) -> Callable[[list[int]], str] | None:
         path = self._decoder.folder / "tokenizer.json"
         if not path.is_file():
-            raise InvalidInput("the model has no tokenizer.json for parameter 'stop'")
+            return None
+        from tokenizers import Tokenizer  # Most models are never asked for it.
+
         decode: Callable[[list[int]], str] = Tokenizer.from_file(str(path)).decode
         return decode

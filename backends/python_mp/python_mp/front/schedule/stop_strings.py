@@ -3,8 +3,9 @@
     tokens      " foo" "bar" "\\n" "U" "ser"       stop "\\nUser:"
     may be sent   yes    yes   held: what follows decides
 
-Characters are cut otherwise than tokens are. Tokens of which only several together make text are
-one piece; a stop that begins inside a piece leaves so many of its characters not to be shown.
+Characters are cut otherwise than tokens are, so all tokens are sent in the end, and with them how
+many characters of theirs belong to the stop. Tokens of which only several together make text are
+one piece, which is held as a whole.
 """
 
 from __future__ import annotations
@@ -25,13 +26,6 @@ class Piece(NamedTuple):
     text: str
 
 
-class Found(NamedTuple):
-    tokens: int
-    """Of the stream, that are to be sent."""
-    trim: int
-    """Characters at the end of what these tokens make that belong to the stop."""
-
-
 class StopStrings:
     """
     Args:
@@ -46,20 +40,22 @@ class StopStrings:
         self._pieces: list[Piece] = []
         """Those that may begin a stop."""
 
-    def add(self, token: int) -> Found | None:
-        """The next token of the stream; where the stop is, if this one completes it."""
+    def add(self, token: int) -> int:
+        """The next token of the stream. If it completes a stop, the characters from where that
+        begins to the end of the text; else 0."""
         self._ids.append(token)
         text = self._new_text()
         if not text:
-            return None
+            return 0
         self._pieces.append(Piece(self._new_from, len(self._ids) - 1, text))
         self._shown_from, self._new_from = self._new_from, len(self._ids)
         held = "".join(piece.text for piece in self._pieces)
         starts = [at for stop in self._stops if (at := held.find(stop)) >= 0]
         if starts:
-            return self._found(min(starts))
+            self._pieces.clear()  # Where too few tokens are there for it to count, it never does.
+            return len(held) - min(starts)
         self._let_go(len(held) - max(_overlap(held, stop) for stop in self._stops))
-        return None
+        return 0
 
     @property
     def clear(self) -> int:
@@ -73,13 +69,6 @@ class StopStrings:
         text = self._decode(self._ids[self._shown_from :])
         waits = text.endswith(_INCOMPLETE) and len(self._ids) - self._new_from < _MOST_INCOMPLETE
         return "" if waits else text[len(before) :]
-
-    def _found(self, at: int) -> Found:
-        for piece in self._pieces:
-            if at < len(piece.text):
-                break
-            at -= len(piece.text)
-        return Found(piece.last + 1, len(piece.text) - at) if at else Found(piece.first, 0)
 
     def _let_go(self, characters: int) -> None:
         """Pieces that end within so many."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -61,7 +61,6 @@ class Stream(Request):
     Attributes:
         ids: int32 [prompt and most tokens that may be generated].
         stop_ids: those that end it.
-        strings: None where no text does.
         ends_by: the client's own time-out, a `perf_counter`.
         deaths: groups that have died with it in hand since it was last given a token.
     """
@@ -72,7 +71,8 @@ class Stream(Request):
     prompt: int
     length: int
     stop_ids: frozenset[int]
-    strings: StopStrings | None = None
+    decode: Callable[[list[int]], str] | None = None
+    """Text of ids, as the client's is made; None where no parameter is about text."""
     ends_by: float = math.inf
     deaths: int = 0
     pages: Pages = field(init=False)
@@ -91,6 +91,8 @@ class Stream(Request):
 
     def __post_init__(self) -> None:
         self.pages = Pages(self.ids)
+        stops = self.settings.stop
+        self.strings = StopStrings(stops, self.decode) if stops and self.decode else None
         self.most = len(self.ids)
         """Tokens, the prompt's included."""
 
@@ -169,14 +171,25 @@ class Stream(Request):
 
     def _look(self, token: int) -> Shown:
         count, least = self.generated, self.settings.min_tokens
-        if token in self.stop_ids and count > least:
-            return Shown(count - 1, "stop")
-        found = self.strings.add(token) if self.strings else None
-        if found and count >= least:
-            return Shown(found.tokens, "stop", found.trim)
+        trim = self.strings.add(token) if self.strings else 0
+        if count > least and token in self.stop_ids:
+            return Shown(count, "stop", self._text_of_last())
+        if count >= least and trim:
+            return Shown(count, "stop", trim)
         if self.length >= self.most:
             return Shown(count, "length")
         return Shown(self.strings.clear if self.strings else count)
+
+    def _text_of_last(self) -> int:
+        """Characters by which the last token, which ends the stream, makes the text longer; one of
+        the model's own makes none."""
+        if (
+            self.decode is None
+            or int(self.ids[self.length - 1]) not in self.settings.stop_token_ids
+        ):
+            return 0
+        last = self.ids[max(self.prompt, self.length - CONTEXT_IDS) : self.length].tolist()
+        return max(0, len(self.decode(last)) - len(self.decode(last[:-1])))
 
     def take(self) -> tuple[Outputs, bool] | None:
         """What was not sent yet, and whether it is the last part; None if there is nothing. For
