@@ -95,7 +95,7 @@ def _the_best_afterwards() -> Iterator[None]:
 @pytest.mark.parametrize("which", [*range(len(_kernels.instruction_sets())), None])
 @settings(max_examples=50, deadline=None)
 @given(
-    shapes=st.lists(SHAPES | st.just((1, 33)), min_size=1, max_size=5),
+    shapes=st.lists(SHAPES | st.just((1, 33)) | st.just((2, 1200)), min_size=1, max_size=5),
     kv=st.integers(1, 3),
     groups=st.integers(1, 5),
     head=st.sampled_from([1, 5, 8, 20, 64, 80, 130]),
@@ -126,10 +126,11 @@ def test_it_computes_its_formula(
     np.testing.assert_allclose(found.float(), filled.expected(sinks, **how), rtol=limit, atol=limit)
 
 
-def test_a_sequence_has_the_same_bits_in_any_company() -> None:
-    shapes = [(1, 40), (7, 300), (1, 129), (33, 33), (2, 257)]
+@pytest.mark.parametrize("window", [130, None])
+def test_a_sequence_has_the_same_bits_in_any_company(window: int | None) -> None:
+    shapes = [(1, 40), (7, 300), (1, 1300), (33, 33), (2, 257)]
     filled = Filled(shapes, 2, 3, 20, torch.float32)
-    together = filled.asked(window=130).split([rows for rows, _ in shapes])
+    together = filled.asked(window=window).split([rows for rows, _ in shapes])
     rows = filled.q.split([rows for rows, _ in shapes])
     for n, (q, table, context) in enumerate(zip(rows, filled.table, filled.context, strict=True)):
         for row in range(len(q)):  # Alone, as if it had been decoded.
@@ -139,7 +140,7 @@ def test_a_sequence_has_the_same_bits_in_any_company() -> None:
                 table[None],
                 context[None] - len(q) + row + 1,
                 torch.tensor([0, 1]),
-                window=130,
+                window=window,
             )
             assert torch.equal(alone[0], together[n][row])
 

@@ -3,11 +3,12 @@
  * A task is up to ROWS queries that see the same keys: those of one key head, of one or more rows
  * of a sequence. It goes through the sequence's blocks once, in groups of GROUP that begin at the
  * same tokens whatever is asked: scores, their softmax so far (arXiv:2205.14135), and the values'
- * sum so far. So a row's result does not depend on what else is computed with it.
+ * sum so far. What is one task for its sequence, a decode, is cut into parts of PART tokens, so that
+ * few long sequences keep many threads busy. So a row's result depends on its own sequence only.
  */
 #include <math.h>
 
-enum { GROUP = 8, KEYS = GROUP * BLOCK, VECTORS = BLOCK / LANES };
+enum { GROUP = 8, KEYS = GROUP * BLOCK, PART = 4 * KEYS, VECTORS = BLOCK / LANES };
 #define WIDE (LANES == 16 ? 2 * VECTORS : VECTORS) /* vectors of values summed at a time */
 
 typedef struct {
@@ -15,11 +16,16 @@ typedef struct {
     size_t sequence, kv_head;
     size_t rows, first; /* of the sequence, of this step; the first query, by row and group */
     int count;
+    size_t part, parts;
 } Task;
 
 typedef struct {
-    float queries[ROWS][MAX_HEAD], totals[ROWS][MAX_HEAD], scores[ROWS][KEYS];
-    float top[ROWS], sum[ROWS];
+    float totals[ROWS][MAX_HEAD], top[ROWS], sum[ROWS];
+} Result;
+
+typedef struct {
+    float queries[ROWS][MAX_HEAD], scores[ROWS][KEYS];
+    Result *so_far;
     size_t begin[ROWS], end[ROWS]; /* the tokens a query sees */
     const char *values[GROUP];
 } State;
@@ -75,7 +81,7 @@ INLINE void add_values(const Attention *a, State *state, size_t keys, size_t at,
     Vector totals[ROWS][WIDE], value[WIDE];
     UNROLL for (int row = 0; row < rows; row++)
         UNROLL for (int i = 0; i < vectors; i++)
-            totals[row][i] = load(state->totals[row], at + i * LANES, 0);
+            totals[row][i] = load(state->so_far->totals[row], at + i * LANES, 0);
     for (size_t key = 0; key < keys; key++) {
         size_t place = key % BLOCK * a->filled + at;
         UNROLL for (int i = 0; i < vectors; i++)
@@ -86,7 +92,7 @@ INLINE void add_values(const Attention *a, State *state, size_t keys, size_t at,
     }
     UNROLL for (int row = 0; row < rows; row++)
         UNROLL for (int i = 0; i < vectors; i++)
-            save(&state->totals[row][at + i * LANES], totals[row][i]);
+            save(&state->so_far->totals[row][at + i * LANES], totals[row][i]);
 }
 
 INLINE void sum_rows(const Attention *a, State *state, size_t keys, const int rows,
@@ -135,7 +141,7 @@ static void (*const sum_values[ROWS])(const Attention *, State *, size_t) = {
 /* Scores of the `keys` tokens from `first` on become weights, relative to the largest score so far.
  * What a query does not see weighs nothing, whatever lies there. */
 static void weigh(const Attention *a, State *state, int row, size_t first, size_t keys) {
-    float *scores = state->scores[row], top = state->top[row];
+    float *scores = state->scores[row], top = state->so_far->top[row];
     int begin = (int)(state->begin[row] > first ? state->begin[row] - first : 0);
     int end = (int)(state->end[row] > first ? smaller(state->end[row] - first, keys) : 0);
     Ints places;
@@ -149,7 +155,7 @@ static void weigh(const Attention *a, State *state, int row, size_t first, size_
         save(scores + at, some);
     }
     for (int i = 0; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
-    float scale = top == -INFINITY ? 1 : expf(state->top[row] - top);
+    float scale = top == -INFINITY ? 1 : expf(state->so_far->top[row] - top);
     float bound = top == -INFINITY ? 0 : top;
     Vector sums = {0};
     for (size_t at = 0; at < keys; at += LANES) {
@@ -157,11 +163,11 @@ static void weigh(const Attention *a, State *state, int row, size_t first, size_
         sums += weights;
         save(scores + at, weights);
     }
-    state->top[row] = top;
-    state->sum[row] = state->sum[row] * scale + sum(sums);
+    state->so_far->top[row] = top;
+    state->so_far->sum[row] = state->so_far->sum[row] * scale + sum(sums);
     if (scale != 1)
         for (size_t at = 0; at < a->filled; at += LANES)
-            save(state->totals[row] + at, load(state->totals[row], at, 0) * scale);
+            save(state->so_far->totals[row] + at, load(state->so_far->totals[row], at, 0) * scale);
 }
 
 /* The float of a query or its output. */
@@ -181,18 +187,39 @@ static void begin(const Task *task, State *state) {
         state->end[row] = token + 1;
         state->begin[row] = token + 1 > a->window ? token + 1 - a->window : 0;
         for (size_t i = 0; i < a->head; i++) state->queries[row][i] = query[i] * a->scale;
-        memset(state->totals[row], 0, a->filled * sizeof(float));
+        memset(state->so_far->totals[row], 0, a->filled * sizeof(float));
         size_t head = task->kv_head * groups + (task->first + row) % groups;
-        state->top[row] = a->sinks ? a->sinks[head] : -INFINITY;
-        state->sum[row] = a->sinks ? 1 : 0;
+        int has_sink = a->sinks && task->part == 0;
+        state->so_far->top[row] = has_sink ? a->sinks[head] : -INFINITY;
+        state->so_far->sum[row] = has_sink ? 1 : 0;
     }
 }
 
-static void attend_task(const Task *task) {
+static void finish(const Task *task, const Result *result) {
     const Attention *a = task->a;
-    State state;
+    for (int row = 0; row < task->count; row++) {
+        float *out = a->out + place_of(task, row);
+        for (size_t i = 0; i < a->head; i++) out[i] = result->totals[row][i] / result->sum[row];
+    }
+}
+
+/* The first token that any row of this step sees. */
+static size_t first_seen(const Attention *a, size_t sequence) {
+    size_t rows = a->starts[sequence + 1] - a->starts[sequence];
+    size_t end = a->contexts[sequence] - rows + 1;
+    return end > a->window ? end - a->window : 0;
+}
+
+static void attend_task(const Task *task, Result *result) {
+    const Attention *a = task->a;
+    State state = {.so_far = result};
     begin(task, &state);
     size_t block = state.begin[0] / BLOCK, end = state.end[task->count - 1];
+    if (task->parts > 1) {
+        size_t part = first_seen(a, task->sequence) / PART + task->part;
+        if (task->part) block = part * (PART / BLOCK);
+        end = smaller(end, (part + 1) * PART);
+    }
     size_t key_bytes = a->head * BLOCK * width(a->bfloat16);
     size_t value_bytes = a->filled * BLOCK * width(a->bfloat16);
     const int32_t *table = a->table + task->sequence * a->width;
@@ -206,16 +233,36 @@ static void attend_task(const Task *task) {
         for (int row = 0; row < task->count; row++) weigh(a, &state, row, first, last - first);
         sum_values[task->count - 1](a, &state, last - first);
     }
+    if (task->parts == 1) finish(task, result);
+}
+
+/* The parts of a task, whose results lie one after another, in that order. */
+static void join(const Task *task, Result *results) {
     for (int row = 0; row < task->count; row++) {
-        float *out = a->out + place_of(task, row);
-        for (size_t i = 0; i < a->head; i++) out[i] = state.totals[row][i] / state.sum[row];
+        float top = -INFINITY;
+        for (size_t i = 0; i < task->parts; i++) top = fmaxf(top, results[i].top[row]);
+        for (size_t i = 0; i < task->parts; i++) {
+            float scale = expf(results[i].top[row] - top);
+            results[i].sum[row] *= scale;
+            for (size_t at = 0; at < task->a->head; at++) results[i].totals[row][at] *= scale;
+            if (i == 0) continue;
+            results->sum[row] += results[i].sum[row];
+            for (size_t at = 0; at < task->a->head; at++)
+                results->totals[row][at] += results[i].totals[row][at];
+        }
     }
+    finish(task, results);
 }
 
 /* Tasks of a sequence for one key head. */
 static size_t tiles_of(const Attention *a, size_t sequence) {
     size_t rows = a->starts[sequence + 1] - a->starts[sequence];
     return (rows * (a->heads / a->kv_heads) + ROWS - 1) / ROWS;
+}
+
+static size_t parts_of(const Attention *a, size_t sequence) {
+    if (tiles_of(a, sequence) != 1) return 1;
+    return (a->contexts[sequence] - 1) / PART - first_seen(a, sequence) / PART + 1;
 }
 
 /* Task number `number`; `before` counts the tasks before each sequence. */
@@ -228,12 +275,10 @@ static Task task_of(const Attention *a, const size_t *before, size_t number) {
         else
             high = middle;
     }
-    size_t tiles = tiles_of(a, low), within = number - before[low];
-    Task task = {a, low, within / tiles, a->starts[low + 1] - a->starts[low],
-                 within % tiles * ROWS, 0};
-    size_t queries = task.rows * (a->heads / a->kv_heads);
-    task.count = (int)smaller(ROWS, queries - task.first);
-    return task;
+    size_t tiles = tiles_of(a, low), parts = parts_of(a, low), within = number - before[low];
+    size_t rows = a->starts[low + 1] - a->starts[low], first = within / parts % tiles * ROWS;
+    int count = (int)smaller(ROWS, rows * (a->heads / a->kv_heads) - first);
+    return (Task){a, low, within / parts / tiles, rows, first, count, within % parts, parts};
 }
 
 static int attend(const Attention *a) {
@@ -241,16 +286,27 @@ static int attend(const Attention *a) {
     if (!before) return -1;
     before[0] = 0;
     for (size_t i = 0; i < a->sequences; i++) {
-        size_t tasks = tiles_of(a, i) * a->kv_heads;
+        size_t tasks = tiles_of(a, i) * parts_of(a, i) * a->kv_heads;
         before[i + 1] = before[i] + tasks;
-        work += tasks * ROWS * a->contexts[i] * a->head;
+        work += tiles_of(a, i) * a->heads * a->contexts[i] * a->head;
     }
+    size_t tasks = before[a->sequences];
+    Result *results = malloc(tasks * sizeof *results + 1); /* untouched where a task has no parts */
+    if (!results) return free(before), -1;
     int threads = work < SMALL ? 1 : a->threads;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (size_t number = 0; number < before[a->sequences]; number++) {
+    for (size_t number = 0; number < tasks; number++) {
         Task task = task_of(a, before, number);
-        attend_task(&task);
+        Result alone;
+        attend_task(&task, task.parts > 1 ? results + number : &alone);
     }
+    for (size_t i = 0; i < a->sequences; i++)
+        for (size_t head = 0; parts_of(a, i) > 1 && head < a->kv_heads; head++) {
+            size_t number = before[i] + head * parts_of(a, i);
+            Task task = task_of(a, before, number);
+            join(&task, results + number);
+        }
+    free(results);
     free(before);
     return 0;
 }
