@@ -20,6 +20,7 @@ from python_mp.sharding.shard import Shard
 from python_mp.sharding.weights import Tensors
 from tests.support.families import FAMILIES, Family
 from tests.support.peers import Peer, Peers, together
+from tests.support.tiny_models import tiny
 
 CPU = torch.device("cpu")
 NEAR = 1e-5
@@ -183,6 +184,19 @@ def _take(each: Asked, logits: torch.Tensor) -> int:
         f"token {place} is {found}, not {wanted}: {gap}, {each.gaps[place]}"
     )
     return 1
+
+
+def tiny_causal(model_type: str) -> Any:
+    """Of any model_type that transformers has."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny(model_type).make().config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn_like(parameter)
+            parameter.copy_(noise * 0.2 if parameter.dim() > 1 else parameter + noise * 0.1)
+    return model
 
 
 @cache

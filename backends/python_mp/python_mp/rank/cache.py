@@ -8,7 +8,7 @@ import numpy as np
 
 from ..model import layout
 from ..model.config import ModelConfig
-from ..model.errors import InvalidInput, LoadError
+from ..model.errors import InvalidInput, LoadError, PythonMpError
 from ..model.request import Array
 from ..sharding.paged import BLOCK
 from ..sharding.running import KvCache
@@ -36,6 +36,11 @@ def open_cache(forward: Forward, cache: KvCache, config: ModelConfig, device: De
         forward(_step(1, ROWS + 1))
     except InvalidInput as error:
         raise LoadError(f"of a first step of {ROWS} tokens: {error}") from None
+    except PythonMpError:
+        raise
+    except Exception as error:
+        text = f"the module raised {type(error).__name__} for a first step: {error}"
+        raise LoadError(text) from error
 
 
 def _blocks(cache: KvCache, config: ModelConfig, device: Device) -> int:

@@ -20,7 +20,7 @@ from ..shard import Shard
 from ..tied import Renamed, tied
 from . import skeleton
 from .heads import HIDDEN_STATES, Done
-from .transformers import Encoder
+from .transformers import Encoder, sentences
 
 SAMPLED = "sampled"
 """int32 [m]: the sequences whose last row is to be followed by a token."""
@@ -48,7 +48,8 @@ class Decoder(nn.Module):
         self.logits = None
         if shard.is_last:
             embedding = self.encoder.model.get_input_embeddings() if shard.is_first else None
-            self.logits = Logits(shard, whole, embedding)
+            with sentences(f"the head of a {config.model_type}"):
+                self.logits = Logits(shard, whole, embedding)
 
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
         found: Tensor | dict[str, Tensor] = self.encoder(batch, hidden)
@@ -90,7 +91,8 @@ class Logits(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         self.done.states = states[None]
         try:
-            found: Tensor = self.whole(use_cache=False).logits[0].float()
+            with sentences(f"a {type(self.whole).__name__} without its base"):
+                found: Tensor = self.whole(use_cache=False).logits[0].float()
         finally:
             self.done.states = torch.empty(0)
         return found
