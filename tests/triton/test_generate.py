@@ -208,7 +208,7 @@ def test_a_client_that_goes_away_frees_its_blocks(decoder: TritonServer) -> None
 
 def test_http_streams_events(decoder: TritonServer) -> None:
     url = f"http://{decoder.endpoints.http_url}/v2/models/decoder/generate_stream"
-    asked = {"INPUT_IDS": [[9, 10]], "max_tokens": 6, "temperature": 0.0}
+    asked = {"INPUT_IDS": [9, 10], "max_tokens": 6, "temperature": 0.0}
     with urlopen(Request(url, json.dumps(asked).encode()), timeout=LIMIT) as answer:
         events = [json.loads(line[6:]) for line in answer if line.strip()]
     ids = [token for event in events for token in np.ravel(event["OUTPUT_IDS"]).tolist()]
