@@ -155,6 +155,20 @@ def test_texts_are_classified_as_by_the_pipeline(
         assert found["LABEL"].shape == (len(TEXTS), len(LABELS))
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_texts_are_classified_side_by_side_without_a_token_to_pad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Which transformers itself does not do."""
+    path = folder(tmp_path, name, "classify", pad_token_id=None)
+    said = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**said, "pad_token_id": None}))
+    texts = [*TEXTS, *reversed(TEXTS)]
+    top_k = np.full((len(texts), 1), len(LABELS), np.int32)
+    found = Served(path, "classify", monkeypatch).ask(**request("classify", texts), TOP_K=top_k)
+    check(found, reference(path, "classify")(texts))
+
+
 @pytest.mark.parametrize("activation", ["Identity", "Sigmoid", "Softmax"])
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_pairs_are_classified_as_by_a_cross_encoder(

@@ -7,6 +7,7 @@ float32, of what any engine returns.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ from .task import WEIGHTS, Task
 HIDDEN_STATES = "HIDDEN_STATES"
 GIVEN = {"input_ids", "attention_mask", "token_type_ids", "position_ids", "pixel_values"}
 """What an encoder has been given as well."""
+NO_TOKEN = -1
+"""Which is no id of any."""
 
 
 def head(shard: Shard, config: PretrainedConfig, task: Task) -> nn.Module:
@@ -122,6 +125,11 @@ class Classes(nn.Module):
         self, config: PretrainedConfig, task: Task, weights: Weights, device: torch.device
     ) -> None:
         super().__init__()
+        config = copy(config)
+        if (
+            getattr(config, "pad_token_id", None) is None
+        ):  # Without one transformers takes only a text at a time.
+            config.pad_token_id = NO_TOKEN
         whole = skeleton.make(config, task.kind)
         base, (encoder, _) = whole.base_model, skeleton.kind(config)
         if type(base) is not encoder:
@@ -135,7 +143,7 @@ class Classes(nn.Module):
         load_weights(whole, weights)
         self.whole = whole
         self._by_token = task.kind == "tokens"
-        self._padding = getattr(config, "pad_token_id", None) or 0
+        self._padding = config.pad_token_id
 
     def forward(self, batch: Packed, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"LOGITS": self._of_all(batch, outputs[HIDDEN_STATES].float())}
