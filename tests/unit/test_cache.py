@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from python_mp.machine import memory
 from python_mp.model.errors import InvalidInput, LoadError
 from python_mp.rank import cache
 from python_mp.rank.device import CpuDevice
+from python_mp.sharding import paged
 from python_mp.sharding.running import KvCache, Running
 from tests.support.configs import INT32, model_config, tensor
 
@@ -49,13 +51,23 @@ def opened(folder: Path, free: int, **parameters: Any) -> tuple[int, list[int]]:
 
 
 def test_as_many_as_fit_a_share_of_what_is_free(tmp_path: Path) -> None:
-    free = 20 * BLOCK_NBYTES + 1
+    free = 40 * BLOCK_NBYTES + 1
     assert opened(tmp_path, free) == (10, [2, 2, 3])
     assert opened(tmp_path, free, tensor_parallel_size=2, replicas=2)[0] == 2
     assert opened(tmp_path, 1 << 40)[0] == cache.MOST
     assert opened(tmp_path, 0, kv_cache_blocks=7)[0] == 7
     with pytest.raises(LoadError, match=r"0 MB of memory are left .* a block of 16 tokens takes"):
         opened(tmp_path, BLOCK_NBYTES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_is_taken_when_it_is_written(dtype: torch.dtype) -> None:
+    before = psutil.Process().memory_info().rss
+    pages = paged.new_cache(1 << 15, 4, 64, dtype, torch.device("cpu"))
+    nbytes = sum(each.nbytes for each in pages)
+    assert nbytes == (1 << 15) * paged.block_bytes(4, 64, dtype) >= 1 << 29
+    assert psutil.Process().memory_info().rss - before < nbytes / 10
+    assert all(each.data_ptr() % 64 == 0 and each[-1, -1, -1, -1] == 0 for each in pages)
 
 
 def test_a_first_step_that_is_refused_ends_the_load(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from ..sharding.running import KvCache
 from .device import Device
 
 Forward = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-SHARE = {"cpu": 0.5, "cuda": 0.9}
-"""Of the memory that is free once the weights are there. A processor's is others' as well."""
+SHARE = {"cpu": 0.25, "cuda": 0.9}
+"""Of the memory that is free once the weights are there. A processor's is others' as well, and is
+taken only as blocks are written: what looks free then may be promised to another cache."""
 MOST = 1 << 16
 """Blocks that are taken of themselves: a million tokens. The front keeps a list of them."""
 ROWS = 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +19,8 @@ from .native import kernels
 
 BLOCK = 16
 """Tokens of a block."""
+ALIGNMENT = 64
+"""Bytes, as of torch's own tensors."""
 MOST_HEAD = 512
 """Numbers of a head that the kernel has room for."""
 
@@ -26,10 +29,20 @@ def new_cache(
     blocks: int, kv_heads: int, head: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Zeros: the keys' and the values' pages of one layer, to be handed to `store` and
-    `attend_pages`. They take `block_bytes` a block."""
-    keys = torch.zeros(blocks, kv_heads, head, BLOCK, dtype=dtype, device=device)
-    values = torch.zeros(blocks, kv_heads, BLOCK, _filled(head), dtype=dtype, device=device)
-    return keys, values
+    `attend_pages`. They take `block_bytes` a block, of a processor's memory once it is written."""
+    keys = _zeros((blocks, kv_heads, head, BLOCK), dtype, device)
+    return keys, _zeros((blocks, kv_heads, BLOCK, _filled(head)), dtype, device)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """torch would write them, and so take all of the memory at once; the kernel has pages of
+    zeros."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    nbytes = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
+    begin = -raw.ctypes.data % ALIGNMENT
+    return torch.from_numpy(raw[begin : begin + nbytes]).view(dtype).view(shape)
 
 
 def block_bytes(kv_heads: int, head: int, dtype: torch.dtype) -> int:
