@@ -5,6 +5,7 @@
 #include "lanes.h"
 #include "products.h"
 #include "pages.h"
+#include "tasks.h"
 
 const Kernels kernels_avx512 = {"avx512", multiply, attend};
 #endif

@@ -4,5 +4,6 @@
 #include "lanes.h"
 #include "products.h"
 #include "pages.h"
+#include "tasks.h"
 
 const Kernels kernels_baseline = {"baseline", multiply, attend};

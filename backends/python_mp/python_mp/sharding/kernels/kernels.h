@@ -21,7 +21,7 @@ enum { BLOCK = 16, MAX_HEAD = 512 };
 typedef struct {
     float *out;                 /* [tokens, heads, head] */
     const float *q;             /* the same */
-    const char *keys, *values;  /* [blocks, kv heads, head, 16] and [blocks, kv heads, 16, filled] */
+    const char *keys, *values;  /* [blocks, kv heads, head, 16], [blocks, kv heads, 16, filled] */
     const int32_t *table;       /* [sequences, width]: ids of blocks */
     const int32_t *contexts;    /* [sequences]: tokens in the cache, this step's included */
     const int32_t *starts;      /* [sequences + 1]: where the rows of each begin */

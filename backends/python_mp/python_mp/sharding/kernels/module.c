@@ -79,7 +79,8 @@ static const char *refusal(const Attention *a, size_t tokens) {
         if (rows < 0 || context < rows || context > (int64_t)(a->width * BLOCK))
             return "a sequence's context is shorter than its rows, or longer than its table";
         int64_t seen = context - rows + 1 - (int64_t)a->window;
-        for (int64_t block = seen > 0 ? seen / BLOCK : 0; rows && block * BLOCK < context; block++) {
+        int64_t block = seen > 0 ? seen / BLOCK : 0;
+        for (; rows && block * BLOCK < context; block++) {
             int32_t id = a->table[i * a->width + block];
             if (id < 0 || (size_t)id >= a->blocks) return "block_table names no block of the cache";
         }

@@ -73,7 +73,7 @@ static void (*const tiles[ROWS][2][2])(CORNER) = {
 #endif
 };
 
-/* Four rows of a bfloat16 weight as float32, for more than a few passes; the next four are fetched. */
+/* Four rows of a bfloat16 weight as float32, for many passes; the next four are fetched. */
 static void widen(const Product *p, const char *weight, float *wide, size_t outputs) {
     size_t count = outputs * p->inputs, i = 0;
     for (; i + LANES <= count; i += LANES) {
