@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from build_scripts import artifact, command, job
-from build_scripts.errors import BuildError
+from build_scripts.errors import BuildError, Refused
+from build_scripts.job import Job
 from tests.support.configs import FP32, INT32, model_config, module_config, tensor
 from tests.support.replicas import LIMIT, served
 
@@ -79,7 +80,7 @@ parameters { key: "pipeline_parallel_size" value { string_value: "2" } }
 RECIPE = """
 family = "module"
 source = "make:weights.py"
-engine = "%s"
+%s
 [shapes]
 rows = [1, 2, 8]
 [accuracy]
@@ -96,23 +97,26 @@ def make(folder, progress):
 """
 
 
-def built(home: Path, engine: str, module: str) -> str:
-    """Why it cannot be."""
+def job_of(home: Path, engine: str, module: str) -> Job:
     (folder := home / "models" / "net").mkdir(parents=True)
     texts = {"module.py": module, "weights.py": WEIGHTS, "config.pbtxt": TWO_STAGES}
     for name, text in {**texts, "recipe.toml": RECIPE % engine}.items():
         (folder / name).write_text(text)
-    made = job.load("net", folder.parent, workspace=home / "workspace")
-    with pytest.raises(BuildError) as error:
-        artifact.build(made, command.progress())
-    return str(error.value)
+    return job.load("net", folder.parent, workspace=home / "workspace")
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "aot_inductor"])
 def test_stages_of_graphs_hand_on_one_tensor(tmp_path: Path, engine: str) -> None:
     """Where a module hands on several by name, the build says so."""
     sentence = "A stage hands on a, b by name; between graphs there is one tensor"
-    assert sentence in built(tmp_path, engine, BY_NAME)
+    with pytest.raises(Refused, match=sentence):
+        artifact.build(job_of(tmp_path, f'engine = "{engine}"', BY_NAME), command.progress())
+
+
+def test_where_no_engine_is_named_torch_does_what_no_graph_can(tmp_path: Path) -> None:
+    result = artifact.build(job_of(tmp_path, "", BY_NAME), command.progress())
+    assert (result.engine, result.status) == ("torch", "published")
+    assert "A stage hands on a, b by name" in result.instead["why"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +130,8 @@ def test_other_outputs_than_config_has_are_refused(
     tmp_path: Path, made: str, sentence: str
 ) -> None:
     module = BY_NAME.replace('{"Y": hidden["a"] - hidden["b"]}', made)
-    assert sentence in built(tmp_path, "torch", module)
+    with pytest.raises(BuildError, match=sentence):
+        artifact.build(job_of(tmp_path, 'engine = "torch"', module), command.progress())
 
 
 # Words and sound of their own lengths: each word sees all of its sequence, and gets the mean sound.
