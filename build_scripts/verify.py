@@ -10,7 +10,9 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,8 @@ TOOLS = (
     "transformers",
 )
 WORST = 5
+AT_ONCE = 16
+"""Texts that are continued."""
 LATENCY_ROUNDS = 20
 
 
@@ -89,9 +93,10 @@ def _answered(
 def _continued(
     job: Job, replica: Local, wanted: Samples, expected: list[Outputs], progress: Progress
 ) -> Judged:
-    pairs = list(zip(wanted.requests, expected, strict=False))
-    shown = progress.track(pairs, description=f"{job.name}: verify")
-    found = [continuations.compare(replica, *pair) for pair in shown]
+    asked = wanted.requests[: len(expected)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # So that they share steps, as they will.
+        compared = pool.map(partial(continuations.compare, replica), asked, expected)
+        found = list(progress.track(compared, len(asked), description=f"{job.name}: verify"))
     latency = continuations.latency(replica, wanted.requests)
     if not found:
         return {}, latency
