@@ -96,8 +96,14 @@ class Target:
         return Status.parse(self._get(f"{self._health_url}/status"))
 
     def metadata(self, model: str) -> dict[str, Any]:
-        """Names, types and shapes of a model's tensors. Raises ChaosError."""
-        return self._get(f"{self._http_url}/v2/models/{model}")
+        """Names, types and shapes of a model's tensors, without inputs that may be left out.
+        Raises ChaosError."""
+        said, config = (
+            self._get(f"{self._http_url}/v2/models/{model}{of}") for of in ("", "/config")
+        )
+        optional = {each["name"] for each in config["input"] if each.get("optional")}
+        inputs = [each for each in said["inputs"] if each["name"] not in optional]
+        return said | {"inputs": inputs}
 
     def behind(self, model: str) -> list[str]:
         """The models that a request to `model` passes through. Raises ChaosError."""

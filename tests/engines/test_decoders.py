@@ -12,6 +12,7 @@ import torch
 
 from python_mp.model.errors import LoadError
 from tests.support import decoding
+from tests.support.campaigns import some
 from tests.support.decoding import Asked, Ranks
 
 NAMES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2", "gpt_neox", "phi")
@@ -41,7 +42,7 @@ def test_as_transformers_generates(name: str) -> None:
 
 @pytest.mark.campaign
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some(NAMES, 2))
 def test_long_ones(name: str) -> None:
     """64 prompts of up to 500 tokens, 200 new ones."""
     model, blocks, ties = decoding.model(name, 720), 3000, 0
