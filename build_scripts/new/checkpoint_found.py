@@ -16,6 +16,7 @@ from build_scripts import (
     checkpoint_tokenizer,
     gguf_folder,
     hub,
+    layer_weights,
     step,
     tasks,
 )
@@ -126,6 +127,7 @@ def read(source: str, folder: Path, wanted: Kind | None) -> Found:
             " checkpoint that was trained as ForImageClassification"
         )
     task = tasks.made(kind, checkpoint)
+    layer_weights.read(folder, task.layers)
     sizes = _sizes(checkpoint, config, takes, tasks.width_of(task, config))
     return Found(
         source,

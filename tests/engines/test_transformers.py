@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from python_mp.model.errors import InvalidInput
 from python_mp.sharding.families.task import Kind
+from python_mp.sharding.families.transformers import check
+from python_mp.sharding.packed import Packed
 from tests.support.families import FAMILIES, HEADS, LENGTHS, asked
 from tests.support.in_process import served
 from tests.support.tiny_models import tiny
@@ -35,6 +39,17 @@ def test_in_16_bits(name: str) -> None:
         found = served(model, inputs, 2, 2, dtype=dtype)
         assert found.dtype == dtype
         assert torch.cosine_similarity(means(found), means(wanted), dim=-1).min() >= bound
+
+
+@pytest.mark.parametrize("name", ["bert", "mpnet", "llama"])
+def test_an_empty_text_is_refused_alone(name: str) -> None:
+    """Before any engine computes, packed or in rectangles."""
+    config = FAMILIES[name].make().config
+    ids, ends = np.array([5, 6, 7, 8], np.int32), np.array([0, 3, 3, 4], np.int32)
+    batch = Packed({"INPUT_IDS": ids, "cu_seqlens": ends}, torch.device("cpu"))
+    with pytest.raises(InvalidInput, match="a sequence is empty; it needs a token") as error:
+        check(config, batch)
+    assert error.value.sequences == (1,)
 
 
 LONG = {

@@ -105,6 +105,9 @@ def test_answers_as_the_reference_in_any_company(
 BAD = [
     ("pairs", {"QUERY": ["a", ""], "TEXT": ["a", "b"]}, "QUERY[1] is empty."),
     ("pairs", {"QUERY": ["a"], "TEXT": [b"\xff"]}, "TEXT[0] is not UTF-8 at byte 0."),
+    ("texts", {"TEXT": [""]}, "TEXT[0] is empty."),
+    ("names", {"TEXT": ["a", ""]}, "TEXT[1] is empty."),
+    ("pictures", {"IMAGE": [b""]}, "IMAGE[0]"),
     ("pairs", {"TEXT": ["a"]}, "expected 2 inputs but got 1"),
     ("texts", {"TEXT": ["a"], "TOP_K": [7]}, "TOP_K is 7; it must be 1 to 6."),
     ("texts", {"TEXT": ["a", "b"], "TOP_K": [1, 2]}, "the rows of a request need the same."),

@@ -126,10 +126,9 @@ class Classes(nn.Module):
     ) -> None:
         super().__init__()
         config = copy(config)
-        if (
-            getattr(config, "pad_token_id", None) is None
-        ):  # Without one transformers takes only a text at a time.
-            config.pad_token_id = NO_TOKEN
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = NO_TOKEN  # Without one transformers takes one text at a time.
+        self._padding = config.pad_token_id
         whole = skeleton.make(config, task.kind)
         base, (encoder, _) = whole.base_model, skeleton.kind(config)
         if type(base) is not encoder:
@@ -143,7 +142,6 @@ class Classes(nn.Module):
         load_weights(whole, weights)
         self.whole = whole
         self._by_token = task.kind == "tokens"
-        self._padding = config.pad_token_id
 
     def forward(self, batch: Packed, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"LOGITS": self._of_all(batch, outputs[HIDDEN_STATES].float())}
