@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -145,15 +145,15 @@ def compare(answer: dict[str, Array], expected: dict[str, Array]) -> Score:
     )
     from polygraphy.logger import G_LOGGER
 
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(invalid="ignore"):
         ours, theirs = IterationResult(answer), IterationResult(expected)
         errors = SimpleCompareFunc(fail_fast=False)(ours, theirs)
         pooled = IterationResult(_pooled(answer)), IterationResult(_pooled(expected))
         cosines = CosineSimilarityCompareFunc()(*pooled)
     return Score(
-        cosine=min(float(each.cosine_similarity) for each in cosines.values()),
-        max_error=max(float(each.max_absdiff) for each in errors.values()),
-        mean_error=max(float(each.mean_absdiff) for each in errors.values()),
+        cosine=_least(float(each.cosine_similarity) for each in cosines.values()),
+        max_error=_most(float(each.max_absdiff) for each in errors.values()),
+        mean_error=_most(float(each.mean_absdiff) for each in errors.values()),
     )
 
 
@@ -161,13 +161,22 @@ def _pooled(outputs: dict[str, Array]) -> dict[str, Array]:
     return {n: a.astype("float64").reshape(-1, a.shape[-1]).mean(0) for n, a in outputs.items()}
 
 
+def _least(values: Iterable[float]) -> float:
+    """NaN where one is: Python's own passes it over."""
+    return float(np.min([*values]))
+
+
+def _most(values: Iterable[float]) -> float:
+    return float(np.max([*values]))
+
+
 def summary(scores: Sequence[Score]) -> dict[str, float]:
     """Over all samples, by the names that recipes use."""
     return {
         "samples": len(scores),
-        "cosine_min": min(score.cosine for score in scores),
+        "cosine_min": _least(score.cosine for score in scores),
         "cosine_mean": mean(score.cosine for score in scores),
-        "max_error": max(score.max_error for score in scores),
+        "max_error": _most(score.max_error for score in scores),
         "mean_error": mean(score.mean_error for score in scores),
     }
 
