@@ -127,3 +127,11 @@ def test_what_cannot_begin_is_a_sentence_and_2(
         with pytest.raises(SystemExit, match="2"):
             program.main(["--faults", faults])
         assert f"no fault {faults.rpartition(',')[2]!r}; there are" in capsys.readouterr().err
+
+
+def test_inputs_that_may_be_left_out_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [{"name": name, "datatype": "BYTES", "shape": [-1, 1]} for name in ("TEXT", "PROMPT")]
+    config = {"input": [{"name": "TEXT"}, {"name": "PROMPT", "optional": True}]}
+    pages = {"/v2/models/m": {"name": "m", "inputs": inputs}, "/v2/models/m/config": config}
+    monkeypatch.setattr(Target, "_get", lambda _, url: pages[url])
+    assert Target("", "", "").metadata("m") == {"name": "m", "inputs": inputs[:1]}
