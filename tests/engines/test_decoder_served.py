@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from python_mp.model.config import ModelConfig
 from python_mp.sharding.families.task import Task
@@ -31,7 +32,12 @@ MORE = (
 
 def config(folder: Path, name: str, **more: Any) -> ModelConfig:
     made = decoder_config(folder, engine="torch", max_batch_tokens=32, **more)
-    decoding.model(name).save_pretrained(made.folder)
+    model = decoding.model(name)
+    model.config.save_pretrained(made.folder)
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    save_file(
+        weights, made.folder / "model.safetensors"
+    )  # A build does so: by transformers' names.
     Task("generate", context_length=CONTEXT, vocabulary=VOCABULARY).write(made.folder)
     return made
 
