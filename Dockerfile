@@ -46,7 +46,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ make \
     && { test -f "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
          || apt-get install -y --no-install-recommends python3-dev; } \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt
-COPY requirements.txt requirements-checkpoint.txt ./
+COPY requirements.txt requirements-gateway.txt requirements-checkpoint.txt ./
 RUN pip install --no-cache-dir --progress-bar off -r requirements.txt \
     && pip install --no-cache-dir --progress-bar off --no-deps -r requirements-checkpoint.txt
 COPY pyproject.toml README.md LICENSE ./

@@ -11,7 +11,10 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[2]
 ROOTS = {
     "python_mp": PROJECT / "backends/python_mp/python_mp",
-    **{name: PROJECT / name for name in ("server", "build_scripts", "clients", "benchmarks")},
+    **{
+        name: PROJECT / name
+        for name in ("server", "gateway", "build_scripts", "clients", "benchmarks")
+    },
 }
 
 
@@ -68,7 +71,15 @@ NOT_FOR = {
     "python_mp.sharding": (TRITON, FRONT, ENTRY),
     "python_mp": ("server", "build_scripts", "clients", "benchmarks"),
     "server": (TORCH, "build_scripts", "benchmarks", FRONT, RANK, ENTRY),
-    "clients": (TORCH, "python_mp", "server", "build_scripts", "benchmarks"),
+    "gateway": (
+        TORCH,
+        "python_mp",
+        "build_scripts",
+        "benchmarks",
+        "server.process",
+        "server.watch",
+    ),
+    "clients": (TORCH, "python_mp", "server", "gateway", "build_scripts", "benchmarks"),
 }
 
 

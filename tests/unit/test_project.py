@@ -12,10 +12,11 @@ import pytest
 
 from server.process.installation import PROJECT
 
-SERVED = ("backends", "server", "clients", "model_repository")
-OWN = {"python_mp", "server", "clients"}
+SERVED = ("backends", "server", "gateway", "clients", "model_repository")
+OWN = {"python_mp", "server", "gateway", "clients"}
 # By the name of the import, where a package is called otherwise or follows from another one.
 PACKAGES = {"PIL": "pillow", "google": "protobuf", "geventhttpclient": "tritonclient"}
+PACKAGES |= {"grpc": "tritonclient", "pydantic_core": "pydantic"}
 # Triton brings the first; others are asked for in a sentence where an engine or dtype needs them.
 ELSEWHERE = {"triton_python_backend_utils", "tensorrt", "cuda", "_typeshed"}
 
@@ -30,7 +31,11 @@ def imported(file: Path) -> Iterator[str]:
 
 
 def test_every_import_is_required() -> None:
-    lines = (PROJECT / "requirements-serving.txt").read_text().splitlines()
+    lines = [
+        line
+        for name in ("serving", "gateway")
+        for line in (PROJECT / f"requirements-{name}.txt").read_text().splitlines()
+    ]
     required = {re.split(r"[\[=]", line)[0] for line in lines if line and line[0] != "#"}
     made = {
         found[1]
@@ -54,7 +59,7 @@ def test_every_import_is_required() -> None:
     assert missing == {}
 
 
-PRODUCT = ("server", "backends", "build_scripts", "clients")
+PRODUCT = ("server", "gateway", "backends", "build_scripts", "clients")
 MAKERS = {"TemporaryDirectory", "TemporaryFile", "NamedTemporaryFile", "mkdtemp", "mkstemp"}
 
 
@@ -109,7 +114,7 @@ def test_an_installation_has_every_package() -> None:
     from setuptools.config.pyprojecttoml import read_configuration
 
     found = read_configuration(PROJECT / "pyproject.toml")["tool"]["setuptools"]["packages"]
-    homes = dict.fromkeys(("server", "build_scripts", "clients", "benchmarks"), PROJECT)
+    homes = dict.fromkeys(("server", "gateway", "build_scripts", "clients", "benchmarks"), PROJECT)
     homes["python_mp"] = PROJECT / "backends" / "python_mp"
     assert set(found) == {
         ".".join(file.parent.relative_to(home).parts)
