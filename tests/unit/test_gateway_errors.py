@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tritonclient.utils import InferenceServerException
 
 from gateway.chat_completions import Conversation
 from gateway.embeddings import Wanted as Embedding
 from gateway.reranking import Wanted as Ranking
 from gateway.text_completions import Continuation
+from gateway.translating import translated
+from python_mp.front.schedule.waiting import Waiting
+from python_mp.model.config import Parameters
+from python_mp.model.errors import Unavailable
+from python_mp.model.request import Request
 from server.process.installation import PROJECT
 from tests.support.gateways import Gateway, gateway
 
@@ -110,6 +117,15 @@ def test_all_of_it_is_in_the_table() -> None:
             refuses = any(each.__class__.__name__ == "BeforeValidator" for each in field.metadata)
             if refuses and field.annotation is Any:
                 assert name in shown, f"{asked}: {name}"
+
+
+def test_a_full_queue_is_what_the_model_says_it_is() -> None:
+    """The one sentence that is known by its words, from where it is made."""
+    bounds, request = Mock(Parameters, max_queue_requests=0), Mock(Request, continues=False)
+    with pytest.raises(Unavailable) as full:
+        Waiting[Request](bounds).add(request)
+    told = translated(InferenceServerException(str(full.value), "StatusCode.UNAVAILABLE"), {})
+    assert told.status == 429
 
 
 VALUES = st.recursive(
