@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gateway.upstream import Triton
+from gateway.upstream import Array, Triton
 
 CONTEXT = 8
 """Tokens before one that decide on its text."""
@@ -31,8 +31,7 @@ async def tokens(triton: Triton, step: str, result: Any) -> tuple[Token, ...]:
         result.as_numpy(name).ravel().tolist() for name in ("OUTPUT_IDS", "CONTEXT_IDS", "LOGPROBS")
     )
     top_ids, top_logprobs = (
-        result.as_numpy(name).reshape(len(ids), -1).tolist() if ids else []
-        for name in ("TOP_IDS", "TOP_LOGPROBS")
+        _by_place(result.as_numpy(name), len(ids)) for name in ("TOP_IDS", "TOP_LOGPROBS")
     )
     wanted = [
         (tuple([*before, *ids[:place]][-CONTEXT:]), token)
@@ -58,3 +57,10 @@ async def _token(triton: Triton, step: str, context: Sequence[int], token: int) 
         "TRIM": np.zeros((1, 1), np.int32),
     }
     return str((await triton.infer(step, inputs, "ANSWER")).item().decode())
+
+
+def _by_place(values: Array | None, places: int) -> list[list[Any]]:
+    """Of [1, places, K]; where none of the likeliest were asked for, there is no tensor."""
+    if values is None or not places:
+        return [[]] * places
+    return list(values.reshape(places, -1).tolist())

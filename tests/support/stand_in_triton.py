@@ -205,13 +205,14 @@ def _part(
         return outputs | {"ANSWER": _cell(_added(before, bytes([own]), is_last))}
     top = int(parameters.get("logprobs", 0))
     ids = [(own + each) % 128 for each in range(top)]
-    return outputs | {
-        "CONTEXT_IDS": np.array([[*before]], np.int32).reshape(1, -1),
-        "TRIM": np.zeros((1, 1), np.int32),
-        "LOGPROBS": np.array([[-0.5]], np.float32),
-        "TOP_IDS": np.array([[ids]], np.int32).reshape(1, 1, top),
-        "TOP_LOGPROBS": np.array([[[-0.5 - each for each in range(top)]]], np.float32),
-    }
+    outputs["CONTEXT_IDS"] = np.array([[*before]], np.int32).reshape(1, -1)
+    outputs["TRIM"] = np.zeros((1, 1), np.int32)
+    if "logprobs" in parameters:
+        outputs["LOGPROBS"] = np.array([[-0.5]], np.float32)
+    if top:  # As of the model: there is nothing of what was not asked for.
+        outputs["TOP_IDS"] = np.array([[ids]], np.int32)
+        outputs["TOP_LOGPROBS"] = np.array([[[-0.5 - each for each in range(top)]]], np.float32)
+    return outputs
 
 
 def _added(before: bytes, ids: bytes, is_last: bool) -> str:

@@ -8,9 +8,11 @@ import io
 import json
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import torch
 from transformers import (
@@ -29,6 +31,7 @@ from clients.at_once import cell
 from clients.streaming import Part, StreamError, stream
 from server.process.launch import TritonServer
 from tests.support.calls import in_parallel
+from tests.support.gateways import Gateway, gateway
 from tests.support.serving import Serve
 from tests.unit.test_prompt import CHATML
 from tests.unit.test_tokenizer_kinds import byte_level
@@ -77,6 +80,12 @@ def server(serve: Serve, checkpoint: Path) -> Iterator[TritonServer]:
     assert new(["chat", str(checkpoint), "--tensor-parallel-size=2", where]) == 0
     assert build.main([where, f"--workspace={checkpoint.parent / 'workspace'}"]) == 0
     with serve(checkpoint.parent / "models") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def served(server: TritonServer) -> Iterator[Gateway]:
+    with gateway(server.endpoints.grpc_url, admin_token=server.settings.token) as running:
         yield running
 
 
@@ -131,6 +140,47 @@ def test_over_http(server: TritonServer, wanted: dict[str, str]) -> None:
     with urllib.request.urlopen(urllib.request.Request(url, json.dumps(said).encode())) as found:
         lines = [line.removeprefix(b"data: ") for line in found if line.startswith(b"data: ")]
     assert "".join(json.loads(line)["ANSWER"] for line in lines) == wanted[QUESTIONS[1]]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_by_openais_client(served: Gateway, wanted: dict[str, str], question: str) -> None:
+    """Whole, as events, and by the steps, which give logprobs: each the same answer."""
+    talk: list[Any] = [{"role": "user", "content": question}]
+    asked: dict[str, Any] = {"model": "chat", "messages": talk, "max_completion_tokens": TOKENS}
+    with served.client() as client:
+        create = partial(client.chat.completions.create, **asked, temperature=0)
+        with create(stream=True) as events:
+            parts = [chunk.choices[0] for chunk in events]
+        whole, by_steps = create().choices[0], create(logprobs=True, top_logprobs=3)
+        shown = by_steps.choices[0]
+    assert "".join(part.delta.content or "" for part in parts) == wanted[question]
+    assert whole.message.content == shown.message.content == wanted[question]
+    assert parts[-1].finish_reason == whole.finish_reason == shown.finish_reason
+    tokens = shown.logprobs.content
+    assert len(tokens) == by_steps.usage.completion_tokens
+    for token in tokens:
+        assert len(token.top_logprobs) == 3
+        assert token.logprob == token.top_logprobs[0].logprob <= 0
+
+
+def test_openais_client_goes_on_with_ids(served: Gateway, checkpoint: Path) -> None:
+    ids = AutoTokenizer.from_pretrained(checkpoint)("The list").input_ids
+    with served.client() as client:
+        create = partial(client.completions.create, model="chat", temperature=0, logprobs=1)
+        first, second = create(prompt="The list"), create(prompt=ids)
+        whole = first.choices[0].text
+        cut = client.completions.create(
+            model="chat", prompt=ids, temperature=0, logprobs=0, stop=whole[5:7]
+        )
+        with pytest.raises(openai.BadRequestError) as refused:
+            create(prompt="a " * 600)
+        drawn = client.completions.create(model="chat", prompt="a", n=3, seed=1, temperature=2)
+    assert second.choices[0].text == whole
+    assert cut.choices[0].text == whole[: whole.find(whole[5:7])]
+    assert cut.choices[0].finish_reason == "stop"
+    assert first.usage.prompt_tokens == second.usage.prompt_tokens == len(ids)
+    assert refused.value.code == "context_length_exceeded"
+    assert len({choice.text for choice in drawn.choices}) == 3
 
 
 def test_draws_follow_from_the_seed(server: TritonServer) -> None:
