@@ -20,7 +20,7 @@ help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 serve: models  ## serve the models and show that they answer; Ctrl-C ends it
-	@exec $(BIN)/python -m server --demo $(ARGS)
+	@exec $(BIN)/python -m server --demo --openai $(ARGS)
 
 up:  ## the same in containers, with nginx, Prometheus and Grafana (ARGS: services, options)
 	@$(COMPOSE) build

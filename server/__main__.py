@@ -4,12 +4,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from server.endpoints import Endpoints
 from server.errors import ModelError, ServerError
 from server.process import blas as blas
+from server.process.companion import Companion
 from server.process.installation import PROJECT
 from server.process.launch import TritonServer
 from server.settings import Settings, Tls
@@ -25,14 +27,15 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m server",
         description="Start Triton with the models of a repository and watch over it.",
-        epilog="Every other option goes to tritonserver. HOST, HTTP_PORT, GRPC_PORT, METRICS_PORT"
-        " and HEALTH_PORT in the environment say where it listens, ADMIN_TOKEN what opens model"
-        " control and statistics (else nobody but this program can).",
+        epilog="Every other option goes to tritonserver. HOST, HTTP_PORT, GRPC_PORT, METRICS_PORT,"
+        " HEALTH_PORT and OPENAI_PORT in the environment say where it listens, ADMIN_TOKEN what"
+        " opens model control and statistics (else nobody but this program can).",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--model-repository", type=Path, default=PROJECT / "model_repository", metavar="DIR")
     add("--demo", action="store_true", help="embed a few sentences once it is ready")
+    add("--openai", action="store_true", help="OpenAI's interface, too (docs/openai.md)")
     add("--keep-going", action="store_true", help="serve the models that load, if others do not")
     add("--complete-config", action="store_true", help="let models complete their configs (slower)")
     add("--exit-timeout-secs", type=int, default=30, metavar="S", help="for requests in flight")
@@ -48,6 +51,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--grpc-port", type=int, metavar="PORT")
     add("--metrics-port", type=int, metavar="PORT")
     add("--health-port", type=int, metavar="PORT")
+    add("--openai-port", type=int, metavar="PORT")
     return parser.parse_known_args(arguments)
 
 
@@ -55,6 +59,7 @@ def endpoints(ours: argparse.Namespace) -> Endpoints:
     """Where to listen: the options, else the environment, else the defaults."""
     given = {"host": ours.host, "http": ours.http_port, "grpc": ours.grpc_port}
     given |= {"metrics": ours.metrics_port, "health": ours.health_port}
+    given |= {"openai": ours.openai_port}
     known = {name: value for name, value in given.items() if value is not None}
     return replace(Endpoints.from_environment(os.environ), **known)
 
@@ -102,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warn(server.settings)
         if ours.demo:
             from server.demo import demonstrate  # needs the clients' libraries
-        with foreground():
+        gateway = Companion(server.settings, server.net, say) if ours.openai else nullcontext()
+        with foreground(), gateway:
             watcher = Watcher(
                 server,
                 say,

@@ -15,6 +15,7 @@ VARIABLES = {
     "grpc": "GRPC_PORT",
     "metrics": "METRICS_PORT",
     "health": "HEALTH_PORT",
+    "openai": "OPENAI_PORT",
 }
 BACKLOG = 16
 TRITONS = ("http", "grpc", "metrics")
@@ -23,7 +24,8 @@ EVERYBODY = "255.255.255.255"
 
 @dataclass(frozen=True)
 class Endpoints:
-    """One address for all ports: three of Triton's and the watcher's own, for health.
+    """One address for all ports: three of Triton's, the watcher's own, for health, and the
+    gateway's, for OpenAI's interface.
 
     Loopback unless told otherwise: Triton asks nobody.
     """
@@ -33,11 +35,12 @@ class Endpoints:
     grpc: int = 8001
     metrics: int = 8002
     health: int = 8003
+    openai: int = 8004
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Endpoints":
-        """Defaults, overridden by HOST, HTTP_PORT, GRPC_PORT, METRICS_PORT and
-        HEALTH_PORT.
+        """Defaults, overridden by HOST, HTTP_PORT, GRPC_PORT, METRICS_PORT, HEALTH_PORT and
+        OPENAI_PORT.
 
         Raises:
             PortError: a variable that holds no port number.
@@ -104,6 +107,11 @@ class Endpoints:
     def health_url(self) -> str:
         """Where /live, /ready and /status are."""
         return f"http://{self.contact}:{self.health}"
+
+    @property
+    def openai_url(self) -> str:
+        """What clients of OpenAI's interface take as their base URL."""
+        return f"http://{self.contact}:{self.openai}/v1"
 
     @property
     def is_local(self) -> bool:

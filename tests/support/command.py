@@ -163,6 +163,7 @@ def variables(endpoints: Endpoints) -> dict[str, str]:
         "GRPC_PORT": str(endpoints.grpc),
         "METRICS_PORT": str(endpoints.metrics),
         "HEALTH_PORT": str(endpoints.health),
+        "OPENAI_PORT": str(endpoints.openai),
     }
 
 

@@ -3,13 +3,49 @@ client. Conversations: tests/triton/test_chat.py."""
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+from urllib.request import urlopen
+
 import numpy as np
 import openai
+import psutil
 import pytest
 
 from server.process.launch import TritonServer
 from tests.support.calls import Client
+from tests.support.command import Command, command
 from tests.support.gateways import gateway
+from tests.support.processes import until
+from tests.support.python_models import ECHO
+from tests.triton.conftest import AddModel
+
+
+def running(served: Command) -> int | None:
+    """The gateway's process id once it answers."""
+    try:
+        urlopen(served.endpoints.openai_url.replace("/v1", "/health"), timeout=5).close()
+    except OSError:
+        return None
+    children = psutil.Process(served.process.pid).children()
+    return next(each.pid for each in children if "gateway" in each.cmdline())
+
+
+def test_the_server_starts_it_again_and_ends_it(add_model: AddModel) -> None:
+    with command(add_model("identity", ECHO), "--openai") as served:
+        served.wait_ready()
+        assert served.endpoints.openai_url in served.output
+        until(lambda: running(served) is not None)
+        first = running(served)
+        assert first
+        os.kill(first, signal.SIGKILL)
+        until(lambda: running(served) not in (None, first))
+        code, output = served.end(signal.SIGTERM)
+    assert code == 0
+    assert "the gateway ended with status -9; starting it again" in output
+    with socket.create_server(("127.0.0.1", served.endpoints.openai)):
+        pass
 
 
 def test_embeddings(server: TritonServer) -> None:

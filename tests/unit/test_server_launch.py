@@ -66,7 +66,7 @@ def test_busy_port_names_its_variable() -> None:
 
 
 def test_the_environment_overrides_defaults() -> None:
-    assert Endpoints.from_environment({}) == Endpoints("127.0.0.1", 8000, 8001, 8002, 8003)
+    assert Endpoints.from_environment({}) == Endpoints("127.0.0.1", 8000, 8001, 8002, 8003, 8004)
     variables = {"HOST": "::1", "HTTP_PORT": "9000", "METRICS_PORT": "9002"}
     endpoints = Endpoints.from_environment(variables)
     assert endpoints == Endpoints("::1", 9000, 8001, 9002)
