@@ -82,8 +82,8 @@ def test_bring_your_own_model(serve: Serve, mlp: tuple[Path, dict[str, torch.Ten
 @cache
 def everything() -> list[Path]:
     """All files and folders of the project that a page may name."""
-    folders = ["backends", "model_repository", "clients", "server", "build_scripts", "docs"]
-    folders += ["deploy", "tests", "benchmarks"]
+    folders = ["backends", "model_repository", "clients", "gateway", "server", "build_scripts"]
+    folders += ["docs", "deploy", "tests", "benchmarks"]
     inside = (file for folder in folders for file in (PROJECT / folder).rglob("*"))
     return [*PROJECT.glob("*.md"), *(PROJECT / folder for folder in folders), *inside]
 
