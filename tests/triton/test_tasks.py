@@ -17,6 +17,7 @@ from build_scripts.new.__main__ import main as new
 from clients import classify, rerank, tokens
 from server.process.launch import TritonServer
 from tests.support.calls import Client, in_parallel
+from tests.support.gateways import gateway
 from tests.support.serving import Serve
 from tests.support.task_folders import LABELS, TEXTS, folder
 from tests.support.task_reference import Rows, check, column, reference, request
@@ -152,6 +153,25 @@ def test_clients(ensembles: TritonServer, checkpoints: Path, capsys: Any) -> Non
     assert classify.main(["--model=either", "--texts", "--pair=a cab", url, TEXTS[0]]) == 0
     ((best, *_),) = wanted_of(checkpoints, "either", [(TEXTS[0], "a cab")])
     assert re.search(rf"{best[0]} +│ {best[1]:.3f}", capsys.readouterr().out)
+
+
+def test_the_gateway_reranks(ensembles: TritonServer, checkpoints: Path) -> None:
+    """The order and the scores of the reference, for more texts than a request has rows."""
+    texts = [*TEXTS] * (70 // len(TEXTS) + 1)
+    wanted = [
+        rows[0][0] for rows in wanted_of(checkpoints, "pairs", [("the cab", t) for t in texts])
+    ]
+    url, admin = ensembles.endpoints.grpc_url, ensembles.settings.token
+    with gateway(url, admin_token=admin) as served:
+        asked = {"model": "pairs", "query": "the cab", "documents": texts}
+        status, answer, _ = served.ask("/v1/rerank", asked)
+        refused, why, _ = served.ask("/v1/rerank", asked | {"model": "texts"})
+    assert status == 200
+    scores = [each["relevance_score"] for each in answer["results"]]
+    assert scores == sorted(scores, reverse=True)
+    found = {each["index"]: each["relevance_score"] for each in answer["results"]}
+    np.testing.assert_allclose([found[i] for i in range(len(texts))], wanted, rtol=0, atol=1e-4)
+    assert (refused, why["error"]["code"]) == (404, "model_not_found")
 
 
 def wanted_of(checkpoints: Path, model: str, given: Sequence[Any]) -> list[Rows]:
