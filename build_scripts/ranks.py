@@ -19,10 +19,18 @@ from python_mp.sharding.shard import Shard
 Work = Callable[[Job, int, Path], None]
 
 
+SIDE_BY_SIDE = 1 << 28
+"""Bytes of all ranks' weights. With more each rank is worked on alone, by a process that ends with
+it: two at a time would hold the whole model once more, beside what each process takes itself."""
+
+
 def each(job: Job, work: Work, out: Path, progress: Progress, what: str) -> None:
     """Calls `work(job, rank, out)` for every rank; raises what the first failing one raised."""
     task = progress.add_task(f"{job.name}: {what}", total=job.world_size)
-    with workers.pool(min(job.world_size, len(os.sched_getaffinity(0)))) as pool:
+    weights = sum(path.stat().st_size for path in job.output("shards").glob("*.safetensors"))
+    alone = weights > SIDE_BY_SIDE
+    most = 1 if alone else min(job.world_size, len(os.sched_getaffinity(0)))
+    with workers.pool(most, 1 if alone else None) as pool:
         futures = [pool.submit(work, job, rank, out) for rank in range(job.world_size)]
         for future in as_completed(futures):
             future.result()

@@ -15,16 +15,20 @@ from python_mp.rank import main
 
 
 @contextmanager
-def pool(most: int) -> Iterator[ProcessPoolExecutor]:
+def pool(most: int, tasks: int | None = None) -> Iterator[ProcessPoolExecutor]:
     """At most `most` processes, started when there is work. It must be functions of modules, since
     they are sent to other processes.
+
+    Args:
+        tasks: after as many a process ends; None for no bound.
 
     Raises:
         BuildError: one of the processes was killed.
     """
     spawn = get_context("spawn")
     # A killed build must not leave its workers behind: they would wait for work for ever.
-    with ProcessPoolExecutor(most, spawn, main.die_with, (os.getpid(),)) as executor:
+    started = spawn, main.die_with, (os.getpid(),)
+    with ProcessPoolExecutor(most, *started, max_tasks_per_child=tasks) as executor:
         try:
             yield executor
         except BrokenProcessPool:

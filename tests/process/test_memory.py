@@ -27,14 +27,14 @@ OF_ITS_OWN = 60 << 20
 """Bytes that a rank writes to beside weights: Python's and torch's."""
 
 
-def folders(folder: Path, sizes: dict[str, int]) -> int:
+def folders(folder: Path, sizes: dict[str, int], engine: str = "torch") -> int:
     """Writes a checkpoint and what `new` makes of it, for two ranks; returns its bytes."""
     nbytes = memory.llama(folder / "checkpoint", sizes)
     said = ["--tensor-parallel-size=2", f"--repository={folder / 'models'}"]
     assert new(["big", str(folder / "checkpoint"), *said]) == 0
     recipe = folder / "models" / "big" / "recipe.toml"
     text = recipe.read_text().replace("samples = 200", "samples = 8")
-    recipe.write_text(text.replace('# engine = "torch"', 'engine = "torch"'))
+    recipe.write_text(text.replace('# engine = "torch"', f'engine = "{engine}"'))
     return nbytes
 
 
@@ -87,8 +87,9 @@ def test_what_does_not_fit_the_memory_is_published_unverified_and_a_rank_takes_i
 
 @pytest.mark.campaign
 @pytest.mark.timeout(1800)
-def test_a_build_takes_little_more_than_the_checkpoint(tmp_path: Path) -> None:
-    nbytes = folders(tmp_path, LARGE)
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_a_build_takes_little_more_than_the_checkpoint(engine: str, tmp_path: Path) -> None:
+    nbytes = folders(tmp_path, LARGE, engine)
     said = [f"--repository={tmp_path / 'models'}", f"--workspace={tmp_path / 'workspace'}"]
     command = [sys.executable, "-m", "build_scripts.build", "big", *said]
     with subprocess.Popen(command, cwd=PROJECT) as process, memory.watching(process.pid) as peak:
