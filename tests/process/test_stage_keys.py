@@ -273,10 +273,13 @@ def test_what_a_stage_reads_of_them_is_in_its_key(
 
 
 DISTRIBUTIONS = cache(packages_distributions)
-PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "msgspec", "psutil"}
-"""They show progress, ask for memory, or read what is in the key by its meaning or its commit."""
+PASSED_OVER = {"rich", "protobuf", "tritonclient", "huggingface_hub", "msgspec", "psutil", "gguf"}
+"""They show progress, ask for memory, read what is in the key by its meaning or its commit, or make
+a folder that has a key of its own, of a GGUF file."""
 NOT_RUN = {
-    "step": {"numpy", "safetensors", "torch"},
+    "fetch": {"onnx", "onnxruntime"},
+    "reference": {"onnx", "onnxruntime"},
+    "step": {"numpy", "onnx", "onnxruntime", "safetensors", "torch"},
     "shards": {"numpy", "onnx", "onnxruntime", "pillow", "sentencepiece", "tokenizers"},
     "export": {
         "numpy",

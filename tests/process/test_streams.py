@@ -49,8 +49,8 @@ def test_many_at_once_each_get_their_own_ids(tmp_path: Path, tp: int, pp: int) -
     sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
     with decoder(tmp_path, max_batch_tokens=64, kv_cache_blocks=25, **sizes) as replica:
         asked = prompts(40)
-        answers = [ask(replica, prompt, max_tokens=30) for prompt in asked]
-        wanted = [expected(prompt, 30) for prompt in asked]
+        answers = [ask(replica, prompt, max_tokens=80) for prompt in asked]
+        wanted = [expected(prompt, 80) for prompt in asked]
         assert [answer.done.result(LIMIT) for answer in answers] == wanted
         assert counted(replica, "requests_total", "restarts_total") == [40, 0]
         assert counted(replica, "generated_tokens_total") == [sum(map(len, wanted))]
