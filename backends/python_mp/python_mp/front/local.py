@@ -121,7 +121,8 @@ def served(config: ModelConfig, runtime: Path, index: int = 0) -> Iterator[Local
         LoadError: with the first rank's reason.
     """
     sink = DictSink()
-    metrics = Metrics(sink, {"model": config.name, "replica": str(index)})
+    labels = {"model": config.name, "replica": str(index)}
+    metrics = Metrics(sink, labels, streams=config.parameters.generates)
     cpus = cores.share([tuple(os.sched_getaffinity(0))] * config.world_size)
     replica = Replica(config, layout.replicas(config)[index], cpus, runtime, metrics)
     replica.start()

@@ -62,6 +62,14 @@ HISTOGRAMS = {
     "collective_wait_seconds": "Time a rank waited for its peers during a batch",
 }
 
+OF_STREAMS = {
+    *("prompt_tokens_total", "prompt_tokens_cached_total", "generated_tokens_total"),
+    *("parts_total", "preemptions_total", "running_sequences"),
+    *("kv_blocks", "kv_blocks_used", "kv_blocks_cached"),
+    *("first_token_seconds", "between_tokens_seconds"),
+}
+"""Those that only models that generate have."""
+
 REASONS = ("invalid", "queue_full", "down", "timeout", "cancelled", "poison")
 LABELLED = {
     "refused_total": ("reason", REASONS),
@@ -88,9 +96,13 @@ class _Histogram:
 
 class Metrics:
     """Numbers of one replica; `labels` go on each of them. Its errors are counted here, so this
-    is where the replica's net is."""
+    is where the replica's net is.
 
-    def __init__(self, sink: Sink, labels: Mapping[str, str]) -> None:
+    Args:
+        streams: the model generates.
+    """
+
+    def __init__(self, sink: Sink, labels: Mapping[str, str], *, streams: bool = False) -> None:
         self.net = Net(lambda thread: self.count("internal_errors_total", thread=thread))
         self._sink = sink
         self._labels = tuple(labels.items())
@@ -100,7 +112,7 @@ class Metrics:
         self._sent: dict[tuple[str, Labels], float] = {}
         self._stopping = threading.Event()
         self._thread = Thread(target=self._run, name="metrics", daemon=True)
-        for name in (*COUNTERS, *GAUGES):
+        for name in {*COUNTERS, *GAUGES} - (set() if streams else OF_STREAMS):
             label, values = LABELLED.get(name, ("", ("",)))
             for value in values:
                 self._values[self._key(name, {label: value} if label else {})] = 0.0

@@ -106,9 +106,9 @@ class Active(Passive):
         self._config = config
         self._sink = TritonSink()
         labels = {"model": config.name, "version": str(config.version), "replica": str(mine.index)}
-        self._metrics = Metrics(self._sink, labels)
-        self._replica = Replica(config, mine, cpus, runtime, self._metrics, server=os.getppid())
         generates = config.parameters.generates
+        self._metrics = Metrics(self._sink, labels, streams=generates)
+        self._replica = Replica(config, mine, cpus, runtime, self._metrics, server=os.getppid())
         self._streams = Streams(config, self._replica.submit) if generates else None
         self._replica.start()
         self._metrics.start()
