@@ -79,7 +79,8 @@ def server(serve: Serve, checkpoint: Path) -> Iterator[TritonServer]:
     where = f"--repository={checkpoint.parent / 'models'}"
     assert new(["chat", str(checkpoint), "--tensor-parallel-size=2", where]) == 0
     assert build.main([where, f"--workspace={checkpoint.parent / 'workspace'}"]) == 0
-    with serve(checkpoint.parent / "models") as running:
+    # A stream that was cancelled through the ensemble stays in flight in Triton: see the docs.
+    with serve(checkpoint.parent / "models", exit_timeout=5) as running:
         yield running
 
 

@@ -32,7 +32,7 @@ from tests.support.serving import Serve
 GRPC_CLIENTS, HTTP_CLIENTS = 60, 8
 SHARES = {"good": 13 / 16, "bad": 1 / 8, "cancelled": 1 / 16}
 QUESTIONS = 48
-KILL_SECONDS = 1.5
+KILL_SECONDS = 0.7
 RANKS = 6  # of classifier, embed_encoder and ranker
 
 

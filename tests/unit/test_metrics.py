@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.front.metrics import BUCKETS, COUNTERS, GAUGES, REASONS, Metrics
+from python_mp.front.metrics import BUCKETS, COUNTERS, GAUGES, OF_STREAMS, REASONS, Metrics
 
 LABELS = {"model": "m", "replica": "0"}
 
@@ -24,11 +24,12 @@ class Prometheus(defaultdict[tuple[str, ...], float]):
         self[key] = value + (self[key] if kind == "COUNTER" else 0.0)
 
 
-def test_every_counter_and_gauge_is_there_from_the_start() -> None:
+@pytest.mark.parametrize("streams", [False, True])
+def test_every_counter_and_gauge_is_there_from_the_start(streams: bool) -> None:
     stored = Prometheus(float)
-    metrics = Metrics(stored, LABELS)
+    metrics = Metrics(stored, LABELS, streams=streams)
     metrics.flush()
-    assert {key[0] for key in stored} == {*COUNTERS, *GAUGES}
+    assert {key[0] for key in stored} == {*COUNTERS, *GAUGES} - (set() if streams else OF_STREAMS)
     assert {key[1] for key in stored if key[0] == "refused_total"} == {*REASONS}
     assert set(stored.values()) == {0.0}
     metrics.start()

@@ -153,7 +153,7 @@ def wishes(draw: st.DrawFn) -> Wish:
         draw(st.sampled_from([0, 0, 0.5, 1, 2])),
         draw(st.sampled_from([0, 1, 5, VOCABULARY, 99])),
         draw(float32(0, 1)),
-        draw(st.sampled_from([0, 0, 0.125, 1])),
+        draw(st.sampled_from([0, 0, 0.125, 0.5, 1])),
         *(draw(st.sampled_from([0, 0.5, -1])) for _ in range(2)),
         draw(st.sampled_from([1, 1, 1.25, 0.5])),
         draw(SEEDS),

@@ -178,7 +178,9 @@ def _least_of(weights: Tensor, asked: Tensor, few: int) -> Tensor:
     stays = (best.cumsum(1) - best < mass).sum(1, keepdim=True).clamp(min=1)
     last = torch.where(top_p < 1, best.gather(1, stays - 1), 0)
     found = torch.maximum(least, last)
-    is_open = (top_k > few) | ((top_p < 1) & (found <= best[:, -1:]))
+    # Also where min_p leaves more than these: of what is left their sum is only a part.
+    lowest = torch.where(least > 0, least, found)
+    is_open = (top_k > few) | ((top_p < 1) & (lowest <= best[:, -1:]))
     return torch.where(is_open, torch.nan, found) if few < weights.shape[1] else found
 
 
