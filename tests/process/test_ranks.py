@@ -1,7 +1,7 @@
 """Work for every rank, in processes that end with the build."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +23,8 @@ def linger(_job, rank, out):
     time.sleep(600)
 
 if __name__ == "__main__":
-    job = SimpleNamespace(world_size=2, name="a model")
+    here = Path(__file__).parent
+    job = SimpleNamespace(world_size=2, name="a model", output=lambda _: here)
     ranks.each(job, linger, Path(__file__).parent, Progress(), "lingers")
 """
 
@@ -34,11 +35,30 @@ def note(job: Any, rank: int, out: Path) -> None:
     (out / str(rank)).write_text("done")
 
 
-def test_every_rank_is_worked_on_and_what_one_raises_comes_out(tmp_path: Path) -> None:
-    job: Any = SimpleNamespace(world_size=3, name="a model", fails=1)
+@dataclass
+class Made:
+    """As much of a job as is needed."""
+
+    folder: Path
+    fails: int
+    world_size: int = 3
+    name: str = "a model"
+
+    def output(self, _: str) -> Path:
+        return self.folder
+
+
+@pytest.mark.parametrize("weights", [1, ranks.SIDE_BY_SIDE + 1])
+def test_every_rank_is_worked_on_and_what_one_raises_comes_out(
+    tmp_path: Path, weights: int
+) -> None:
+    """Side by side, or with much weight one by one."""
+    with (tmp_path / "rank0.safetensors").open("wb") as file:
+        file.truncate(weights)
+    job: Any = Made(tmp_path, fails=1)
     with pytest.raises(BuildError, match="rank 1 cannot"):
         ranks.each(job, note, tmp_path, Progress(disable=True), "notes")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "2"]
+    assert sorted(path.name for path in tmp_path.glob("[0-9]")) == ["0", "2"]
 
 
 def test_a_killed_build_leaves_no_process(tmp_path: Path) -> None:
