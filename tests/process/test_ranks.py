@@ -24,7 +24,7 @@ def linger(_job, rank, out):
 
 if __name__ == "__main__":
     here = Path(__file__).parent
-    job = SimpleNamespace(world_size=2, name="a model", output=lambda _: here)
+    job = SimpleNamespace(world_size=2, name="a model", output=here.joinpath)
     ranks.each(job, linger, Path(__file__).parent, Progress(), "lingers")
 """
 
