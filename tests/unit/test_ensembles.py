@@ -1,6 +1,5 @@
 """One tokenizer for all steps of an ensemble: at the build, at --check and at the load."""
 
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,7 @@ from build_scripts import build
 from build_scripts.job import REPOSITORY
 from python_mp.model import ensembles, pbtxt
 from python_mp.model.errors import LoadError
+from python_mp.model.manifest import Manifest
 from server.watch import repository
 from tests.support.builds import FakeStage, judge, put_stages, rank_files
 from tests.support.checkpoints import WORDS, tiny_bert, word_piece
@@ -150,14 +150,14 @@ def test_the_wrong_pair_is_named_by_check_and_not_loaded(
     assert run(embed, "--check", "embed_encoder") == 1
     assert "embed_encoder/2 and embed_tokenizer were built with two tok" in capsys.readouterr().out
     version = embed / "embed_encoder" / "2"
-    hashed = json.loads((version / "manifest.json").read_text())["source"]["tokenizer"]
+    built = Manifest.read(version)
     with pytest.raises(LoadError, match="ensemble embed would answer nonsense"):
-        ensembles.admit(version, hashed)
+        ensembles.admit(version, built)
     with pytest.raises(RuntimeError, match="ensemble embed would answer nonsense"):
         load(load_step("tokenizer", monkeypatch), embed, 1)
     before = repository.states(embed)
     assert run(embed) == 0
-    ensembles.admit(version, hashed)
+    ensembles.admit(version, built)
     load(load_step("tokenizer", monkeypatch), embed, 2)
     now = repository.states(embed)  # so that the watcher tries again what was refused
     assert now["embed_encoder"] != before["embed_encoder"]

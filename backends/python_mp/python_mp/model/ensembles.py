@@ -17,13 +17,13 @@ Edge = tuple[str, str]
 CONFIG = "config.pbtxt"
 
 
-def admit(version: Path, tokenizer: str | None) -> None:
-    """Checks a version that is about to be served, made with the tokenizer of that hash.
+def admit(version: Path, built: Manifest | None) -> None:
+    """Checks a version that is about to be served, of that manifest.
 
     Raises:
         LoadError: a neighbour in an ensemble was made with another tokenizer.
     """
-    if reason := misfit(version, tokenizer):
+    if reason := misfit(version, _said(built)):
         raise LoadError(reason)
 
 
@@ -70,8 +70,12 @@ def newest_tokenizer(model: Path) -> str | None:
 
 @lru_cache(maxsize=256)
 def _tokenizer(version: str, *_state: int) -> str | None:
-    found = Manifest.read(Path(version))
-    said = found.source.get("tokenizer") if found else None
+    return _said(Manifest.read(Path(version)))
+
+
+def _said(built: Manifest | None) -> str | None:
+    """The hash of the tokenizer, where the manifest has it."""
+    said = built.source.get("tokenizer") if built else None
     return said if isinstance(said, str) else None
 
 

@@ -21,15 +21,14 @@ from ..model.config import ModelConfig
 from ..model.errors import InvalidInput, describe
 from ..model.request import Array
 from ..sharding.packed import Packed
-from ..sharding.sequences import Sequences, StaticSequences
+from ..sharding.sequences import StaticSequences
 from ..sharding.source import Check
 from .buckets import Bucket, Buckets
-from .cuda import Cuda
+from .device import CPU, CudaDevice
 from .staging import Block
 
 log = logging.getLogger(__name__)
 
-CPU = torch.device("cpu")
 Forward = Callable[[Packed], Mapping[str, Tensor]]
 _SHARE = 0.1
 """Of the GPU's memory, for all graphs."""
@@ -63,9 +62,10 @@ class Graphs:
     """
 
     def __init__(
-        self, cuda: Cuda, config: ModelConfig, forward: Forward, check: Check | None
+        self, device: CudaDevice, config: ModelConfig, forward: Forward, check: Check | None
     ) -> None:
-        self._cuda, self._forward, self._check = cuda, forward, check
+        self._device, self._forward, self._check = device, forward, check
+        self._cuda = cuda = device.cuda
         self._specs = [
             spec for spec in config.inputs if spec.name in config.batch_inputs and not spec.optional
         ]
@@ -144,14 +144,8 @@ class Graphs:
     def _compare(self, graph: Graph, example: Mapping[str, Array]) -> None:
         """Raises ValueError where the graph computes something else than the module."""
         lengths = np.diff(example[CU_SEQLENS]).tolist()
-        tensors = {n: torch.from_numpy(a).to(self._cuda.place) for n, a in example.items()}
-        sequences = Sequences(tensors[CU_SEQLENS], lengths)
-        right = {
-            name: tensor.double().clone()
-            for name, tensor in self._forward(
-                Packed.placed(tensors, {CU_SEQLENS: sequences})
-            ).items()
-        }
+        batch = self._device.take(example, Packed(example, CPU))
+        right = {name: tensor.double() for name, tensor in self._forward(batch).items()}
         found = self._replay(graph, example, sum(lengths), len(lengths))
         self._cuda.mark()()
         for name, value in right.items():

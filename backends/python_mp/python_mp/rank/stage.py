@@ -152,7 +152,7 @@ class Stage:
     def _use_graphs(self, config: ModelConfig) -> None:
         """Where the stage is the whole model, on a GPU."""
         if isinstance(self._device, CudaDevice) and possible(config) and self._cache is None:
-            self._graphs = Graphs(self._device.cuda, config, self._all_of_it, self._check)
+            self._graphs = Graphs(self._device, config, self._all_of_it, self._check)
 
     def _all_of_it(self, batch: Packed) -> Mapping[str, Tensor]:
         return self._answer(batch, self._compute(batch, None))

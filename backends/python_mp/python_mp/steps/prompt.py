@@ -30,8 +30,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         version = Path(args["model_repository"]) / args["model_version"]
         try:
-            built = Manifest.read(version)
-            ensembles.admit(version, built.source.get("tokenizer") if built else None)
+            ensembles.admit(version, Manifest.read(version))
             self._template = ChatTemplate(settings_file.read(args))
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from None

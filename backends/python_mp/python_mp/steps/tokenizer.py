@@ -63,8 +63,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         version = Path(args["model_repository"]) / args["model_version"]
         try:
-            built = Manifest.read(version)
-            ensembles.admit(version, built.source.get("tokenizer") if built else None)
+            ensembles.admit(version, Manifest.read(version))
             said = settings_file.read(args)
             self._prompts = Prompts(said)
         except LoadError as error:

@@ -63,8 +63,7 @@ def _load(args: Mapping[str, str]) -> Passive:
     everyone = [rank.instance for replica in replicas for rank in replica.ranks]
     shares = cores.share(presence.gather(everyone))
     first = mine.index * config.world_size
-    built = admission.admit(config)
-    ensembles.admit(config.folder, built.source.get("tokenizer") if built else None)
+    ensembles.admit(config.folder, admission.admit(config))
     cpus = shares[first : first + config.world_size]
     return Active(config, mine, cpus, runtime, instance, presence)
 

@@ -33,22 +33,41 @@ def load(spec: RankSpec) -> Echo:
     return Echo(spec)
 
 
-class Echo:
-    def __init__(self, spec: RankSpec) -> None:
+class AtOnce:
+    """An engine without weights or peers: whatever `_forward` returns is there at once."""
+
+    depth, padded, blocks = 1, 0, 0
+
+    def __init__(self) -> None:
         self.phases: Mapping[str, float] = {}
-        self.blocks = self.padded = 0
-        self.depth = 1
-        self._rank = spec.rank
-        self._answers = spec.answers
-        self._names = [s.name for s in spec.config.inputs if s.name not in (FAULT, "LENGTHS")]
-        self._outputs = [output.name for output in spec.config.outputs]
 
     def begin(self, inputs: Mapping[str, Array]) -> Callable[[], Mapping[str, Array]]:
         outputs = self._forward(inputs)
         return lambda: outputs
 
+    def _forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        raise NotImplementedError
+
     def improve(self) -> bool:
         return False
+
+    def is_apart(self) -> bool:
+        return True
+
+    def waited_ns(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+class Echo(AtOnce):
+    def __init__(self, spec: RankSpec) -> None:
+        super().__init__()
+        self._rank = spec.rank
+        self._answers = spec.answers
+        self._names = [s.name for s in spec.config.inputs if s.name not in (FAULT, "LENGTHS")]
+        self._outputs = [output.name for output in spec.config.outputs]
 
     def _forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         for fault, rank, argument in inputs.get(FAULT, ()):
@@ -59,15 +78,6 @@ class Echo:
         if not self._answers:
             return {}
         return dict(zip(self._outputs, (inputs[name] for name in self._names), strict=True))
-
-    def is_apart(self) -> bool:
-        return True
-
-    def waited_ns(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
 
 
 def commit(fault: int, argument: int) -> None:

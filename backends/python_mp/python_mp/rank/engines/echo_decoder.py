@@ -9,7 +9,7 @@ changes everything that follows. An id from FAULTS_FROM on asks for trouble when
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from zlib import crc32
 
 import numpy as np
@@ -19,7 +19,7 @@ from ...model.errors import InvalidInput
 from ...model.rank_spec import RankSpec
 from ...model.request import Array
 from ...model.sampling_columns import Real, Whole
-from .echo import REFUSE, commit
+from .echo import REFUSE, AtOnce, commit
 
 FAULTS_FROM = 1 << 16
 _BLOCK = 16
@@ -41,23 +41,15 @@ def load(spec: RankSpec) -> EchoDecoder:
     return EchoDecoder(spec)
 
 
-class EchoDecoder:
+class EchoDecoder(AtOnce):
     def __init__(self, spec: RankSpec) -> None:
-        self.phases: Mapping[str, float] = {}
-        self.padded, self.depth = 0, 1
+        super().__init__()
         self.blocks = spec.config.parameters.kv_cache_blocks or _BLOCKS
         self._cache = np.full((self.blocks, _BLOCK), -1, np.int32)
         self._vocabulary = min(decoders.read(spec.config.folder).vocabulary, FAULTS_FROM)
         self._answers = spec.answers
         seconds = spec.config.module_parameters.get("step_milliseconds", "0")
         self._seconds = float(seconds) / 1e3
-
-    def begin(self, inputs: Mapping[str, Array]) -> Callable[[], Mapping[str, Array]]:
-        outputs = self._forward(inputs)
-        return lambda: outputs
-
-    def improve(self) -> bool:
-        return False
 
     def _forward(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         ends, tables = inputs["context_lengths"], inputs["block_table"]
@@ -100,12 +92,3 @@ class EchoDecoder:
             if fault == REFUSE:
                 raise InvalidInput(f"refused as asked ({argument})", [owners[row]])
             commit(fault, argument)
-
-    def is_apart(self) -> bool:
-        return True
-
-    def waited_ns(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
