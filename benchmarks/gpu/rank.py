@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from statistics import median
@@ -63,12 +64,15 @@ def _measure(replica: Local, rows: list[Array], right: Array, size: int) -> None
         for which, each in zip(picked, asked, strict=True)
     )
     time.sleep(1.0)  # For the graphs of these sizes.
+    before = replica.metrics().copy()
     alone = list[float]()
     until = time.perf_counter() + SECONDS / 2
     while time.perf_counter() < until:
         began = time.perf_counter()
         replica.ask(**asked[len(alone) % len(asked)]).result(60)
         alone.append(time.perf_counter() - began)
+    in_rank = _mean(before, replica.metrics())
+    replica.attend = 0.0  # Or the asking thread would wait for each.
     flying: deque[Future[Any]] = deque()
     began, done = time.perf_counter(), 0
     while time.perf_counter() < began + SECONDS:
@@ -80,10 +84,22 @@ def _measure(replica: Local, rows: list[Array], right: Array, size: int) -> None
     for each in flying:
         each.result(60)
     print(
-        f"{size:5d} texts a request: alone {median(alone) * 1e3:.2f} ms, {DEPTH} in flight"
-        f" {rate:.0f} texts/s; cosine at least {worst:.6f}",
+        f"{size:5d} texts a request: alone {median(alone) * 1e3:.2f} ms, in the rank"
+        f" {in_rank * 1e3:.2f}; {DEPTH} in flight {rate:.0f} texts/s; cosine at least {worst:.6f}",
         flush=True,
     )
+
+
+def _mean(before: Mapping[str, float], after: Mapping[str, float]) -> float:
+    """Seconds of the batches in between, from the rank's beginning to its outputs."""
+    total, count = (
+        after[name] - before.get(name, 0.0)
+        for name in (
+            "python_mp_forward_seconds_sum{rank=0}",
+            "python_mp_forward_seconds_count{rank=0}",
+        )
+    )
+    return total / count
 
 
 def _request(rows: list[Array]) -> dict[str, Array]:
