@@ -52,6 +52,11 @@ def test_the_table_is_there() -> None:
     assert {each.model_type for each in TABLE} >= ALWAYS
 
 
+def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest error; NaN where something is none."""
+    return float((found.double() - wanted.double()).abs().max())
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -70,7 +75,11 @@ def test_a_model_of_the_table(said: Said) -> None:
     tried(model, ranks, stages)
     found = served(model, inputs, ranks, stages)
     near = 2e-5 * max(1.0, float(wanted.abs().max()) / 4)  # Tiny ones of some have large outputs.
-    torch.testing.assert_close(found, wanted, atol=near, rtol=0.0)
+    assert found.shape == wanted.shape
+    if not off(found, wanted) <= near:  # As far as float32 rounds here: some amplify that.
+        model.set_experts_implementation("eager")  # The others know no float64.
+        _, exact = asked(family, model.double())
+        assert off(found, exact) <= max(near, 2 * off(wanted, exact))
     for more in (2, 1) if not said.is_split else (), (1, 2) if not said.has_stages else ():
         if more:
             with pytest.raises(LoadError):
