@@ -22,7 +22,7 @@ MODEL, LATE = "one", "late"
 class Watcher(Subject):
     PHASES = ("load", "stub", "server", "reload")
     HOLD_SECONDS = 1.5
-    USUAL = ("stub", "server", "reload"), 6
+    USUAL = ("stub", "server", "reload"), 3
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

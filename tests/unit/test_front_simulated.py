@@ -57,7 +57,7 @@ ROUND = settings(
     "part", [0, *(pytest.param(n, marks=pytest.mark.campaign) for n in some(range(1, 11), 4))]
 )
 def test_every_request_is_answered_once_with_its_own_answer(part: int) -> None:
-    steps = int(os.environ.get("SIMULATION_STEPS", 20_000 if part else 4_000))
+    steps = int(os.environ.get("SIMULATION_STEPS", 20_000 if part else 2_500))
     began, before, number = time.monotonic(), Front.steps, SEED + 1000 * part
     gc.collect()
     gc.freeze()  # Of what there is nothing becomes garbage, so that a run's own is found quickly.
