@@ -18,13 +18,13 @@ LABEL org.opencontainers.image.title="triton-multi-device front" \
       org.opencontainers.image.description="nginx before Triton: TLS, limits, checked requests" \
       org.opencontainers.image.licenses="Apache-2.0"
 # The official image has njs; a plain Debian has it in a package. openssl makes the pair to try TLS with.
-RUN set --; test -f /usr/lib/nginx/modules/ngx_http_js_module.so || set -- libnginx-mod-http-js; \
+RUN set --; test -f /usr/lib/nginx/modules/ngx_stream_js_module.so || set -- libnginx-mod-http-js libnginx-mod-stream-js; \
     command -v openssl >/dev/null || set -- "$@" openssl; \
     if [ $# -gt 0 ]; then apt-get update && apt-get install -y --no-install-recommends "$@" \
         && rm -rf /var/lib/apt/lists/* /var/cache/apt; fi
 COPY deploy/nginx /opt/front
 USER 10001:10001
-EXPOSE 8000 8001 8443
+EXPOSE 8000 8001 8004 8443
 STOPSIGNAL SIGQUIT
 ENTRYPOINT ["/opt/front/entrypoint.sh"]
 
@@ -34,9 +34,9 @@ ENV PYTHONUNBUFFERED=1 PATH=/opt/venv/bin:$PATH
 RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/* /var/cache/apt
 WORKDIR /srv
 RUN python3 -m venv /opt/venv
-COPY requirements-serving.txt requirements-embedded.txt ./
+COPY requirements-serving.txt requirements-embedded.txt requirements-gateway.txt ./
 ARG PIP_EXTRA_INDEX_URL
-RUN pip install --no-cache-dir --progress-bar off -r requirements-serving.txt -r requirements-embedded.txt \
+RUN pip install --no-cache-dir --progress-bar off -r requirements-serving.txt -r requirements-embedded.txt -r requirements-gateway.txt \
     && rm -rf /opt/venv/lib/python3*/site-packages/torch/test /opt/venv/lib/python3*/site-packages/torch/bin/*[tT]est* \
     && python -c 'import torch; torch.version.cuda and print("\nThis torch brings CUDA along: gigabytes that nothing here uses.\nName an index of CPU wheels in PIP_EXTRA_INDEX_URL.\n")'
 
@@ -46,7 +46,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ make \
     && { test -f "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
          || apt-get install -y --no-install-recommends python3-dev; } \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt
-COPY requirements.txt requirements-gateway.txt requirements-checkpoint.txt ./
+COPY requirements.txt requirements-checkpoint.txt ./
 RUN pip install --no-cache-dir --progress-bar off -r requirements.txt \
     && pip install --no-cache-dir --progress-bar off --no-deps -r requirements-checkpoint.txt
 COPY pyproject.toml README.md LICENSE ./
@@ -77,11 +77,12 @@ RUN printf '/srv\n/srv/backends/python_mp\n' > "$(python -c 'import sysconfig; p
 COPY --from=models /srv/model_repository model_repository
 COPY --from=build /srv/backends backends
 COPY clients clients
+COPY gateway gateway
 COPY server server
-RUN python -m compileall -q server clients backends
+RUN python -m compileall -q server clients gateway backends
 USER 10001:10001
 ENV HOST=0.0.0.0 HOME=/tmp
-EXPOSE 8000 8001 8002 8003
+EXPOSE 8000 8001 8002 8003 8004
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=2s --timeout=2s --start-period=120s --retries=5 \
     CMD ["python", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8003, timeout=1); c.request('GET', '/ready'); exit(c.getresponse().status != 200)"]
@@ -113,16 +114,17 @@ LABEL org.opencontainers.image.title="triton-multi-device" \
 ENV PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1
 RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
 WORKDIR /srv
-COPY requirements-serving.txt ./
-RUN pip install --no-cache-dir --progress-bar off -r requirements-serving.txt \
+COPY requirements-serving.txt requirements-gateway.txt ./
+RUN pip install --no-cache-dir --progress-bar off -r requirements-serving.txt -r requirements-gateway.txt \
     && printf '/srv\n/srv/backends/python_mp\n' > "$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
 COPY --from=models /srv/model_repository model_repository
 COPY --from=build /srv/backends backends
 COPY clients clients
+COPY gateway gateway
 COPY server server
 USER 10001:10001
 ENV HOST=0.0.0.0 HOME=/tmp
-EXPOSE 8000 8001 8002 8003
+EXPOSE 8000 8001 8002 8003 8004
 HEALTHCHECK --interval=2s --timeout=2s --start-period=600s --retries=5 \
     CMD ["python3", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8003, timeout=1); c.request('GET', '/ready'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["tini", "--", "python3", "-m", "server"]

@@ -26,7 +26,7 @@ up:  ## the same in containers, with nginx, Prometheus and Grafana (ARGS: servic
 	@$(COMPOSE) build
 	@$(COMPOSE) up --detach $(ARGS)
 	@$(COMPOSE) exec -T -e HOST=front triton python -m clients.embed "How do I reset my password?" "I forgot my login"
-	@for page in "front 8000 HTTP" "front 8001 gRPC" "front 8443 HTTPS,_gRPC" "prometheus 9090 Prometheus" "alertmanager 9093 Alertmanager" "grafana 3000 Grafana"; do \
+	@for page in "front 8000 HTTP" "front 8001 gRPC" "front 8004 OpenAI" "front 8443 TLS" "prometheus 9090 Prometheus" "alertmanager 9093 Alertmanager" "grafana 3000 Grafana"; do \
 		set -- $$page; at=$$($(COMPOSE) port $$1 $$2 2>/dev/null) && [ -n "$$at" ] && printf '  %-12s %s\n' "$${3/_/ }" "$$at"; done; true
 
 down:  ## end and remove what `up` started; the volumes stay (ARGS=--volumes takes them, too)

@@ -1,6 +1,7 @@
 """What the front costs: a model through nginx against straight to Triton, over gRPC.
 
-Needs nginx with njs and openssl (Debian: nginx-light libnginx-mod-http-js openssl).
+Needs nginx with njs and openssl (Debian: nginx-light
+libnginx-mod-http-js libnginx-mod-stream-js openssl).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _nginx(server: TritonServer, folder: Path) -> Iterator[str]:
     own, triton = Endpoints.free(), server.endpoints
     ports = {"HTTP_PORT": own.http, "GRPC_PORT": own.grpc, "TLS_PORT": own.metrics}
     ports |= {"UPSTREAM_HTTP_PORT": triton.http, "UPSTREAM_GRPC_PORT": triton.grpc}
-    ports |= {"UPSTREAM_HEALTH_PORT": triton.health}
+    ports |= {"UPSTREAM_HEALTH_PORT": triton.health, "OPENAI_PORT": own.openai}
     places = {"HOST": own.host, "UPSTREAM": triton.host, "RUN_DIR": str(folder / "front")}
     places |= {"TLS_MADE": str(folder / "tls"), "ACCESS_LOG": "/dev/null"}
     environment = os.environ | {name: str(port) for name, port in ports.items()} | places

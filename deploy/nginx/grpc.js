@@ -1,4 +1,5 @@
-// Calls over gRPC: one message each, not compressed; a ModelInferRequest is read before Triton does.
+// Calls over gRPC: one message each, or several where it is a stream, not compressed; a
+// ModelInferRequest is read before Triton does.
 // Numbers of fields: grpc_service.proto of the KServe v2 protocol, with Triton's extensions.
 
 import protobuf from 'protobuf.js';
@@ -9,8 +10,8 @@ const MAX_PACKED = 160;  // bytes of sixteen dimensions of any size
 
 function infer(r) {
     shapes.admit(r, () => {
-        const body = whole(r);
-        checkRequest(protobuf.message(body, PREFIX, body.length), body.length);
+        whole(r);
+        checkMessage(r.requestBuffer);
     }, '@grpc');
 }
 
@@ -18,7 +19,7 @@ function ask(r) {
     shapes.admit(r, () => whole(r), '@grpc');
 }
 
-// The body, which is one message with its prefix.
+// The body must be one message with its prefix.
 function whole(r) {
     if (r.httpVersion !== '2.0' || !/^application\/grpc(\+proto)?$/.test(r.headersIn['Content-Type'])) {
         shapes.refuse(415, 'gRPC needs HTTP/2 and the content type application/grpc.');
@@ -27,10 +28,28 @@ function whole(r) {
     if (!body || body.length < PREFIX || body.readUInt32BE(1) !== body.length - PREFIX) {
         shapes.refuse(400, 'A call must hold exactly one message.');
     }
+    checkPlain(body);
+}
+
+function checkPlain(body) {
     if (body[0] !== 0) {
         shapes.refuse(405, 'Compressed messages are not served here.');
     }
-    return body;
+}
+
+// Of a message in a stream, with its prefix, whose first bytes these are.
+function lengthOf(begin, most) {
+    checkPlain(begin);
+    const length = PREFIX + begin.readUInt32BE(1);
+    if (length > most) {
+        shapes.refuse(413, 'The request is too large.');
+    }
+    return length;
+}
+
+// A ModelInferRequest with its prefix.
+function checkMessage(body) {
+    checkRequest(protobuf.message(body, PREFIX, body.length), body.length);
 }
 
 function checkRequest(request, bytes) {
@@ -99,4 +118,4 @@ function checkParameter(entry, ofOutput) {
     names.forEach((name) => shapes.checkParameter(name, isString, ofOutput));
 }
 
-export default {infer, ask, whole};
+export default {infer, ask, whole, lengthOf, checkMessage, PREFIX};

@@ -1,10 +1,9 @@
 // POST /v2/models/NAME/infer: the JSON at its beginning is read before Triton does.
 
+import json from 'json.js';
 import shapes from 'shapes.js';
 
-const MAX_DEPTH = 24;
-const MAX_OBJECTS = 1000;
-const MAX_PARTS = 100000;  // lists, strings, escapes
+const LIMITS = {objects: 1000, depth: 24, advice: '; send tensors as binary data behind it'};
 
 function infer(r) {
     shapes.admit(r, () => check(r.requestBuffer, r.variables), '@http');
@@ -19,8 +18,8 @@ function check(body, variables) {
         shapes.refuse(413, 'The JSON is too large; send tensors as binary data behind it.');
     }
     const text = body.toString('utf8', 0, length);
-    const keys = keysIn(text);
-    checkRequest(parse(text), keys, body.length);
+    const written = json.keysIn(text, LIMITS);
+    checkRequest(json.parse(text), written, body.length);
 }
 
 // Where the JSON ends. nginx hands on the very header that is looked at here.
@@ -34,70 +33,17 @@ function headerLength(header, bytes) {
     return Number(header);
 }
 
-function parse(text) {
-    try {
-        return JSON.parse(text);
-    } catch (error) {
-        return shapes.refuse(400, 'The body is not JSON, or too deep.');
-    }
-}
-
-// The number of keys as they are written, for JSON.parse takes the last of two that are the same
-// and Triton the first. Each has a colon, seen once all strings are taken out. What has too many
-// parts for one who must look at each is refused here, before anybody parses it.
-function keysIn(text) {
-    const unescaped = without(without(text, '\\\\'), '\\"');
-    const pieces = split(unescaped, '"', 2 * MAX_PARTS);
-    const bare = pieces.filter((_, index) => index % 2 === 0).join('');
-    split(bare, '{', MAX_OBJECTS);
-    checkDepth(split(bare, '[', MAX_PARTS));
-    return split(bare, ':', MAX_PARTS).length - 1;
-}
-
-function without(text, part) {
-    return text.indexOf(part) < 0 ? text : split(text, part, MAX_PARTS).join('');
-}
-
-// Fast however many there are, as regular expressions in njs are not.
-function split(text, separator, most) {
-    const pieces = text.split(separator, most + 1);
-    if (pieces.length > most) {
-        shapes.refuse(413, 'The JSON has too many parts; send tensors as binary data behind it.');
-    }
-    return pieces;
-}
-
-// A list begins before each piece but the first, and ends with each bracket in one.
-function checkDepth(pieces) {
-    let depth = -1;
-    pieces.forEach((piece) => {
-        if (++depth > MAX_DEPTH) {
-            shapes.refuse(400, 'The JSON is too deep.');
-        }
-        depth -= piece.indexOf(']') < 0 ? 0 : piece.split(']').length - 1;
-    });
-}
-
 function checkRequest(request, written, bytes) {
-    let known = keys(request, 'The body').length + parameters(request);
+    let known = json.keys(request, 'The body').length + parameters(request);
     list(request.inputs).forEach((input, index) => {
-        known += keys(input, `Input ${index}`).length + parameters(input);
+        known += json.keys(input, `Input ${index}`).length + parameters(input);
         shapes.check(input.shape, bytes, index);
     });
     shapes.checkCount(list(request.inputs).length);
     list(request.outputs).forEach((output, index) => {
-        known += keys(output, `Output ${index}`).length + parameters(output, true);
+        known += json.keys(output, `Output ${index}`).length + parameters(output, true);
     });
-    if (known !== written) {
-        shapes.refuse(400, 'A key stands twice, or an object where none belongs.');
-    }
-}
-
-function keys(value, what) {
-    if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-        shapes.refuse(400, `${what} must be a JSON object.`);
-    }
-    return Object.keys(value);
+    json.checkWritten(known, written);
 }
 
 function list(value) {
@@ -111,7 +57,7 @@ function parameters(holder, ofOutput) {
     if (holder.parameters === undefined) {
         return 0;
     }
-    const names = keys(holder.parameters, 'Parameters');
+    const names = json.keys(holder.parameters, 'Parameters');
     names.forEach((name) => {
         shapes.checkParameter(name, typeof holder.parameters[name] === 'string', ofOutput);
     });

@@ -23,6 +23,7 @@ function admit(r, check, next) {
         return;
     }
     upstream.choose(r);
+    r.variables.next = next;
     r.internalRedirect(next);
 }
 

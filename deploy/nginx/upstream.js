@@ -11,10 +11,12 @@ const LOST = 'The connection to Triton was lost; the request may have been compu
 // One of those that said a moment ago that they are ready (peers.sh): neither starting nor draining.
 // Where none did, the name stays, and any of its addresses is asked.
 function choose(r) {
+    r.variables.triton = chosen(r);
+}
+
+function chosen(r) {
     const ready = readyNow(r.variables.ready_file);
-    if (ready.length) {
-        r.variables.triton = ready[Math.floor(Math.random() * ready.length)];
-    }
+    return ready.length ? ready[Math.floor(Math.random() * ready.length)] : r.variables.triton_name;
 }
 
 function readyNow(file) {
@@ -37,7 +39,7 @@ function mayAskOthers(r) {
 
 function http(r) {
     if (mayAskOthers(r)) {
-        r.internalRedirect('@http');
+        r.internalRedirect(r.variables.next);
         return;
     }
     const status = wasSent(r) ? (wasLate(r) ? 504 : 502) : 503;
@@ -65,4 +67,4 @@ function wasLate(r) {
     return /504$/.test(r.variables.upstream_status || '');
 }
 
-export default {choose, http, grpc};
+export default {choose, chosen, http, grpc};

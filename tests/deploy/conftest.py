@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,42 @@ sequence_batching {
   ]
 }
 """
+# A part for each number. After the first it waits for the folder `gate`, and says in it when it was
+# cancelled; `whole` is one part, `endless` the first one for ever.
+PARTS = """
+import json, pathlib, threading, time
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            threading.Thread(target=answer, args=(request,), daemon=True).start()
+
+
+def answer(request):
+    sender = request.get_response_sender()
+    settings = json.loads(request.parameters() or "{}")
+    values = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy().reshape(-1)
+    while "endless" in settings and not sender.is_cancelled():
+        send(sender, values[:1])
+        time.sleep(0.02)
+    for count, value in enumerate([] if "whole" in settings else values):
+        gate = pathlib.Path(settings.get("gate", ""))
+        while count == 1 and "gate" in settings and not (gate / "open").exists():
+            if sender.is_cancelled():
+                (gate / "cancelled").touch()
+                break
+            time.sleep(0.01)
+        send(sender, value.reshape(1))
+    if "whole" in settings:
+        send(sender, values[:1])
+    sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def send(sender, value):
+    sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", value.reshape(1, 1))]))
+"""
 MODELS = {
     "wide": CONFIG.format("FP32", -1),
     "text": CONFIG.format("STRING", -1),
@@ -38,9 +75,17 @@ def new_front(program: Program) -> NewFront:
     return partial(front, program("nginx"))
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A folder for the model `parts`."""
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    return folder
+
+
 @dataclass
 class Fronted:
-    """A Triton of MODELS, which are echoes, and its front."""
+    """A Triton of MODELS, which are echoes, and `parts`, and its front."""
 
     front: Front
     triton: Command
@@ -56,12 +101,14 @@ def both(new_front: NewFront, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("front")
     for name, config in MODELS.items():
         python_models.add(folder / "repository", name, ECHO, config)
+    decoupled = CONFIG.format("FP32", -1) + "model_transaction_policy { decoupled: true }"
+    python_models.add(folder / "repository", "parts", PARTS, decoupled)
     with command(folder / "repository") as triton:
         triton.wait_ready()
         with new_front(folder / "front", **behind(triton.endpoints)) as started:
             both = Fronted(started, triton)
             before = both.processes()
-            assert len(before) == 1 + len(MODELS)
+            assert len(before) == 2 + len(MODELS)
             yield both
             assert triton.answers(model="wide")
             assert both.processes() == before

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,7 @@ class Front:
     http: int
     grpc: int
     tls: int
+    openai: int
     folder: Path
     process: subprocess.Popen[bytes]
 
@@ -83,10 +84,16 @@ class Front:
         return next(line for line in self.log if line["id"] == number)
 
     def send(
-        self, method: str, path: str, body: bytes | None = None, headers: Any = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Any = None,
+        *,
+        port: int | None = None,
     ) -> Answer:
         """One request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.http, timeout=SECONDS)
         try:
             connection.request(method, path, body, headers or {})
             return _answer(connection.getresponse())
@@ -113,6 +120,22 @@ class Front:
                 return error.code(), error.details()
         return grpc.StatusCode.OK, ""
 
+    def stream(
+        self, messages: Iterable[bytes], came: Callable[[], object] = int, **more: Any
+    ) -> tuple[grpc.StatusCode, str, int]:
+        """Status and sentence at the end of a stream of these, and how many answers came; for each
+        `came` is called."""
+        answers = 0
+        with grpc.insecure_channel(self.grpc_url) as channel:
+            call = channel.stream_stream(f"{SERVICE}/ModelStreamInfer")
+            try:
+                for _ in call(iter(messages), timeout=SECONDS, **more):
+                    answers += 1
+                    came()
+            except grpc.RpcError as error:
+                return error.code(), error.details(), answers
+        return grpc.StatusCode.OK, "", answers
+
 
 def _answer(response: http.client.HTTPResponse) -> Answer:
     headers = {name.lower(): value for name, value in response.getheaders()}
@@ -122,12 +145,13 @@ def _answer(response: http.client.HTTPResponse) -> Answer:
 def behind(triton: Endpoints) -> dict[str, str]:
     """The environment of its front."""
     ports = {"HTTP": triton.http, "GRPC": triton.grpc, "HEALTH": triton.health}
+    ports |= {"OPENAI": triton.openai}
     return {"UPSTREAM": triton.host} | {f"UPSTREAM_{n}_PORT": str(p) for n, p in ports.items()}
 
 
 def at(port: int) -> dict[str, str]:
     """That of a front whose upstream has one port for everything."""
-    return behind(Endpoints(http=port, grpc=port, health=port))
+    return behind(Endpoints(http=port, grpc=port, health=port, openai=port))
 
 
 @contextmanager
@@ -140,6 +164,7 @@ def front(nginx: str, folder: Path, **environment: str) -> Iterator[Front]:
         "HTTP_PORT": str(ports.http),
         "GRPC_PORT": str(ports.grpc),
         "TLS_PORT": str(ports.metrics),
+        "OPENAI_PORT": str(ports.openai),
         "NGINX_BIN": nginx,
         "RUN_DIR": str(folder / "run"),
         "TLS_DIR": str(folder / "tls"),
@@ -156,14 +181,16 @@ def front(nginx: str, folder: Path, **environment: str) -> Iterator[Front]:
             env={**os.environ, **own, **environment},
             stderr=errors,
         )
-    started = Front(ports.http, ports.grpc, ports.metrics, folder, process)
+    started = Front(ports.http, ports.grpc, ports.metrics, ports.openai, folder, process)
     try:
         until(lambda: _is_up(started))
         yield started
     finally:
         process.terminate()
         process.wait(SECONDS)
-    assert not re.search(r"js exception|exited on signal|\[(emerg|alert)\]", started.errors)
+    assert not re.search(
+        r"js exception(?!.*STREAM_LIFETIME)|exited on signal|\[(emerg|alert)\]", started.errors
+    )
 
 
 def _is_up(front: Front) -> bool:

@@ -10,6 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+MUCH = (1 << 30).to_bytes(4, "big")
+ANY_AMOUNT = b"\0\0\6\4\0\0\0\0\0" + b"\0\4" + MUCH + b"\0\0\4\x08\0\0\0\0\0" + MUCH
+"""SETTINGS and WINDOW_UPDATE: so much may be sent."""
+
 
 class NameServer:
     """Answers for every name with `addresses`, which may be changed."""
@@ -54,14 +59,17 @@ class NameServer:
 @dataclass
 class Upstream:
     """Takes connections on an address, keeps what it is sent, and after `delay` seconds answers
-    with `reply`; without one it closes."""
+    with `reply`; without one it closes. Where there is a `part`, it is sent again and again until
+    the other side goes away, and then it has `left`."""
 
     address: str
     port: int
     reply: bytes = b""
     delay: float = 0.0
     ready: bytes = b""
+    part: bytes = b""
     requests: list[bytes] = field(default_factory=list)
+    left: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
         self._ended = threading.Event()
@@ -93,18 +101,40 @@ class Upstream:
                 self.requests.append(request)
                 self._ended.wait(self.delay)
                 connection.sendall(self.reply)
+                self._go_on(connection)
+
+    def _go_on(self, connection: socket.socket) -> None:
+        try:
+            while self.part and not self._ended.wait(0.02):
+                connection.sendall(self.part)
+        except OSError:
+            self.left.set()
 
 
 def _request(connection: socket.socket) -> bytes:
-    """One over HTTP/1.1, to the end of its body; of HTTP/2 what comes first."""
+    """One over HTTP/1.1, to the end of its body; over HTTP/2 to the end of the call's stream."""
     data = b""
     while b"\r\n\r\n" not in data and (more := connection.recv(1 << 16)):
         data += more
-        if data.startswith(b"PRI * HTTP/2.0"):
-            return data
+    if data.startswith(PREFACE):
+        connection.sendall(ANY_AMOUNT)
+        while not _has_ended(data) and (more := connection.recv(1 << 16)):
+            data += more
+        return data
     head, _, body = data.partition(b"\r\n\r\n")
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     missing = int(lengths[0].split(b":")[1]) - len(body) if lengths else 0
     while missing > 0 and (more := connection.recv(1 << 16)):
         data, missing = data + more, missing - len(more)
     return data
+
+
+def _has_ended(data: bytes) -> bool:
+    """Whether a frame of HTTP/2 says that no more comes."""
+    at = len(PREFACE)
+    while len(data) >= at + 9:
+        kind, flags = data[at + 3 : at + 5]
+        if kind <= 1 and flags & 1:
+            return True
+        at += 9 + int.from_bytes(data[at : at + 3], "big")
+    return False

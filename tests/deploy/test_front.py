@@ -40,7 +40,7 @@ OPEN = {
 }
 SAME = ("Content-Type", "Content-Length", "Transfer-Encoding", "Server")
 CLOSED = (
-    "/", "/v2/", "/v2/models/wide/", "/v2/models/wide/generate", "/metrics", "/v2/health/live/..",
+    "/", "/v2/", "/v2/models/wide/", "/v1x", "/metrics", "/v2/health/live/..",
     "/v2/systemsharedmemory/region/x/register", "/v2/models/a%2fb", "/v2/models/wide%20/infer",
     "/v2/repository/models/wide", "/v2/models/wide/versions/-1/ready", "/v2/models/w%5cide",
 )  # fmt: skip
@@ -157,7 +157,7 @@ def test_admin_calls(both: Fronted) -> None:
                 with pytest.raises(InferenceServerException, match="needs the admin token"):
                     call(headers=headers)
             call(headers={"triton-grpc-protocol-triton-admin": TOKEN})
-    assert both.front.call(rpc="ModelStreamInfer")[0] == grpc.StatusCode.UNIMPLEMENTED
+    assert both.front.call(rpc="CudaSharedMemoryStatus")[0] == grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_the_log(both: Fronted) -> None:

@@ -196,15 +196,16 @@ def test_what_passes_harms_nobody(both: Fronted, times: int) -> None:
                 assert both.front.logged(answer)["upstream"] != "", (answer, call)
 
     @settings(GENERATED, max_examples=times)
-    @given(message=bad_messages.messages(), model=models)
-    def called(message: bytes, model: str) -> None:
+    @given(message=bad_messages.messages(), model=models, streams=st.booleans())
+    def called(message: bytes, model: str, streams: bool) -> None:
         if bad_messages.is_message(message):
             request = ModelInferRequest.FromString(message)
             request.model_name = model
             for each in request.inputs:
                 each.name = "IN"
             message = request.SerializeToString()
-        assert both.front.call(message)[0] not in LOST
+        found = both.front.stream([message]) if streams else both.front.call(message)
+        assert found[0] not in LOST
 
     with (
         patch.object(bad_json, "crashes", lambda *_: False),

@@ -131,8 +131,10 @@ MESSAGES = {
 
 @pytest.mark.parametrize("case", MESSAGES)
 def test_a_message(door: Front, case: str) -> None:
+    """Alone, and in a stream."""
     code, message = MESSAGES[case]
     assert door.call(message)[0] == code
+    assert door.stream([message])[0] == code
 
 
 @pytest.mark.parametrize("holder", ["request", "input", "output"])

@@ -34,7 +34,11 @@ def check(program: Program, tmp_path: Path) -> Check:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("MAX_BODY", "16 MB"), ("MAX_JSON", "-1"), ("UPSTREAM", "a; daemon on")]
+    ("name", "value"),
+    [
+        *(("MAX_BODY", "16 MB"), ("MAX_JSON", "-1"), ("UPSTREAM", "a; daemon on")),
+        *(("STREAM_LIFETIME", "soon"), ("STREAM_LIFETIME", "m"), ("MAX_STREAMS", "{}")),
+    ],
 )
 def test_what_cannot_be(check: Check, name: str, value: str) -> None:
     checked = check(**{name: value})

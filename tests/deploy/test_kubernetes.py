@@ -127,8 +127,8 @@ def test_only_what_is_needed_is_let_through(rendered: Rendered) -> None:
         {("prometheus", 8002), ("prometheus", 8003)} if rendered.of("ServiceMonitor") else set()
     )
     assert allowed(rendered) == {
-        "triton": {("front", 8000), ("front", 8001), ("front", 8003)} | metrics,
-        "front": {("anybody", 8000), ("anybody", 8001), ("anybody", 8443)},
+        "triton": {("front", port) for port in (8000, 8001, 8003, 8004)} | metrics,
+        "front": {("anybody", port) for port in (8000, 8001, 8004, 8443)},
     }
     policies = {name: each["spec"] for name, each in rendered.of("NetworkPolicy").items()}
     assert all(
@@ -138,7 +138,7 @@ def test_only_what_is_needed_is_let_through(rendered: Rendered) -> None:
     to_triton, to_dns = policies["front"]["egress"]
     [peer] = to_triton["to"]
     assert rendered.selected(peer["podSelector"]) == "triton"
-    assert [port["port"] for port in to_triton["ports"]] == ["http", "grpc", "health"]
+    assert [port["port"] for port in to_triton["ports"]] == ["http", "grpc", "openai", "health"]
     assert {(p["port"], p["protocol"]) for p in to_dns["ports"]} == {(53, "UDP"), (53, "TCP")}
 
 
@@ -191,6 +191,7 @@ def test_kubernetes_kills_nothing_before_it_has_drained(rendered: Rendered) -> N
     ours, theirs = parse(arguments)
     assert theirs == []
     assert ours.keep_going
+    assert ours.openai
     assert ours.drain_window_secs >= 5
     grace = {name: pod["terminationGracePeriodSeconds"] for name, pod in rendered.pods().items()}
     assert grace["triton"] >= ours.drain_window_secs + ours.exit_timeout_secs + 3  # to clean up

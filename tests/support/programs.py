@@ -13,7 +13,7 @@ PACKAGES = {
     "docker": "docker.io docker-compose",
     "docker compose": "docker.io docker-compose",
     "kubectl": "kubernetes-client",
-    "nginx": "nginx-light libnginx-mod-http-js",
+    "nginx": "nginx-light libnginx-mod-http-js libnginx-mod-stream-js",
     "openssl": "openssl",
     "prometheus": "prometheus",
     "promtool": "prometheus",
