@@ -140,6 +140,7 @@ class Group:
         self.refuse_batches()
         try:
             self._abort_collectives()
+            self.inbox.shut()
             for rank in self.ranks:
                 rank.close_connection()
             wait_all(self.ranks, _STOP_SECONDS)
@@ -154,6 +155,7 @@ class Group:
             for rank in self.ranks:
                 rank.kill()
             wait_all(self.ranks, DIE_SECONDS)
+            self.inbox.shut()
             for rank in self.ranks:
                 rank.reap(0.0, 0.0)
                 rank.close_connection()

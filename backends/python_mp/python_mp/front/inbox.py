@@ -125,12 +125,15 @@ class Inbox:
         self.wake()
         return None
 
-    def close(self) -> None:
+    def shut(self) -> None:
+        """Nobody attends from here on, so that the ranks' sockets may be closed."""
         with self._reading:
             self._closed = True
-            self._all.close()
-            self._replies.close()
-            self._wake.close()
+
+    def close(self) -> None:
+        self.shut()
+        for each in (self._all, self._replies, self._wake):
+            each.close()
 
     def _read(self, timeout: float) -> Messages:
         messages = []
