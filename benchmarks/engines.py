@@ -48,7 +48,7 @@ def run() -> Iterator[dict[str, Any]]:
         latency, rate = (median(values) for values in zip(*measured, strict=True))
         base = base or {"ms": latency, "rate": rate}
         yield {
-            "engine": each.engine,
+            "engine": each.recipe.engine,
             "dtype": each.recipe.dtype,
             "layout": str(each.layout),
             "p50 ms": latency,
@@ -75,4 +75,4 @@ def _jobs() -> list[Job]:
 def _config(job: Job, folder: Path) -> ModelConfig:
     steps = stages.plan(job)
     made = steps[stages.artifact_stage(steps)].folder
-    return job.served_from(made, folder / f"{job.engine}-{job.recipe.dtype}")
+    return job.served_from(made, folder / f"{job.recipe.engine}-{job.recipe.dtype}")

@@ -6,7 +6,7 @@ from functools import cached_property
 from rich.progress import Progress
 
 from build_scripts import command, publish, stages
-from build_scripts.errors import BuildError, Refused
+from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.outcome import Result
 from build_scripts.publish import Steps
@@ -36,24 +36,7 @@ class Artifact:
         return stages.plan(self.job)
 
     def verify(self) -> Result:
-        """Have it in the workspace, unless it is published already ("kept"); where the recipe names
-        no engine, with the next one if the fastest cannot compute the model."""
-        self._take(publish.as_published(self.job, self._steps))
-        try:
-            return self._verify()
-        except Refused as refusal:
-            other = self.job.after(refusal)
-            if other is None:
-                raise
-            self._take(other)
-            return self._verify()
-
-    def _take(self, job: Job) -> None:
-        if job is not self.job:
-            self.job = job
-            del self._steps
-
-    def _verify(self) -> Result:
+        """Have it in the workspace, unless it is published already ("kept")."""
         if self._publishing:
             if wrong := self.job.contradiction:
                 raise BuildError(wrong)

@@ -110,7 +110,7 @@ def _variant(job: Job, variant: Variant, progress: Progress) -> Result:
         other = job.variant(variant)
     except BuildError as error:
         said = job.recipe.variant(variant)
-        return Result(job.model, said.engine or "", said.dtype, "", "failed", error=str(error))
+        return Result(job.model, said.engine, said.dtype, "", "failed", error=str(error))
     return _caught(other, Artifact(other, progress, publishing=False).verify)
 
 

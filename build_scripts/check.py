@@ -28,8 +28,6 @@ def misfits(job: Job) -> list[str]:
 
 def _misfits(job: Job, found: Manifest, folder: Path) -> Iterator[str]:
     steps = stages.plan(job)
-    if (known := publish.as_published(job, steps)) is not job:
-        job, steps = known, stages.plan(known)
     if wrong := job.contradiction:
         yield wrong
     if found.artifact != publish.artifact_key(job, steps):

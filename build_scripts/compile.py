@@ -25,11 +25,11 @@ TOOLS = ("tensorrt", "torch")
 
 
 def applies(job: Job) -> bool:
-    return job.engine in ("aot_inductor", "tensorrt")
+    return job.recipe.engine in ("aot_inductor", "tensorrt")
 
 
 def inputs(job: Job) -> dict[str, object]:
-    if job.engine == "aot_inductor":
+    if job.recipe.engine == "aot_inductor":
         return {"engine": "aot_inductor"}
     return {
         "engine": "tensorrt",
@@ -41,14 +41,14 @@ def inputs(job: Job) -> dict[str, object]:
 
 def machine(job: Job) -> dict[str, object]:
     """What the code is made for."""
-    if job.engine == "tensorrt":
+    if job.recipe.engine == "tensorrt":
         return {"gpu": gpu()}
     return {"cpu_features": cpu_features(), "gpu": gpu() if job.on_gpu else None}
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:
     """Raises BuildError where a compiler is missing or refuses a graph."""
-    if job.engine == "tensorrt":
+    if job.recipe.engine == "tensorrt":
         from build_scripts.tensorrt import builder
 
         builder.run(job, out, progress)

@@ -58,9 +58,9 @@ def _ids(checkpoint: Checkpoint, said: Any) -> tuple[int, ...]:
 def check(job: Job) -> None:
     """Raises BuildError where config.pbtxt is of another kind of model, or the recipe's engine
     cannot keep a cache."""
-    if job.engine != "torch":
+    if job.recipe.engine != "torch":
         raise BuildError(
-            f"{job.model}: engine {job.engine} does not generate text; write"
+            f"{job.model}: engine {job.recipe.engine} does not generate text; write"
             ' engine = "torch" in recipe.toml'
         )
     file = job.folder / triton_config.NAME

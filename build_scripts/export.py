@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import Progress
 
 from build_scripts import sizes
-from build_scripts.errors import Refused, refusing
+from build_scripts.errors import BuildError, refusing
 from build_scripts.job import Job
 from build_scripts.quiet import quiet
 from build_scripts.shards import add_code
@@ -37,7 +37,7 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def applies(job: Job) -> bool:
-    return job.engine != "torch"
+    return job.recipe.engine != "torch"
 
 
 def inputs(job: Job) -> dict[str, object]:
@@ -46,7 +46,7 @@ def inputs(job: Job) -> dict[str, object]:
 
 
 def run(job: Job, out: Path, progress: Progress) -> None:
-    """Writes the graphs. Raises Refused where a module does what cannot be exported."""
+    """Writes the graphs. Raises BuildError where a module does what cannot be exported."""
     from build_scripts import ranks
 
     ranks.each(job, export, out, progress, "export")
@@ -74,7 +74,7 @@ def export(job: Job, rank: int, out: Path) -> None:
         longest = fetch.longest_text(job)
         traced = trace(module, job.config, hidden, to_onnx, _device(job), said, longest)
         if not shard.is_last and traced.outputs != [HIDDEN_OUT]:
-            raise Refused(
+            raise BuildError(
                 f"A stage hands on {', '.join(traced.outputs)} by name; between graphs there is one"
                 " tensor: hand on one, or serve it with engine torch."
             )
@@ -153,7 +153,7 @@ def _device(job: Job) -> str:
 
 
 def _is_aot(job: Job) -> bool:
-    return job.engine == "aot_inductor"
+    return job.recipe.engine == "aot_inductor"
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """A job: one model to be built by one recipe. Every stage is given it, and nothing else."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from build_scripts import code, default_engine, recipe_file, storage, triton_config
-from build_scripts.default_engine import Instead
-from build_scripts.errors import BuildError, Refused
+from build_scripts import code, recipe_file, storage, triton_config
+from build_scripts.errors import BuildError
 from build_scripts.places import PROJECT as PROJECT
 from build_scripts.places import REPOSITORY as REPOSITORY
 from build_scripts.places import WORKSPACE as WORKSPACE
-from build_scripts.recipe import Engine, Recipe, Variant
+from build_scripts.recipe import Recipe, Variant
 from python_mp.model.config import ModelConfig, parse
 from python_mp.model.parameters import TASKS
 from python_mp.sharding.families.task import Kind
@@ -47,7 +46,6 @@ class Job:
         sizes: of the layout, those that differ from config.pbtxt; none in a job that is published.
         workspace: where stages leave their outputs.
         outputs: the folder of every stage's output, by the stage's name; filled by `stages.plan`.
-        instead: of a recipe without an engine: the faster one that cannot compute the model.
     """
 
     model: str
@@ -57,37 +55,12 @@ class Job:
     sizes: Mapping[str, int] = field(default_factory=dict)
     workspace: Path = WORKSPACE
     outputs: dict[str, Path] = field(default_factory=dict, compare=False)
-    instead: Instead | None = None
 
     @cached_property
     def config(self) -> ModelConfig:
         """config.pbtxt with the recipe's engine and dtype."""
-        dtype = self.recipe.dtype
-        return triton_config.model_config(self.folder, self.engine, dtype, self.sizes)
-
-    @cached_property
-    def engine(self) -> Engine:
-        """The recipe's, or the fastest for the device that can compute the model.
-
-        Raises:
-            BuildError: the recipe names none, and none has its dtype.
-        """
-        said = self.recipe
-        return said.engine or default_engine.choose(self._engines, said.dtype, self.instead)
-
-    @property
-    def _engines(self) -> Sequence[Engine]:
-        generates = self.task == "generate"
-        return default_engine.order(on_gpu=self.on_gpu, generates=generates)
-
-    def after(self, refusal: Refused) -> "Job | None":
-        """The job with the next engine; None where the recipe names its engine, or there is none
-        left."""
-        if self.recipe.engine or self.instead:
-            return None
-        dtype = self.recipe.dtype
-        found = default_engine.next_after(refusal, self.engine, self._engines, dtype)
-        return replace(self, instead=found, outputs={}) if found else None
+        recipe = self.recipe
+        return triton_config.model_config(self.folder, recipe.engine, recipe.dtype, self.sizes)
 
     @cached_property
     def tensors(self) -> dict[str, Any] | None:
@@ -121,7 +94,7 @@ class Job:
         """What it is called in progress and tables."""
         if self.recipe.is_step:
             return self.model
-        return f"{self.model} {self.engine} {self.recipe.dtype} {self.layout}"
+        return f"{self.model} {self.recipe.engine} {self.recipe.dtype} {self.layout}"
 
     @property
     def world_size(self) -> int:
@@ -142,7 +115,7 @@ class Job:
         """Whether it can neither be built nor verified without one."""
         if self.recipe.is_step:
             return False
-        return self.engine == "tensorrt" or self.on_gpu
+        return self.recipe.engine == "tensorrt" or self.on_gpu
 
     @property
     def contradiction(self) -> str:
@@ -150,12 +123,13 @@ class Job:
         which is all that is asked of it."""
         if self.recipe.is_step:
             return ""
-        return triton_config.contradiction(self.folder, self.engine, self.recipe.dtype)
+        recipe = self.recipe
+        return triton_config.contradiction(self.folder, recipe.engine, recipe.dtype)
 
     @property
     def weights_dtype(self) -> str:
         """Of the sharded weights. ONNX graphs start from float32, and so does quantisation."""
-        return self.recipe.dtype if self.engine in ("torch", "aot_inductor") else "float32"
+        return self.recipe.dtype if self.recipe.engine in ("torch", "aot_inductor") else "float32"
 
     @property
     def code(self) -> Path | None:

@@ -30,7 +30,6 @@ class Result:
         seconds: that stages have run; 0 where everything was there.
         size: of the files that are served, in bytes.
         error: the sentence, where it failed.
-        instead: the faster `engine` that was tried first, and `why` it is not taken.
         worst: the samples furthest from the reference, where it is not accurate enough.
     """
 
@@ -44,7 +43,6 @@ class Result:
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     latency: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
-    instead: Mapping[str, str] = field(default_factory=dict)
     worst: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -52,8 +50,7 @@ class Result:
         if job.recipe.is_step:
             return cls(job.model, "", "", "", status, **values)
         recipe = job.recipe
-        layout, instead = str(job.layout), job.instead.as_json() if job.instead else {}
-        return cls(job.model, job.engine, recipe.dtype, layout, status, instead=instead, **values)
+        return cls(job.model, recipe.engine, recipe.dtype, str(job.layout), status, **values)
 
 
 def show(results: Iterable[Result], console: Console) -> None:
@@ -71,10 +68,6 @@ def show(results: Iterable[Result], console: Console) -> None:
             console.print(_worst(each))
         if why := each.accuracy.get("why"):
             said = f"build: {each.model} is not verified: {why}"
-            console.print(said, style="yellow", markup=False, soft_wrap=True)
-        if each.instead:
-            faster, why = each.instead["engine"], each.instead["why"]
-            said = f"build: {each.model} has engine {each.engine}, not {faster}: {why}"
             console.print(said, style="yellow", markup=False, soft_wrap=True)
         if each.error:
             said = f"build: {each.model}: {each.error}"

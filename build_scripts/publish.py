@@ -11,7 +11,7 @@ No other file is touched.
 import json
 import math
 import platform
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from rich.progress import Progress
 
 from build_scripts import code, fetch, room, storage
 from build_scripts.compile import gpu
-from build_scripts.default_engine import Instead
 from build_scripts.job import Job
 from build_scripts.stages import Step, artifact_stage
 from python_mp.model import admission, manifest
@@ -61,21 +60,6 @@ def current(job: Job, steps: Steps) -> Manifest | None:
     except LoadError:
         return None
     return None if machine_misfits(found) else found
-
-
-def as_published(job: Job, steps: Steps) -> Job:
-    """The job with the engine that was taken for the newest version, where the recipe names none
-    and nothing has changed of what decided it."""
-    numbers = versions(job.folder)
-    try:
-        found = Manifest.read(job.folder / str(max(numbers, default=0)))
-    except LoadError:
-        return job
-    if job.recipe.engine or found is None or "instead" not in found.options:
-        return job
-    instead = Instead(**found.options["instead"])
-    known = {step.identity for step in steps.values()}
-    return replace(job, instead=instead, outputs={}) if instead.stage in known else job
 
 
 def machine_misfits(found: Manifest) -> list[str]:
@@ -135,11 +119,6 @@ def _rows(job: Job, source: fetch.Source) -> dict[str, str]:
     return {"rows": skeleton.rows(transformers.read(source.folder / "config.json"), job.task)}
 
 
-def _instead(job: Job) -> dict[str, Any]:
-    """Which faster engine could not compute the model."""
-    return {"instead": job.instead.as_json()} if job.instead else {}
-
-
 def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
     """The manifest of the files that lie in `folder`."""
     source, facts = fetch.read(job), steps[artifact_stage(steps)].facts()
@@ -153,7 +132,7 @@ def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
         artifact=artifact_key(job, steps),
         model=job.model,
         family=job.recipe.family,
-        engine="" if is_step else job.engine,
+        engine=job.recipe.engine,
         dtype=job.recipe.dtype,
         layout={} if is_step else asdict(job.layout),
         inputs=[] if is_step else manifest.tensors(job.config.inputs),
@@ -172,7 +151,7 @@ def describe(job: Job, steps: Steps, folder: Path) -> Manifest:
             **facts.get("versions", {}),
         },
         hardware=hardware | facts.get("hardware", {}),
-        options=_rows(job, source) | _instead(job) | facts.get("options", {}),
+        options=_rows(job, source) | facts.get("options", {}),
         recipe=job.recipe.as_json(),
         accuracy=found["accuracy"],
         latency=found["latency"],

@@ -48,12 +48,12 @@ TOOLS = (
 
 
 def applies(job: Job) -> bool:
-    return job.engine in ("onnxruntime", "tensorrt") and job.recipe.dtype != "float32"
+    return job.recipe.engine in ("onnxruntime", "tensorrt") and job.recipe.dtype != "float32"
 
 
 def inputs(job: Job) -> dict[str, object]:
     return {
-        "engine": job.engine,
+        "engine": job.recipe.engine,
         "dtype": job.recipe.dtype,
         "calibration": job.recipe.calibration.as_json(),
         "samples": job.samples,
@@ -64,7 +64,7 @@ def run(job: Job, out: Path, progress: Progress) -> None:
     """Writes `rankR.onnx` and its weights for every rank."""
     files = [job.output("export") / f"rank{rank}.onnx" for rank in range(job.world_size)]
     check_kept(job, files)
-    if job.engine == "tensorrt":
+    if job.recipe.engine == "tensorrt":
         from build_scripts.tensorrt import precision
 
         precision.run(job, out, progress)

@@ -138,11 +138,10 @@ class Variant(Table, frozen=True):
 
 
 class Step(Table, frozen=True, kw_only=True):
-    """A model: what is made of the recipe's source for it. Without an `engine` the fastest for its
-    device is taken."""
+    """A model: what is made of the recipe's source for it."""
 
     family: Family
-    engine: Engine | None = None
+    engine: Engine = "torch"
     dtype: Dtype = "float32"
     keep: Size = 2
     shapes: Shapes = Shapes()
@@ -162,7 +161,7 @@ class Step(Table, frozen=True, kw_only=True):
         if not self.shapes.tokens and not self.shapes.rows:
             raise ValueError("shapes is missing: tokens = [min, opt, max], or rows")
         for engine, dtype in [(self.engine, self.dtype), *self._variants()]:
-            if engine and dtype not in ENGINES[engine]:
+            if dtype not in ENGINES[engine]:
                 has, others = ", ".join(ENGINES[engine]), ", ".join(_with(dtype))
                 raise ValueError(
                     f"engine {engine} has no dtype {dtype}; it has {has}. Engines with it: {others}"
@@ -170,7 +169,7 @@ class Step(Table, frozen=True, kw_only=True):
             if not self.accuracy.bounds(dtype).given():
                 raise ValueError(f"accuracy.{dtype} sets no bound, so that nothing can fail it")
 
-    def _variants(self) -> list[tuple[Engine | None, Dtype]]:
+    def _variants(self) -> list[tuple[Engine, Dtype]]:
         return [(each.engine or self.engine, each.dtype or self.dtype) for each in self.variants]
 
 

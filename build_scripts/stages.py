@@ -6,8 +6,6 @@ A stage is a module of this package (`Stage`). Its output lies in
         stage.json                      key, inputs, seconds, size and sha256 of each file
         facts.json                      if the stage wrote it: `hardware`, `options` and `versions`
                                         for the manifest; `lacks_memory` (room.py)
-        refusal.txt                     in the place of the stage's files: why the engine cannot
-                                        compute the model, so that it is not tried again
 
 The key is a hash of everything that decides the outcome: the stage's inputs, its code and all that
 it imports, the tools, the model's tensors, and the keys of the outputs it reads. So it is known
@@ -29,13 +27,12 @@ from rich.progress import Progress
 
 from build_scripts import code, room, storage
 from build_scripts.code import versions
-from build_scripts.errors import Refused
 from build_scripts.job import Job
 from build_scripts.job import artifact_stage as artifact_stage
 
 ORDER = ("fetch", "reference", "shards", "export", "quantise", "compile", "verify")
 STEP_ORDER = ("fetch", "ranges", "step")
-RECORD, FACTS, REFUSAL = "stage.json", "facts.json", "refusal.txt"
+RECORD, FACTS = "stage.json", "facts.json"
 KEPT_OUTPUTS = 10
 """Of each stage of a model: enough for its variants, few enough for a laptop's disk."""
 
@@ -102,14 +99,6 @@ class Step:
         path = self.folder / FACTS
         return dict(json.loads(path.read_text())) if path.exists() else {}
 
-    def must_not_refuse(self) -> None:
-        """Raises Refused where the stage has."""
-        path = self.folder / REFUSAL
-        if path.exists():
-            refusal = Refused(path.read_text())
-            refusal.stage = self.identity
-            raise refusal
-
     def output(self) -> dict[str, Path]:
         """The files the stage wrote, without those about it."""
         found = storage.files(self.folder)
@@ -166,15 +155,12 @@ def ensure(
     Raises:
         BuildError: a stage cannot be done. What was done before it is kept.
     """
-    step, seconds = steps[name], 0.0
+    step = steps[name]
     if step.is_done(content=content):
         os.utime(step.folder)  # the newest outputs are kept
-    else:
-        needs = (need for need in step.stage.NEEDS if need in steps)
-        seconds = sum(ensure(job, steps, need, progress) for need in needs)
-        seconds += _run(job, step, progress)
-    step.must_not_refuse()
-    return seconds
+        return 0
+    seconds = sum(ensure(job, steps, need, progress) for need in step.stage.NEEDS if need in steps)
+    return seconds + _run(job, step, progress)
 
 
 def _run(job: Job, step: Step, progress: Progress) -> float:
@@ -182,7 +168,7 @@ def _run(job: Job, step: Step, progress: Progress) -> float:
     task = progress.add_task(f"{job.name}: {step.name}", total=None)
     start = time.monotonic()
     with storage.appearing(step.folder) as out:
-        _run_or_refuse(job, step, out, progress)
+        step.stage.run(job, out, progress)
         seconds = time.monotonic() - start
         files = {name: storage.described(path) for name, path in storage.files(out).items()}
         record = {"key": step.key, "recipe": step.recipe, "seconds": seconds, "files": files}
@@ -193,15 +179,6 @@ def _run(job: Job, step: Step, progress: Progress) -> float:
     if progress.disable:
         progress.console.print(f"{job.name}: {step.name} {seconds:.1f} s", markup=False)
     return seconds
-
-
-def _run_or_refuse(job: Job, step: Step, out: Path, progress: Progress) -> None:
-    try:
-        step.stage.run(job, out, progress)
-    except Refused as refusal:
-        for path in storage.files(out).values():
-            path.unlink()
-        (out / REFUSAL).write_text(str(refusal))
 
 
 def _record(folder: Path) -> dict[str, Any]:

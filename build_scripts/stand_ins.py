@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from build_scripts.errors import Refused
+from build_scripts.errors import BuildError
 from python_mp.rank.collectives.communicator import Alone
 from python_mp.rank.engines.onnx_graph import COLLECTIVE, DOMAIN
 from python_mp.sharding import ops
@@ -51,7 +51,7 @@ class TracedPeers:
         )
 
     def __getattr__(self, name: str) -> Any:
-        raise Refused(
+        raise BuildError(
             f"The module calls communicator.{name}; what is compiled may use all_reduce only:"
             " serve it with engine torch."
         )
@@ -77,7 +77,7 @@ class TracedBatch:
         return name in self._tensors
 
     def __getattr__(self, name: str) -> Any:
-        raise Refused(
+        raise BuildError(
             f"The module uses batch.{name}, which a graph cannot have: use batch.attend and"
             " batch.positions, or serve it with engine torch."
         )
@@ -124,7 +124,7 @@ class TracedBatch:
     ) -> Tensor:
         """As `Packed.in_rectangles`, in one: a graph cannot sort sequences by their lengths."""
         if not most_padding:
-            raise Refused(
+            raise BuildError(
                 "This model computes texts of one length only beside each other, which no graph"
                 " can sort: serve it with engine torch."
             )

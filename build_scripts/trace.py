@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from build_scripts.errors import Refused, refusing
+from build_scripts.errors import BuildError, refusing
 from build_scripts.stand_ins import TracedBatch
 from python_mp.model.config import ModelConfig
 from python_mp.model.sample_dims import sample_dims
@@ -82,10 +82,10 @@ def trace(
         longest: tokens of the longest sequence that the module takes, where it has a bound.
 
     Raises:
-        Refused: the module does what cannot be exported.
+        BuildError: the module does what cannot be exported.
     """
     if len(config.groups) > 1:
-        raise Refused(
+        raise BuildError(
             "Inputs with lengths of their own (parameter lengths) no graph has: take engine torch."
         )
     is_ragged = config.has_ragged_input

@@ -53,7 +53,7 @@ LATENCY_ROUNDS = 20
 def inputs(job: Job) -> dict[str, object]:
     return {
         "accuracy": job.recipe.accuracy.as_json(),
-        "engine": job.engine,
+        "engine": job.recipe.engine,
         "dtype": job.recipe.dtype,
         "served": json.loads(job.config.source[0]),
         "samples": job.samples,

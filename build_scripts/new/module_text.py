@@ -61,7 +61,7 @@ class ModuleTemplate:
         yield f"# How `python -m build_scripts.build {self.name}` makes what is served here."
         yield 'family = "module" # module.py beside this file'
         yield f"source = {json.dumps(self.source)} # the folder of its weights"
-        yield from recipe_text.ENGINE
+        yield recipe_text.ENGINE
         yield f'dtype = "float32" # {recipe_text.DTYPES}'
         yield from ("", "[shapes] # rows of a batch: smallest, usual, largest")
         yield from (f"rows = [1, 8, {ROWS}]", "")

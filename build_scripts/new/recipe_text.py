@@ -8,10 +8,7 @@ from collections.abc import Iterator, Sequence
 from build_scripts.new import chain
 from build_scripts.new.chain import Step, Takes
 
-ENGINE = (
-    "# Without `engine` the fastest that can: onnxruntime on CPUs, torch on GPUs.",
-    '# engine = "torch" # torch, aot_inductor, onnxruntime, tensorrt',
-)
+ENGINE = 'engine = "torch" # torch, aot_inductor, onnxruntime, tensorrt'
 DTYPES = "float32, bfloat16, float16, int8, int8_dynamic, fp8"
 VECTORS = """\
 # The gate: against the float32 reference, over the vectors of the samples.
@@ -103,7 +100,7 @@ def _lines(name: str, source: str, steps: Sequence[Step]) -> Iterator[str]:
             continue
         yield 'family = "transformers"'
         if step.job == chain.ENCODER:
-            yield from ENGINE
+            yield ENGINE
             yield f'dtype = "float32" # {DTYPES}'
         else:
             yield 'dtype = "float32" # float32, bfloat16, float16'

@@ -248,7 +248,7 @@ def test_the_repository_of_the_clone_is_built_and_served(stack: Stack) -> None:
 def test_the_documented_commands_build_and_serve_another_engine(stack: Stack) -> None:
     """In their order, once the recipe says it; and the next `up` does not undo it."""
     recipe = stack.repository / "embed" / "recipe.toml"
-    recipe.write_text(recipe.read_text().replace('# engine = "torch"', 'engine = "torch"', 1))
+    recipe.write_text(recipe.read_text().replace('engine = "torch"', 'engine = "onnxruntime"', 1))
     section = (PROJECT / "docs" / "operations.md").read_text().split("\n## Engines\n")[1]
     commands = re.findall(r"^docker compose (run --rm build [^#\n]*)", section, re.M)
     assert len(commands) == 2
@@ -256,7 +256,7 @@ def test_the_documented_commands_build_and_serve_another_engine(stack: Stack) ->
         stack.compose(*command.split())
     until(lambda: served_versions(stack, "embed_encoder") == ["2"], 120)
     manifest = stack.repository / "embed_encoder" / "2" / "manifest.json"
-    assert json.loads(manifest.read_text())["engine"] == "torch"
+    assert json.loads(manifest.read_text())["engine"] == "onnxruntime"
     url = f"127.0.0.1:{stack.ports['GRPC_PORT']}"
     assert reference().cosine([3], embed([reference().texts[3]], url)) > 0.9999
 

@@ -79,7 +79,7 @@ def state(tiny: Workshop) -> dict[str, bytes]:
 
 def test_killed_anywhere_the_next_build_finds_a_sound_repository(tiny: Workshop) -> None:
     tiny.build()
-    tiny.edit("recipe.toml", "torch", "onnxruntime")
+    tiny.edit("recipe.toml", "[shapes]", 'engine = "onnxruntime"\n[shapes]')
     untouched, kept = tiny.state(), tiny.repository.parent / "kept"
     shutil.copytree(tiny.repository, kept)
     tiny.build()

@@ -34,7 +34,7 @@ def folders(folder: Path, sizes: dict[str, int], engine: str = "torch") -> int:
     assert new(["big", str(folder / "checkpoint"), *said]) == 0
     recipe = folder / "models" / "big" / "recipe.toml"
     text = recipe.read_text().replace("samples = 200", "samples = 8")
-    recipe.write_text(text.replace('# engine = "torch"', f'engine = "{engine}"'))
+    recipe.write_text(text.replace('engine = "torch"', f'engine = "{engine}"'))
     return nbytes
 
 

@@ -32,7 +32,6 @@ parameters { key: "tensor_parallel_size" value { string_value: "2" } }
 """
 RECIPE = """family = "module"
 source = "{source}"
-engine = "torch"
 keep = 2
 [shapes]
 rows = [1, 2, 8]
@@ -57,7 +56,7 @@ class FakeStage:
         return self.applicable
 
     def inputs(self, job: Job) -> dict[str, object]:
-        return self.decides | {"layout": str(job.layout), "engine": job.engine}
+        return self.decides | {"layout": str(job.layout), "engine": job.recipe.engine}
 
     def run(self, job: Job, out: Path, _progress: Progress) -> None:
         self.ran += 1
@@ -123,7 +122,7 @@ def judge(passed: bool = True) -> FakeStage:
 
 
 def rank_files(made: Job) -> dict[str, str]:
-    suffix = {"torch": "safetensors", "onnxruntime": "onnx"}[made.engine]
+    suffix = {"torch": "safetensors", "onnxruntime": "onnx"}[made.recipe.engine]
     return {f"rank{rank}.{suffix}": f"weights of {rank}" for rank in range(made.world_size)}
 
 

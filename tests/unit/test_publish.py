@@ -129,7 +129,7 @@ def test_what_config_pbtxt_says_otherwise_is_not_built(tiny: Workshop) -> None:
     line = 'parameters { key: "engine" value { string_value: "torch" } }\n'
     tiny.edit("config.pbtxt", "max_batch_size", line + "max_batch_size")
     assert tiny.build().status == "published"
-    tiny.edit("recipe.toml", "torch", "onnxruntime")
+    tiny.edit("recipe.toml", "[shapes]", 'engine = "onnxruntime"\n[shapes]')
     with pytest.raises(BuildError, match="says engine torch, the recipe onnxruntime: take the par"):
         tiny.build()
     assert tiny.shard.ran == 1
@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_the_repository_as_it_was(
     tiny: Workshop, monkeypatch: pytest.MonkeyPatch, target: str, replacement: Any, said: str
 ) -> None:
     tiny.build()
-    tiny.edit("recipe.toml", "torch", "onnxruntime")
+    tiny.edit("recipe.toml", "[shapes]", 'engine = "onnxruntime"\n[shapes]')
     tiny.build(publishing=False)
     before = tiny.state()
     with monkeypatch.context() as patch:
@@ -177,7 +177,7 @@ ENGINE = 'parameters { key: "engine" value { string_value: "echo" } }\n'
     [
         ("1/rank1.safetensors", "weights", "Weights", "was changed since it was built; run `pyth"),
         ("1/manifest.json", 'features": []', 'features": ["amx"]', "processors with amx, which th"),
-        ("recipe.toml", "torch", "onnxruntime", "recipe.toml has another engine"),
+        ("recipe.toml", "keep", "engine = 'onnxruntime'\nkeep", "recipe.toml has another engine"),
         ("config.pbtxt", "parameters", ENGINE + "parameters", "says engine echo, the recipe torch"),
         ("module.py", "...", "pass", "config.pbtxt or the code that builds it have changed"),
     ],

@@ -50,7 +50,7 @@ def read(folder: Path, text: str, model: str = "m", **overrides: Any) -> recipe.
 
 def test_what_is_not_said_has_a_default(tmp_path: Path) -> None:
     made = read(tmp_path, GOOD)
-    assert (made.engine, made.dtype, made.keep) == (None, "float32", 2)
+    assert (made.engine, made.dtype, made.keep) == ("torch", "float32", 2)
     assert (made.shapes.axis, made.shapes.sizes) == ("rows", (1, 4, 8))
     assert made.calibration.samples == 64
 
@@ -80,7 +80,7 @@ def test_a_recipe_of_an_ensemble_has_one_source(tmp_path: Path) -> None:
     assert encoder.shapes.tokens == (1, 4, 8)
     assert recipe_file.models(tmp_path / "recipe.toml") == ["encoder", "tokenizer"]
     other = read(tmp_path, ENSEMBLE, "tokenizer", source="package:q", engine="onnxruntime")
-    assert (other.source, other.engine) == ("package:q", None)  # which it has not
+    assert (other.source, other.engine) == ("package:q", "torch")  # which it has not
 
 
 def test_what_does_not_change_the_artifact_is_not_in_its_recipe(tmp_path: Path) -> None:
@@ -102,12 +102,7 @@ def test_a_mistake_is_named(tmp_path: Path) -> None:
         (GOOD, "[sh", "calibration = { sample = 3 }\n[sh", "calibration: Object contains unknown"),
         (GOOD, "cosine_min = 0.5", "cosine_min = 2", "accuracy.int8.cosine_min: Expected"),
         (GOOD, "[sh", "engine = 'aot_inductor'\ndtype = 'int8'\n[sh", "has no dtype int8; it"),
-        (
-            GOOD,
-            "[sh",
-            "engine = 'torch'\ndtype = 'int8'\n[sh",
-            "float32, bfloat16, float16. Engines with it:",
-        ),
+        (GOOD, "[sh", "dtype = 'int8'\n[sh", "float32, bfloat16, float16. Engines with it:"),
         (GOOD, "[sh", "[layout]\n[sh", "is of 0.1: [layout] stands in config.pbtxt only now"),
         (GOOD, 'family = "module"', "", "missing required field `family`"),
         (GOOD, ROWS, "", "shapes is missing"),

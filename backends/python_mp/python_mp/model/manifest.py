@@ -36,8 +36,7 @@ class Manifest:
         hardware: `machine`; `cpu`, what a compiler was told, and `cpu_features`, the flags of
             /proc/cpuinfo that are needed; `gpu`, its `name` and `compute_capability`, or None.
         options: of the engine's build; of a model of transformers also `rows`: "packed",
-            "rectangles" or "images"; `instead`, of a recipe without an engine: the faster `engine`
-            that cannot compute the model, `why`, and the `stage` that has found out.
+            "rectangles" or "images".
         recipe: what the artifact was made by.
         accuracy: against the reference; where that did not fit the memory of the machine that built
             it, `verified: no`, and `why`.
