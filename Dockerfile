@@ -38,6 +38,7 @@ COPY requirements-serving.txt requirements-embedded.txt requirements-gateway.txt
 ARG PIP_EXTRA_INDEX_URL
 RUN pip install --no-cache-dir --progress-bar off -r requirements-serving.txt -r requirements-embedded.txt -r requirements-gateway.txt \
     && rm -rf /opt/venv/lib/python3*/site-packages/torch/test /opt/venv/lib/python3*/site-packages/torch/bin/*[tT]est* \
+        /opt/venv/lib/python3*/site-packages/onnx/backend/test /opt/venv/lib/python3*/site-packages/sympy/*/tests /opt/venv/lib/python3*/site-packages/sympy/*/*/tests \
     && python -c 'import torch; torch.version.cuda and print("\nThis torch brings CUDA along: gigabytes that nothing here uses.\nName an index of CPU wheels in PIP_EXTRA_INDEX_URL.\n")'
 
 

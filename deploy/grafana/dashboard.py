@@ -19,7 +19,8 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 from deploy.grafana.kinds import SOURCE, WIDTH
-from deploy.grafana.panels import AT, ROWS
+from deploy.grafana.panels import ROWS
+from deploy.grafana.queries import AT
 
 FILE = Path(__file__).parent / "dashboards" / "triton.json"
 ANNOTATIONS = {

@@ -2,46 +2,11 @@
 
 from grafana_foundation_sdk.builders.dashboard import Panel
 
+from deploy.grafana import generation_panels
 from deploy.grafana.kinds import bars, graph, rows, stack, tiles
+from deploy.grafana.queries import AT, asked, events, of, part, quantile, rate, ratio
 
-AT = 'instance=~"$instance"'
-STEP = f'tritonserver_model_step{{{AT}, ensemble=~"$model"}}'
-"""The models that requests to $model pass."""
-RATE = "[$__rate_interval]"
 GOOD, BAD = ((None, "red"), (1, "green")), ((None, "green"), (1, "red"))
-
-
-def of(expression: str) -> str:
-    """Only of the models that requests to $model pass."""
-    return f"{expression} and on (instance, model) {STEP}"
-
-
-def rate(metric: str, by: str = "model") -> str:
-    """Of a counter, summed by these labels."""
-    return f"sum by ({by}) ({of(f'rate({metric}{RATE})')})"
-
-
-def quantile(q: float, histogram: str) -> str:
-    return f"histogram_quantile({q}, {rate(f'{histogram}_bucket', 'model, le')})"
-
-
-def ratio(one: str, other: str, by: str = "model") -> str:
-    return f"{rate(one, by)} / {rate(other, by)}"
-
-
-def asked(recorded: str) -> str:
-    """A recorded series of $model itself, the worst of all servers."""
-    return f'max by (model) ({recorded}{{{AT}, model=~"$model"}})'
-
-
-def part(name: str) -> str:
-    which = f'{AT}, ensemble=~"$model", part="{name}"'
-    return f"avg by (ensemble) (ensemble:part_seconds:mean1m{{{which}}})"
-
-
-def events(counter: str, labels: str = "") -> str:
-    return f"round(sum(increase({counter}{{{AT}{labels}}}[$__range])))"
-
 
 UP = [
     tiles(
@@ -294,5 +259,6 @@ ROWS: dict[str, list[Panel]] = {
     "Which rank is slow?": RANKS,
     "What restarted, and why?": RESTARTS,
     "What does batching without padding save?": BATCHES,
+    "Is text generated fast?": generation_panels.PANELS,
     "Machine": MACHINE,
 }

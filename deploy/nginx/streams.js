@@ -16,7 +16,7 @@ const LATE = {status: 'late', why: 'The stream took longer than is allowed here.
 function checked(s) {
     const began = Date.now();
     const call = {hasAnswered: false, isOver: false, refusal: null};
-    const message = {parts: [], bytes: 0, most: Number(s.variables.max_body)};
+    const message = {memory: Buffer.alloc(0), used: 0, most: Number(s.variables.max_body)};
     const up = frames(PREFACE, (frame, bytes) => sent(message, frame, bytes));
     const down = frames(0, (frame) => answered(call, frame));
 
@@ -112,26 +112,33 @@ function sent(message, frame, bytes) {
     if (frame.flags & PADDED) {
         shapes.refuse(400, '');
     }
-    message.parts.push(Buffer.concat([bytes]));  // a copy: nginx uses its memory again
-    message.bytes += bytes.length;
-    while (message.bytes >= calls.PREFIX) {
-        const length = calls.lengthOf(first(message), message.most);
-        if (message.bytes < length) {
-            return;
-        }
-        const all = Buffer.concat(message.parts);
-        calls.checkMessage(all.subarray(0, length));
-        message.parts = [all.subarray(length)];
-        message.bytes -= length;
+    keep(message, bytes);
+    let at = 0;
+    for (let length; (length = needed(message, at)) <= message.used - at; at += length) {
+        calls.checkMessage(message.memory.subarray(at, at + length));
+    }
+    if (at) {
+        message.memory = Buffer.concat([message.memory.subarray(at, message.used)]);
+        message.used -= at;
     }
 }
 
-// Enough of it to read its length.
-function first(message) {
-    while (message.parts[0].length < calls.PREFIX) {
-        message.parts = [Buffer.concat(message.parts.slice(0, 2))].concat(message.parts.slice(2));
+// Twice the room whenever there is too little: parts may be of a byte each.
+function keep(message, bytes) {
+    const used = message.used + bytes.length;
+    if (used > message.memory.length) {
+        const room = Buffer.alloc(2 * used);
+        message.memory.copy(room, 0, 0, message.used);
+        message.memory = room;
     }
-    return message.parts[0];
+    bytes.copy(message.memory, message.used);
+    message.used = used;
+}
+
+// The length of the message that begins there, or of the prefix that says it.
+function needed(message, at) {
+    const begin = message.memory.subarray(at, message.used);
+    return begin.length < calls.PREFIX ? calls.PREFIX : calls.lengthOf(begin, message.most);
 }
 
 function answered(call, frame) {

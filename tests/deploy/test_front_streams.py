@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import queue
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.deploy.conftest import Fronted, NewFront
 from tests.deploy.front import SECONDS, SERVICE, Front, at, behind
 from tests.deploy.front_peers import Upstream
 from tests.deploy.test_front import connect
+from tests.deploy.test_front_crashes import curl, prefixed
 from tests.support.bad_json import GENERATED
 from tests.support.bad_messages import field
 from tests.support.processes import until
@@ -153,6 +155,16 @@ def test_compressed_messages_are_refused_in_streams(both: Fronted) -> None:
     zipped = message(*[1.0] * 5000)  # no client would zip a short one
     found = both.front.stream([zipped], compression=grpc.Compression.Gzip)
     assert found[0] == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_messages_need_not_come_in_pieces_of_their_own(both: Fronted) -> None:
+    """Many in one frame; then the last of them is bad."""
+    good, bad = prefixed(message(1.0, whole="yes")), prefixed(BAD["a shape"][0])
+    url = f"http://{both.front.grpc_url}{SERVICE}/ModelStreamInfer"
+    headers = ["-H", "Content-Type: application/grpc", "-H", "TE: trailers"]
+    for body, status in ((good * 100, "0"), (good * 100 + bad, "3"), (good + b"\0", "0")):
+        shown = curl("--http2-prior-knowledge", "-D-", "-o/dev/null", *headers, url, body=body)
+        assert re.findall(r"(?mi)^grpc-status: (\d+)", shown) == [status], shown
 
 
 def test_large_messages_pass_whole(both: Fronted) -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+from python_mp.front.metrics import OF_STREAMS
 from server.process.installation import PROJECT
 from tests.deploy.scraping import RULES, Api, prometheus
 from tests.support import repository
@@ -23,10 +25,12 @@ from tests.support.calls import Client, in_background, in_parallel
 from tests.support.command import Command, command
 from tests.support.processes import until
 from tests.support.programs import Program
+from tests.triton.test_generate import DECODER
 
 FOLDER = PROJECT / "deploy" / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboards" / "triton.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+STREAMS = re.compile("|".join(f"python_mp_{name}" for name in OF_STREAMS))
 MODELS = ("embed", "embed_tokenizer", "embed_encoder", "embed_vectors", "ranker")
 # What Grafana puts in.
 VALUES = {"$instance": ".*", "$__rate_interval": "30s", "$__range": "5m"}
@@ -35,7 +39,8 @@ ALIVE_SECONDS = 60.0
 
 @contextmanager
 def load(server: Command) -> Iterator[None]:
-    """Texts of unequal length in batches, and rows for the ranker, from two connections."""
+    """Texts of unequal length in batches, rows for the ranker, and answers that begin alike, from
+    two connections."""
     over = threading.Event()
 
     def run(_: int) -> None:
@@ -43,6 +48,7 @@ def load(server: Command) -> Iterator[None]:
             while not over.wait(0.02):
                 client.embed(["a short text", "a text that is longer than the other one"])
                 client.score(np.zeros((3, 256), np.float32))
+                generate(server, {"INPUT_IDS": list(range(100, 140)), "max_tokens": 8})
 
     clients = in_background(lambda: in_parallel(2, run))
     try:
@@ -52,11 +58,20 @@ def load(server: Command) -> Iterator[None]:
         clients.result(60)
 
 
+def generate(server: Command, request: dict[str, Any]) -> None:
+    url = f"http://{server.endpoints.http_url}/v2/models/decoder/generate_stream"
+    with urllib.request.urlopen(url, json.dumps(request).encode(), timeout=20) as answer:
+        assert answer.read().startswith(b"data: ")
+
+
 @pytest.fixture(scope="module")
 def api(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """Of a Prometheus that has been looking at a server for a while."""
     binary, folder = program("prometheus"), tmp_path_factory.mktemp("prometheus")
     repository.copy(folder / "models", *MODELS)
+    said = {"context_length": 1024, "vocabulary": 1 << 20, "eos_token_ids": [7]}
+    decoder = repository.add(folder / "models", "decoder", DECODER)
+    (decoder / "1" / "task.json").write_text(json.dumps(said))
     with command(folder / "models") as server:
         server.wait_ready()
         ports = {"triton": server.endpoints.metrics, "server": server.endpoints.health}
@@ -75,9 +90,12 @@ def substituted(expression: str, model: str) -> str:
 
 def queries() -> Iterator[str]:
     """Of all panels but those of GPUs and of alerts, with the variables as the dashboard opens, and
-    with two models chosen. A repeated panel has one model at a time."""
+    with two models chosen; those of streams with one that has some. A repeated panel has one model
+    at a time."""
     for panel in PANELS:
         chosen = ["embed"] if "repeat" in panel else ["embed", "(embed|ranker)", ".*"]
+        if any(STREAMS.search(target["expr"]) for target in panel["targets"]):
+            chosen = ["decoder", ".*"]
         for target in panel["targets"]:
             if not re.search("DCGM|ALERTS", target["expr"]):
                 yield from (substituted(target["expr"], model) for model in chosen)
@@ -118,3 +136,6 @@ def test_the_autoscalers_numbers(api: Api) -> None:
         query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'model=~"embed_encoder|ranker"')
         [(_, value)] = api.query(query.replace("<<.GroupBy>>", "job"))
         assert 0 < value < 1.5, rule["name"]
+        streams = query.replace("embed_encoder|ranker", "decoder")
+        [(_, value)] = api.query(streams.replace("<<.GroupBy>>", "job"))
+        assert 0 <= value <= 1, rule["name"]
