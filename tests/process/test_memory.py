@@ -85,9 +85,14 @@ def test_what_does_not_fit_the_memory_is_published_unverified_and_a_rank_takes_i
     assert "verified" not in said
 
 
+# ONNX Runtime arranges weights anew, beside the file's pages.
+OF_A_BUILD = {"torch": (1.3, 0.6), "onnxruntime": (1.8, 0.8)}
+"""Of the checkpoint: all processes, a rank of two."""
+
+
 @pytest.mark.campaign
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("engine", OF_A_BUILD)
 def test_a_build_takes_little_more_than_the_checkpoint(engine: str, tmp_path: Path) -> None:
     nbytes = folders(tmp_path, LARGE, engine)
     said = [f"--repository={tmp_path / 'models'}", f"--workspace={tmp_path / 'workspace'}"]
@@ -95,5 +100,6 @@ def test_a_build_takes_little_more_than_the_checkpoint(engine: str, tmp_path: Pa
     with subprocess.Popen(command, cwd=PROJECT) as process, memory.watching(process.pid) as peak:
         assert process.wait() == 0
     print(f"{nbytes >> 20} MB: tree {peak.tree >> 20}, rank {peak.rank >> 20} MB; {peak.when}")
-    assert peak.tree <= 1.3 * nbytes + HALF_A_GIGABYTE
-    assert peak.rank <= 0.6 * nbytes + HALF_A_GIGABYTE
+    tree, rank = OF_A_BUILD[engine]
+    assert peak.tree <= tree * nbytes + HALF_A_GIGABYTE
+    assert peak.rank <= rank * nbytes + HALF_A_GIGABYTE
