@@ -24,8 +24,10 @@ OUTPUTS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "LOGPROBS": ("FP32", (-1,)),
     "TOP_IDS": ("INT32", (-1, -1)),
     "TOP_LOGPROBS": ("FP32", (-1, -1)),
+    "STREAM": ("INT32", (2,)),
+    "FAILURE": ("STRING", (1,)),
 }
-"""Types and dims, as Triton calls them."""
+"""Types and dims, as Triton calls them. The last two are for the step behind it."""
 
 
 def task(checkpoint: Checkpoint) -> Task:

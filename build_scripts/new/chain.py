@@ -14,7 +14,7 @@ Takes = Literal["text", "image"]
 ENCODER = "encoder"
 RANKED = ENCODER, "decoder"
 """Jobs of steps that have ranks."""
-OPTIONAL = {"PROMPT", "DIMENSIONS", "TOP_K", "TEXT_PAIR", "MESSAGES"}
+OPTIONAL = {"PROMPT", "DIMENSIONS", "TOP_K", "TEXT_PAIR", "MESSAGES", "STREAM", "FAILURE"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Sizes:
 
 
 IDS = "INPUT_IDS", "LENGTHS"
+PART = "OUTPUT_IDS", "CONTEXT_IDS", "FINISH_REASON", "TRIM"
 ENDS: Mapping[tuple[Kind, Takes], tuple[Step, Step]] = {
     ("embed", "text"): (
         Step("tokenizer", ("TEXT", "PROMPT"), IDS),
@@ -65,7 +66,7 @@ ENDS: Mapping[tuple[Kind, Takes], tuple[Step, Step]] = {
     ),
     ("generate", "text"): (
         Step("prompt", ("MESSAGES", "TEXT"), ("INPUT_IDS",)),
-        Step("text", ("OUTPUT_IDS", "CONTEXT_IDS", "FINISH_REASON", "TRIM"), ("ANSWER",)),
+        Step("text", (*PART, "STREAM", "FAILURE"), ("ANSWER",)),
     ),
 }
 """What runs before and after the encoder."""

@@ -34,6 +34,11 @@ LARGEST = (
     "# Of a batch, in {}: not more than the largest in recipe.toml.",
     "# Of a step, in {}: while a long prompt is read, the others wait for so many of its.",
 )
+TOGETHER = "# Hands everything that waits to one execute call.", "dynamic_batching {}"
+ONE_BY_ONE = (
+    "# No dynamic_batching: of a stream whose client has gone its queue would drop the parts, and",
+    "# Triton would never let go of the request. So a part tells the decoder that he has gone.",
+)
 FILLED = "Rows of one request are filled up to the longest; LENGTHS says what is real."
 RAGGED = "Ragged: requests of unequal length share a batch, and nothing is padded."
 
@@ -105,7 +110,7 @@ class Template:
         yield from pbtxt_parts.head(f"{self.name}_{step.job}", "backend", "python", ROWS)
         yield from pbtxt_parts.tensors("input", inputs)
         yield from pbtxt_parts.tensors("output", outputs, FILLED * ("LENGTHS" in step.outputs))
-        yield from ("", "# Hands everything that waits to one execute call.", "dynamic_batching {}")
+        yield from ("", *(ONE_BY_ONE if step.job == "text" else TOGETHER))
         yield "instance_group [ { count: 1 kind: KIND_CPU } ]"
         if step.job == "spans":
             yield f"# What a span is made of: {', '.join(STRATEGIES)}, as transformers has them."
@@ -125,7 +130,8 @@ class Template:
         model = f"{self.name}_{step.job}"
         yield from pbtxt_parts.head(model, "backend", "python_mp", ROWS, self.about)
         yield from pbtxt_parts.tensors("input", inputs, RAGGED * of_texts)
-        yield from pbtxt_parts.tensors("output", self._tensors(step.outputs))
+        outputs = [replace(each, is_optional=False) for each in self._tensors(step.outputs)]
+        yield from pbtxt_parts.tensors("output", outputs)
         if self.kind == "generate":
             yield from ("", "# An answer comes in parts.", DECOUPLED)
             yield parameter("task", self.kind)

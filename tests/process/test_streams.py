@@ -174,3 +174,52 @@ def test_a_minute_of_kills(tmp_path: Path) -> None:
             time.sleep(0.01)
         print(f"{done} streams; seconds to the next token after kills and freezes: {waits}")
         assert done > 100
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Served, Served]]:
+    """Two replicas, of which the first has no ranks any more and does not get new ones."""
+    cause = tmp_path / "cause"
+    sizes = {"replicas": 2, "module.die_if": str(cause), "module.step_milliseconds": 3}
+    config = decoder_config(tmp_path, **sizes)
+    with served(config, tmp_path) as first, served(config, tmp_path, index=1) as second:
+        yield first, second
+
+
+def lose_ranks(replica: Served, folder: Path) -> None:
+    (folder / "cause").touch()
+    os.kill(pids(replica)[0], signal.SIGKILL)
+    until(lambda: bool(replica.replica._down))
+
+
+def test_a_peer_goes_on_with_what_runs_and_what_waits(
+    tmp_path: Path, pair: tuple[Served, Served]
+) -> None:
+    """And home goes on when the peer is lost, too: no token is lost, doubled or changed."""
+    first, second = pair
+    asked = prompts(12)
+    how: list[dict[str, Any]] = [{}, {"logprobs": 2}, {"temperature": 1.0, "seed": 5}]
+    answers = [
+        ask(first, prompt, max_tokens=300, ignore_eos=True, **how[at % 3])
+        for at, prompt in enumerate(asked)
+    ]
+    until(lambda: all(len(answer.ids) > 5 for answer in answers))
+    lose_ranks(first, tmp_path)
+    answers.append(ask(first, [9, 8], max_tokens=300, ignore_eos=True))
+    wanted = [expected(p, 300, eos=-1, seed=5 * (at % 3 == 2)) for at, p in enumerate(asked)]
+    wanted.append(expected([9, 8], 300, eos=-1))
+    until(lambda: all(len(answer.ids) > 50 for answer in answers))
+    gone = ask(first, [9, 9], ignore_eos=True)
+    until(lambda: len(gone.ids) > 5)
+    gone.cancelled = True
+    until(gone.done.done)
+    assert counted(first, "ranks_alive") == [0]
+    (tmp_path / "cause").unlink()
+    os.kill(pids(second)[0], signal.SIGKILL)
+    assert [answer.done.result(LIMIT) for answer in answers] == wanted
+    for answer in answers[1:12:3]:
+        assert answer.joined("LOGPROBS").tolist() == [-float(token) for token in answer.ids]
+    assert counted(first, "handed_over_total")[0] > 0
+    for replica in pair:
+        running = replica.replica._schedule._running  # type: ignore[attr-defined]
+        until(lambda of=running: of.pool.free == of.pool.blocks)

@@ -1,6 +1,6 @@
 """The schedule Continuous and a rank, in one thread: each step is cut, computed and booked here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -40,6 +40,9 @@ class Bench:
         self.depth = depth
         self.steps: list[GenerationStep] = []
         self.deaths = 0
+        self.spoil: Callable[[dict[str, Any]], object] | None = None
+        """What the next step's outputs suffer."""
+        self.faults: list[str] = []
         self._blocks = blocks
         self._begin()
 
@@ -90,6 +93,13 @@ class Bench:
             flight.refusal = Refusal("InvalidInput", str(error), error.sequences)
         except (RuntimeError, SystemExit) as error:
             self.die(GroupEnded("rank 0 raised", raised=str(error)))
+            return
+        if self.spoil and flight.outputs:
+            self.spoil(flight.outputs)
+            self.spoil = None
+        if flight.outputs is not None and (fault := flight.batch.fault(flight.outputs)):
+            self.faults.append(fault)
+            self.die(GroupEnded("rank 0 raised", raised=fault))
             return
         flight.waiting_for.clear()
         flight.held = False

@@ -30,8 +30,9 @@ from clients import chat, chat_async
 from clients.at_once import cell
 from clients.streaming import Part, StreamError, stream
 from server.process.launch import TritonServer
-from tests.support.calls import in_parallel
+from tests.support.calls import in_parallel, settled
 from tests.support.gateways import Gateway, gateway
+from tests.support.processes import until
 from tests.support.serving import Serve
 from tests.unit.test_prompt import CHATML
 from tests.unit.test_tokenizer_kinds import byte_level
@@ -79,8 +80,7 @@ def server(serve: Serve, checkpoint: Path) -> Iterator[TritonServer]:
     where = f"--repository={checkpoint.parent / 'models'}"
     assert new(["chat", str(checkpoint), "--tensor-parallel-size=2", where]) == 0
     assert build.main([where, f"--workspace={checkpoint.parent / 'workspace'}"]) == 0
-    # A stream that was cancelled through the ensemble stays in flight in Triton: see the docs.
-    with serve(checkpoint.parent / "models", exit_timeout=5) as running:
+    with serve(checkpoint.parent / "models") as running:
         yield running
 
 
@@ -205,6 +205,11 @@ def test_who_stops_reading_spoils_nothing(server: TritonServer, wanted: dict[str
         next(parts)
         parts.close()
     assert joined(ask(server, QUESTIONS[0])) == wanted[QUESTIONS[0]]
+    cancelled = {"model": "chat_decoder", "reason": "cancelled"}
+    until(lambda: settled(server.endpoints).total("refused_total", **cancelled) == 3)
+    server.control.unload("chat")  # Nothing stays in flight.
+    until(lambda: not any(v.is_active for v in server.control.index() if v.model == "chat"))
+    server.control.load("chat")
 
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [

@@ -5,7 +5,7 @@ import os
 import queue
 import random
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -28,12 +28,16 @@ OUTPUTS = """
   { name: "FINISH_REASON" data_type: TYPE_STRING dims: [ 1 ] },
   { name: "USAGE" data_type: TYPE_INT32 dims: [ 3 ] }
 """
+CHAINED_OUTPUTS = """
+  { name: "STREAM" data_type: TYPE_INT32 dims: [ 2 ] },
+  { name: "FAILURE" data_type: TYPE_STRING dims: [ 1 ] }
+"""
 DECODER = f"""
 backend: "python_mp"
 max_batch_size: 64
 model_transaction_policy {{ decoupled: true }}
 input [ {{ name: "INPUT_IDS" data_type: TYPE_INT32 dims: [ -1 ] allow_ragged_batch: true }} ]
-output [ {OUTPUTS} ]
+output [ {OUTPUTS}, {CHAINED_OUTPUTS}, {{ name: "LOGPROBS" data_type: TYPE_FP32 dims: [ -1 ] }} ]
 dynamic_batching {{}}
 instance_group [
   {{ name: "lead" kind: KIND_CPU }}, {{ name: "shard" kind: KIND_CPU passive: true }}
@@ -55,6 +59,47 @@ ensemble_scheduling {{ step [ {{
   input_map {{ key: "INPUT_IDS" value: "INPUT_IDS" }}
   {" ".join(f'output_map {{ key: "{name}" value: "{name}" }}' for name in NAMES)} }} ] }}
 """
+SAYING = f"""
+backend: "python"
+max_batch_size: 64
+input [ {OUTPUTS}, {CHAINED_OUTPUTS.replace("] }", "] optional: true }")} ]
+output [ {{ name: "SAID" data_type: TYPE_INT32 dims: [ -1 ] }} ]
+instance_group [ {{ kind: KIND_CPU }} ]
+"""
+SAYING_MODEL = """
+import triton_python_backend_utils as pb_utils
+from python_mp.front.place.presence import runtime_folder
+from python_mp.model.errors import PythonMpError
+from python_mp.steps import answering
+from python_mp.steps.handed_on import HandedOn
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.handed_on = HandedOn(runtime_folder())
+
+    def execute(self, requests):
+        return answering.each(requests, self.answer, PythonMpError)
+
+    def answer(self, request):
+        self.handed_on.look(request)
+        ids = pb_utils.get_input_tensor_by_name(request, "OUTPUT_IDS").as_numpy()
+        return [pb_utils.Tensor("SAID", ids)]
+"""
+HANDED_ON = (*NAMES, "STREAM", "FAILURE")
+CHAINED = f"""
+platform: "ensemble"
+max_batch_size: 64
+input [ {{ name: "INPUT_IDS" data_type: TYPE_INT32 dims: [ -1 ] }} ]
+output [ {OUTPUTS}, {{ name: "SAID" data_type: TYPE_INT32 dims: [ -1 ] }} ]
+ensemble_scheduling {{ step [ {{
+  model_name: "decoder" model_version: -1
+  input_map {{ key: "INPUT_IDS" value: "INPUT_IDS" }}
+  {" ".join(f'output_map {{ key: "{name}" value: "{name}" }}' for name in HANDED_ON)} }}, {{
+  model_name: "saying" model_version: -1
+  {" ".join(f'input_map {{ key: "{name}" value: "{name}" }}' for name in HANDED_ON)}
+  output_map {{ key: "SAID" value: "SAID" }} }} ] }}
+"""
 LIMIT = 60.0
 
 
@@ -65,6 +110,8 @@ def decoder(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     said = {"context_length": 1024, "vocabulary": 1 << 20, "eos_token_ids": [7]}
     (model / "1" / "task.json").write_text(json.dumps(said))
     repository.add(folder, "around", AROUND)
+    repository.add(folder, "saying", SAYING, model=SAYING_MODEL)
+    repository.add(folder, "chained", CHAINED)
     with serve(folder) as server:
         yield server
 
@@ -141,7 +188,7 @@ def used(server: TritonServer) -> float:
     return settled(server.endpoints).total("kv_blocks_used", model="decoder")
 
 
-@pytest.mark.parametrize("model", ["decoder", "around"])
+@pytest.mark.parametrize("model", ["decoder", "around", "chained"])
 def test_streams_side_by_side_get_their_own_ids(decoder: TritonServer, model: str) -> None:
     made, asked = Stream(decoder, model), prompts(30)
     numbers = [made.ask(prompt, max_tokens=20) for prompt in asked]
@@ -162,6 +209,7 @@ def test_a_seed_repeats_a_draw(stream: Stream) -> None:
     assert [stream.answer(number) for number in drawn] == [expected([9], 5, seed=3)] * 2
 
 
+@pytest.mark.parametrize("model", ["decoder", "chained"])
 @pytest.mark.parametrize(
     ("prompt", "parameters", "said"),
     [
@@ -171,17 +219,20 @@ def test_a_seed_repeats_a_draw(stream: Stream) -> None:
     ],
 )
 def test_what_is_wrong_is_told(
-    stream: Stream, prompt: list[int], parameters: dict[str, Any], said: str
+    decoder: TritonServer, model: str, prompt: list[int], parameters: dict[str, Any], said: str
 ) -> None:
+    made = Stream(decoder, model)
     with pytest.raises(InferenceServerException, match=said):
-        stream.answer(stream.ask(prompt, **parameters))
+        made.answer(made.ask(prompt, **parameters))
+    made.close()
 
 
-def test_a_guilty_one_is_told_and_the_others_go_on(decoder: TritonServer) -> None:
-    made, guilty = Stream(decoder), Stream(decoder)
+@pytest.mark.parametrize("model", ["decoder", "chained"])
+def test_a_guilty_one_is_told_and_the_others_go_on(decoder: TritonServer, model: str) -> None:
+    made, guilty = Stream(decoder, model), Stream(decoder, model)
     numbers = [made.ask(prompt, max_tokens=60) for prompt in prompts(8)]
     with pytest.raises(InferenceServerException, match="raised as asked"):
-        guilty.answer(guilty.ask([9, fault_id(RAISE)]))
+        guilty.answer(guilty.ask([*map(ord, model), fault_id(RAISE)]))
     assert [made.answer(number) for number in numbers] == [expected(p, 60) for p in prompts(8)]
     made.close()
     guilty.close()
@@ -196,14 +247,39 @@ def test_a_killed_rank_is_not_noticed(decoder: TritonServer, stream: Stream) -> 
     assert [a + b for a, b in zip(first, rest, strict=True)] == wanted
 
 
-def test_a_client_that_goes_away_frees_its_blocks(decoder: TritonServer) -> None:
-    made = Stream(decoder)
+def leave_over_grpc(server: TritonServer, model: str) -> None:
+    made = Stream(server, model)
     numbers = [made.ask([9, n], ignore_eos=True) for n in range(10)]
     for number in numbers:
         made.part(number)
     made.close(at_once=True)
-    until(lambda: used(decoder) == 0)
-    assert settled(decoder.endpoints).total("refused_total", reason="cancelled") >= 10
+
+
+def leave_over_http(server: TritonServer, model: str) -> None:
+    url = f"http://{server.endpoints.http_url}/v2/models/{model}/generate_stream"
+    for n in range(10):
+        asked = {"INPUT_IDS": [9, n], "ignore_eos": True}
+        with urlopen(Request(url, json.dumps(asked).encode()), timeout=LIMIT) as answer:
+            answer.readline()
+
+
+@pytest.mark.parametrize("leave", [leave_over_grpc, leave_over_http])
+@pytest.mark.parametrize("model", ["decoder", "chained"])
+def test_clients_that_go_away_free_their_blocks(
+    decoder: TritonServer, model: str, leave: Callable[[TritonServer, str], None]
+) -> None:
+    """And nothing stays in flight: the model would not be gone."""
+    before = cancelled(decoder)
+    leave(decoder, model)
+    until(lambda: used(decoder) == 0 and cancelled(decoder) >= before + 10)
+    if model == "chained":
+        decoder.control.unload(model)
+        until(lambda: not any(v.is_active for v in decoder.control.index() if v.model == model))
+        decoder.control.load(model)
+
+
+def cancelled(server: TritonServer) -> float:
+    return settled(server.endpoints).total("refused_total", model="decoder", reason="cancelled")
 
 
 def test_http_streams_events(decoder: TritonServer) -> None:

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ from tests.support.processes import until
 from tests.support.replicas import LIMIT, FutureAnswer, echo_input
 
 
+def _read(config: ModelConfig, inputs: Any, _: Any, answer: Any) -> Request:
+    return read_request(inputs, config, answer)
+
+
 class House:
     """A replica without ranks: a queue that is lent from, and guests that somebody answers."""
 
@@ -48,7 +53,8 @@ class House:
         self.queue = Waiting(config.parameters)
         self._lock = threading.Lock()
         self.away = Away(self, self.status, folder, self.net)
-        self.peers = Guests(config, replica, folder, self.take_in, self, self.net)
+        read = partial(_read, config)
+        self.peers = Guests(replica, folder, read, self.take_in, self, self.net)
         self.away.start()
 
     def close(self) -> None:
@@ -67,6 +73,9 @@ class House:
     def lend(self) -> Request | None:
         with self._lock:
             return self.queue.lend(lambda each: each.strays < 2) if self.needs_help else None
+
+    def hear_part(self, request: Request, text: str) -> None:
+        raise AssertionError("answers come whole")
 
     def settle(self, request: Request) -> None:
         with self._lock:

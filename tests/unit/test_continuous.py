@@ -2,6 +2,8 @@
 happens, each stream gets the ids that it gets alone, and every stream comes to its end.
 """
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -267,3 +269,52 @@ def test_min_tokens_keep_a_stop_from_counting(folder: Path) -> None:
     bench.run()
     bench.close()
     assert [(a.ids, a.reason) for a in asked] == [([first], "stop"), ([first, *more], "length")]
+
+
+def _with(name: str, change: Callable[[Any], Any]) -> Callable[[dict[str, Any]], None]:
+    def spoil(outputs: dict[str, Any]) -> None:
+        outputs[name] = change(outputs[name])
+
+    return spoil
+
+
+SPOILT = {
+    "below": (_with("NEXT_IDS", lambda ids: ids - (1 << 20)), "gave the next id -"),
+    "beyond": (_with("NEXT_IDS", lambda ids: ids + (1 << 20)), "the model's ids are 0 to 1048575"),
+    "too few": (_with("NEXT_IDS", lambda ids: ids[1:]), r"gave \[4\] next ids for 5 streams"),
+    "another type": (_with("NEXT_IDS", lambda ids: ids.astype(np.float32)), "next ids for 5"),
+    "none": (lambda outputs: outputs.pop("NEXT_IDS"), "gave no next ids for 5 streams"),
+    "no logprobs": (lambda outputs: outputs.pop("TOP_IDS"), r"gave TOP_IDS \[\] for 5 streams"),
+    "narrow": (_with("TOP_LOGPROBS", lambda top: top[:, :1]), r"TOP_LOGPROBS \[5, 1\]"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "said"), SPOILT.values(), ids=SPOILT)
+def test_what_no_rank_in_its_senses_would_answer_reaches_nobody(
+    folder: Path, spoil: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    """It ends the group, and all go on as if nothing had been."""
+    bench = Bench(folder)
+    answers = [bench.ask(prompt, max_tokens=8, logprobs=2) for prompt in some(5)]
+    bench.step()
+    bench.spoil = spoil
+    bench.step()
+    assert re.search(said, bench.faults[0])
+    bench.run()
+    bench.close()
+    assert (bench.deaths, len(bench.faults)) == (1, 1)
+    assert [a.done.result(0) for a in answers] == [expected(prompt, 8) for prompt in some(5)]
+
+
+def test_logits_that_are_no_numbers_end_their_own_stream_alone(folder: Path) -> None:
+    bench = Bench(folder)
+    answers = [bench.ask(prompt, max_tokens=8) for prompt in some(5)]
+    bench.step()
+    bench.spoil = _with("NEXT_IDS", lambda ids: np.where(np.arange(5) == 3, -1, ids))
+    bench.run()
+    bench.close()
+    assert bench.deaths == 0
+    with pytest.raises(RequestFailed, match="not numbers"):
+        answers.pop(3).done.result(0)
+    asked = [prompt for at, prompt in enumerate(some(5)) if at != 3]
+    assert [a.done.result(0) for a in answers] == [expected(prompt, 8) for prompt in asked]

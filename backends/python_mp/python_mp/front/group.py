@@ -213,17 +213,18 @@ class Group:
             flight.outputs = self._arena.read_outputs(flight.slot, message.tensors)
         if self._parted or not flight.landed:
             return None
-        if flight.refused_by and len(flight.refused_by) < len(self.ranks):
-            self._part(flight)
-            return None
-        return flight
+        if flight.refusal and len(flight.refused_by) in range(1, len(self.ranks)):
+            self._part(min(flight.refused_by), flight.refusal.text)
+        elif flight.outputs is not None and (fault := flight.batch.fault(flight.outputs)):
+            self._part(self._answering, fault)
+        return None if self._parted else flight
 
-    def _part(self, flight: Flight) -> None:
+    def _part(self, rank: int, why: str) -> None:
         """Ranks that disagree are no group any more: what the others have computed is not to be
-        trusted, and their next collective would not be the same one."""
+        trusted, and their next collective would not be the same one. Nor are those that answer what
+        cannot be."""
         self._parted = True
-        assert flight.refusal
-        self.inbox.lose(min(flight.refused_by), flight.refusal.text)
+        self.inbox.lose(rank, why)
 
     def release(self, flight: Flight) -> None:
         """The front is through with the flight's outputs."""

@@ -79,7 +79,9 @@ class Replica:
         status = Status(runtime, config, layout.index, metrics.net)
         self._supervisor = Supervisor(config, layout, cpus, runtime, status, metrics, server, self)
         self._away = Away(self, status, runtime, metrics.net)
-        self._guests = Guests(config, layout.index, runtime, self.submit, self, metrics.net)
+        self._guests = Guests(
+            *(layout.index, runtime, self._schedule.guest, self.submit, self, metrics.net)
+        )
         self._expiry = Expiry(self._open.since, self._open.give_up, metrics.net)
 
     @property
@@ -202,6 +204,10 @@ class Replica:
     def lend(self) -> Request | None:
         with self._lock:
             return self._schedule.lend(_may_go) if self._group is None else None
+
+    def hear_part(self, request: Request, text: str) -> None:
+        with self._lock:
+            self._schedule.hear(request, text)
 
     def settle(self, request: Request) -> None:
         with self._lock:

@@ -64,6 +64,10 @@ class Batch:
         """Rows that padding every sequence to the longest would have added."""
         return sum(max(group) * len(group) - sum(group) for group in self.lengths)
 
+    def fault(self, outputs: Outputs) -> str:
+        """What of these no rank in its senses would say; empty if nothing."""
+        return ""
+
     def pack(self, config: ModelConfig) -> dict[str, list[Array]]:
         """Every tensor as the list of parts that stand end to end in it; with ragged inputs also
         each group's `cu_seqlens`, int32 [sequences + 1]."""

@@ -75,6 +75,10 @@ class Request:
     company: float = math.inf
     continues: bool = False
 
+    def described(self) -> tuple[Mapping[str, Array], dict[str, Any]]:
+        """For a peer that is to compute it: its tensors, and what else JSON can have."""
+        return self.inputs, {}
+
     def is_cancelled(self) -> bool:
         return not self.answered and self.answer.is_cancelled()
 

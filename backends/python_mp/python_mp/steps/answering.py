@@ -22,7 +22,8 @@ def each(
     """The response to each request: the tensors that `answer` returns, or its error.
 
     Args:
-        refusal: what `answer` raises for a request that is not served; clients get its sentence.
+        refusal: what `answer` raises for a request that is not served; clients get its sentence, as
+            bad input where it has no `status`.
     """
     return [_response(partial(answer, request), refusal) for request in requests]
 
@@ -73,7 +74,8 @@ def _caught(work: Callable[[], Any], refusal: type[Exception]) -> Any:
     try:
         return work()
     except refusal as error:
-        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+        status = getattr(error, "status", "INVALID_ARG")
+        failure = pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, status))
     except BaseException:
         log.exception("a request could not be answered")
         failure = pb_utils.TritonError(UNEXPECTED, pb_utils.TritonError.INTERNAL)

@@ -12,21 +12,20 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
+from ..front.place.presence import runtime_folder
 from ..model import ensembles
-from ..model.errors import LoadError
+from ..model.errors import LoadError, PythonMpError
 from ..model.manifest import Manifest
 from . import answering
+from .handed_on import HandedOn
 from .text_parts import TextParts
-
-
-class PartError(ValueError):
-    """Never raised: what comes here is made by the step before."""
 
 
 class TritonPythonModel:
     """Each part of an answer, OUTPUT_IDS INT32 [n], the CONTEXT_IDS INT32 [up to 8] of the answer
     before it, FINISH_REASON BYTES [1], which is empty but in the last part, and TRIM INT32 [1],
-    characters at its end that are not to be shown -> ANSWER BYTES [1]."""
+    characters at its end that are not to be shown -> ANSWER BYTES [1]. Of STREAM INT32 [2] and
+    FAILURE BYTES [1], both optional, see handed_on.py."""
 
     def initialize(self, args: dict[str, str]) -> None:
         version = Path(args["model_repository"]) / args["model_version"]
@@ -34,12 +33,14 @@ class TritonPythonModel:
             ensembles.admit(version, Manifest.read(version))
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from None
+        self.handed_on = HandedOn(runtime_folder())
         self.parts = TextParts(Tokenizer.from_file(str(version / "tokenizer.json")))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return answering.each(requests, self._answer, PartError)
+        return answering.each(requests, self._answer, PythonMpError)
 
     def _answer(self, request: Any) -> list[Any]:
+        self.handed_on.look(request)
         ids, context, reason, trim = (
             pb_utils.get_input_tensor_by_name(request, name).as_numpy().ravel().tolist()
             for name in ("OUTPUT_IDS", "CONTEXT_IDS", "FINISH_REASON", "TRIM")

@@ -108,8 +108,10 @@ class Active(Passive):
         generates = config.parameters.generates
         self._metrics = Metrics(self._sink, labels, streams=generates)
         self._replica = Replica(config, mine, cpus, runtime, self._metrics, server=os.getppid())
-        self._streams = Streams(config, self._replica.submit) if generates else None
+        self._streams: Streams | None = None
         self._replica.start()
+        if generates:
+            self._streams = Streams(config, self._replica.submit, runtime, self._metrics.net)
         self._metrics.start()
 
     @property
@@ -149,5 +151,7 @@ class Active(Passive):
     def stop(self) -> None:
         super().stop()
         self._replica.stop()
+        if self._streams:
+            self._streams.stop()
         self._metrics.stop()
         self._sink.clear()

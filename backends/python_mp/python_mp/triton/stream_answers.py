@@ -5,34 +5,72 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
+
 from ..front.schedule.reading import StreamReader
 from ..front.schedule.stream import Stream
+from ..machine.net import Net
 from ..model.config import ModelConfig
-from ..model.errors import PythonMpError, RequestFailed
+from ..model.errors import PythonMpError, RequestFailed, for_clients
 from ..model.request import Array
+from ..wire.departures import Departures
 from .answers import FINAL, failure, input_tensors, response
 
 log = logging.getLogger(__name__)
+
+STREAM, FAILURE = "STREAM", "FAILURE"
+"""Outputs for a step behind the decoder, which asks for them and not for all: whose part it is, see
+wire/departures.py, and an error's type and text."""
+_NO_IDS = np.zeros((1, 0), np.int32)
+_FAILED = {
+    "OUTPUT_IDS": _NO_IDS,
+    "CONTEXT_IDS": _NO_IDS,
+    "FINISH_REASON": np.array([[b"error"]], np.object_),
+    "TRIM": np.zeros((1, 1), np.int32),
+    "USAGE": np.zeros((1, 3), np.int32),
+}
 
 
 class Streams:
     """
     Args:
         submit: takes what was read.
+        runtime: a private folder.
     """
 
-    def __init__(self, config: ModelConfig, submit: Callable[[Sequence[Stream]], None]) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        submit: Callable[[Sequence[Stream]], None],
+        runtime: Path,
+        net: Net,
+    ) -> None:
         self._config = config
         self._reader = StreamReader(config)
         self._submit = submit
+        self._outputs = frozenset(spec.name for spec in config.outputs)
+        self._departures = Departures(runtime, net) if STREAM in self._outputs else None
 
     def take(self, requests: Sequence[Any]) -> None:
         """Queues the requests of one call of `execute`."""
-        read = (self._read(request, TritonStream(request)) for request in requests)
+        read = (self._read(request, self._answer(request)) for request in requests)
         self._submit([stream for stream in read if stream])
+
+    def stop(self) -> None:
+        if self._departures:
+            self._departures.stop()
+
+    def _answer(self, request: Any) -> TritonStream:
+        """To a request that asks for all outputs, as a client's does that names none, Triton's own
+        errors are told."""
+        wanted = frozenset(request.requested_output_names())
+        if self._departures and {STREAM, FAILURE} <= wanted < self._outputs:
+            return ChainedStream(request, wanted, self._departures)
+        return TritonStream(request, wanted)
 
     def _read(self, request: Any, answer: TritonStream) -> Stream | None:
         try:
@@ -58,9 +96,9 @@ class TritonStream:
 
     keeps = False
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, wanted: frozenset[str]) -> None:
         self._sender = request.get_response_sender()
-        self._wanted = frozenset(request.requested_output_names())
+        self._wanted = wanted
         self._lock = Lock()
         self._ended = False
 
@@ -86,3 +124,39 @@ class TritonStream:
     def is_cancelled(self) -> bool:
         with self._lock:
             return not self._ended and bool(self._sender.is_cancelled())
+
+
+class ChainedStream(TritonStream):
+    """The same within an ensemble, for a step that gets each part.
+
+    Triton 24.10 never lets go of an ensemble's request that fails while one of its steps is under
+    way, and such a step mostly is: the one that has the part before. So an error goes that way,
+    too, as a part, and the step behind tells it. Of a cancellation that step has to say, since
+    Triton does not tell this one.
+    """
+
+    def __init__(self, request: Any, wanted: frozenset[str], departures: Departures) -> None:
+        super().__init__(request, wanted)
+        self._departures = departures
+        self._left = False
+        self._pid, self._number = departures.expect(self._leave)
+
+    def fail(self, error: PythonMpError) -> None:
+        said = f"{type(error).__name__}: {for_clients(error)}".encode()
+        told = {FAILURE: np.array([[said]], np.object_)}
+        self._send(self._response(_FAILED | told), FINAL)
+
+    def is_cancelled(self) -> bool:
+        return self._left or super().is_cancelled()
+
+    def _leave(self) -> None:
+        self._left = True
+
+    def _response(self, outputs: Mapping[str, Array]) -> Any:
+        whose = np.array([[self._pid, self._number]], np.int32)
+        return super()._response({**outputs, STREAM: whose})
+
+    def _send(self, what: Any, flags: int) -> None:
+        super()._send(what, flags)
+        if flags == FINAL:
+            self._departures.forget(self._number)

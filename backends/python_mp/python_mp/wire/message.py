@@ -51,6 +51,8 @@ class Kind(IntEnum):
     """Between peers: contents of requests that have ended groups."""
     RECALLED = 8
     """Between peers: nobody waits for this request any more."""
+    PART = 9
+    """Between peers: more tokens of a stream, see `front/schedule/travelling.py`."""
 
 
 class Placed(NamedTuple):

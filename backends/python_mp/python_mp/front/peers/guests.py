@@ -24,10 +24,11 @@ from typing import Any
 
 from ...machine.net import Net
 from ...machine.thread import Thread
-from ...model.config import ModelConfig
 from ...model.errors import PythonMpError
-from ...model.request import Array, Request, read_request
+from ...model.request import Array, Request
 from ...wire.message import Kind, Message
+from ..schedule import travelling
+from ..schedule.stream import Stream
 from . import line, news
 from .line import Line
 from .news import Informed
@@ -40,20 +41,21 @@ class Guests:
     """Requests of peers that have no ranks: where this replica listens for them.
 
     Args:
+        read: makes a request of what a peer has described; raises a PythonMpError.
         submit: takes guests.
         informed: knows what is on the poison list.
     """
 
     def __init__(
         self,
-        config: ModelConfig,
         replica: int,
         runtime: Path,
+        read: Callable[[Mapping[str, Array], Mapping[str, Any], PeerAnswer], Request],
         submit: Callable[[Sequence[Request]], None],
         informed: Informed,
         net: Net,
     ) -> None:
-        self._config = config
+        self._read = read
         self._submit = submit
         self._informed = informed
         self._net = net
@@ -140,12 +142,13 @@ class Guests:
             self._take_in(PeerAnswer(connection, message.batch, recalled), message, inputs)
 
     def _take_in(self, answer: PeerAnswer, message: Message, inputs: dict[str, Array]) -> None:
+        passport = json.loads(message.text)
         try:
-            guest = answer.guest = read_request(inputs, self._config, answer)
+            guest = answer.guest = self._read(inputs, passport, answer)
         except PythonMpError as error:
             answer.fail(error)
             return
-        _stamp(guest, json.loads(message.text))
+        _stamp(guest, passport)
         self._submit([guest])
 
 
@@ -161,7 +164,14 @@ class PeerAnswer:
         self._number = number
         self._recalled = recalled
 
+    def part(self, outputs: Mapping[str, Array]) -> None:
+        """Of a stream."""
+        self._pass_on(Kind.PART, {}, travelling.part(outputs))
+
     def send(self, outputs: Mapping[str, Array]) -> None:
+        if isinstance(self.guest, Stream):
+            self.part(outputs)
+            outputs = {}
         self._say(Kind.DONE, outputs, "")
 
     def fail(self, error: PythonMpError) -> None:
@@ -178,6 +188,9 @@ class PeerAnswer:
 
     def _say(self, kind: Kind, outputs: Mapping[str, Array], text: str) -> None:
         self.guest = None  # Or only the garbage collector would free its memory file.
+        self._pass_on(kind, outputs, text)
+
+    def _pass_on(self, kind: Kind, outputs: Mapping[str, Array], text: str) -> None:
         try:
             self._connection.send(kind, self._number, outputs, text)
         except OSError:

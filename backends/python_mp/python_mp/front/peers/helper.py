@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from itertools import count
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ...machine.net import Net
 from ...machine.thread import Thread
@@ -33,6 +33,9 @@ class Home(Informed, Protocol):
 
     def lend(self) -> Request | None:
         """The next request that may be computed elsewhere."""
+
+    def hear_part(self, request: Request, text: str) -> None:
+        """A peer has a part of its answer."""
 
     def settle(self, request: Request) -> None:
         """A peer has its answer."""
@@ -89,8 +92,8 @@ class Helper:
         with self._lock:
             self._requests[number] = request
         try:
-            passport = _passport(request)
-            self._connection.send(Kind.FORWARD, number, request.inputs, passport)
+            inputs, said = request.described()
+            self._connection.send(Kind.FORWARD, number, inputs, _passport(request, said))
         except Exception as error:
             self._rest()
             # Full buffers are the peer's fault. What else fails may be the request's, and is not
@@ -156,6 +159,10 @@ class Helper:
         return time.monotonic() - self._heard < line.SILENCE_SECONDS
 
     def _book(self, message: Message, tensors: dict[str, Array]) -> None:
+        if message.kind is Kind.PART:
+            if part_of := self._requests.get(message.batch):
+                self._home.hear_part(part_of, message.text)
+            return
         refusal = _Refusal(**json.loads(message.text)) if message.kind is Kind.REFUSED else None
         with self._lock:
             request = self._requests.pop(message.batch, None)
@@ -172,7 +179,7 @@ class Helper:
         self._home.settle(request)
         if refusal:
             request.deliver(request.answer.fail, refusal.as_error)
-        else:
+        elif tensors:  # Else its parts were the answer.
             request.deliver(request.send, tensors)
 
     def _give_back(self, numbers: list[int], *, was_lost: bool = False) -> None:
@@ -191,9 +198,10 @@ class Helper:
         self._rests_until = time.monotonic() + REST_SECONDS
 
 
-def _passport(request: Request) -> str:
+def _passport(request: Request, said: dict[str, Any]) -> str:
     left = request.deadline - time.perf_counter()
-    return json.dumps({"suspicion": request.suspicion, "alone": request.alone, "seconds": left})
+    known = {"suspicion": request.suspicion, "alone": request.alone, "seconds": left}
+    return json.dumps(said | known)
 
 
 class _Refusal(NamedTuple):

@@ -10,13 +10,14 @@ import socket
 import struct
 import threading
 from array import array
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ...model.request import Array
 from ...wire.arena import ALIGN, Arena
+from ...wire.departures import address
 from ...wire.message import MAX_MESSAGE, Kind, Message
 
 FOLDER = "peers"
@@ -44,8 +45,8 @@ def listen(folder: Path, name: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         (folder / name).unlink(missing_ok=True)
-        with _address(folder, name) as address:
-            listener.bind(address)
+        with address(folder, name) as path:
+            listener.bind(path)
         listener.listen()
     except OSError:
         listener.close()
@@ -58,8 +59,8 @@ def connect(folder: Path, name: str) -> Line:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         line = Line(connection, PULSE_SECONDS)
-        with _address(folder, name) as address:
-            connection.connect(address)
+        with address(folder, name) as path:
+            connection.connect(path)
         _check_user(connection)
     except OSError:
         connection.close()
@@ -181,13 +182,3 @@ def _map(descriptor: int, message: Message) -> dict[str, Array]:
     """Views; the mapping goes with the last of them."""
     arena = Arena(descriptor, 1, os.fstat(descriptor).st_size // 2)
     return arena.read_inputs(0, message.tensors)
-
-
-@contextmanager
-def _address(folder: Path, name: str) -> Iterator[str]:
-    """A path for a socket that is never too long for one (108 bytes)."""
-    descriptor = os.open(folder, os.O_PATH | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{name}"
-    finally:
-        os.close(descriptor)

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
+from typing import Any
 
 from ...model.batch import Batch
 from ...model.config import ModelConfig
-from ...model.errors import InvalidInput, PythonMpError, RequestFailed
-from ...model.request import Outputs
+from ...model.errors import InvalidInput, PythonMpError, RequestFailed, Unavailable
+from ...model.request import Array, Outputs
 from ...wire.message import Refusal
 from ..flights import Flight, Flights
 from ..inbox import GroupEnded
 from ..metrics import Metrics
 from ..refusing import Refusals
-from . import suspects
+from . import suspects, travelling
 from .block_pool import BLOCK, blocks_for
 from .cutting import Running
-from .generation_step import GenerationStep
+from .generation_step import NO_NUMBERS, GenerationStep
 from .outbox import Outbox
-from .stream import Stream, Token
+from .reading import StreamReader
+from .stream import Stream, StreamAnswer, Token
 from .waiting import Waiting
+
+_NO_NUMBERS = "the model's logits are not numbers: they hold NaN or infinity"
 
 
 class Continuous(Waiting[Stream]):
@@ -32,7 +36,7 @@ class Continuous(Waiting[Stream]):
         give_up: takes a stream out, with the replica's lock, and refuses it.
     """
 
-    is_quick, lends = False, False
+    is_quick, lends = False, True
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class Continuous(Waiting[Stream]):
         # So that at least half of each step is for prompts.
         most = min(sizes.max_running_sequences, max(1, sizes.max_batch_tokens // 2))
         self._running = Running(self, most, sizes.pipeline_parallel_size, self._count_preemption)
+        self._reader = StreamReader(config)
         self._suspects: set[Stream] = set()
         self._epoch = 0
         self._numbers = count(1)
@@ -66,7 +71,8 @@ class Continuous(Waiting[Stream]):
 
     def add(self, request: Stream) -> None:
         if misfit := self._misfit(request):
-            raise InvalidInput(misfit)
+            # At its home there may be more room.
+            raise Unavailable(misfit) if request.guest else InvalidInput(misfit)
         super().add(request)
 
     def waiting_since(self, moment: float) -> list[Stream]:
@@ -84,7 +90,15 @@ class Continuous(Waiting[Stream]):
         if request.runs:
             self._running.leave(request)
             return True
+        if request in self._lent:  # The peer hears of it when it has its answer.
+            self._lent.remove(request)
+            return True
         return super().remove(request)
+
+    def put_back(self, requests: Iterable[Stream]) -> None:
+        requests = list(requests)
+        self._lent.difference_update(requests)
+        super().put_back(stream for stream in requests if not stream.is_over)
 
     def group_serves(self, blocks: int) -> None:
         self._running.start_over(blocks)
@@ -104,9 +118,21 @@ class Continuous(Waiting[Stream]):
         self._suspects.update(stream for stream in in_flight if stream.is_suspect)
         return guilty
 
-    def lend(self, may_go: Callable[[Stream], bool]) -> Stream | None:
-        """A stream stays where it is."""
-        return None
+    def guest(
+        self, inputs: Mapping[str, Array], said: Mapping[str, Any], answer: StreamAnswer
+    ) -> Stream:
+        return self._reader.resume(inputs, said, answer)
+
+    def hear(self, request: Stream, text: str) -> None:
+        if request not in self._lent:
+            return
+        tokens, found = travelling.tokens(text)
+        request.found = found if request.found is None else request.found
+        for token in tokens:
+            if not request.is_over:
+                self._observe(request, time.perf_counter())
+                request.append(token)
+        self._outbox.put([request])
 
     def stop(self) -> None:
         self._outbox.stop()
@@ -139,7 +165,16 @@ class Continuous(Waiting[Stream]):
             if stream.found is None:
                 stream.found = chunk.start
         self._count_begun(begun)
-        return GenerationStep(next(self._numbers), streams, tuple(chunks), self._epoch, begun)
+        return GenerationStep(
+            *(
+                next(self._numbers),
+                streams,
+                tuple(chunks),
+                self._epoch,
+                self._reader.vocabulary,
+                begun,
+            )
+        )
 
     def lost(self, batch: Batch) -> None:
         self._begin_again()
@@ -159,9 +194,12 @@ class Continuous(Waiting[Stream]):
         for stream, token in zip(step.sampled, _tokens(flight.outputs), strict=True):
             if not stream.runs:  # It was given up meanwhile.
                 continue
-            self._observe(stream, now)
-            stream.append(token)
-            if stream.shown.reason:
+            if token.id == NO_NUMBERS:
+                stream.failure = RequestFailed(_NO_NUMBERS)
+            else:
+                self._observe(stream, now)
+                stream.append(token)
+            if stream.is_over:
                 self._running.leave(stream)
                 step.through.append(stream)
 

@@ -15,10 +15,13 @@ import numpy as np
 from ...model.batch import Batch
 from ...model.config import ModelConfig
 from ...model.ragged_groups import CU_SEQLENS
-from ...model.request import Array, Request
+from ...model.request import Array, Outputs, Request
 from ...model.sampling_columns import Real, Whole
 from .block_pool import blocks_for
 from .stream import Stream
+
+NO_NUMBERS = -1
+"""The next id of a stream whose logits hold what is no number."""
 
 
 class Chunk(NamedTuple):
@@ -42,10 +45,12 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class GenerationStep(Batch):
-    """`epoch` counts how often the cache was given up: results of an earlier one are worthless."""
+    """`epoch` counts how often the cache was given up: results of an earlier one are worthless.
+    `vocabulary` is how many ids the model has."""
 
     chunks: tuple[Chunk, ...]
     epoch: int
+    vocabulary: int
     first_time: tuple[Stream, ...]
     """Streams of which it is the first step."""
     through: list[Request] = field(default_factory=list)
@@ -80,6 +85,31 @@ class GenerationStep(Batch):
     def sampled(self) -> list[Stream]:
         """In the order of the outputs' rows."""
         return [chunk.stream for chunk in self.chunks if chunk.sampled]
+
+    def fault(self, outputs: Outputs) -> str:
+        count, ids = len(self.sampled), outputs.get("NEXT_IDS")
+        if ids is None or ids.shape != (count,) or ids.dtype.kind != "i":
+            return (
+                f"it gave {'no' if ids is None else list(ids.shape)} next ids for {count} streams"
+            )
+        least, most = ids.min(initial=NO_NUMBERS), ids.max(initial=NO_NUMBERS)
+        if least < NO_NUMBERS or most >= self.vocabulary:
+            wrong = least if least < NO_NUMBERS else most
+            return f"it gave the next id {wrong}; the model's ids are 0 to {self.vocabulary - 1}"
+        return self._fault_of_logprobs(outputs, count)
+
+    def _fault_of_logprobs(self, outputs: Outputs, count: int) -> str:
+        asked = [s.settings.logprobs for s in self.sampled if s.settings.logprobs is not None]
+        if not asked:
+            return ""
+        top, wanted = max(asked), {"LOGPROBS": 1, "TOP_IDS": 2, "TOP_LOGPROBS": 2}
+        for name, dims in wanted.items():
+            shape = outputs[name].shape if name in outputs else ()
+            if len(shape) != dims or shape[0] != count or min(shape[1:], default=top) < top:
+                return (
+                    f"it gave {name} {list(shape)} for {count} streams, of which one asks for {top}"
+                )
+        return ""
 
     def pack(self, config: ModelConfig) -> dict[str, list[Array]]:
         chunks = self.chunks

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
+from typing import Any
 
 from ...model.batch import Batch
 from ...model.config import ModelConfig
 from ...model.errors import InvalidInput
-from ...model.request import Request
+from ...model.request import Answer, Array, Request, read_request
 from ...model.size import Size
 from ..delivery import Delivery
 from ..flights import Flight, Flights
@@ -97,6 +98,14 @@ class OneShot(Waiting[Request]):
 
     def answer(self, flight: Flight) -> None:
         self._delivery.answer(flight)
+
+    def guest(
+        self, inputs: Mapping[str, Array], said: Mapping[str, Any], answer: Answer
+    ) -> Request:
+        return read_request(inputs, self._config, answer)
+
+    def hear(self, request: Request, text: str) -> None:
+        """Its answer comes whole."""
 
     def in_hand(self, flights: Flights) -> list[Request]:
         return flights.in_hand

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from ...model.batch import Batch
-from ...model.request import Request
+from ...model.request import Array, Request
 from ..flights import Flight, Flights
 from ..inbox import GroupEnded
 
 
 class Schedule(Protocol):
     """`OneShot` answers a request by one batch; `Continuous` generates, a step a token. Only
-    `prepare` and `answer` are called without the replica's lock.
+    `prepare`, `answer` and `guest` are called without the replica's lock.
 
     Attributes:
         nbytes: of the inputs that wait.
@@ -73,6 +73,12 @@ class Schedule(Protocol):
 
     def settle(self, request: Request) -> None:
         """It has its answer."""
+
+    def guest(self, inputs: Mapping[str, Array], said: Mapping[str, Any], answer: Any) -> Request:
+        """What a peer has, by `Request.described`. Raises InvalidInput."""
+
+    def hear(self, request: Request, text: str) -> None:
+        """A part of the answer to what was lent."""
 
     def take_all(self) -> list[Request]: ...
 

@@ -13,6 +13,7 @@ from ...model.config import ModelConfig
 from ...model.errors import InvalidInput
 from ...model.request import Array, read_request
 from ...model.sampling_parameters import SamplingParameters
+from . import travelling
 from .stream import Stream, StreamAnswer
 
 INPUT = "INPUT_IDS"
@@ -24,6 +25,10 @@ class StreamReader:
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
         self._decoder = decoders.read(config.folder)
+
+    @property
+    def vocabulary(self) -> int:
+        return self._decoder.vocabulary
 
     def read(
         self, inputs: Mapping[str, Array], parameters: Mapping[str, Any], answer: StreamAnswer
@@ -55,6 +60,30 @@ class StreamReader:
             stop_ids=frozenset((*eos, *settings.stop_token_ids)),
             decode=self._decode if settings.stop or settings.stop_token_ids else None,
         )
+
+    def resume(
+        self, inputs: Mapping[str, Array], said: Mapping[str, Any], answer: StreamAnswer
+    ) -> Stream:
+        """Another replica's stream: INPUT_IDS int32 [1, n], prompt and generated, and what
+        `Stream.described` says. Raises InvalidInput."""
+        request = read_request(inputs, self._config, answer)
+        known, prompt = inputs[INPUT][0], said["prompt"]
+        ids = np.empty(said["most"], np.int32)
+        ids[:prompt] = known[:prompt]
+        settings = travelling.settings(said)
+        stream = Stream(
+            *(request.inputs, request.lengths, request.signature),
+            answer=answer,
+            deadline=request.deadline,
+            settings=settings,
+            ids=ids,
+            prompt=prompt,
+            length=prompt,
+            stop_ids=frozenset(said["stop_ids"]),
+            decode=self._decode if settings.stop or settings.stop_token_ids else None,
+        )
+        stream.resume(known[prompt:])
+        return stream
 
     def _prompt(self, ids: Array) -> Array:
         if len(ids) != 1:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -158,6 +158,15 @@ class Stream(Request):
         }
         return blake2b(super().content + repr(asked).encode(), digest_size=16).digest()
 
+    def described(self) -> tuple[Mapping[str, Array], dict[str, Any]]:
+        said = {
+            "prompt": self.prompt,
+            "most": len(self.ids),
+            "stop_ids": sorted(self.stop_ids),
+            "settings": asdict(self.settings),
+        }
+        return {"INPUT_IDS": self.ids[None, : self.length]}, said
+
     def append(self, token: Token) -> None:
         """The next one. It clears the stream of what other groups have died of."""
         self.ids[self.length] = token.id
@@ -168,6 +177,12 @@ class Stream(Request):
         self.deadline = self.ends_by
         self.last_token = time.perf_counter()
         self.shown = self._look(token.id)
+
+    def resume(self, known: Array) -> None:
+        """Goes on behind these, which were generated and handed on elsewhere."""
+        for token in known.tolist():
+            self.append(Token(token))
+        self._sent = self.generated
 
     def _look(self, token: int) -> Shown:
         count, least = self.generated, self.settings.min_tokens

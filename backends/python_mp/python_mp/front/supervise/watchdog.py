@@ -25,7 +25,8 @@ from ..inbox import GroupEnded
 _BUSY = 0.02
 """Of one processor, of any rank. Waiting for a peer takes 0.002 (it looks up every 10 ms),
 computing on a machine with 20 times too much to do 0.05."""
-_MOST_SECONDS = 1.0
+_MOST_SECONDS, _LEAST_SECONDS = 1.0, 0.02
+"""Between two looks."""
 _DISAGREE_SECONDS = 2.0
 """Ranks refuse a batch within milliseconds of each other."""
 _KERNEL = 6
@@ -34,27 +35,34 @@ one that has gone away answers never."""
 
 
 class Watchdog:
-    """Watches one generation and the forkserver that it comes from; `look` must be called every
-    `interval` seconds, or more often."""
+    """Watches one generation and the forkserver that it comes from; `look` must be called after
+    `interval` seconds, or sooner."""
 
     def __init__(self, group: Group, parameters: Parameters, forkserver: int) -> None:
         self._group = group
         self._forkserver = forkserver
         self._hang = parameters.hang_seconds or math.inf
         self._limit = parameters.forward_timeout_seconds or math.inf
-        self.interval = min(_MOST_SECONDS, self._hang / 5, self._limit / 5)
+        self._most = min(_MOST_SECONDS, self._hang / 5, self._limit / 5)
         self._next_look = 0.0
+        self._due = math.inf
+        """When a verdict may come, if nothing changes until then."""
         self._batch = -1
         self._since = time.monotonic()
         self._cpu_seconds: dict[int, float] = {}
         self._running_since: dict[int, float] = {}
 
+    @property
+    def interval(self) -> float:
+        """Until the next look: sooner than usual where it may be the last one."""
+        return max(_LEAST_SECONDS, min(self._most, self._due - time.monotonic()))
+
     def look(self) -> None:
         """Raises GroupEnded, with every rank's stacks in the log, when the group is stuck."""
         now = time.monotonic()
-        if now < self._next_look:
+        if now < min(self._next_look, self._due):
             return
-        self._next_look = now + self.interval / 2
+        self._next_look, self._due = now + self._most / 2, math.inf
         names = {self._forkserver: "the process that starts ranks"}
         names |= {rank.pid: f"rank {rank.rank}" for rank in self._group.ranks}
         try:
@@ -65,7 +73,7 @@ class Watchdog:
         for pid, process in vitals.items():
             if process.state not in "Tt":
                 self._running_since[pid] = now
-            elif now - self._running_since.setdefault(pid, now) >= self._hang:
+            elif self._is_over(self._running_since.setdefault(pid, now) + self._hang, now):
                 raise self._stuck(f"{names[pid]} has been stopped for {self._hang} s", killed=True)
         if self._group.state is State.SERVING:
             del vitals[self._forkserver]
@@ -85,11 +93,15 @@ class Watchdog:
             self._cpu_seconds = {pid: each.cpu_seconds for pid, each in vitals.items()}
         elif flight and flight.refused_by and now - self._since >= _DISAGREE_SECONDS:
             raise self._stuck(f"ranks {sorted(flight.refused_by)} refused what others wait for")
-        elif now - self._since >= self._hang * (_KERNEL if in_kernel else 1):
+        elif self._is_over(self._since + self._hang * (_KERNEL if in_kernel else 1), now):
             seconds = now - self._since
             raise self._stuck(f"no rank has got on for {seconds:.0f} s")
         if flight and time.perf_counter() - flight.dispatched >= self._limit:
             raise self._stuck(f"a batch has taken more than {self._limit} s")
+
+    def _is_over(self, moment: float, now: float) -> bool:
+        self._due = min(self._due, moment)
+        return now >= moment
 
     def _stuck(self, reason: str, *, killed: bool = False) -> GroupEnded:
         with suppress(OSError):

@@ -24,13 +24,18 @@ EVERYONE = -1
 
 
 def load(spec: RankSpec) -> Echo:
+    start(spec)
+    return Echo(spec)
+
+
+def start(spec: RankSpec) -> None:
+    """Takes as long, or dies, as `module.start_seconds` and `module.die_if` say."""
     parameters = spec.config.module_parameters
     time.sleep(float(parameters.get("start_seconds", 0)))
     if "die_if" in parameters and (cause := Path(parameters["die_if"])).exists():
         if number := cause.read_text():
             raise OSError(int(number), os.strerror(int(number)))
         os._exit(1)
-    return Echo(spec)
 
 
 class AtOnce:

@@ -19,7 +19,7 @@ from ...model.errors import InvalidInput
 from ...model.rank_spec import RankSpec
 from ...model.request import Array
 from ...model.sampling_columns import Real, Whole
-from .echo import REFUSE, AtOnce, commit
+from .echo import REFUSE, AtOnce, commit, start
 
 FAULTS_FROM = 1 << 16
 _BLOCK = 16
@@ -38,6 +38,7 @@ def next_id(ids: Array, vocabulary: int, seed: int = 0) -> int:
 
 
 def load(spec: RankSpec) -> EchoDecoder:
+    start(spec)
     return EchoDecoder(spec)
 
 

@@ -1,0 +1,63 @@
+"""What a decoder says beside its parts to the step behind it, and what that says back: the other
+half of triton/stream_answers.py, ChainedStream."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from ..model import errors
+from ..wire.departures import tell
+
+ASK_SECONDS = 0.02
+"""To ask whether a client has gone is a round trip to the server, so it is not done with every part
+of a fast model."""
+_MOST = 4096
+"""Streams that are remembered; those whose decoder has died would be for ever."""
+
+
+class HandedOn:
+    """
+    Args:
+        runtime: the server's private folder.
+    """
+
+    def __init__(self, runtime: Path) -> None:
+        self._runtime = runtime
+        self._asked: dict[tuple[int, int], float] = {}
+
+    def look(self, request: Any) -> None:
+        """Tells the decoder if the client has gone. Raises what the decoder says instead of a part:
+        a PythonMpError."""
+        stream = _values(request, "STREAM")
+        if stream is None:  # It is no step of an ensemble.
+            return
+        pid, number = stream
+        if failure := _values(request, "FAILURE"):
+            self._asked.pop((pid, number), None)
+            raise _error(failure[0].decode())
+        if self._is_due(pid, number) and request.is_cancelled():
+            tell(self._runtime, pid, number)
+
+    def _is_due(self, pid: int, number: int) -> bool:
+        now = time.monotonic()
+        if now - self._asked.get((pid, number), 0.0) < ASK_SECONDS:
+            return False
+        if len(self._asked) >= _MOST:
+            self._asked.clear()
+        self._asked[pid, number] = now
+        return True
+
+
+def _values(request: Any, name: str) -> list[Any] | None:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else list(tensor.as_numpy().ravel().tolist())
+
+
+def _error(said: str) -> errors.PythonMpError:
+    kind, _, text = said.partition(": ")
+    found: type[errors.PythonMpError] = getattr(errors, kind, errors.RequestFailed)
+    return found(text)
