@@ -1,146 +1,160 @@
-"""A decode step of a Llama-shaped model of 1.1 G parameters in bfloat16, over a paged KV cache.
+"""What a decoder on a GPU gives: streams through the front, a rank and back.
 
     python -m benchmarks.gpu.decoder
 
-The kernel is checked against plain attention in float32. A step, from ids to the next ids, is a
-CUDA graph.
+A Llama shape of 1.1 G parameters in bfloat16 with random weights, one token a step for each stream
+at 512 tokens of context. Of a step it says how long it takes between two tokens of a stream, and in
+the rank. Without a GPU the same with a tiny model on the processor, to see that it runs.
 """
 
 # mypy: disallow-untyped-calls=False
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from benchmarks.gpu.page_tables import PAGE, attend, plain
-from benchmarks.gpu.timing import device_seconds
+from python_mp.front.local import Local, served
+from python_mp.model.config import ModelConfig, parse
+from python_mp.model.errors import PythonMpError
+from python_mp.sharding.families.task import Task
 
-LAYERS, HIDDEN, HEADS, KV_HEADS, SIZE, INNER, WORDS = 22, 2048, 32, 4, 64, 5632, 32000
-CONTEXT = 512
-Cache = tuple[Tensor, Tensor]
+CONTEXT, NEW, MOST = 512, 96, 64
+OUTPUTS = {"OUTPUT_IDS": "INT32", "FINISH_REASON": "STRING", "USAGE": "INT32"}
+GPU = torch.cuda.is_available()
+SIZES: dict[str, Any] = (
+    {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22}
+    | {"num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": 32000}
+    if GPU
+    else {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    | {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 500}
+)
 
 
-class Llama(torch.nn.Module):
-    """Random weights; q, k, v and the MLP's two halves are one product each."""
+class Stream:
+    """Knows when its parts came."""
+
+    keeps = False
 
     def __init__(self) -> None:
-        super().__init__()
-        width = (HEADS + 2 * KV_HEADS) * SIZE
-        self.embedding = self._random(WORDS, HIDDEN)
-        self.head = self._random(WORDS, HIDDEN)
-        self.qkv = torch.nn.ParameterList(self._random(width, HIDDEN) for _ in range(LAYERS))
-        self.out = torch.nn.ParameterList(self._random(HIDDEN, HIDDEN) for _ in range(LAYERS))
-        self.up = torch.nn.ParameterList(self._random(2 * INNER, HIDDEN) for _ in range(LAYERS))
-        self.down = torch.nn.ParameterList(self._random(HIDDEN, INNER) for _ in range(LAYERS))
-        self.norm = torch.ones(HIDDEN, device="cuda", dtype=torch.bfloat16)
+        self.times: list[float] = []
+        self.tokens: list[int] = []
+        self.over = Event()
+        self.error: PythonMpError | None = None
 
-    @staticmethod
-    def _random(*shape: int) -> torch.nn.Parameter:
-        made = torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * 0.02
-        return torch.nn.Parameter(made, requires_grad=False)
+    def part(self, outputs: Mapping[str, Any]) -> None:
+        self.times.append(time.perf_counter())
+        self.tokens += outputs["OUTPUT_IDS"].ravel().tolist()
 
-    def forward(
-        self,
-        ids: Tensor,
-        cache: list[tuple[Tensor, Tensor]],
-        table: Tensor,
-        lengths: Tensor,
-        slots: Tensor,
-        angles: tuple[Tensor, Tensor],
-        splits: int,
-    ) -> Tensor:
-        x = F.embedding(ids, self.embedding)
-        for layer in range(LAYERS):
-            y = F.rms_norm(x, (HIDDEN,), self.norm, 1e-5)
-            q, k, v = (
-                F.linear(y, self.qkv[layer])
-                .view(-1, HEADS + 2 * KV_HEADS, SIZE)
-                .split([HEADS, KV_HEADS, KV_HEADS], 1)
-            )
-            q, k = _rotate(q, *angles), _rotate(k, *angles)
-            keys, values = cache[layer]
-            keys.index_copy_(0, slots, k)
-            values.index_copy_(0, slots, v.contiguous())
-            attended = attend(q.contiguous(), keys, values, table, lengths, splits)
-            x = x + F.linear(attended.view(-1, HIDDEN), self.out[layer])
-            y = F.rms_norm(x, (HIDDEN,), self.norm, 1e-5)
-            gate, up = F.linear(y, self.up[layer]).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, self.down[layer])
-        return F.linear(F.rms_norm(x, (HIDDEN,), self.norm, 1e-5), self.head).argmax(-1)
+    def send(self, outputs: Mapping[str, Any]) -> None:
+        self.part(outputs)
+        self.over.set()
 
+    def fail(self, error: PythonMpError) -> None:
+        self.error = error
+        self.over.set()
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    left, right = x.chunk(2, -1)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), -1)
+    def is_cancelled(self) -> bool:
+        return False
 
 
 def main() -> None:
-    torch.manual_seed(0)
-    with torch.inference_mode():
-        for sequences, splits in ((1, 16), (5, 4), (64, 2), (3, 1)):
-            print(f"kernel, {sequences} sequences, {splits} splits: {error(sequences, splits):.4f}")
-        model = Llama()
-        for sequences in (1, 8, 64):
-            step(model, sequences)
+    print(torch.cuda.get_device_name() if GPU else "no GPU: a tiny model", torch.__version__)
+    with TemporaryDirectory() as name:
+        config = _config(Path(name))
+        began = time.perf_counter()
+        with served(config, Path(name)) as replica:
+            print(f"the rank serves after {time.perf_counter() - began:.2f} s", flush=True)
+            _run(replica, MOST)  # For the graphs.
+            time.sleep(5.0 if GPU else 0.0)
+            for count in (1, 8, MOST):
+                _measure(replica, count)
 
 
-def error(sequences: int, splits: int) -> float:
-    """The largest one of the kernel against plain attention, relative to the largest value."""
-    keys, values, table = paged(sequences, pages=40)
-    lengths = torch.randint(1, 40 * PAGE + 1, (sequences,), device="cuda").int()
-    q = random(sequences, HEADS, SIZE)
-    right = plain(q, keys, values, table, lengths).float()
-    ours = attend(q, keys, values, table, lengths, splits).float()
-    return float((ours - right).abs().max() / right.abs().max())
-
-
-def step(model: Llama, sequences: int) -> None:
-    """Prints what a step takes, and what its attention takes alone."""
-    pages = CONTEXT // PAGE + 1
-    first = paged(sequences, pages)
-    table, cache = first[2], [first[:2], *(paged(sequences, pages)[:2] for _ in range(LAYERS - 1))]
-    lengths = torch.full((sequences,), CONTEXT, device="cuda", dtype=torch.int32)
-    slots = table[:, (CONTEXT - 1) // PAGE].long() * PAGE + (CONTEXT - 1) % PAGE
-    ids = torch.randint(0, WORDS, (sequences,), device="cuda")
-    angle = torch.rand(sequences, 1, SIZE // 2, device="cuda", dtype=torch.bfloat16)
-    splits = max(1, min(16, 1 << (512 // (sequences * KV_HEADS)).bit_length() - 1))
-    q = random(sequences, HEADS, SIZE)
-    whole = captured(
-        lambda: model(ids, cache, table, lengths, slots, (angle.cos(), angle.sin()), splits)
+def _measure(replica: Local, count: int) -> None:
+    before = replica.metrics().copy()
+    streams = _run(replica, count)
+    begin = max(stream.times[0] for stream in streams)  # All prompts are through.
+    end = min(stream.times[-1] for stream in streams)
+    steps = [
+        b - a
+        for stream in streams
+        for a, b in zip(stream.times, stream.times[1:], strict=False)
+        if begin <= a and b <= end
+    ]
+    assert steps, "the streams have never run all together"
+    rate = sum(begin < at <= end for stream in streams for at in stream.times) / (end - begin)
+    after = replica.metrics()
+    spent, made = (
+        after[name] - before[name]
+        for name in (
+            "python_mp_forward_seconds_sum{rank=0}",
+            "python_mp_forward_seconds_count{rank=0}",
+        )
     )
-    alone = captured(lambda: [attend(q, *each, table, lengths, splits) for each in cache])
-    ms, attention = device_seconds(whole.replay) * 1e3, device_seconds(alone.replay) * 1e3
     print(
-        f"{sequences:3d} sequences: {ms:.2f} ms a step, {sequences / ms * 1e3:.0f} tokens/s;"
-        f" attention alone {attention:.3f} ms",
+        f"{count:3d} sequences: {median(steps) * 1e3:.2f} ms between tokens, {rate:.0f} parts/s;"
+        f" in the rank {spent / made * 1e3:.2f} ms a step, prompts included",
         flush=True,
     )
 
 
-def captured(call: Any) -> torch.cuda.CUDAGraph:
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph
+def _run(replica: Local, count: int) -> list[Stream]:
+    random = np.random.default_rng(count)
+    streams = [Stream() for _ in range(count)]
+    for stream in streams:
+        prompt = random.integers(3, SIZES["vocab_size"], CONTEXT - NEW // 2).tolist()
+        replica.stream(prompt, stream, max_tokens=NEW, ignore_eos=True)
+    for stream in streams:
+        assert stream.over.wait(120), "a stream got no end"
+        if stream.error:
+            raise stream.error
+        assert len(stream.tokens) == NEW
+    return streams
 
 
-def paged(sequences: int, pages: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values of so many pages a sequence, and a table that mixes them."""
-    rows = sequences * pages * PAGE
-    table = torch.randperm(sequences * pages, device="cuda").int().view(sequences, pages)
-    return random(rows, KV_HEADS, SIZE), random(rows, KV_HEADS, SIZE), table
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
+def _config(folder: Path) -> ModelConfig:
+    """Of one rank on the first GPU, with a model of random weights."""
+    version = folder / "1"
+    version.mkdir()
+    torch.manual_seed(0)
+    llama = LlamaConfig(**SIZES, max_position_embeddings=2048)
+    with torch.device("cuda" if GPU else "cpu"):
+        model = AutoModelForCausalLM.from_config(llama, dtype=torch.bfloat16)
+    llama.save_pretrained(version)
+    weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    save_file(weights, version / "model.safetensors")
+    Task("generate", context_length=2048, vocabulary=llama.vocab_size).write(version)
+    kind: dict[str, Any] = {"kind": "KIND_GPU", "gpus": [0]} if GPU else {"kind": "KIND_CPU"}
+    parameters = {"engine": "torch", "dtype": "bfloat16", "task": "generate"}
+    parameters |= {"max_batch_tokens": "4096", "max_running_sequences": str(MOST)}
+    raw = {
+        "name": "decoder",
+        "input": [
+            {"name": "INPUT_IDS", "data_type": "TYPE_INT32", "dims": ["-1"]}
+            | {"allow_ragged_batch": True}
+        ],
+        "max_batch_size": MOST,
+        "output": [
+            {"name": name, "data_type": f"TYPE_{dtype}", "dims": ["-1"]}
+            for name, dtype in OUTPUTS.items()
+        ],
+        "model_transaction_policy": {"decoupled": True},
+        "instance_group": [{"name": "lead", "count": 1, "passive": False, **kind}],
+        "parameters": {key: {"string_value": value} for key, value in parameters.items()},
+    }
+    return parse(json.dumps(raw), str(folder), "1")
 
 
 if __name__ == "__main__":

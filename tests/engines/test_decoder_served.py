@@ -11,35 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
 
-from python_mp.model.config import ModelConfig
-from python_mp.sharding.families.task import Task
 from tests.support import decoding
-from tests.support.configs import decoder_config
-from tests.support.decoding import NEAR, Asked
+from tests.support.decoding import NEAR, Asked, served_config
 from tests.support.processes import until
 from tests.support.replicas import Served, counted, pids, served
 from tests.support.streams import Parts
 
 LIMIT = 120.0
-CONTEXT, VOCABULARY = 120, 99
 MORE = (
     *(("llama", 1, 1), ("mistral", 1, 2), ("qwen2", 2, 2), ("qwen3", 3, 1), ("gemma2", 1, 2)),
     *(("gemma3", 2, 1), ("gpt2", 2, 2), ("gpt_neox", 1, 3), ("phi", 1, 1)),
 )
-
-
-def config(folder: Path, name: str, **more: Any) -> ModelConfig:
-    made = decoder_config(folder, engine="torch", max_batch_tokens=32, **more)
-    model = decoding.model(name)
-    model.config.save_pretrained(made.folder)
-    weights = {key: value.clone() for key, value in model.state_dict().items()}
-    save_file(
-        weights, made.folder / "model.safetensors"
-    )  # A build does so: by transformers' names.
-    Task("generate", context_length=CONTEXT, vocabulary=VOCABULARY).write(made.folder)
-    return made
 
 
 def ask_all(replica: Served, every: Sequence[Asked], **parameters: Any) -> list[Parts]:
@@ -73,7 +56,7 @@ def test_as_transformers_generates(tmp_path: Path, name: str, tp: int, pp: int) 
     the same."""
     every = decoding.asked(decoding.model(name), 10, 60, 30)
     sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
-    with served(config(tmp_path, name, kv_cache_blocks=20, **sizes), tmp_path) as replica:
+    with served(served_config(tmp_path, name, kv_cache_blocks=20, **sizes), tmp_path) as replica:
         answers = ask_all(replica, every)
         until(lambda: sum(len(answer.ids) for answer in answers) > 60, LIMIT)
         os.kill(pids(replica)[-1], signal.SIGKILL)

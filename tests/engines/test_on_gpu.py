@@ -13,8 +13,10 @@ import torch
 
 from python_mp.model.batch import CU_SEQLENS
 from python_mp.rank.engines import torch as engine
+from python_mp.rank.static_steps import sizes
 from tests.support import decoding
 from tests.support.configs import FP32, INT32, model_config, tensor
+from tests.support.decoder_stage import Stepped
 from tests.support.decoding import Ranks
 from tests.support.families import FAMILIES, Family
 from tests.support.replicas import Array, lone_rank
@@ -25,6 +27,7 @@ WITHOUT_GRAPHS = {
     "gemma2",  # Its soft cap has no kernel here.
     *("t5", "deberta_v2", "mpnet"),  # Biases and rectangles are made of lengths.
 }
+MOST_TOKENS = 256
 LEAST = {"float32": 0.99999, "bfloat16": 0.997}
 """Cosine of all of a text's states to those of a processor, in float32."""
 
@@ -46,7 +49,7 @@ def test_families(name: str, dtype: str, tmp_path: Path) -> None:
     made.save_pretrained(tmp_path / "1")
     ids = tensor("INPUT_IDS", INT32, -1, allow_ragged_batch=True)
     states = tensor("HIDDEN_STATES", FP32, -1, made.config.hidden_size)
-    sizes = {"engine": "torch", "max_batch_tokens": 256}
+    sizes = {"engine": "torch", "max_batch_tokens": MOST_TOKENS}
     right = engine.load(lone_rank(model_config(tmp_path, [ids], [states], **sizes)))
     config = model_config(tmp_path, [ids], [states], gpu=0, dtype=dtype, **sizes)
     stage = engine.load(lone_rank(config, 0))
@@ -63,8 +66,13 @@ def test_families(name: str, dtype: str, tmp_path: Path) -> None:
             pass
     assert stage._graphs is not None
     has_graphs = bool(stage._graphs._graphs)
-    windowed = dtype == "float32" and name in ("modernbert", "gemma3")
+    windowed = dtype == "float32" and has_narrow_window(made.config)  # There is no kernel for it.
     assert has_graphs == (name not in WITHOUT_GRAPHS and not windowed)
+
+
+def has_narrow_window(config: Any) -> bool:
+    said = (getattr(config, name, None) for name in ("sliding_window", "local_attention"))
+    return any(window is not None and window < MOST_TOKENS for window in said)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "gemma3", "gpt2", "gpt_neox", "phi"])
@@ -73,6 +81,20 @@ def test_decoders(name: str) -> None:
     asked = decoding.asked(model, 8, 50, 12)
     ranks = Ranks(model, 1, 1, blocks, torch.float32, torch.device("cuda"))
     assert decoding.run(ranks, asked, blocks, 1, 20) <= 2
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_a_decoder_with_graphs(name: str, tmp_path: Path) -> None:
+    stage = engine.load(lone_rank(decoding.served_config(tmp_path, name, gpu=0), 0))
+    asked = decoding.asked(decoding.model(name), 12, 40, 30)
+    for _ in range(2):  # While graphs are captured, and with all of them.
+        for each in asked:
+            each.done, each.blocks, each.cached = [], [], 0
+        assert decoding.run(Stepped(stage, 3), asked, stage.blocks, 3, 20) <= 2
+        while stage.improve():
+            pass
+    assert stage._graphs is not None
+    assert set(stage._graphs._graphs) == set(sizes(32))
 
 
 def batch(seed: int) -> dict[str, Array]:

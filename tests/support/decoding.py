@@ -9,20 +9,25 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from safetensors.torch import save_file
 
+from python_mp.model.config import ModelConfig
 from python_mp.sharding.families.generation import Decoder
+from python_mp.sharding.families.task import Task
 from python_mp.sharding.paged import BLOCK
 from python_mp.sharding.running import KvCache, Running
 from python_mp.sharding.shard import Shard
 from python_mp.sharding.weights import Tensors
+from tests.support.configs import decoder_config
 from tests.support.families import FAMILIES, Family
 from tests.support.peers import Peer, Peers, together
 from tests.support.tiny_models import tiny
 
 CPU = torch.device("cpu")
+CONTEXT, VOCABULARY = 120, 99
 NEAR = 1e-5
 """Of the reference's two best logits: closer ones may change places."""
 
@@ -77,6 +82,11 @@ def asked(model: Any, count: int, longest: int, most: int) -> list[Asked]:
     return found
 
 
+class Steps(Protocol):
+    def step(self, tensors: dict[str, Any]) -> torch.Tensor:
+        """Logits, or log-probabilities, of the sequences that are sampled."""
+
+
 class Ranks:
     """All ranks of a model, in this process."""
 
@@ -123,7 +133,7 @@ class Ranks:
         return found.cpu()
 
 
-def run(ranks: Ranks, every: Sequence[Asked], blocks: int, seed: int, chunk: int) -> int:
+def run(ranks: Steps, every: Sequence[Asked], blocks: int, seed: int, chunk: int) -> int:
     """All in one running batch; how often another token than the reference's was as good.
 
     Raises:
@@ -197,6 +207,17 @@ def tiny_causal(model_type: str) -> Any:
             noise = torch.randn_like(parameter)
             parameter.copy_(noise * 0.2 if parameter.dim() > 1 else parameter + noise * 0.1)
     return model
+
+
+def served_config(folder: Path, name: str, **more: Any) -> ModelConfig:
+    """Of its model in the folder, as a build leaves it."""
+    made = decoder_config(folder, engine="torch", max_batch_tokens=32, **more)
+    whole = model(name)
+    whole.config.save_pretrained(made.folder)
+    weights = {key: value.clone() for key, value in whole.state_dict().items()}
+    save_file(weights, made.folder / "model.safetensors")  # By transformers' names.
+    Task("generate", context_length=CONTEXT, vocabulary=VOCABULARY).write(made.folder)
+    return made
 
 
 @cache

@@ -71,6 +71,9 @@ class LateCuda(Cuda):
     def reserved(self) -> int:
         return len(self._graphs)
 
+    def free(self) -> int:
+        return 1 << 20
+
     def total(self) -> int:
         return 10_000
 

@@ -12,7 +12,7 @@ from ..model.errors import InvalidInput, LoadError, PythonMpError
 from ..model.request import Array
 from ..sharding.paged import BLOCK
 from ..sharding.running import KvCache
-from .device import Device
+from .device import CudaDevice, Device
 
 Forward = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 SHARE = {"cpu": 0.25, "cuda": 0.9}
@@ -21,7 +21,7 @@ taken only as blocks are written: what looks free then may be promised to anothe
 MOST = 1 << 16
 """Blocks that are taken of themselves: a million tokens. The front keeps a list of them."""
 ROWS = 2
-"""Of the batch that tells what layers keep."""
+"""Of each sequence of the batch that tells what layers keep."""
 
 
 def open_cache(forward: Forward, cache: KvCache, config: ModelConfig, device: Device) -> None:
@@ -30,11 +30,13 @@ def open_cache(forward: Forward, cache: KvCache, config: ModelConfig, device: De
     Raises:
         LoadError: the module cannot generate, or not a single block fits the memory.
     """
+    is_gpu = isinstance(device, CudaDevice)
     try:
-        forward(_step(ROWS, None))
-        cache.open(_blocks(cache, config, device), device.place)
-        forward(_step(ROWS, ROWS))
-        forward(_step(1, ROWS + 1))
+        # On a GPU the largest one, so that what is free behind it is free whatever comes.
+        forward(_step(config.parameters.max_batch_tokens // ROWS if is_gpu else 1, ROWS, config))
+        cache.open(_blocks(cache, config, device), device.place, spare=int(is_gpu))
+        forward(_step(1, ROWS, config, ROWS))
+        forward(_step(1, 1, config, ROWS + 1))
     except InvalidInput as error:
         raise LoadError(f"of a first step of {ROWS} tokens: {error}") from None
     except PythonMpError:
@@ -63,22 +65,36 @@ def _sharers(config: ModelConfig, device: Device) -> int:
     return max(1, places.count(index))
 
 
-def _step(rows: int, context: int | None) -> dict[str, Array]:
-    """Of one sequence, whose last row is followed by the likeliest token."""
-    none, ints = np.zeros(0, np.int32), np.zeros(1, np.int32)
+def most_running(config: ModelConfig) -> int:
+    """Sequences of a step."""
+    sizes = config.parameters
+    return min(sizes.max_running_sequences, sizes.max_batch_tokens)
+
+
+def _step(
+    count: int, rows: int, config: ModelConfig, context: int | None = None
+) -> dict[str, Array]:
+    """Of sequences of so many rows, which are followed by tokens that are drawn from a few."""
+    sequences = max(1, count)
+    sampled = min(sequences, most_running(config))
+    none, ints = np.zeros(0, np.int32), np.zeros(sampled, np.int32)
+    ends = np.zeros(sampled + 1, np.int32)
     step: dict[str, Array] = {
-        "INPUT_IDS": np.zeros(rows, np.int32),
-        "cu_seqlens": np.array([0, rows], np.int32),
-        "sampled": ints,
-        "sampling": np.array([[0, 1, 0, 0, 0, 1, 0]], np.float32),
-        "sampling_ints": np.array([[0, 0, 0, -1]], np.int64),
+        "INPUT_IDS": np.zeros(sequences * rows, np.int32),
+        "cu_seqlens": np.arange(sequences + 1, dtype=np.int32) * rows,
+        "sampled": np.arange(sampled, dtype=np.int32),
+        "sampling": np.array([[1, 0.5, 0, 0, 0, 1, 0]] * sampled, np.float32),
+        "sampling_ints": np.array([[0, 0, 0, -1]] * sampled, np.int64),
         "history": none,
-        "history_cu": np.zeros(2, np.int32),
+        "history_cu": ends,
         "history_prompt": ints,
         "bias_ids": none,
         "bias_values": np.zeros(0, np.float32),
-        "bias_cu": np.zeros(2, np.int32),
+        "bias_cu": ends,
     }
     if context is not None:
-        step |= {"context_lengths": np.array([context], np.int32), "block_table": ints[None]}
+        step |= {
+            "context_lengths": np.full(sequences, context, np.int32),
+            "block_table": np.zeros((sequences, 1), np.int32),
+        }
     return step

@@ -11,12 +11,12 @@ from torch import Tensor
 from ..machine import memory
 from ..model.request import Array
 from ..sharding.packed import Packed
-from ..sharding.running import Running
-from ..sharding.sequences import Sequences
 from .cuda import Cuda
 from .staging import Block
 
 CPU = torch.device("cpu")
+GRAPHS = 0.03
+"""Of a GPU's memory, that whoever takes what is free leaves to CUDA graphs."""
 Landing = Callable[[], Mapping[str, Array]]
 """Waits until a batch's outputs are there, and returns them by name."""
 
@@ -41,6 +41,9 @@ class Device(Protocol):
     def free_nbytes(self) -> int:
         """Of its memory, that whoever computes there may take."""
 
+    def give_back(self) -> None:
+        """What batches of before have left behind, when there is too little for the next one."""
+
 
 class CpuDevice:
     place = CPU
@@ -59,6 +62,9 @@ class CpuDevice:
     def free_nbytes(self) -> int:
         return memory.available()
 
+    def give_back(self) -> None:
+        pass
+
 
 class CudaDevice:
     """Nothing waits for the GPU but the landing."""
@@ -71,18 +77,13 @@ class CudaDevice:
         return self.cuda.describe()
 
     def take(self, inputs: Mapping[str, Array], host: Packed) -> Packed:
-        if isinstance(host, Running):
-            return host.on(self.place)
-        block = Block.of(inputs)
+        arrays = {**inputs, **host.known()}
+        block = Block.of(arrays)
         staging, memory = self.cuda.pinned(block.nbytes), self.cuda.memory(block.nbytes)
         for name, array in block.arrays(staging).items():
-            array[...] = inputs[name]
+            array[...] = arrays[name]
         self.cuda.copy(memory, staging)
-        tensors = block.tensors(memory)
-        keys = host.lengths_keys
-        return Packed.placed(
-            tensors, {key: Sequences(tensors[key], host.lengths_of(key)) for key in keys}
-        )
+        return host.moved(block.tensors(memory))
 
     def fetch(self, outputs: Mapping[str, Tensor]) -> Landing:
         landing = {}
@@ -100,7 +101,10 @@ class CudaDevice:
         return land
 
     def free_nbytes(self) -> int:
-        return self.cuda.free()
+        return max(0, self.cuda.free() - int(GRAPHS * self.cuda.total()))
+
+    def give_back(self) -> None:
+        self.cuda.give_back()
 
 
 def of_index(index: int, *, alone: bool) -> Device:

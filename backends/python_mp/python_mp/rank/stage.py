@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model import decoders
 from ..model.admission import check_hardware
 from ..model.config import ModelConfig, TensorSpec
 from ..model.errors import InvalidInput, LoadError, RequestFailed
@@ -20,11 +21,13 @@ from ..sharding.packed import Packed
 from ..sharding.running import KvCache, Running
 from ..sharding.shard import Shard
 from ..sharding.source import Source, read
-from .cache import open_cache
+from .cache import most_running, open_cache
 from .collectives import Communicator, connect
 from .device import CPU, CudaDevice, Device, Landing, of_index
-from .graphs import Graphs, possible
+from .graphs import Given, Graphs
 from .handover import Handover, Hidden
+from .static_rows import StaticRows, possible
+from .static_steps import StaticSteps
 from .warm_up import warm_up
 
 Compute = Callable[[Packed, Any], Hidden]
@@ -67,7 +70,7 @@ class Stage:
         self.padded = 0
         self.blocks = 0
         self._is_compiled = False
-        self._graphs: Graphs | None = None
+        self._graphs: Graphs[Any] | None = None
 
     @classmethod
     def load(cls, spec: RankSpec, engine: Callable[[Shard, Source], Compute]) -> Stage:
@@ -124,7 +127,7 @@ class Stage:
         try:
             return self._device.fetch(self._outputs_of(inputs, host))
         except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
+            self._device.give_back()
             raise RequestFailed(f"the GPU has too little memory for the batch: {error}") from None
 
     @torch.inference_mode()
@@ -133,15 +136,18 @@ class Stage:
         return self._graphs is not None and self._graphs.improve()
 
     def _outputs_of(self, inputs: Mapping[str, Array], host: Packed) -> Mapping[str, Tensor]:
-        if self._graphs and (found := self._graphs.run(inputs, host.lengths)) is not None:
-            return found
+        made = self._graphs.run(Given(inputs, host)) if self._graphs else None
+        if made is not None and self._cache is None:
+            return made
         batch = self._device.take(inputs, host)
-        hidden = None if self._shard.is_first else self._before.receive()
-        result = self._compute(batch, hidden)
+        found: Hidden | None = made
+        if found is None:
+            hidden = None if self._shard.is_first else self._before.receive()
+            found = self._compute(batch, hidden)
         self.padded = batch.padded
         if self._shard.is_last:
-            return self._answer(batch, result)
-        self._behind.send(result)
+            return self._answer(batch, found)
+        self._behind.send(found)
         return {}
 
     def _on_host(self, inputs: Mapping[str, Array]) -> Packed:
@@ -151,11 +157,25 @@ class Stage:
 
     def _use_graphs(self, config: ModelConfig) -> None:
         """Where the stage is the whole model, on a GPU."""
-        if isinstance(self._device, CudaDevice) and possible(config) and self._cache is None:
-            self._graphs = Graphs(self._device, config, self._all_of_it, self._check)
+        device = self._device
+        if not isinstance(device, CudaDevice) or not possible(config):
+            return
+        if self._cache is None:
+            rows = StaticRows(device.cuda, config, self._check)
+            self._graphs = Graphs(device.cuda, rows, self._all_of_it, device.take)
+        else:
+            most, longest = most_running(config), decoders.read(config.folder).context_length
+            steps = StaticSteps(device.cuda, self._cache, most, longest)
+            self._graphs = Graphs(device.cuda, steps, self._logits, device.take)
 
     def _all_of_it(self, batch: Packed) -> Mapping[str, Tensor]:
         return self._answer(batch, self._compute(batch, None))
+
+    def _logits(self, batch: Packed) -> Mapping[str, Tensor]:
+        """What tokens are chosen from, as each sequence's client asks for."""
+        found = self._compute(batch, None)
+        assert isinstance(found, Mapping)
+        return found
 
     def is_apart(self) -> bool:
         """Later stages wait for the one before from the moment that they have checked the batch."""

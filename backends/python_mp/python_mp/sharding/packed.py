@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -40,16 +40,29 @@ class Packed:
         self._own = {} if shared and device.type == "cpu" else self._tensors
 
     @classmethod
-    def placed(cls, tensors: dict[str, Tensor], sequences: dict[str, Sequences]) -> Packed:
+    def placed(cls, tensors: dict[str, Tensor], sequences: dict[str, Sequences]) -> Self:
         """A batch whose tensors lie on the device already.
 
         Args:
             sequences: of each tensor of lengths, by its name.
         """
-        batch = cls({}, next(iter(tensors.values())).device)
-        batch._tensors.update(tensors)
-        batch._sequences = sequences
-        return batch
+        return cls({}, next(iter(tensors.values())).device)._filled(tensors, sequences)
+
+    def _filled(self, tensors: dict[str, Tensor], sequences: dict[str, Sequences]) -> Self:
+        self._tensors.update(tensors)
+        self._sequences = sequences
+        return self
+
+    def known(self) -> dict[str, Array]:
+        """What follows from its tensors, and is asked for where the host would have to wait."""
+        return {}
+
+    def moved(self, tensors: dict[str, Tensor]) -> Packed:
+        """The same batch elsewhere: `tensors` are its own, and those that are `known`."""
+        return Packed.placed(tensors, self._lengths(tensors))
+
+    def _lengths(self, tensors: Mapping[str, Tensor]) -> dict[str, Sequences]:
+        return {key: Sequences(tensors[key], self.lengths_of(key)) for key in self.lengths_keys}
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._own:

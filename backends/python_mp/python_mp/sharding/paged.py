@@ -1,13 +1,18 @@
 """Attention over a KV cache of pages: blocks of 16 tokens, found through each sequence's table.
 
-Only this module knows how a block lies in memory: keys [kv heads, head size, 16], so that a vector
-holds 16 tokens' keys, and values [kv heads, 16, head size], each row filled up to whole vectors.
+Only this module and `cuda_pages` know how a block lies in memory: keys [kv heads, head size, 16],
+so that a vector holds 16 tokens' keys, and values [kv heads, 16, head size], each row filled up to
+whole vectors. On a GPU keys lie as values do, and are shown the other way around.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,15 +35,24 @@ def new_cache(
 ) -> tuple[Tensor, Tensor]:
     """Zeros: the keys' and the values' pages of one layer, to be handed to `store` and
     `attend_pages`. They take `block_bytes` a block, of a processor's memory once it is written."""
-    keys = _zeros((blocks, kv_heads, head, BLOCK), dtype, device)
-    return keys, _zeros((blocks, kv_heads, BLOCK, _filled(head)), dtype, device)
+    if device.type != "cpu":
+        return gpu_cache(blocks, kv_heads, head, dtype, device)
+    keys = _zeros((blocks, kv_heads, head, BLOCK), dtype)
+    return keys, _zeros((blocks, kv_heads, BLOCK, _filled(head)), dtype)
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def gpu_cache(
+    blocks: int, kv_heads: int, head: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The same as it lies on a GPU, whose kernels read the numbers of a head side by side."""
+    keys = torch.zeros((blocks, kv_heads, BLOCK, head), dtype=dtype, device=device)
+    filled = (blocks, kv_heads, BLOCK, _filled(head))
+    return keys.transpose(2, 3), torch.zeros(filled, dtype=dtype, device=device)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """torch would write them, and so take all of the memory at once; the kernel has pages of
     zeros."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
     nbytes = math.prod(shape) * dtype.itemsize
     raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
     begin = -raw.ctypes.data % ALIGNMENT
@@ -58,8 +72,11 @@ def store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, places: Tensor
         places: int64 [tokens], of each: block * 16 + its place in the block.
 
     Raises:
-        IndexError: one is not in the cache.
+        IndexError: one is not in the cache; not on a GPU.
     """
+    if gpu := _gpu(k_cache):
+        gpu.store(k, v, k_cache, v_cache, places)
+        return
     if _is_ours(k, k_cache) and k.dtype == v.dtype == k_cache.dtype:
         _store(k.contiguous(), v.contiguous(), k_cache, v_cache, places.contiguous())
         return
@@ -120,15 +137,30 @@ def attend_pages(
         [tokens, heads x head size], in the dtype of q.
 
     Raises:
-        ValueError: the table has no block where a row has to look, or the lengths do not fit.
+        ValueError: the table has no block where a row has to look, or the lengths do not fit;
+            not on a GPU.
     """
     args = q, k_cache, v_cache, block_table, context_lengths, cu_seqlens
+    if gpu := _gpu(k_cache):
+        found: Tensor = gpu.attend(*args, Masking(True, window, scale, softcap), sinks)
+        return found
     if not _is_ours(q, k_cache):
         return attend_pages_reference(
             *args, window=window, scale=scale, softcap=softcap, sinks=sinks
         )
     masking = Masking(True, window, scale, softcap)
     return _attend(*args, masking, None if sinks is None else sinks.float().contiguous())
+
+
+def _gpu(pages: Tensor) -> Any:
+    """The kernels for where these lie; None for a processor."""
+    return _triton_kernels() if pages.is_cuda else None
+
+
+@cache
+def _triton_kernels() -> Any:
+    """None where torch has come without the language's compiler."""
+    return importlib.import_module(".cuda_pages", __package__) if find_spec("triton") else None
 
 
 def _is_ours(q: Tensor, cache: Tensor) -> bool:

@@ -3,6 +3,8 @@ as 1, 2, 3", SC 2011). The same on every device, and whatever else is computed b
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -23,14 +25,19 @@ def uniform(seed: Tensor, position: Tensor) -> Tensor:
 def philox(counter: Tensor, key: Tensor) -> Tensor:
     """32 random bits in each element: int64 [n, 4] of `counter` int64 [n, 4] and `key` int64
     [n, 2], whose elements hold 32 bits each."""
-    multipliers = counter.new_tensor(_MULTIPLIERS)
-    weyl = counter.new_tensor(_WEYL)
+    multipliers, weyl = _constants(counter.device)
     even, odd = counter[:, ::2], counter[:, 1::2]
     for number in range(_ROUNDS):
         high, low = _products(even, multipliers)
         even = high.flip(1) ^ odd ^ (key + number * weyl & _WORD)
         odd = low.flip(1)
     return torch.stack([even, odd], 2).flatten(1)
+
+
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """int64 [2] each: to bring them to a GPU is to wait for it."""
+    return torch.tensor(_MULTIPLIERS, device=device), torch.tensor(_WEYL, device=device)
 
 
 def _products(words: Tensor, multipliers: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,11 @@ from ..model.errors import LoadError
 from ..model.request import Array
 from . import paged
 from .packed import Packed
+from .sequences import Sequences
 
 CONTEXTS, TABLE = "context_lengths", "block_table"
+POSITIONS, PLACES = "positions", "places"
+"""int32 and int64 [tokens]: each row's place in its sequence, and in the cache."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,11 @@ class KvCache:
             )
         self.heads[layer:] = [Heads(k.shape[1], k.shape[2], k.dtype)]
 
-    def open(self, blocks: int, device: torch.device) -> None:
-        """Takes pages for so many blocks of 16 tokens."""
+    def open(self, blocks: int, device: torch.device, *, spare: int = 0) -> None:
+        """Takes pages for so many blocks of 16 tokens, and for spare ones behind them, which are no
+        sequence's."""
         self._layers = [
-            paged.new_cache(blocks, each.count, each.size, each.dtype, device)
+            paged.new_cache(blocks + spare, each.count, each.size, each.dtype, device)
             for each in self.heads
         ]
         self.blocks = blocks
@@ -88,12 +92,28 @@ class Running(Packed):
         shared: bool = False,
     ) -> None:
         super().__init__(inputs, device, shared=shared)
-        self._inputs, self._cache = inputs, cache
+        self._cache = cache
         self._calls = 0
+        self.host = self
+        """The same step where its numbers can be read without waiting."""
 
-    def on(self, device: torch.device) -> Running:
-        """The same step, there."""
-        return Running(self._inputs, device, self._cache)
+    def known(self) -> dict[str, Array]:
+        if TABLE not in self:
+            return {}
+        return {POSITIONS: self.positions.numpy(), PLACES: self._places.numpy()}
+
+    def moved(self, tensors: dict[str, Tensor]) -> Running:
+        batch = self.static(tensors, self._lengths(tensors), self._cache)
+        batch.host = self
+        return batch
+
+    @classmethod
+    def static(
+        cls, tensors: dict[str, Tensor], sequences: dict[str, Sequences], cache: KvCache
+    ) -> Running:
+        """A step whose tensors lie on the device already; see `placed`."""
+        device = next(iter(tensors.values())).device
+        return Running({}, device, cache)._filled(tensors, sequences)
 
     @property
     def contexts(self) -> list[int]:
@@ -103,6 +123,8 @@ class Running(Packed):
     @cached_property
     def positions(self) -> Tensor:
         """int32 [tokens]: each row's place in its sequence."""
+        if POSITIONS in self:
+            return self[POSITIONS]
         if CONTEXTS not in self:
             return super().positions
         rows = self.cu_seqlens
@@ -112,6 +134,8 @@ class Running(Packed):
     @cached_property
     def _places(self) -> Tensor:
         """int64 [tokens]: each row's place in the cache."""
+        if PLACES in self:
+            return self[PLACES]
         numbers = torch.arange(len(self[TABLE]), device=self.positions.device)
         sequence = torch.repeat_interleave(numbers, self.cu_seqlens.diff())
         block = self[TABLE][sequence, self.positions // paged.BLOCK].long()

@@ -33,6 +33,7 @@ class Sampling:
     """How the tokens of m sequences are chosen: the tensors of a step, by their names.
 
     Attributes:
+        host: the same, where they can be read without waiting for a GPU.
         sampling: float32 [m, len(Real)]; sampling_ints: int64 [m, len(Whole)].
         history: int32 [h], prompt and answer of the sequences with a penalty, sequence i from
             history_cu[i] to history_cu[i + 1]; history_prompt: int32 [m], tokens of the prompt.
@@ -48,10 +49,13 @@ class Sampling:
     bias_ids: Tensor
     bias_values: Tensor
     bias_cu: Tensor
+    host: Sampling | None = None
 
     @classmethod
-    def of(cls, batch: Tensors) -> Sampling:
-        return cls(**{name: batch[name] for name in cls.__dataclass_fields__})
+    def of(cls, batch: Tensors, host: Tensors | None = None) -> Sampling:
+        names = (name for name in cls.__dataclass_fields__ if name != "host")
+        there = None if host is None or host is batch else cls.of(host)
+        return cls(**{name: batch[name] for name in names}, host=there)
 
     def real(self, column: Real) -> Tensor:
         return self.sampling[:, column]
@@ -62,7 +66,9 @@ class Sampling:
     @cached_property
     def most(self) -> tuple[float, float, float]:
         """The highest temperature and number of logprobs, and whether tokens are left out of
-        draws: read at once, since a GPU is waited for."""
+        draws."""
+        if self.host is not None:
+            return self.host.most
         if not len(self.sampling):
             return 0, -1, 0
         narrow = (

@@ -15,6 +15,7 @@ from ...model.errors import LoadError
 from ..gathering import VocabularyLinear
 from ..packed import Packed
 from ..parallelize import load_weights
+from ..running import Running
 from ..sampling import Sampling, sample
 from ..shard import Shard
 from ..tied import Renamed, tied
@@ -62,7 +63,8 @@ class Decoder(nn.Module):
 
 def sampled(batch: Packed, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """LOGITS [m, vocabulary] -> what the step answers: see `Sampled.outputs`."""
-    return sample(outputs["LOGITS"], Sampling.of(batch)).outputs()
+    host = batch.host if isinstance(batch, Running) else batch
+    return sample(outputs["LOGITS"], Sampling.of(batch, host)).outputs()
 
 
 class Logits(nn.Module):
