@@ -17,8 +17,9 @@ OWN = {"python_mp", "server", "gateway", "clients"}
 # By the name of the import, where a package is called otherwise or follows from another one.
 PACKAGES = {"PIL": "pillow", "google": "protobuf", "geventhttpclient": "tritonclient"}
 PACKAGES |= {"grpc": "tritonclient", "pydantic_core": "pydantic"}
-# Triton brings the first; others are asked for in a sentence where an engine or dtype needs them.
-ELSEWHERE = {"triton_python_backend_utils", "tensorrt", "cuda", "_typeshed"}
+# Triton brings the first, torch for GPUs the second; others are asked for in a sentence where an
+# engine or dtype needs them.
+ELSEWHERE = {"triton_python_backend_utils", "triton", "tensorrt", "cuda", "_typeshed"}
 
 
 def imported(file: Path) -> Iterator[str]:
