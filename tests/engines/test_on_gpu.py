@@ -49,7 +49,7 @@ def test_families(name: str, dtype: str, tmp_path: Path) -> None:
     made.save_pretrained(tmp_path / "1")
     ids = tensor("INPUT_IDS", INT32, -1, allow_ragged_batch=True)
     states = tensor("HIDDEN_STATES", FP32, -1, made.config.hidden_size)
-    sizes = {"engine": "torch", "max_batch_tokens": MOST_TOKENS}
+    sizes = {"engine": "torch", "max_batch_tokens": MOST_TOKENS, "float32_products": "exact"}
     right = engine.load(lone_rank(model_config(tmp_path, [ids], [states], **sizes)))
     config = model_config(tmp_path, [ids], [states], gpu=0, dtype=dtype, **sizes)
     stage = engine.load(lone_rank(config, 0))
@@ -85,7 +85,9 @@ def test_decoders(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
 def test_a_decoder_with_graphs(name: str, tmp_path: Path) -> None:
-    stage = engine.load(lone_rank(decoding.served_config(tmp_path, name, gpu=0), 0))
+    stage = engine.load(
+        lone_rank(decoding.served_config(tmp_path, name, gpu=0, float32_products="exact"), 0)
+    )
     asked = decoding.asked(decoding.model(name), 12, 40, 30)
     for _ in range(2):  # While graphs are captured, and with all of them.
         for each in asked:

@@ -49,6 +49,7 @@ GIVEN: dict[str, int | str] = {
     "tensor_parallel_size": 2,
     "pipeline_parallel_size": 3,
     "dtype": "bfloat16",
+    "float32_products": "exact",
     "collectives": "gloo",
     "lengths": "LENGTHS",
     "min_sequence_length": 0,

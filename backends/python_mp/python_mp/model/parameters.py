@@ -28,6 +28,7 @@ UNBUILT = ("echo", "echo_decoder", "torch")
 TASKS = ("embed", "rerank", "classify", "tokens", "generate")
 """What a checkpoint may be served for; the build reads it, and clients may."""
 COLLECTIVES = ("auto", "shm", "gloo", "nccl")
+FLOAT32_PRODUCTS = ("tf32", "exact")
 MOST_RANKS = 64
 """Of a replica: the collectives over shared memory have room for so many."""
 _DAY = 24 * 60 * 60
@@ -41,6 +42,7 @@ class Parameters:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     dtype: str = "float32"
+    float32_products: str = "tf32"
     collectives: str = "auto"
     lengths: str = ""
     min_sequence_length: int = 1
@@ -142,6 +144,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "tensor_parallel_size": _whole(1, MOST_RANKS),
     "pipeline_parallel_size": _whole(1, MOST_RANKS),
     "dtype": _one_of(*DTYPES),
+    "float32_products": _one_of(*FLOAT32_PRODUCTS),
     "collectives": _one_of(*COLLECTIVES),
     "lengths": lambda _, value: value,
     "min_sequence_length": _whole(0, 1 << 12),

@@ -17,9 +17,12 @@ Outputs = Mapping[str, Tensor]
 class Cuda:
     """One GPU and one stream: what is asked for later happens later."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, *, tf32: bool) -> None:
         self.place = torch.device("cuda", index)
         torch.cuda.set_device(self.place)
+        precision = "tf32" if tf32 else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = precision
+        torch.backends.cudnn.conv.fp32_precision = precision
         self._pool = torch.cuda.graph_pool_handle()
 
     def pinned(self, nbytes: int) -> Tensor:
@@ -78,6 +81,11 @@ class Cuda:
 
     def describe(self) -> dict[str, str]:
         return gpu(self.place)
+
+    def address(self) -> str:
+        """On the PCI bus, as in /sys: "0000:1b:00.0"."""
+        said = torch.cuda.get_device_properties(self.place)
+        return f"{said.pci_domain_id:04x}:{said.pci_bus_id:02x}:{said.pci_device_id:02x}.0"
 
     def give_back(self) -> None:
         """What torch holds and nobody uses."""

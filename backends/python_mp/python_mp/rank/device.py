@@ -11,6 +11,7 @@ from torch import Tensor
 from ..machine import memory
 from ..model.request import Array
 from ..sharding.packed import Packed
+from . import numa
 from .cuda import Cuda
 from .staging import Block
 
@@ -107,11 +108,16 @@ class CudaDevice:
         self.cuda.give_back()
 
 
-def of_index(index: int, *, alone: bool) -> Device:
+def of_index(index: int, *, alone: bool, tf32: bool) -> Device:
     """The GPU with that index, or for a negative one the processor.
 
     Args:
         alone: the rank has no peer. With one, batches come one after the other: what they say to
             each other has no other order.
+        tf32: whether a GPU may round what float32 products are made of.
     """
-    return CpuDevice() if index < 0 else CudaDevice(Cuda(index), depth=2 if alone else 1)
+    if index < 0:
+        return CpuDevice()
+    cuda = Cuda(index, tf32=tf32)
+    numa.stay_near(cuda.address())
+    return CudaDevice(cuda, depth=2 if alone else 1)

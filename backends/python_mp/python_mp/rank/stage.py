@@ -81,7 +81,8 @@ class Stage:
         """
         torch.set_num_threads(spec.threads)
         torch.set_grad_enabled(False)
-        device = of_index(spec.device, alone=spec.world_size == 1)
+        tf32 = spec.config.parameters.float32_products == "tf32"
+        device = of_index(spec.device, alone=spec.world_size == 1, tf32=tf32)
         manifest = Manifest.read(spec.config.folder)
         if manifest:
             _check_hardware(manifest, device)
@@ -223,6 +224,7 @@ def _connect(spec: RankSpec, device: torch.device) -> Communicator:
         region=f"/proc/self/fd/{spec.region_fd}",
         store=spec.store,
         device=device,
+        hang_seconds=sizes.hang_seconds,
     )
 
 

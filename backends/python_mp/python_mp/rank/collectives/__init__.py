@@ -32,12 +32,14 @@ def connect(
     region: str | None = None,
     store: str | None = None,
     device: torch.device | None = None,
+    hang_seconds: int = 0,
 ) -> Communicator:
     """Join the other ranks of this replica; every one of them calls this with the same sizes.
 
     `region` is the file `shm` maps, the same for all ranks, empty at first; a parent that writes
     1 into its first byte ends every rank's wait with `GroupAborted`. `store` is the path at which
-    the ranks of `gloo` and `nccl` find each other. A single rank needs neither.
+    the ranks of `gloo` and `nccl` find each other. A single rank needs neither. `hang_seconds` is
+    how long a group may be without progress, 0 for ever.
 
     Raises ValueError if the kind is unknown or what it needs is missing, ImportError if it is
     `shm` and the extension is not built.
@@ -58,7 +60,7 @@ def connect(
 
         if store is None:
             raise ValueError(f"collectives over {kind} need a store")
-        return Distributed(kind, place, store, device)
+        return Distributed(kind, place, store, device, hang_seconds)
     raise ValueError(f"no such collectives: {kind!r}; there are auto, shm, gloo and nccl")
 
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -15,13 +16,17 @@ from torch import Tensor
 from .communicator import DTYPES, Place
 
 HEADER = 16  # int64 fields of a message's header: dtype, dimensions, shape
+_PATIENCE = 6
+"""Times `hang_seconds`, for one collective and what its peers compute before it."""
 IN_FLIGHT = 2  # messages that may wait for their receiver
 
 
 class Distributed:
     """A `Communicator` over gloo or NCCL; one a process, for torch keeps one default group."""
 
-    def __init__(self, backend: str, place: Place, store: str, device: torch.device) -> None:
+    def __init__(
+        self, backend: str, place: Place, store: str, device: torch.device, hang_seconds: int = 0
+    ) -> None:
         self.rank, self.size = place.rank, place.size
         self._device, self._world_rank = device, place.world_rank
         self._sent: deque[tuple[dist.Work | None, Tensor]] = deque()
@@ -35,6 +40,8 @@ class Distributed:
             rank=place.world_rank,
             world_size=place.world_size,
             device_id=device if backend == "nccl" else None,
+            # Who waits for a GPU spins, so that the watchdog takes it for at work.
+            timeout=timedelta(seconds=_PATIENCE * hang_seconds) if hang_seconds else None,
         )
         # Every rank takes part in making every stage's group.
         stages = [range(s * self.size, (s + 1) * self.size) for s in range(place.stages)]
