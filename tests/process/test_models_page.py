@@ -20,7 +20,6 @@ from tests.support.task_folders import folder
 PAGE = (PROJECT / "docs" / "models.md").read_text()
 FILES = re.findall(r"^```\w*\n# (model_repository|nets)/(\w+)/(\S+)\n(.*?)^```", PAGE, re.S | re.M)
 COMMANDS = re.findall(r"^\.venv/bin/python -m build_scripts\.(new|build) (.*)$", PAGE, re.M)
-ENGINES = {"pair": "onnxruntime"}
 
 
 def write_files(model: str, place: Path, checkpoint: Path) -> None:
@@ -38,7 +37,7 @@ def test_a_model_of_the_page_is_built(tmp_path: Path, model: str) -> None:
     assert build.main([model, *places]) == 0
     manifest = tmp_path / "repository" / model / "1" / "manifest.json"
     said = json.loads(manifest.read_text())
-    assert said["engine"] == ENGINES.get(model, "torch")
+    assert said["engine"] == "torch"
     assert said["options"].get("rows") == {"states": "packed"}.get(model)
     assert build.main(["--check", *places]) == 0
 
