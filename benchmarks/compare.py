@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from benchmarks.load import Load
+from clients.closed_loop import Load
 
 ROUNDS, SECONDS = 3, 4.0
 Side = Callable[[], Load]

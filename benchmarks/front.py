@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import SECONDS, at, latency, throughput
-from benchmarks.load import Load, Target, closed_loop
+from benchmarks.load import Target, closed_loop
 from benchmarks.serving import MODELS
 from benchmarks.texts import short_texts
 from build_scripts.job import REPOSITORY
+from clients.closed_loop import Load
 from server.endpoints import Endpoints
 from server.process.installation import PROJECT
 from server.process.launch import TritonServer

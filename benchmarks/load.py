@@ -6,34 +6,22 @@ server's cores least; else a child process with asyncio, whose own work counts a
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import time
-from dataclasses import asdict, dataclass
-from itertools import cycle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tritonclient.grpc.aio as grpc
+from numpy.typing import NDArray
 
-from clients.proxy import direct
+from clients.closed_loop import ClosedLoop, Load
 from server.token import METADATA
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a run of load showed; latency in milliseconds."""
-
-    generator: str
-    requests_per_second: float
-    p50_ms: float
 
 
 @dataclass(frozen=True)
@@ -59,10 +47,9 @@ def closed_loop(target: Target, concurrency: int, seconds: float) -> Load:
     analyzer = os.environ.get("PERF_ANALYZER") or shutil.which("perf_analyzer")
     if analyzer:
         return _perf_analyzer(analyzer, target, concurrency, seconds)
-    order = json.dumps([asdict(target), concurrency, seconds])
-    child = [sys.executable, "-m", "benchmarks.load"]
-    done = subprocess.run(child, input=order, capture_output=True, text=True, check=True)
-    return Load(**json.loads(done.stdout))
+    requests = [{target.input: array(row)} for row in target.rows]
+    with ClosedLoop(target.url, requests) as loop:
+        return loop.load(target.model, concurrency, seconds)
 
 
 def _perf_analyzer(analyzer: str, target: Target, concurrency: int, seconds: float) -> Load:
@@ -86,35 +73,16 @@ def _perf_analyzer(analyzer: str, target: Target, concurrency: int, seconds: flo
         subprocess.run([analyzer, *arguments], check=True, capture_output=True)
         with report.open() as lines:
             row = next(csv.DictReader(lines))
-    throughput, p50 = float(row["Inferences/Second"]), float(row["p50 latency"]) / 1e3
-    return Load("perf_analyzer", throughput, p50)
-
-
-async def _asyncio_loop(target: Target, concurrency: int, seconds: float) -> Load:
-    inputs = cycle([tensor(target, row) for row in target.rows])
-    latencies: list[float] = []
-    begin = time.perf_counter() + seconds / 4
-    end = begin + seconds
-
-    async def one_client(client: Any) -> None:
-        while (start := time.perf_counter()) < end:
-            await client.infer(target.model, [next(inputs)])
-            if start >= begin:
-                latencies.append(time.perf_counter() - start)
-
-    async with grpc.InferenceServerClient(target.url, **direct(target.url)) as client:
-        await asyncio.gather(*(one_client(client) for _ in range(concurrency)))
-    p50 = float(np.median(latencies)) * 1e3
-    return Load("asyncio", len(latencies) / (time.perf_counter() - begin), p50)
+    p50, p99 = (float(row[f"p{share} latency"]) / 1e3 for share in (50, 99))
+    return Load("perf_analyzer", float(row["Inferences/Second"]), p50, p99)
 
 
 def tensor(target: Target, row: str | list[float]) -> Any:
-    array = np.array([[row.encode()]], object) if isinstance(row, str) else np.array([row], "f4")
-    made = grpc.InferInput(target.input, array.shape, "BYTES" if target.is_text else "FP32")
-    made.set_data_from_numpy(array)
+    values = array(row)
+    made = grpc.InferInput(target.input, values.shape, "BYTES" if target.is_text else "FP32")
+    made.set_data_from_numpy(values)
     return made
 
 
-if __name__ == "__main__":
-    order, *amounts = json.load(sys.stdin)
-    print(json.dumps(asdict(asyncio.run(_asyncio_loop(Target(**order), *amounts)))))
+def array(row: str | list[float]) -> NDArray[Any]:
+    return np.array([[row.encode()]], object) if isinstance(row, str) else np.array([row], "f4")

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from benchmarks.compare import SECONDS, at, latency, throughput
-from benchmarks.load import Load, Target, closed_loop
+from benchmarks.load import Target, closed_loop
 from benchmarks.texts import CHECKPOINT, short_texts
 from build_scripts.job import REPOSITORY
 from build_scripts.publish import versions
+from clients.closed_loop import Load
 from server.endpoints import Endpoints
 from server.process.launch import TritonServer
 from tests.support.repository import with_parameters

@@ -88,9 +88,14 @@ def _publish(job: Job, steps: Steps) -> Manifest:
     storage.require_space(job.folder, sum(path.stat().st_size for path in files.values()))
     number = max(versions(job.folder), default=0) + 1
     with storage.appearing(job.folder / str(number)) as building:
-        storage.copy(files, building)
-        described = describe(job, steps, building)
-        described.write(building)
+        return fill(job, steps, building)
+
+
+def fill(job: Job, steps: Steps, folder: Path) -> Manifest:
+    """Makes the folder the version that the job's last stage gives; returns its manifest."""
+    storage.copy(steps[artifact_stage(steps)].output(), folder)
+    described = describe(job, steps, folder)
+    described.write(folder)
     return described
 
 

@@ -17,6 +17,7 @@ from python_mp.model.config import ModelConfig
 from python_mp.model.errors import ConfigError
 
 NAME = "config.pbtxt"
+Tensor = tuple[str, str, tuple[int, ...]]
 
 
 def model_config(
@@ -31,7 +32,7 @@ def model_config(
     Raises:
         BuildError: it cannot be read, or served.
     """
-    message = _read(folder)
+    message = read(folder)
     for key in ("engine", "dtype"):
         message.parameters.pop(key, None)
     if sizes:
@@ -47,7 +48,7 @@ def model_config(
 
 def contradiction(folder: Path, engine: str, dtype: str) -> str:
     """What config.pbtxt says otherwise; it need not say anything, but may where it is equal."""
-    said = _read(folder).parameters
+    said = read(folder).parameters
     for key, value in {"engine": engine, "dtype": dtype}.items():
         if key in said and said[key].string_value != value:
             return (
@@ -59,7 +60,7 @@ def contradiction(folder: Path, engine: str, dtype: str) -> str:
 
 def on_gpus(folder: Path) -> bool:
     """Whether the model's instances are placed on GPUs."""
-    return _on_gpus(_read(folder))
+    return _on_gpus(read(folder))
 
 
 def _on_gpus(message: Any) -> bool:
@@ -70,17 +71,32 @@ def parameter(folder: Path, name: str) -> str | None:
     """What the model's config.pbtxt says; None where it says nothing, or there is none."""
     if not (folder / NAME).is_file():
         return None
-    said = _read(folder).parameters
+    said = read(folder).parameters
     return str(said[name].string_value) if name in said else None
 
 
 def outputs(folder: Path) -> dict[str, list[Any]]:
     """The data types, such as TYPE_FP32, and dims of the model's outputs, by their names."""
-    found = _read(folder).output
-    return {each.name: [DataType.Name(each.data_type), list(each.dims)] for each in found}
+    return {name: [kind, list(dims)] for name, kind, dims in tensors(folder)[1]}
 
 
-def _read(folder: Path) -> Any:
+def tensors(folder: Path) -> tuple[list[Tensor], list[Tensor]]:
+    """The model's inputs and outputs: name, data type such as TYPE_FP32, and dims."""
+    message = read(folder)
+    first, second = (
+        [(each.name, DataType.Name(each.data_type), tuple(each.dims)) for each in found]
+        for found in (message.input, message.output)
+    )
+    return first, second
+
+
+def queue_delay(folder: Path) -> int:
+    """Microseconds for which Triton's batcher waits for more requests."""
+    return int(read(folder).dynamic_batching.max_queue_delay_microseconds)
+
+
+def read(folder: Path) -> Any:
+    """Triton's own message. Raises BuildError."""
     path = folder / NAME
     try:
         return text_format.Parse(path.read_text(), Message())

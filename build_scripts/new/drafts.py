@@ -19,7 +19,7 @@ from build_scripts.new import (
 )
 from build_scripts.new.chain import Takes
 from build_scripts.new.ensemble_text import Template
-from build_scripts.new.pbtxt_parts import Layout
+from build_scripts.new.pbtxt_parts import UNTUNED, Layout, Tuning
 from python_mp.sharding.families.task import Kind
 
 USUAL_TOKENS, MOST_TOKENS, MOST_IMAGES = 4096, 32768, 64
@@ -51,7 +51,12 @@ class Draft:
 
 
 def of_checkpoint(
-    name: str, source: str, folder: Path, layout: Layout, wanted: Kind | None
+    name: str,
+    source: str,
+    folder: Path,
+    layout: Layout,
+    wanted: Kind | None,
+    tuning: Tuning = UNTUNED,
 ) -> Draft:
     """Raises BuildError where it cannot be served, or not for the task that is wanted."""
     found = checkpoint_found.read(source, folder, wanted)
@@ -62,12 +67,13 @@ def of_checkpoint(
         most = min(found.longest or 0, MOST_TOKENS)
     ranks = layout.world_size
     about = f"{found.architecture}, {f'split over {ranks} processes' if ranks > 1 else 'whole'}."
-    template = Template(name, found.kind, found.takes, found.sizes, layout, about, most)
+    given = tuning.max_batch_tokens or most
+    template = Template(name, found.kind, found.takes, found.sizes, layout, about, given, tuning)
     largest = most or USUAL_TOKENS
     sizes = [1, 8, MOST_IMAGES] if found.takes == "image" else [1, min(512, largest), largest]
     narrow = ranks_found.narrow(folder)
     recipe = recipe_text.text(
-        name, source, template.steps, found.kind, found.takes, sizes, narrow, layout.on_gpus
+        name, source, template.steps, found.kind, found.takes, sizes, narrow, layout.on_gpus, tuning
     )
     return Draft(
         f"{name}_{template.ranked}",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from build_scripts.new import chain, pbtxt_parts
 from build_scripts.new.chain import Sizes, Step, Takes
-from build_scripts.new.pbtxt_parts import WARM_TOKENS, Layout, Tensor, parameter
+from build_scripts.new.pbtxt_parts import UNTUNED, WARM_TOKENS, Layout, Tensor, Tuning, parameter
 from python_mp.sharding.families.task import Kind
 from python_mp.steps.aggregation import SIMPLE, STRATEGIES
 
@@ -59,6 +59,7 @@ class Template:
     layout: Layout
     about: str
     most: int | None = None
+    tuning: Tuning = UNTUNED
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -135,7 +136,7 @@ class Template:
         if self.kind == "generate":
             yield from ("", "# An answer comes in parts.", DECOUPLED)
             yield parameter("task", self.kind)
-        yield from ("", "dynamic_batching {}", "", *pbtxt_parts.instances(self.layout))
+        yield from ("", self.tuning.batching(), "", *pbtxt_parts.instances(self.layout))
         if "LENGTHS" in step.inputs:
             yield "# The input that says how many leading elements of each row are real."
             yield parameter("lengths", "LENGTHS")
@@ -143,6 +144,7 @@ class Template:
             unit = "tokens" if of_texts else "images"
             yield LARGEST[self.kind == "generate"].format(unit)
             yield parameter("max_batch_tokens", self.most)
+        yield from self.tuning.parameters()
         yield "# About three seconds of work: more is refused at once."
         yield parameter("max_queue_requests", 256)
         if self._warms_up:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from build_scripts.errors import BuildError
 from build_scripts.new import pbtxt_parts, recipe_text
-from build_scripts.new.pbtxt_parts import Layout, Tensor
+from build_scripts.new.pbtxt_parts import UNTUNED, Layout, Tensor, Tuning
 from python_mp.model.config import NUMPY_DTYPES, TensorSpec
 from python_mp.model.sample_dims import sample_dims
 
@@ -38,6 +38,7 @@ class ModuleTemplate:
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
     layout: Layout
+    tuning: Tuning = UNTUNED
 
     def files(self) -> dict[str, str | bytes]:
         """By their paths in the repository."""
@@ -50,9 +51,10 @@ class ModuleTemplate:
         yield from pbtxt_parts.head(self.name, "backend", "python_mp", ROWS)
         yield from pbtxt_parts.tensors("input", self.inputs)
         yield from pbtxt_parts.tensors("output", self.outputs)
-        yield from ("", "dynamic_batching {}", "", *pbtxt_parts.instances(self.layout))
+        yield from ("", self.tuning.batching(), "", *pbtxt_parts.instances(self.layout))
         yield "# Rows of a batch: not more than the largest in recipe.toml."
-        yield pbtxt_parts.parameter("max_batch_tokens", ROWS)
+        yield pbtxt_parts.parameter("max_batch_tokens", self.tuning.max_batch_tokens or ROWS)
+        yield from self.tuning.parameters()
         if all(dim > 0 for each in self.inputs for dim in each.dims):
             yield from pbtxt_parts.warm_up(self.inputs)
 
@@ -61,8 +63,7 @@ class ModuleTemplate:
         yield f"# How `python -m build_scripts.build {self.name}` makes what is served here."
         yield 'family = "module" # module.py beside this file'
         yield f"source = {json.dumps(self.source)} # the folder of its weights"
-        yield recipe_text.ENGINE
-        yield f'dtype = "float32" # {recipe_text.DTYPES}'
+        yield from recipe_text.engine(self.tuning)
         yield from ("", "[shapes] # rows of a batch: smallest, usual, largest")
         yield from (f"rows = [1, 8, {ROWS}]", "")
         if free := [each for each in self.inputs if -1 in each.dims]:

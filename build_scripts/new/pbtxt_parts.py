@@ -40,6 +40,37 @@ class Layout:
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What a planner may change beside the layout; as it is, everything is as it comes.
+
+    Attributes:
+        threads: of each rank; 0 for its share of the cores.
+        max_batch_tokens: None for what the model asks for.
+        queue_delay_us: how long Triton's batcher waits for more requests, in microseconds.
+    """
+
+    engine: str = "torch"
+    dtype: str = "float32"
+    threads: int = 0
+    max_batch_tokens: int | None = None
+    queue_delay_us: int = 0
+
+    def batching(self) -> str:
+        delay = (
+            f" max_queue_delay_microseconds: {self.queue_delay_us} " if self.queue_delay_us else ""
+        )
+        return f"dynamic_batching {{{delay}}}"
+
+    def parameters(self) -> Iterator[str]:
+        if self.threads:
+            yield "# Of each rank, as `python -m build_scripts.plan` has measured."
+            yield parameter("threads_per_rank", self.threads)
+
+
+UNTUNED = Tuning()
+
+
 def text(lines: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 

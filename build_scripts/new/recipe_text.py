@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from build_scripts.new import chain
 from build_scripts.new.chain import Step, Takes
+from build_scripts.new.pbtxt_parts import Tuning
 
-ENGINE = 'engine = "torch" # torch, aot_inductor, onnxruntime, tensorrt'
 DTYPES = "float32, bfloat16, float16, int8, int8_dynamic, fp8"
 VECTORS = """\
 # The gate: against the float32 reference, over the vectors of the samples.
@@ -72,6 +72,7 @@ def text(
     sizes: Sequence[int],
     keep_float: Sequence[str],
     on_gpu: bool,
+    tuning: Tuning,
 ) -> str:
     """The recipe that makes all steps of the ensemble `name` of one source.
 
@@ -81,14 +82,14 @@ def text(
     """
     (ranked,) = (f"{name}_{each.job}" for each in steps if each.job in chain.RANKED)
     generates = kind == "generate"
-    lines = [*_lines(name, source, steps), *_shapes(ranked, takes, sizes)]
+    lines = [*_lines(name, source, steps, tuning), *_shapes(ranked, takes, sizes)]
     calibration = [] if generates else _calibration(ranked, keep_float)
     gate = GATES[kind].format(encoder=ranked)
     variant = _variant(ranked, *VARIANTS[on_gpu or generates])
     return "\n".join([*lines, *calibration, gate, *variant]) + "\n"
 
 
-def _lines(name: str, source: str, steps: Sequence[Step]) -> Iterator[str]:
+def _lines(name: str, source: str, steps: Sequence[Step], tuning: Tuning) -> Iterator[str]:
     yield "#:schema ../../docs/recipe.schema.json"
     yield f"# How `python -m build_scripts.build {name}` makes what is served here:"
     yield "# all of one checkpoint."
@@ -100,10 +101,15 @@ def _lines(name: str, source: str, steps: Sequence[Step]) -> Iterator[str]:
             continue
         yield 'family = "transformers"'
         if step.job == chain.ENCODER:
-            yield ENGINE
-            yield f'dtype = "float32" # {DTYPES}'
+            yield from engine(tuning)
         else:
-            yield 'dtype = "float32" # float32, bfloat16, float16'
+            yield f'dtype = "{tuning.dtype}" # float32, bfloat16, float16'
+
+
+def engine(tuning: Tuning) -> Iterator[str]:
+    """The lines to change."""
+    yield f'engine = "{tuning.engine}" # torch, aot_inductor, onnxruntime, tensorrt'
+    yield f'dtype = "{tuning.dtype}" # {DTYPES}'
 
 
 def _shapes(ranked: str, takes: Takes, sizes: Sequence[int]) -> Iterator[str]:

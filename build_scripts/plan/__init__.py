@@ -1,0 +1,1 @@
+"""Which engine, layout and bounds serve a model best: measured here, predicted for elsewhere."""

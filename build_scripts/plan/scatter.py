@@ -1,0 +1,65 @@
+"""Throughput against p99 as an SVG, the Pareto front a line; tooltips have the candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
+
+from build_scripts.plan.choices import Choice
+from build_scripts.plan.pareto import Row, front, measured, place
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 480, 70, 24, 44, 52
+TICKS = 5
+Point = tuple[float, float]
+
+
+def svg(rows: Sequence[Row], notes: Mapping[Choice, str], title: str) -> str:
+    """
+    Args:
+        notes: a word beside the points of some candidates.
+    """
+    points = [(row, -place(row)[1], place(row)[0]) for row in measured(rows)]
+    most = [1.05 * max((point[axis] for point in points), default=1.0) for axis in (1, 2)]
+
+    def at(p99: float, rate: float) -> Point:
+        across, up = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        return LEFT + across * p99 / most[0], HEIGHT - BOTTOM - up * rate / most[1]
+
+    line = " ".join("{:.1f},{:.1f}".format(*at(-place(r)[1], place(r)[0])) for r in front(rows))
+    body = [
+        _text((WIDTH / 2, TOP / 2), title, "middle"),
+        _text((WIDTH / 2, HEIGHT - 10), "p99, ms", "middle"),
+        _text((8, TOP - 12), "requests/s", "start"),
+        *_ticks(at, most),
+        f'<polyline points="{line}" fill="none" stroke="#76b900" stroke-width="2"/>',
+    ]
+    for row, p99, rate in points:
+        body += _mark(row, at(p99, rate), notes.get(row.choice, ""))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
+    style = 'font-family="sans-serif" font-size="12"'
+    sheet = '<rect width="100%" height="100%" fill="white"/>'
+    return "\n".join([f"{head} {style}>", sheet, *body, "</svg>\n"])
+
+
+def _ticks(at: Callable[[float, float], Point], most: Sequence[float]) -> Iterator[str]:
+    for n in range(TICKS + 1):
+        p99, rate = (n * each / TICKS for each in most)
+        x, y = at(p99, 0)[0], at(0, rate)[1]
+        across, up = f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}", f"M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"
+        yield f'<path d="{across}{up}" stroke="#ddd"/>'
+        yield _text((x, HEIGHT - BOTTOM + 18), f"{p99:.3g}", "middle")
+        yield _text((LEFT - 8, y + 4), f"{rate:.3g}", "end")
+
+
+def _mark(row: Row, at: Point, note: str) -> Iterator[str]:
+    assert row.load is not None
+    said = f"{row.choice}: {row.load.requests_per_second:.1f}/s, p99 {row.load.p99_ms:.1f} ms"
+    colour = "#d33" if note else "#36c"
+    circle = f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="5" fill="{colour}">'
+    yield f"{circle}<title>{escape(said)}</title></circle>"
+    if note:
+        yield _text((at[0] + 8, at[1] + 4), note, "start")
+
+
+def _text(at: Point, text: str, anchor: str) -> str:
+    return f'<text x="{at[0]:.1f}" y="{at[1]:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
