@@ -35,7 +35,7 @@ ENGINES = (
     *({"engine": "torch", "dtype": dtype} for dtype in ("float32", "bfloat16")),
     *({"engine": "onnxruntime", "dtype": dtype} for dtype in ("float32", "int8_dynamic")),
 )
-LAYOUTS: tuple[dict[str, int], ...] = (
+LAYOUTS: tuple[dict[str, Any], ...] = (
     *({"threads": 1}, {"threads": 2}, {"threads": 1, "replicas": 2}),
     *({"threads": 1, "tensor_parallel_size": 2}, {"threads": 1, "pipeline_parallel_size": 2}),
 )
@@ -44,8 +44,8 @@ Case = tuple[Choice, int]
 
 def run() -> Iterator[dict[str, Any]]:
     """One record a layout; `fitted` are those that the constants are from."""
-    every = [replace(BASE, **engine, **layout) for engine, layout in product(ENGINES, LAYOUTS)]
-    alone = [replace(BASE, **engine) for engine in ENGINES]
+    alone = [choices.changed(BASE, engine) for engine in ENGINES]
+    every = [replace(choice, **layout) for choice, layout in product(alone, LAYOUTS)]
     fitted = [(c, IN_FLIGHT) for c in every if c in alone or _kind(c) == _kind(BASE)]
     cases = [*((c, IN_FLIGHT) for c in every), *((c, ONE) for c in alone)]
     measured, tokens, bound = _measure(cases)
@@ -67,7 +67,8 @@ def run() -> Iterator[dict[str, Any]]:
 
 def _measure(cases: list[Case]) -> tuple[dict[Case, float], float, int]:
     """Rates, as shares of the base's times its median; mean tokens of a request; tokens a batch."""
-    job, bases, shares = _job(), {ONE: [], IN_FLIGHT: []}, {}
+    job, shares = _job(), {}
+    bases: dict[int, list[float]] = {ONE: [], IN_FLIGHT: []}
     with Progress(console=Console(stderr=True)) as progress:
         stages.ensure(job, stages.plan(job), "fetch", progress)
         requests = workload.requests(job, None)

@@ -74,14 +74,14 @@ def show(job: Job, words: str, requests: Sequence[Request], in_flight: int | Non
         raise BuildError(
             f"{job.model} does not fit the memory of {devices} GPUs, split as it can be"
         )
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(f"{job.model} in bfloat16, {count} requests in flight, none of it measured here:")
     console.print(table(found), *_sources(), sep="\n")
 
 
 def table(found: Sequence[tuple[Layout, Forecast]]) -> Table:
     """The fastest, and the one that answers first."""
-    best = sorted(found, key=lambda each: -each[1].rate)[:SHOWN]
+    best = sorted(found, key=lambda each: (-each[1].rate, each[1].latency))[:SHOWN]
     quick = min(found, key=lambda each: each[1].latency)
     made = Table(
         "tp", "pp", "replicas", "requests/s", "one alone, ms", "limit", box=box.SIMPLE_HEAD

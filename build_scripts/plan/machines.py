@@ -27,7 +27,7 @@ class Constant:
 
 
 H200 = "one H200, docs/gpu.md"
-NCCL = "NCCL's own model, src/graph/tuning.cc of 2.19: not measured here"
+NCCL = "NCCL's own model, src/graph/tuning.cc at b647562: not measured here"
 CONSTANTS: Mapping[str, Constant] = {
     "products": Constant(776e12, "FLOP/s in bfloat16", H200),
     "layer": Constant(5e-5, "s a layer of a batch", f"{H200}: 0.31 ms for one text, 6 layers"),

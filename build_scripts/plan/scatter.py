@@ -18,14 +18,14 @@ def svg(rows: Sequence[Row], notes: Mapping[Choice, str], title: str) -> str:
     Args:
         notes: a word beside the points of some candidates.
     """
-    points = [(row, -place(row)[1], place(row)[0]) for row in measured(rows)]
-    most = [1.05 * max((point[axis] for point in points), default=1.0) for axis in (1, 2)]
+    places = [place(row) for row in measured(rows)]
+    most = [1.05 * max((abs(each[axis]) for each in places), default=1.0) for axis in (1, 0)]
 
-    def at(p99: float, rate: float) -> Point:
-        across, up = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    def at(rate: float, minus_p99: float) -> Point:
+        across, up, p99 = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM, -minus_p99
         return LEFT + across * p99 / most[0], HEIGHT - BOTTOM - up * rate / most[1]
 
-    line = " ".join("{:.1f},{:.1f}".format(*at(-place(r)[1], place(r)[0])) for r in front(rows))
+    line = " ".join("{:.1f},{:.1f}".format(*at(*place(row))) for row in front(rows))
     body = [
         _text((WIDTH / 2, TOP / 2), title, "middle"),
         _text((WIDTH / 2, HEIGHT - 10), "p99, ms", "middle"),
@@ -33,8 +33,8 @@ def svg(rows: Sequence[Row], notes: Mapping[Choice, str], title: str) -> str:
         *_ticks(at, most),
         f'<polyline points="{line}" fill="none" stroke="#76b900" stroke-width="2"/>',
     ]
-    for row, p99, rate in points:
-        body += _mark(row, at(p99, rate), notes.get(row.choice, ""))
+    for row, spot in zip(measured(rows), places, strict=True):
+        body += _mark(row, at(*spot), notes.get(row.choice, ""))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
     style = 'font-family="sans-serif" font-size="12"'
     sheet = '<rect width="100%" height="100%" fill="white"/>'
@@ -44,7 +44,7 @@ def svg(rows: Sequence[Row], notes: Mapping[Choice, str], title: str) -> str:
 def _ticks(at: Callable[[float, float], Point], most: Sequence[float]) -> Iterator[str]:
     for n in range(TICKS + 1):
         p99, rate = (n * each / TICKS for each in most)
-        x, y = at(p99, 0)[0], at(0, rate)[1]
+        x, y = at(rate, -p99)
         across, up = f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}", f"M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"
         yield f'<path d="{across}{up}" stroke="#ddd"/>'
         yield _text((x, HEIGHT - BOTTOM + 18), f"{p99:.3g}", "middle")
