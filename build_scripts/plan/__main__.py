@@ -101,8 +101,7 @@ def _measure(
 
 
 def with_ranks(model: str, repository: Path, workspace: Path) -> Job:
-    """The model of that name, or the one with ranks of the recipe of that name, with the engine
-    that it is published with.
+    """The model of that name, or the one with ranks of the recipe of that name.
 
     Raises:
         BuildError: there is none, or it generates text.
@@ -116,7 +115,7 @@ def with_ranks(model: str, repository: Path, workspace: Path) -> Job:
     job = ranked[0]
     if job.task == "generate":
         raise BuildError(f"{job.model} generates text; only models of one answer can be planned")
-    return publish.as_published(job, stages.plan(job))
+    return job
 
 
 def _search(

@@ -14,7 +14,7 @@ from build_scripts.recipe import Dtype, Engine
 from python_mp.model import layout as layouts
 from python_mp.model.parameters import ENGINES, MOST_RANKS
 
-ON_CPU: Sequence[Engine] = ("onnxruntime", "torch", "aot_inductor")
+ON_CPU: Sequence[Engine] = ("torch", "onnxruntime", "aot_inductor")
 ON_GPU: Sequence[Engine] = ("torch", "aot_inductor", "tensorrt")
 TOKENS = (512, 1024, 2048, 4096, 8192, 16384)
 DELAYS = (0, 500, 2000)
@@ -62,7 +62,7 @@ def present(job: Job) -> Choice:
     """What recipe.toml and config.pbtxt say now."""
     said = job.config.parameters
     return Choice(
-        job.engine,
+        job.recipe.engine,
         job.recipe.dtype,
         said.tensor_parallel_size,
         said.pipeline_parallel_size,

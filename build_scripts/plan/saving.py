@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from build_scripts import default_engine, recipe_file, triton_config
+from build_scripts import recipe_file, triton_config
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.new import checkpoint_found, drafts, pbtxt_parts
@@ -50,14 +50,11 @@ def lines(job: Job, choice: Choice) -> Iterator[str]:
 
 
 def _tuning(job: Job, choice: Choice) -> Tuning:
-    """Nothing is said that comes by itself, unless the files say it now."""
-    engines = default_engine.order(on_gpu=job.on_gpu)
-    usual = default_engine.choose(engines, choice.dtype, job.instead)
-    is_said = job.recipe.engine or choice.engine != usual
+    """No bound is said that comes by itself, unless the files say it now."""
     bound = triton_config.parameter(job.folder, "max_batch_tokens")
     is_bound = bound or choice.max_batch_tokens != job.config.parameters.max_batch_tokens
     return Tuning(
-        choice.engine if is_said else None,
+        choice.engine,
         choice.dtype,
         choice.threads,
         choice.max_batch_tokens if is_bound else None,

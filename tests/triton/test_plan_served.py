@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -38,21 +37,16 @@ def test_the_better_bound_is_found_saved_and_remembered(
     )
     tensors = ["--input=X:FP32:4", "--output=Y:FP32:2"]
     assert new(["slow", str(checkpoint), *tensors, f"--repository={models}"]) == 0
-    config, recipe = models / "slow" / "config.pbtxt", models / "slow" / "recipe.toml"
-    text = config.read_text().replace(
-        '"max_batch_tokens" value { string_value: "64"',
-        '"max_batch_tokens" value { string_value: "8"',
-    )
+    config = models / "slow" / "config.pbtxt"
+    bound = '"max_batch_tokens" value {{ string_value: "{}" }}'
+    text = config.read_text().replace(bound.format(64), bound.format(8))
     assert text != config.read_text()
     config.write_text(text)
-    recipe.write_text(recipe.read_text().replace('# engine = "torch"', 'engine = "torch"'))
     command = ["slow", f"--repository={models}", f"--workspace={workspace}", "--concurrency=48"]
     assert plan([*command, "--budget-minutes=4", "--save"]) == 0
     said = capsys.readouterr().out
     assert "chosen" in said
-    assert 'string_value: "64"' in config.read_text() or 'string_value: "32"' in config.read_text()
-    kept = [
-        json.loads(line) for line in (workspace / "slow" / "plan.jsonl").read_text().splitlines()
-    ]
+    assert any(bound.format(rows) in config.read_text() for rows in (32, 64))
+    kept = (workspace / "slow" / "plan.jsonl").read_text().splitlines()
     assert len(kept) > 4
     assert (workspace / "slow" / "plan.svg").read_text().startswith("<svg")
