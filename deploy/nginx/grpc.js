@@ -28,19 +28,19 @@ function whole(r) {
     if (!body || body.length < PREFIX || body.readUInt32BE(1) !== body.length - PREFIX) {
         shapes.refuse(400, 'A call must hold exactly one message.');
     }
-    checkPlain(body);
+    checkPlain(body[0]);
 }
 
-function checkPlain(body) {
-    if (body[0] !== 0) {
+function checkPlain(flag) {
+    if (flag !== 0) {
         shapes.refuse(405, 'Compressed messages are not served here.');
     }
 }
 
-// Of a message in a stream, with its prefix, whose first bytes these are.
-function lengthOf(begin, most) {
-    checkPlain(begin);
-    const length = PREFIX + begin.readUInt32BE(1);
+// Of the message in a stream, with its prefix, that begins there.
+function lengthOf(bytes, at, most) {
+    checkPlain(bytes[at]);
+    const length = PREFIX + bytes.readUInt32BE(at + 1);
     if (length > most) {
         shapes.refuse(413, 'The request is too large.');
     }

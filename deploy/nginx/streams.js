@@ -10,162 +10,150 @@ import shapes from 'shapes.js';
 const PREFACE = 24;
 const DATA = 0, HEADERS = 1;
 const END_STREAM = 1, END_HEADERS = 4, PADDED = 8;
-const STATUS = {400: 3, 405: 12, 413: 8};  // gRPC's, of HTTP's
-const LATE = {status: 'late', why: 'The stream took longer than is allowed here.'};
+const STATUS = {400: 3, 405: 12, 413: 8, 429: 8, 408: 4};  // gRPC's, of HTTP's
+const QUIET_MS = 50;  // what Triton is writing comes whole before an end of ours
+// njs gives memory back when a stream ends, and not before: each message that is read costs some
+// kilobytes, and so would each part of an answer that was looked at.
+const MAX_MESSAGES = 10000;
+const LATE = {status: 408, why: 'The stream took longer than is allowed here.'};
 
 function checked(s) {
-    const began = Date.now();
-    const call = {hasAnswered: false, isOver: false, refusal: null};
-    const message = {memory: Buffer.alloc(0), used: 0, most: Number(s.variables.max_body)};
-    const up = frames(PREFACE, (frame, bytes) => sent(message, frame, bytes));
-    const down = frames(0, (frame) => answered(call, frame));
+    const call = {hasAnswered: false, refusal: null};
+    const messages = {memory: Buffer.alloc(0), used: 0, count: 0, most: Number(s.variables.max_body)};
+    const up = frames(PREFACE, (frame, data, at, end) => sent(messages, frame, data, at, end));
+    const down = frames(0, (frame) => {
+        call.hasAnswered = call.hasAnswered || frame.kind === HEADERS;
+    });
 
-    function check(feed) {
+    function refuse(refusal) {
+        if (!call.refusal) {
+            call.refusal = refusal;
+            setTimeout(() => s.sendDownstream(answer(call), {flush: true}), QUIET_MS);
+        }
+    }
+
+    setTimeout(refuse, 1000 * Number(s.variables.stream_seconds), LATE);
+
+    s.on('upstream', (data, flags) => {
+        if (call.refusal) {
+            return;
+        }
         try {
-            if (Date.now() - began > 1000 * Number(s.variables.stream_seconds)) {
-                throw LATE;
-            }
-            feed();
+            up(data);
         } catch (refusal) {
             if (!refusal.status) {
                 throw refusal;
             }
-            call.refusal = refusal;
+            refuse(refusal);
+            return;
         }
-    }
-
-    s.on('upstream', (data, flags) => {
-        if (!call.refusal) {
-            check(() => up.feed(data));
-            if (!call.refusal) {
-                s.send(data, flags);
-            } else if (down.isBetween()) {
-                s.sendDownstream(end(s, call), {flush: true});
-            }
-        }
+        s.send(data, flags);
     });
 
     s.on('downstream', (data, flags) => {
-        if (call.isOver) {
-            return;
-        }
-        const whole = down.feed(data);
-        check(() => {});
-        if (call.refusal && (whole || down.isBetween())) {
-            s.send(Buffer.concat([data.subarray(0, whole), end(s, call)]), {flush: true});
-        } else {  // or within a frame of which the client has the beginning
-            s.send(data, flags);
+        down(data);
+        s.send(data, flags);
+        if (call.hasAnswered) {
+            s.off('downstream');
         }
     });
 }
 
-// Reads frames as they come; visit(frame, bytes) is called for each stretch of a frame's content,
-// and once for one that has none.
+// Reads frames as they come, behind some octets: visit(frame, data, at, end) is called for each
+// stretch of a frame's content, and once for one that has none.
 function frames(skip, visit) {
-    const state = {skip, head: [], left: 0, frame: null};
+    const frame = {length: 0, kind: 0, flags: 0};
+    let head = -skip;  // octets of the frame's head that are read
+    let left = 0;  // of its content
 
-    // Where the last frame ends that is complete now; 0 where none is.
-    function feed(data) {
+    return (data) => {
         let at = 0;
-        let whole = 0;
         while (at < data.length) {
-            if (state.skip) {
-                const skipped = Math.min(state.skip, data.length - at);
-                state.skip -= skipped;
-                at += skipped;
-                continue;
+            if (head < 9) {
+                headed(frame, head++, data[at++]);
+                left = frame.length;
             }
-            if (!state.frame) {
-                state.head.push(data[at++]);
-                if (state.head.length < 9) {
-                    continue;
-                }
-                begin();
-            }
-            const taken = Math.min(state.left, data.length - at);
-            visit(state.frame, data.subarray(at, at + taken));
-            at += taken;
-            state.left -= taken;
-            if (!state.left) {
-                state.frame = null;
-                whole = at;
+            if (head === 9) {
+                const end = Math.min(at + left, data.length);
+                visit(frame, data, at, end);
+                left -= end - at;
+                at = end;
+                head = left ? 9 : 0;
             }
         }
-        return whole;
-    }
+    };
+}
 
-    function begin() {
-        const head = state.head;
-        state.left = head[0] * 65536 + head[1] * 256 + head[2];
-        state.frame = {kind: head[3], flags: head[4]};
-        state.head = [];
+function headed(frame, index, octet) {
+    if (index >= 0 && index < 3) {
+        frame.length = index ? frame.length * 256 + octet : octet;
+    } else if (index === 3) {
+        frame.kind = octet;
+    } else if (index === 4) {
+        frame.flags = octet;
     }
-
-    return {feed, isBetween: () => !state.frame && !state.head.length && !state.skip};
 }
 
 // Collects the client's messages; checks each that is complete.
-function sent(message, frame, bytes) {
+function sent(messages, frame, data, at, end) {
     if (frame.kind !== DATA) {
         return;
     }
     if (frame.flags & PADDED) {
         shapes.refuse(400, '');
     }
-    keep(message, bytes);
-    let at = 0;
-    for (let length; (length = needed(message, at)) <= message.used - at; at += length) {
-        calls.checkMessage(message.memory.subarray(at, at + length));
+    keep(messages, data, at, end);
+    let done = 0;
+    for (let length; (length = needed(messages, done)) <= messages.used - done; done += length) {
+        check(messages, messages.memory.subarray(done, done + length));
     }
-    if (at) {
-        message.memory = Buffer.concat([message.memory.subarray(at, message.used)]);
-        message.used -= at;
-    }
+    messages.memory.copyWithin(0, done, messages.used);
+    messages.used -= done;
 }
 
-// Twice the room whenever there is too little: parts may be of a byte each.
-function keep(message, bytes) {
-    const used = message.used + bytes.length;
-    if (used > message.memory.length) {
-        const room = Buffer.alloc(2 * used);
-        message.memory.copy(room, 0, 0, message.used);
-        message.memory = room;
+function check(messages, message) {
+    if (++messages.count > MAX_MESSAGES) {
+        shapes.refuse(429, `A stream has at most ${MAX_MESSAGES} messages; begin another one.`);
     }
-    bytes.copy(message.memory, message.used);
-    message.used = used;
+    calls.checkMessage(message);
+}
+
+// More room than is needed, up to that of the largest message: it may come octet by octet.
+function keep(messages, data, at, end) {
+    const used = messages.used + end - at;
+    if (used > messages.memory.length) {
+        const room = Buffer.alloc(Math.max(used, Math.min(2 * used, messages.most)));
+        messages.memory.copy(room, 0, 0, messages.used);
+        messages.memory = room;
+    }
+    data.copy(messages.memory, messages.used, at, end);
+    messages.used = used;
 }
 
 // The length of the message that begins there, or of the prefix that says it.
-function needed(message, at) {
-    const begin = message.memory.subarray(at, message.used);
-    return begin.length < calls.PREFIX ? calls.PREFIX : calls.lengthOf(begin, message.most);
-}
-
-function answered(call, frame) {
-    call.hasAnswered = call.hasAnswered || frame.kind === HEADERS;
-    call.isOver = call.isOver || (frame.kind <= HEADERS && (frame.flags & END_STREAM) > 0);
-}
-
-// An answer of ours in the place of what Triton would say; nothing where Triton has ended it.
-function end(s, call) {
-    if (call.isOver) {
-        return Buffer.from('');
+function needed(messages, at) {
+    if (messages.used - at < calls.PREFIX) {
+        return calls.PREFIX;
     }
-    call.isOver = true;
-    const status = call.refusal === LATE ? 4 : STATUS[call.refusal.status] || 3;
+    return calls.lengthOf(messages.memory, at, messages.most);
+}
+
+// One of ours in the place of what Triton would say.
+function answer(call) {
+    const status = String(STATUS[call.refusal.status] || 3);
     const why = call.refusal.why || 'The request is malformed.';
-    s.log(`a stream was ended: ${why}`);
-    const begins = call.hasAnswered ? [] : [Buffer.from([0x88]), field('content-type', 'application/grpc')];
-    const block = Buffer.concat(begins.concat([field('grpc-status', String(status)), field('grpc-message', why)]));
-    const head = Buffer.from([0, block.length >> 8, block.length & 255, HEADERS, END_STREAM | END_HEADERS, 0, 0, 0, 1]);
+    const begins = [Buffer.from([0x88]), field('content-type', 'application/grpc')];  // status 200
+    const ends = [field('grpc-status', status), field('grpc-message', why)];
+    const block = Buffer.concat(call.hasAnswered ? ends : begins.concat(ends));
+    const flags = END_STREAM | END_HEADERS;
+    const head = Buffer.from([0, block.length >> 8, block.length & 255, HEADERS, flags, 0, 0, 0, 1]);
     return Buffer.concat([head, block]);
 }
 
-// A literal of HPACK that nobody remembers; both parts are shorter than 127 bytes.
+// A literal of HPACK that nobody remembers; both parts are shorter than 127 octets.
 function field(name, value) {
-    return Buffer.concat([
-        Buffer.from([0, name.length]), Buffer.from(name), Buffer.from([value.length]), Buffer.from(value),
-    ]);
+    const lengths = [[0, name.length], [value.length]].map((each) => Buffer.from(each));
+    return Buffer.concat([lengths[0], Buffer.from(name), lengths[1], Buffer.from(value)]);
 }
 
 export default {checked};

@@ -17,6 +17,7 @@ from server.process.installation import PROJECT
 from tests.deploy.scraping import Api
 
 TOKEN = "a-token-for-tests"
+KEY = "an-api-key-for-tests"
 RUNBOOKS = "https://example.com/runbooks"
 UNPINNED = {
     "NGINX_IMAGE": "nginx:stable",
@@ -40,11 +41,12 @@ class Stack:
         self.name = f"test{secrets.token_hex(4)}"
         free = [Endpoints.free(), Endpoints.free()]
         numbers = [port for each in free for port in (each.http, each.grpc, each.metrics)]
-        names = ("HTTP_PORT", "GRPC_PORT", "TLS_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT")
-        self.ports = dict(zip(names, numbers, strict=False))
+        names = ("HTTP", "GRPC", "TLS", "OPENAI", "PROMETHEUS", "ALERTMANAGER")
+        self.ports = dict(zip((f"{name}_PORT" for name in names), numbers, strict=True))
         own = {name: str(port) for name, port in self.ports.items()}
         own |= self._at_hand() | {"RUNBOOKS": RUNBOOKS}
         own |= {"HOST": "127.0.0.1", "ADMIN_TOKEN": TOKEN, "MODEL_REPOSITORY": str(repository)}
+        own |= {"GATEWAY_TOKEN": KEY}
         self._environment = {**os.environ, **own}
 
     def _at_hand(self) -> dict[str, str]:

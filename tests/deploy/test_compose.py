@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 import threading
 import time
 import urllib.error
@@ -14,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import openai
 import pytest
 
 from clients.at_once import Server
@@ -22,7 +25,7 @@ from clients.connection import Protocol
 from clients.embed import embed
 from server.endpoints import Endpoints
 from server.process.installation import PROJECT
-from tests.deploy.stack import RUNBOOKS, TOKEN, Stack, engine_answers, fresh_clone
+from tests.deploy.stack import KEY, RUNBOOKS, TOKEN, Stack, engine_answers, fresh_clone
 from tests.support import python_models
 from tests.support.calls import Client, in_background, in_parallel, reference
 from tests.support.examples import digits
@@ -77,6 +80,21 @@ def test_both_ensembles_answer(
     answers = list(classify(images, 1, Server(address, protocol, ca=ca)))
     assert [answer.error for answer in answers] == [""] * 4
     assert all(answer.result and answer.result[0][1] > 0.5 for answer in answers)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{OPENAI_PORT}", "https://localhost:{TLS_PORT}"])
+def test_openais_clients_are_answered(stack: Stack, ca: Path, url: str) -> None:
+    def client(key: str) -> openai.OpenAI:
+        trust = ssl.create_default_context(cafile=str(ca))
+        http = openai.DefaultHttpxClient(trust_env=False, verify=trust)
+        return openai.OpenAI(base_url=base, api_key=key, max_retries=0, http_client=http)
+
+    base = f"{url.format(**stack.ports)}/v1"
+    with client(KEY) as known, client("a guess") as stranger:
+        answer = known.embeddings.create(model="embed", input=[reference().texts[3]])
+        with pytest.raises(openai.AuthenticationError):
+            stranger.embeddings.create(model="embed", input="a")
+    assert reference().cosine([3], np.array([answer.data[0].embedding])) > 0.999999
 
 
 def test_containers_are_closed_as_the_file_says(stack: Stack) -> None:

@@ -93,6 +93,40 @@ def test_the_length_of_the_header(door: Front, value: str, status: int) -> None:
     assert door.send("POST", INFER, text + b"    ", headers).status == status
 
 
+OPENAI = {
+    "a body": ("/v1/embeddings", b'{"model": "m", "input": "a"}', 200, ""),
+    "60 deep": ("/v1/embeddings", b'{"a":' * 60 + b"1" + b"}" * 60, 200, ""),
+    "70 deep": ("/v1/embeddings", b'{"a":[' * 35 + b"1" + b"]}" * 35, 400, "invalid_body"),
+    "brackets in a text": ("/v1/embeddings", b'{"input": "' + b"[" * 500 + b'\\""}', 200, ""),
+    "many parts": (
+        "/v1/embeddings",
+        b'{"input": [' + b'"",' * 200_000 + b'""]}',
+        413,
+        "body_too_large",
+    ),
+    "too large": ("/v1/rerank", b" " * (17 << 20), 413, "body_too_large"),
+    "Cohere's path": ("/v2/rerank", b"{}", 200, ""),
+    "Triton's path": (INFER, body(tensor(1)), 404, "unknown_url"),
+    "another path": ("/v1x", b"{}", 404, "unknown_url"),
+}
+
+
+@pytest.mark.parametrize("case", OPENAI)
+def test_openais_interface(door: Front, case: str) -> None:
+    """On its own port. What the gateway would refuse passes; refusals have OpenAI's form."""
+    path, data, status, code = OPENAI[case]
+    answer = door.send("POST", path, data, port=door.openai)
+    assert answer.status == status
+    if code:
+        error = json.loads(answer.body)["error"]
+        assert (error["type"], error["code"], error["param"]) == (
+            "invalid_request_error",
+            code,
+            None,
+        )
+        assert error["message"]
+
+
 STRING, INT64 = field(3, b"a"), field(2, 5)
 PASSED, BAD = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT
 SEQUENCE = b"sequence_id"

@@ -167,6 +167,12 @@ def test_messages_need_not_come_in_pieces_of_their_own(both: Fronted) -> None:
         assert re.findall(r"(?mi)^grpc-status: (\d+)", shown) == [status], shown
 
 
+@pytest.mark.campaign
+def test_a_stream_has_some_messages_at_most(both: Fronted) -> None:
+    code, sentence, _ = both.front.stream([b""] * 10_001)
+    assert (code, "begin another one" in sentence) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+
+
 def test_large_messages_pass_whole(both: Fronted) -> None:
     """Beyond any window of HTTP/2, several at once."""
     values = np.random.default_rng(1).random(1 << 20, np.float32)

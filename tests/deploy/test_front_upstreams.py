@@ -214,6 +214,19 @@ def test_only_known_headers_go_on(start: Start, port: int) -> None:
     assert headers == known | {"Connection": "close", "Content-Length": str(len(BODY))}
 
 
+def test_openais_interface_gets_the_key(start: Start, port: int) -> None:
+    """And a query, and no other header of the client's."""
+    sent = {"X-Request-Id": "mine-1", "Authorization": "Bearer a-key"}
+    with Upstream(HOSTS[0], port, reply("")) as upstream, start(None) as front:
+        path = "/v1/models?limit=2"
+        front.send("GET", path, headers=sent | {"Cookie": "a=b"}, port=front.openai)
+    first, *lines = upstream.requests[0].partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    assert first == f"GET {path} HTTP/1.1"
+    headers = dict(line.split(": ") for line in lines)
+    own = {"Host": f"{HOSTS[0]}:{port}", "Connection": "close", "Content-Type": "application/json"}
+    assert headers == sent | own
+
+
 def test_guesses_at_the_token_are_slowed_down(start: Start, port: int) -> None:
     with Upstream(HOSTS[0], port, reply("")) as upstream, start(None, ADMIN_RATE="1r/s") as front:
         headers = {"triton-admin": "guess"}
