@@ -31,10 +31,13 @@ def open_cache(forward: Forward, cache: KvCache, config: ModelConfig, device: De
         LoadError: the module cannot generate, or not a single block fits the memory.
     """
     is_gpu = isinstance(device, CudaDevice)
+    # On a GPU the largest one, so that what is free behind it is free whatever comes.
+    most = config.parameters.max_batch_tokens // ROWS if is_gpu else 1
     try:
-        # On a GPU the largest one, so that what is free behind it is free whatever comes.
-        forward(_step(config.parameters.max_batch_tokens // ROWS if is_gpu else 1, ROWS, config))
+        forward(_step(most, ROWS, config))
         cache.open(_blocks(cache, config, device), device.place, spare=int(is_gpu))
+        if is_gpu:
+            forward(_step(most, ROWS, config, ROWS))
         forward(_step(1, ROWS, config, ROWS))
         forward(_step(1, 1, config, ROWS + 1))
     except InvalidInput as error:

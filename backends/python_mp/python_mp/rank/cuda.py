@@ -7,6 +7,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +21,8 @@ class Cuda:
     def __init__(self, index: int, *, tf32: bool) -> None:
         self.place = torch.device("cuda", index)
         torch.cuda.set_device(self.place)
-        precision = "tf32" if tf32 else "ieee"
-        torch.backends.cuda.matmul.fp32_precision = precision
-        torch.backends.cudnn.conv.fp32_precision = precision
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
         self._pool = torch.cuda.graph_pool_handle()
 
     def pinned(self, nbytes: int) -> Tensor:
@@ -84,7 +84,7 @@ class Cuda:
 
     def address(self) -> str:
         """On the PCI bus, as in /sys: "0000:1b:00.0"."""
-        said = torch.cuda.get_device_properties(self.place)
+        said: Any = torch.cuda.get_device_properties(self.place)  # Its stub lacks these.
         return f"{said.pci_domain_id:04x}:{said.pci_bus_id:02x}:{said.pci_device_id:02x}.0"
 
     def give_back(self) -> None:

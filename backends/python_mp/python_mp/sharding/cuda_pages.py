@@ -21,9 +21,13 @@ from .attention import Masking
 
 _FEW, _MANY = 16, 64
 """Rows of a product: of one token's heads, of several tokens'."""
+_LEAST = 16
+"""Numbers of a row that products on a GPU take."""
 _PROGRAMS = 512
 """That keep a GPU busy: where there are fewer, the context is divided among more of them."""
 _MOST_SPLITS = 32
+_PROMPT_SPLITS = 8
+"""Of few rows of prompts; of many 1. Each number is a kernel that is compiled once."""
 _STEP_NBYTES = 16 << 10
 """Of keys that a program reads at a time."""
 
@@ -53,12 +57,13 @@ def attend(
     """As `paged.attend_pages`."""
     q = _rows_of_heads(q)
     (tokens, heads, head), (kv_heads, page) = q.shape, (k_cache.shape[1], k_cache.shape[3])
-    group, sequences, size = heads // kv_heads, len(contexts), triton.next_power_of_2(head)
+    group, sequences = heads // kv_heads, len(contexts)
+    size = max(_LEAST, triton.next_power_of_2(head))
     one_each = tokens == sequences
     rows = max(triton.next_power_of_2(group), _FEW if one_each else _MANY)
     tile = 1 if one_each else rows // group
     tiles = sequences if one_each else tokens // tile + sequences
-    splits = _splits(tiles * kv_heads)
+    splits = _splits(tiles * kv_heads, one_each)
     parts = q.new_empty((tokens, heads, splits, head), dtype=torch.float32)
     sums = parts.new_empty((tokens, heads, splits))
     out = q.new_empty((tokens, heads, head))
@@ -66,10 +71,10 @@ def attend(
         q, k_cache, v_cache, table, contexts, starts, parts, sums,
         q.stride(0), q.stride(1), table.stride(0), sequences,
         head**-0.5 if masking.scale is None else masking.scale,
-        masking.softcap or 0.0, masking.window or 0,
+        masking.softcap or 0.0, masking.window or 0, sequences.bit_length(),
         PAGE=page, KV=kv_heads, GROUP=group, HEAD=head, FILLED=v_cache.shape[3], SIZE=size,
         ROWS=rows, TILE=tile, STEP=_step(size * q.element_size()), SPLITS=splits,
-        SEARCH=0 if one_each else sequences.bit_length(),
+        ONE_EACH=one_each,
         CAPPED=masking.softcap is not None, WINDOWED=masking.window is not None,
         num_warps=4, num_stages=3,
     )  # fmt: skip
@@ -85,9 +90,11 @@ def _rows_of_heads(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
 
-def _splits(programs: int) -> int:
-    """A power of two, for the products of `_join`."""
+def _splits(programs: int, one_each: bool) -> int:
+    """A power of two, as `_join` needs it."""
     few = max(1, _PROGRAMS // max(programs, 1))
+    if not one_each:
+        return _PROMPT_SPLITS if few >= _PROMPT_SPLITS else 1
     return int(min(_MOST_SPLITS, 1 << few.bit_length() - 1))
 
 
@@ -113,22 +120,22 @@ def _store(
     tl.store(v_cache + to * FILLED + column, value.to(v_cache.dtype.element_ty), mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "sequences", "window", "search"])
 def _attend(
     q, k_cache, v_cache, table, contexts, starts, parts, sums,
-    q_row, q_head, width, sequences, scale, cap, window,
+    q_row, q_head, width, sequences, scale, cap, window, search,
     PAGE: tl.constexpr, KV: tl.constexpr, GROUP: tl.constexpr, HEAD: tl.constexpr,
     FILLED: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
-    STEP: tl.constexpr, SPLITS: tl.constexpr, SEARCH: tl.constexpr,
+    STEP: tl.constexpr, SPLITS: tl.constexpr, ONE_EACH: tl.constexpr,
     CAPPED: tl.constexpr, WINDOWED: tl.constexpr,
 ):  # fmt: skip
     """Each sequence has a tile for each TILE of its rows, and one more where that is not even."""
     tile, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     sequence = tile
-    if SEARCH > 0:  # For the last sequence that begins at this tile or before.
+    if not ONE_EACH:  # The last sequence that begins at this tile or before.
         sequence = 0
         above = sequences
-        for _ in range(SEARCH):
+        for _ in range(search):
             middle = (sequence + above) // 2
             is_before = tl.load(starts + middle) // TILE + middle <= tile
             sequence = tl.where(is_before, middle, sequence)
@@ -137,7 +144,7 @@ def _attend(
     rows = tl.load(starts + sequence + 1) - start
     context = tl.load(contexts + sequence)
     first = 0
-    if SEARCH > 0:
+    if not ONE_EACH:
         first = (tile - start // TILE - sequence) * TILE
     index, column, step = tl.arange(0, ROWS), tl.arange(0, SIZE), tl.arange(0, STEP)
     row, mine = first + index // GROUP, head * GROUP + index % GROUP

@@ -26,7 +26,7 @@ from ..parallelize import load_weights, split
 from ..rectangles import MOST_PADDING, Rectangle
 from ..shard import Shard
 from ..weights import Prefixed
-from . import shortcuts, skeleton
+from . import norms, shortcuts, skeleton
 from .arrangement import MASKED, Rows
 from .attending import computing
 from .pipeline import Given, cut_to_stage
@@ -150,6 +150,8 @@ class Encoder(nn.Module):
         if self.rows == "packed":
             skeleton.bias_by_sequence(model)
         skeleton.local_widths(model, widths)
+        if shard.device.type == "cuda":
+            norms.fuse(model)
         shortcuts.take(model)
         self.is_last = shard.is_last
         self.model = model
