@@ -27,7 +27,9 @@ OUTPUTS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "STREAM": ("INT32", (2,)),
     "FAILURE": ("STRING", (1,)),
 }
-"""Types and dims, as Triton calls them. The last two are for the step behind it."""
+"""Types and dims, as Triton calls them."""
+HANDED_ON = "STREAM", "FAILURE"
+"""For the step behind it; a decoder that stands alone may do without."""
 
 
 def task(checkpoint: Checkpoint) -> Task:
@@ -72,6 +74,8 @@ def check(job: Job) -> None:
         ("input", job.config.inputs, INPUTS),
         ("output", job.config.outputs, OUTPUTS),
     ):
-        if {spec.name: spec.dims for spec in specs} != {n: dims for n, (_, dims) in wanted.items()}:
+        found = {spec.name: spec.dims for spec in specs}
+        dims_of = {name: dims for name, (_, dims) in wanted.items()}
+        if found | {n: d for n, d in dims_of.items() if n in HANDED_ON} != dims_of:
             names = ", ".join(f"{n} TYPE_{t} {list(dims)}" for n, (t, dims) in wanted.items())
             raise BuildError(f"{file} must have the {kind}s {names}")

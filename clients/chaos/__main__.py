@@ -105,6 +105,7 @@ def _plan(options: argparse.Namespace, target: Target) -> Plan:
         deadline=options.deadline,
         patience=options.patience,
         tolerance=options.tolerance,
+        tokens=options.tokens,
         freeze_seconds=tuple(options.freeze_seconds),
         bounds=Bounds(options.descriptors, options.threads, options.megabytes),
         urls={"grpc": options.url, "http": options.http_url.removeprefix("http://")},

@@ -41,6 +41,7 @@ class Plan:
     deadline: float
     patience: float
     tolerance: float
+    tokens: int
     freeze_seconds: tuple[float, float]
     bounds: Bounds
     urls: dict[Protocol, str]
@@ -96,7 +97,8 @@ class Run:
         self._doing("learning what is right")
         plan, connection = self._plan, self._connect("grpc")
         exams = [
-            Exam(self._target.metadata(model), plan.tolerance, plan.seed) for model in plan.models
+            Exam(self._target.metadata(model), plan.tolerance, plan.seed, plan.tokens)
+            for model in plan.models
         ]
         for exam in exams:
             exam.learn(connection.ask)

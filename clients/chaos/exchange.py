@@ -1,17 +1,20 @@
 """One request to the server, and what its answer or its error means."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
 from clients import proxy
+from clients.chaos import streams
 from clients.chaos.journal import Outcome
 from clients.chaos.questions import Array, Exam, Question
 from clients.connection import MODULES, Protocol
 
 REFUSALS = {"503", "StatusCode.UNAVAILABLE", "404", "StatusCode.NOT_FOUND"}
+KINDS = {"O": "BYTES", "f": "FP32", "i": "INT32"}
 GONE = "is not healthy"  # Triton's INTERNAL for what a stub had in hand that died
 
 
@@ -21,6 +24,7 @@ class Connection:
     def __init__(self, protocol: Protocol, url: str, deadline: float) -> None:
         self._module: Any = MODULES[protocol]
         self.protocol = protocol
+        self._url, self._patience = url, deadline
         timeouts = {"connection_timeout": deadline, "network_timeout": deadline}
         options = timeouts if protocol == "http" else proxy.direct(url)
         self._client = self._module.InferenceServerClient(url, **options)
@@ -28,6 +32,8 @@ class Connection:
 
     def ask(self, question: Question, number: int = 0) -> dict[str, Array]:
         """Outputs by name. Raises what tritonclient does, and AnswerError."""
+        if question.streams:
+            return self._stream(question)
         inputs = self._inputs(question)
         answer = self._client.infer(
             question.model, inputs, request_id=str(number), **self._deadline
@@ -36,6 +42,8 @@ class Connection:
 
     def ask_later(self, question: Question, number: int, answered: Callable[..., None]) -> Any:
         """`answered(result, error)` comes from another thread; what is returned can `cancel`."""
+        if question.streams:
+            return streams.Later(question, self._connect, self._stream_over, answered)
         inputs = self._inputs(question)
         return self._client.async_infer(
             question.model, inputs, answered, request_id=str(number), **self._deadline
@@ -44,10 +52,23 @@ class Connection:
     def close(self) -> None:
         self._client.close()
 
+    def _stream(self, question: Question) -> dict[str, Array]:
+        if self.protocol == "http":
+            return streams.over_http(self._url, question, self._patience)
+        with closing(self._connect()) as client:
+            return self._stream_over(client, question)
+
+    def _stream_over(self, client: Any, question: Question) -> dict[str, Array]:
+        return streams.over_grpc(client, self._inputs(question), question, self._patience)
+
+    def _connect(self) -> Any:
+        """A client has one stream at a time."""
+        return self._module.InferenceServerClient(self._url, **proxy.direct(self._url))
+
     def _inputs(self, question: Question) -> list[Any]:
         tensors = []
         for name, array in question.inputs.items():
-            kind = "BYTES" if array.dtype.kind == "O" else "FP32"
+            kind = KINDS[array.dtype.kind]
             tensors.append(self._module.InferInput(name, array.shape, kind))
             tensors[-1].set_data_from_numpy(array)
         return tensors
@@ -59,6 +80,8 @@ class AnswerError(Exception):
 
 def outputs(answer: Any, number: int) -> dict[str, Array]:
     """An answer's tensors by name, if it is the answer to that request. Raises AnswerError."""
+    if isinstance(answer, dict):  # Of parts; a connection has one at a time.
+        return answer
     said = answer.get_response()
     if isinstance(said, dict):
         identity, tensors = said.get("id", ""), [each["name"] for each in said["outputs"]]

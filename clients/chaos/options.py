@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     add("--deadline", type=_seconds, default=60.0, metavar="S", help="later is hung (60)")
     add("--patience", type=_seconds, default=60.0, metavar="S", help="for a recovery (60)")
     add("--tolerance", type=float, default=1e-3, help="relative distance of equal rows (1e-3)")
+    add("--tokens", type=positive, default=32, metavar="N", help="of answers in parts (32)")
     add("--descriptors", type=int, default=bounds.descriptors, help="growth that is no leak (4)")
     add("--threads", type=int, default=bounds.threads, help="growth that is no leak (4)")
     add("--megabytes", type=int, default=bounds.megabytes, help="growth that is no leak (32)")

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Ask = Callable[["Question"], Mapping[str, Array]]
-POOL = 32  # rows that are told apart
+POOL, STREAMS = 32, 12  # rows that are told apart; of answers that take long
+PROMPT = 24  # tokens
 MOST_ROWS = 4  # of a request
 _NOUNS = ["river", "engine", "letter", "garden", "window", "market", "doctor", "winter", "mirror"]
 _VERBS = ["keeps", "follows", "breaks", "remembers", "paints", "sells", "crosses", "forgets"]
@@ -23,27 +24,37 @@ class QuestionError(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """`rows` are indices into the model's pool, `inputs` arrays [len(rows), ...] by name."""
+    """`rows` are indices into the model's pool, `inputs` arrays [len(rows), ...] by name. An answer
+    that comes in parts is one to a single row; `parameters` go with the request."""
 
     model: str
     rows: tuple[int, ...]
     inputs: Mapping[str, Array]
+    streams: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Exam:
     """A model's questions and their right answers.
 
     Args:
-        metadata: Triton's, with a first dimension of -1 (the batch) in every shape.
+        metadata: Triton's, with a first dimension of -1 (the batch) in every shape; `streams` says
+            that answers come in parts.
         tolerance: how far a row may be from the right one, relative to the model's longest row.
+        tokens: of an answer that comes in parts.
 
     Raises:
         QuestionError: an input is neither text nor numbers of fixed dimensions.
     """
 
-    def __init__(self, metadata: Mapping[str, Any], tolerance: float, seed: int = 0) -> None:
+    def __init__(
+        self, metadata: Mapping[str, Any], tolerance: float, seed: int = 0, tokens: int = 32
+    ) -> None:
         self.model: str = metadata["name"]
         self._tolerance = tolerance
+        self._streams = bool(metadata.get("streams"))
+        self._parameters = {"max_tokens": tokens, "ignore_eos": True} if self._streams else {}
+        self._rows = STREAMS if self._streams else POOL
         numbers = np.random.default_rng(seed)
         self._pool = {
             tensor["name"]: _generate(self.model, tensor, numbers) for tensor in metadata["inputs"]
@@ -56,7 +67,7 @@ class Exam:
         Raises:
             QuestionError: rows that cannot be told apart would hide an answer in wrong order.
         """
-        answers = [ask(self.question((row,))) for row in range(POOL)]
+        answers = [ask(self.question((row,))) for row in range(self._rows)]
         for name in answers[0]:
             try:
                 self._right[name] = np.concatenate([answer[name] for answer in answers])
@@ -67,12 +78,12 @@ class Exam:
 
     def draw(self, order: random.Random, most: int = MOST_ROWS) -> Question:
         """A question of 1 to `most` rows, all different."""
-        return self.question(tuple(order.sample(range(POOL), order.randint(1, most))))
+        count = 1 if self._streams else order.randint(1, most)
+        return self.question(tuple(order.sample(range(self._rows), count)))
 
     def question(self, rows: tuple[int, ...]) -> Question:
-        return Question(
-            self.model, rows, {name: pool[list(rows)] for name, pool in self._pool.items()}
-        )
+        inputs = {name: pool[list(rows)] for name, pool in self._pool.items()}
+        return Question(self.model, rows, inputs, self._streams, self._parameters)
 
     def mistake(self, question: Question, answer: Mapping[str, Array]) -> str:
         """What is wrong with the answer; nothing if it is right."""
@@ -123,11 +134,13 @@ def _generate(model: str, tensor: Mapping[str, Any], numbers: np.random.Generato
     name, kind, dims = tensor["name"], tensor["datatype"], [int(dim) for dim in tensor["shape"]]
     if kind == "BYTES" and dims == [-1, 1]:
         return np.array([[_sentence(row).encode()] for row in range(POOL)], np.object_)
+    if kind == "INT32" and dims == [-1, -1]:  # of a decoder
+        return numbers.integers(8, 200, (POOL, PROMPT), np.int32)
     if kind == "FP32" and dims[0] == -1 and min(dims[1:], default=1) > 0:
         return numbers.standard_normal((POOL, *dims[1:]), np.float32)
     raise QuestionError(
         f"nothing can be made up for input {name} of {model} ({kind} {dims}); name models with"
-        " --model that take one text or FP32 of fixed dimensions"
+        " --model that take one text, ids of a decoder, or FP32 of fixed dimensions"
     )
 
 

@@ -96,14 +96,19 @@ class Target:
         return Status.parse(self._get(f"{self._health_url}/status"))
 
     def metadata(self, model: str) -> dict[str, Any]:
-        """Names, types and shapes of a model's tensors, without inputs that may be left out.
-        Raises ChaosError."""
+        """Names, types and shapes of a model's tensors, without inputs that may be left out, and
+        whether answers come in parts (`streams`). Raises ChaosError."""
         said, config = (
             self._get(f"{self._http_url}/v2/models/{model}{of}") for of in ("", "/config")
         )
         optional = {each["name"] for each in config["input"] if each.get("optional")}
         inputs = [each for each in said["inputs"] if each["name"] not in optional]
-        return said | {"inputs": inputs}
+        inputs = inputs or [each for each in said["inputs"] if each["name"] == "TEXT"]
+        return said | {"inputs": inputs, "streams": any(map(self._streams, self.behind(model)))}
+
+    def _streams(self, model: str) -> bool:
+        config = self._get(f"{self._http_url}/v2/models/{model}/config")
+        return bool(config.get("model_transaction_policy", {}).get("decoupled"))
 
     def behind(self, model: str) -> list[str]:
         """The models that a request to `model` passes through. Raises ChaosError."""

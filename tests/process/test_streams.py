@@ -223,3 +223,26 @@ def test_a_peer_goes_on_with_what_runs_and_what_waits(
     for replica in pair:
         running = replica.replica._schedule._running  # type: ignore[attr-defined]
         until(lambda of=running: of.pool.free == of.pool.blocks)
+
+
+@pytest.mark.parametrize("is_the_same", [True, False])
+def test_a_newer_version_goes_on_with_streams_if_it_is_the_same_model(
+    tmp_path: Path, is_the_same: bool
+) -> None:
+    sizes = {"drain_seconds": 1, "module.step_milliseconds": 5, "replicas": 2}
+    newer = decoder_config(tmp_path, version="2", eos=7 if is_the_same else 8, **sizes)
+    asked = prompts(8)
+    with served(decoder_config(tmp_path, **sizes), tmp_path) as first:
+        answers = [ask(first, prompt, max_tokens=450, ignore_eos=True) for prompt in asked]
+        until(lambda: all(len(answer.ids) > 3 for answer in answers))
+        with served(newer, tmp_path, index=1) as second:
+            if is_the_same:
+                wanted = [expected(prompt, 450, eos=-1) for prompt in asked]
+                assert [answer.done.result(LIMIT) for answer in answers] == wanted
+                assert counted(second, "requests_total") == [8]
+                assert not first.replica.serves
+                return
+            for answer in answers:
+                with pytest.raises(Unavailable, match="version 2, another model, has taken the"):
+                    answer.done.result(LIMIT)
+            assert first.replica.serves

@@ -76,12 +76,18 @@ def echo_config(folder: Path, **more: Any) -> ModelConfig:
 
 
 def decoder_config(
-    folder: Path, *, context: int = 512, vocabulary: int = 1 << 20, eos: int = 7, **more: Any
+    folder: Path,
+    *,
+    context: int = 512,
+    vocabulary: int = 1 << 20,
+    eos: int = 7,
+    version: str = "1",
+    **more: Any,
 ) -> ModelConfig:
     """A model of engine echo_decoder. Ids that it generates are below 65536."""
-    (folder / "1").mkdir(parents=True, exist_ok=True)
+    (folder / version).mkdir(parents=True, exist_ok=True)
     said = {"kind": "generate", "context_length": context, "vocabulary": vocabulary}
-    (folder / "1" / "task.json").write_text(json.dumps(said | {"eos_token_ids": [eos]}))
+    (folder / version / "task.json").write_text(json.dumps(said | {"eos_token_ids": [eos]}))
     outputs = {"OUTPUT_IDS": INT32, "FINISH_REASON": "TYPE_STRING", "USAGE": INT32}
     raw = raw_config(
         folder.name,
@@ -90,7 +96,7 @@ def decoder_config(
         **{"engine": "echo_decoder", "task": "generate", **more},
     )
     raw["model_transaction_policy"] = {"decoupled": True}
-    return parse(json.dumps(raw), str(folder), "1")
+    return parse(json.dumps(raw), str(folder), version)
 
 
 def manifest(**values: Any) -> Manifest:

@@ -134,4 +134,8 @@ def test_inputs_that_may_be_left_out_are(monkeypatch: pytest.MonkeyPatch) -> Non
     config = {"input": [{"name": "TEXT"}, {"name": "PROMPT", "optional": True}]}
     pages = {"/v2/models/m": {"name": "m", "inputs": inputs}, "/v2/models/m/config": config}
     monkeypatch.setattr(Target, "_get", lambda _, url: pages[url])
-    assert Target("", "", "").metadata("m") == {"name": "m", "inputs": inputs[:1]}
+    assert Target("", "", "").metadata("m") == {
+        "name": "m",
+        "inputs": inputs[:1],
+        "streams": False,
+    }

@@ -61,6 +61,7 @@ GIVEN: dict[str, int | str] = {
     "max_queue_requests": 1,
     "max_queue_bytes": 2048,
     "hang_seconds": 3,
+    "drain_seconds": 7,
     "forward_timeout_seconds": 60,
     "threads_per_rank": 2,
     "start_timeout_seconds": 9,

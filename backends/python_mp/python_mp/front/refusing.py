@@ -14,6 +14,7 @@ _REASONS: dict[type[PythonMpError], str] = {
     TimedOut: "timeout",
     Cancelled: "cancelled",
     RequestFailed: "poison",
+    Unavailable: "down",
 }
 
 

@@ -31,20 +31,18 @@ from .group import Group
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
 from .open_requests import OpenRequests
-from .peers.away import Away
+from .peers.away import Away, may_go
 from .peers.guests import Guests
 from .place.cores import CpuSet
 from .refusing import Refusals
 from .schedule.choice import schedule
 from .schedule.expiry import GONE, Expiry
 from .status import Status
-from .supervise.poison import CRASH, PoisonList
+from .succession import Succession
+from .supervise.poison import PoisonList
 from .supervise.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
-
-_MOST_STRAYS = 2
-"""Peers that may be lost with a request until it waits at home."""
 
 
 class Replica:
@@ -76,12 +74,14 @@ class Replica:
         self._open = OpenRequests(*parts)
         self._group: Group | None = None
         self._down = "it is still being loaded"
-        status = Status(runtime, config, layout.index, metrics.net)
+        self._status = status = Status(runtime, config, layout.index, metrics.net)
         self._supervisor = Supervisor(config, layout, cpus, runtime, status, metrics, server, self)
         self._away = Away(self, status, runtime, metrics.net)
         self._guests = Guests(
             *(layout.index, runtime, self._schedule.guest, self.submit, self, metrics.net)
         )
+        ways = self._open, self._away, self._supervisor
+        self._succession = Succession(config, status, self._schedule, *ways, metrics.net)
         self._expiry = Expiry(self._open.since, self._open.give_up, metrics.net)
 
     @property
@@ -95,12 +95,14 @@ class Replica:
             self._supervisor.start()
             self._expiry.start()
             self._away.start()
+            self._succession.start()
         except Exception:  # Also of the kernel, which may have no thread to give.
             self.stop()
             raise
 
     def stop(self) -> None:
         """Ends the ranks. Triton calls this when no request is left; one that is, is refused."""
+        self._succession.stop()
         self._guests.stop()
         self._away.stop()
         self._supervisor.stop()
@@ -174,6 +176,9 @@ class Replica:
             group.refuse_batches()
             in_hand = self._schedule.in_hand(group.flights)
         self._away.wake()  # To know who may help, before anybody asks.
+        if ended is None and self._status.leaves:
+            self.take_back(in_hand)
+            return
         if ended is None:
             self._refusals.refuse(in_hand, Unavailable(f"{self._config.name} was stopped"), "down")
             return
@@ -195,7 +200,7 @@ class Replica:
 
     @property
     def needs_help(self) -> bool:
-        return self._group is None and self._schedule.lends
+        return (self._group is None or self._status.leaves) and self._schedule.lends
 
     @property
     def _may_be_helped(self) -> bool:
@@ -203,7 +208,7 @@ class Replica:
 
     def lend(self) -> Request | None:
         with self._lock:
-            return self._schedule.lend(_may_go) if self._group is None else None
+            return self._schedule.lend(may_go) if self._group is None else None
 
     def hear_part(self, request: Request, text: str) -> None:
         with self._lock:
@@ -292,9 +297,3 @@ class Replica:
             self._expiry.wake()
             if self._group is None:
                 self._away.wake()
-
-
-def _may_go(request: Request) -> bool:
-    """To a peer. What may have ended a group stays at home: it would end the peer's as well."""
-    known_harmless = request.suspicion < CRASH and request.strays < _MOST_STRAYS
-    return known_harmless and not request.guest

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,7 @@ from zlib import crc32
 from ..machine.net import Net
 from ..machine.vital import vital
 from ..model.config import ModelConfig
+from ..model.manifest import Manifest
 
 FOLDER = "status"
 
@@ -44,6 +46,10 @@ class Status:
         kind = crc32(repr(computes).encode())  # A reload may have changed it.
         self._model = {"model": config.name, "version": config.version, "kind": kind}
         self._replica = replica
+        self._newest = config.newest_versions
+        self._more = {"loaded": time.time(), "identity": identity(config)}
+        self.leaves = False
+        """What waits is for its heirs."""
         name = f"{config.name}.{config.version}.{replica}.{os.getpid()}.json"
         self._path = self._folder / name
         self._net = net or Net()
@@ -61,6 +67,7 @@ class Status:
         """`reason` says why it does not serve; `ranks` are pids in rank order."""
         self._state = {
             **self._model,
+            **self._more,
             "replica": self._replica,
             "pid": os.getpid(),
             "state": state,
@@ -101,6 +108,35 @@ class Status:
         files = self._folder.glob("*.json")
         return [said for path in files if self._is_peer(said := _read(path))]
 
+    def successors(self) -> list[dict[str, Any]]:
+        """Replicas that serve and for which Triton unloads this one: of as many newer versions as
+        it keeps, or a newer load of this one. Raises OSError."""
+        mine, loaded = self._model, self._more["loaded"]
+        serving = [
+            said
+            for said in map(_read, self._folder.glob("*.json"))
+            if said.get("model") == mine["model"]
+            and said["state"] == State.SERVING
+            and vital(said["pid"]).state not in "ZX"
+        ]
+        newer = [said for said in serving if said["version"] > mine["version"]]
+        if len({said["version"] for said in newer}) >= self._newest:
+            return newer
+        return [
+            said
+            for said in serving
+            if (said["version"], said["replica"]) == (mine["version"], self._replica)
+            and said["loaded"] > loaded
+        ]
+
+    def heirs(self) -> list[dict[str, Any]]:
+        """Of these, those that go on with a stream as this one would. Raises OSError."""
+        return [each for each in self.successors() if each["identity"] == self._more["identity"]]
+
+    def helpers(self) -> Iterable[dict[str, Any]]:
+        """Who computes what this one cannot. Raises OSError."""
+        return self.heirs() if self.leaves else self.serving_peers()
+
     def serving_peers(self) -> list[dict[str, Any]]:
         """Of these, the other replicas that serve now. Raises OSError."""
         others = [said for said in self.peers() if said["replica"] != self._replica]
@@ -112,6 +148,15 @@ class Status:
             and (said["replica"], said["pid"]) != (self._replica, os.getpid())
             and vital(said["pid"]).state not in "ZX"
         )
+
+
+def identity(config: ModelConfig) -> int:
+    """Equal where two versions compute the same: their weights and dtype, and what the front knows
+    of the task. Of one made by hand its parameters have to do."""
+    built = Manifest.read(config.folder)
+    of = (built.source, built.dtype, built.family) if built else config.module_parameters
+    task = config.folder / "task.json"
+    return crc32(repr((of, task.read_text() if task.is_file() else "")).encode())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ..model.errors import describe
 
 log = logging.getLogger(__name__)
 
-THREADS = ("supervisor", "expiry", "metrics", "peers", "outbox", "departures")
+THREADS = ("supervisor", "expiry", "metrics", "peers", "outbox", "departures", "succession")
 """Of a front."""
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds after so many errors in a row. The last one is short, so that all goes on soon after a

@@ -94,6 +94,8 @@ class ModelConfig:
     queue_seconds: float
     source: tuple[str, ...]
     """The arguments of `parse` that made this, so that a rank can make it again."""
+    newest_versions: float = 1
+    """Of which Triton serves so many; infinite where it keeps older ones for other reasons."""
 
     @property
     def world_size(self) -> int:
@@ -159,6 +161,7 @@ def parse(
         },
         queue_seconds=_queue_seconds(raw.get("dynamic_batching") or {}),
         source=(model_config, repository, version, engine, dtype),
+        newest_versions=_newest_versions(raw.get("version_policy") or {}),
     )
     _check_lengths(config)
     _check_names(config)
@@ -178,6 +181,12 @@ def _check_transaction(raw: Mapping[str, Any], parameters: Parameters) -> None:
     raise ConfigError(
         "task 'generate' answers in parts: add `model_transaction_policy { decoupled: true }`"
     )
+
+
+def _newest_versions(policy: Mapping[str, Any]) -> float:
+    if "all" in policy or "specific" in policy:
+        return math.inf
+    return int((policy.get("latest") or {}).get("num_versions", 1))
 
 
 def _queue_seconds(dynamic_batching: Mapping[str, Any]) -> float:

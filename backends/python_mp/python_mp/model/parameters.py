@@ -54,6 +54,7 @@ class Parameters:
     max_queue_requests: int = 4096
     max_queue_bytes: int = 256 << 20
     hang_seconds: int = 10
+    drain_seconds: int = 30
     forward_timeout_seconds: int = 0
     threads_per_rank: int = 0
     start_timeout_seconds: int = 120
@@ -156,6 +157,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "max_queue_requests": _whole(1, 1 << 24),
     "max_queue_bytes": _whole(1 << 10, 1 << 40),
     "hang_seconds": _whole(0, _DAY),
+    "drain_seconds": _whole(0, _DAY),
     "forward_timeout_seconds": _whole(0, _DAY),
     "threads_per_rank": _whole(1, 1024),
     "start_timeout_seconds": _whole(1, _DAY),

@@ -15,12 +15,22 @@ from pathlib import Path
 
 from ...machine.net import Net
 from ...machine.thread import Thread
+from ...model.request import Request
 from ..status import Status
+from ..supervise.poison import CRASH
 from . import line, news
 from .helper import Helper, Home
 
 LOOK_SECONDS = 0.25
 """Between two looks for peers."""
+_MOST_STRAYS = 2
+"""Peers that may be lost with a request until it waits at home."""
+
+
+def may_go(request: Request) -> bool:
+    """To a peer. What may have ended a group stays at home: it would end the peer's as well."""
+    known_harmless = request.suspicion < CRASH and request.strays < _MOST_STRAYS
+    return known_harmless and not request.guest
 
 
 class Away:
@@ -46,6 +56,11 @@ class Away:
     def is_hopeful(self) -> bool:
         """Whether a peer helps, or may be about to."""
         return any(helper.is_promising for helper in self._helpers.values())
+
+    @property
+    def is_helped(self) -> bool:
+        """Whether a peer takes requests now."""
+        return any(helper.has_room for helper in self._helpers.values())
 
     def start(self) -> None:
         self._thread.start()
@@ -94,13 +109,14 @@ class Away:
             self._pause = None
 
     def _recruit(self) -> None:
-        """Keeps a connection to every peer that serves."""
-        if time.monotonic() < self._next_look:
+        """Keeps a connection to every peer that serves; what is lost may be had again at once."""
+        is_lost = any(helper.is_gone for helper in self._helpers.values())
+        if time.monotonic() < self._next_look and not is_lost:
             return
         self._next_look = time.monotonic() + LOOK_SECONDS
         serving: set[str] = set()
         with suppress(OSError):
-            serving |= {line.name_of(**peer) for peer in self._status.serving_peers()}
+            serving |= {line.name_of(**peer) for peer in self._status.helpers()}
         helpers = {name: each for name, each in self._helpers.items() if not each.is_gone}
         for name in serving - helpers.keys():
             with suppress(OSError):
