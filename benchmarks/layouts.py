@@ -20,10 +20,10 @@ from rich.progress import Progress
 
 from build_scripts import stages
 from build_scripts.places import REPOSITORY, WORKSPACE
-from build_scripts.plan import choices, workload
+from build_scripts.plan import candidates, workload
 from build_scripts.plan.__main__ import with_ranks
 from build_scripts.plan.alpha_beta import Work, forecast
-from build_scripts.plan.choices import Choice
+from build_scripts.plan.candidates import Choice
 from build_scripts.plan.fitting import Seen, fit
 from build_scripts.plan.stand import Stand
 
@@ -44,14 +44,14 @@ Case = tuple[Choice, int]
 
 def run() -> Iterator[dict[str, Any]]:
     """One record a layout; `fitted` are those that the constants are from."""
-    alone = [choices.changed(BASE, engine) for engine in ENGINES]
+    alone = [candidates.changed(BASE, engine) for engine in ENGINES]
     every = [replace(choice, **layout) for choice, layout in product(alone, LAYOUTS)]
     fitted = [(c, IN_FLIGHT) for c in every if c in alone or _kind(c) == _kind(BASE)]
     cases = [*((c, IN_FLIGHT) for c in every), *((c, ONE) for c in alone)]
     measured, tokens, bound = _measure(cases)
     known = [*fitted, *((c, ONE) for c in alone)]
     seen = [_seen(case, measured[case], tokens, bound) for case in known]
-    machines = fit(seen, choices.devices(_job()))
+    machines = fit(seen, candidates.devices(_job()))
     for choice in every:
         case = choice, IN_FLIGHT
         each = _seen(case, measured[case], tokens, bound)

@@ -22,8 +22,8 @@ from build_scripts import job as jobs
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.places import REPOSITORY, WORKSPACE
-from build_scripts.plan import choices, elsewhere, pareto, race, saving, scatter, workload
-from build_scripts.plan.choices import Choice
+from build_scripts.plan import candidates, elsewhere, pareto, race, saving, scatter, workload
+from build_scripts.plan.candidates import Choice
 from build_scripts.plan.descent import Descent
 from build_scripts.plan.pareto import Row
 from build_scripts.plan.race import Race, Records, Rejected
@@ -91,7 +91,7 @@ def _measure(
     progress: Progress,
 ) -> tuple[Descent, Choice, Choice]:
     """The search, what there is now, and what is best."""
-    start, in_flight = choices.present(job), options.concurrency or IN_FLIGHT
+    start, in_flight = candidates.present(job), options.concurrency or IN_FLIGHT
     try:
         with Stand(job, start, requests, in_flight, progress) as stand:
             search = _search(job, stand, requests, options, deadline, progress)
@@ -126,7 +126,7 @@ def _search(
     deadline: float,
     progress: Progress,
 ) -> Descent:
-    devices, task = choices.devices(job), progress.add_task("candidates", total=None)
+    devices, task = candidates.devices(job), progress.add_task("candidates", total=None)
 
     def tell(choice: Choice, left: int) -> None:
         done = len(search.results)
@@ -136,7 +136,7 @@ def _search(
     context = _context(job, requests, stand.concurrency, devices)
     contest = Race(stand, records, context, options.latency_ms)
     is_late = partial(_is_past, deadline)
-    search = Descent(contest, choices.axes(job, devices), is_late, tell)
+    search = Descent(contest, candidates.axes(job, devices), is_late, tell)
     return search
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from build_scripts.plan.choices import Change, Choice, changed
+from build_scripts.plan.candidates import Change, Choice, changed
 from build_scripts.plan.race import HOPELESS, Race, Result
 
 

@@ -16,7 +16,7 @@ from build_scripts.job import Job
 from build_scripts.new.pbtxt_parts import Layout
 from build_scripts.plan import machines
 from build_scripts.plan.alpha_beta import Forecast, Machine, Work, forecast
-from build_scripts.plan.choices import powers
+from build_scripts.plan.candidates import powers
 from build_scripts.plan.machines import CONSTANTS, Size
 from build_scripts.plan.workload import Request
 from python_mp.model.parameters import MOST_RANKS

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
-from build_scripts.plan.choices import Choice
+from build_scripts.plan.candidates import Choice
 from clients.closed_loop import Load
 
 

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from build_scripts import storage
-from build_scripts.plan.choices import Choice
+from build_scripts.plan.candidates import Choice
 from clients.closed_loop import Load
 
 WINS, DEFEATS = 4, 2
@@ -31,7 +31,7 @@ class Rejected(Exception):
 class Measures(Protocol):
     """Both verbs raise Rejected."""
 
-    def keep(self, *choices: Choice) -> None:
+    def keep(self, *candidates: Choice) -> None:
         """Have these served, and no others."""
 
     def load(self, choice: Choice) -> Load:

@@ -12,7 +12,7 @@ from build_scripts.job import Job
 from build_scripts.new import checkpoint_found, drafts, pbtxt_parts
 from build_scripts.new.module_text import ModuleTemplate
 from build_scripts.new.pbtxt_parts import Layout, Tensor, Tuning
-from build_scripts.plan.choices import Choice, present
+from build_scripts.plan.candidates import Choice, present
 from build_scripts.quiet import quiet
 
 

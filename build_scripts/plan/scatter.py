@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 
-from build_scripts.plan.choices import Choice
+from build_scripts.plan.candidates import Choice
 from build_scripts.plan.pareto import Row, front, measured, place
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 480, 70, 24, 44, 52

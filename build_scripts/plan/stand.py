@@ -17,7 +17,7 @@ from build_scripts import job as jobs
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from build_scripts.new import pbtxt_parts
-from build_scripts.plan.choices import Choice
+from build_scripts.plan.candidates import Choice
 from build_scripts.plan.race import Rejected
 from build_scripts.plan.workload import Request
 from clients.closed_loop import ClosedLoop, Load, LoadError
@@ -69,13 +69,13 @@ class Stand:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def keep(self, *choices: Choice) -> None:
+    def keep(self, *candidates: Choice) -> None:
         """Have these served, and no others."""
-        for choice in self._up - {*choices}:
+        for choice in self._up - {*candidates}:
             self._up.remove(choice)
             self._server.control.unload(self._name(choice))
             shutil.rmtree(self._repository / self._name(choice))
-        for choice in choices:
+        for choice in candidates:
             if choice not in self._up:
                 self._serve(choice)
 

@@ -20,7 +20,7 @@ from build_scripts.new.pbtxt_parts import Layout
 from build_scripts.places import REPOSITORY, WORKSPACE
 from build_scripts.plan import (
     alpha_beta,
-    choices,
+    candidates,
     elsewhere,
     machines,
     pareto,
@@ -30,7 +30,7 @@ from build_scripts.plan import (
 )
 from build_scripts.plan.__main__ import with_ranks
 from build_scripts.plan.alpha_beta import Link, Machine, Work
-from build_scripts.plan.choices import Choice
+from build_scripts.plan.candidates import Choice
 from build_scripts.plan.descent import Descent
 from build_scripts.plan.fitting import Seen, fit
 from build_scripts.plan.pareto import Row
@@ -351,7 +351,7 @@ def copied(tmp_path: Path) -> Path:
 
 def test_a_choice_is_saved_whole_or_said(copied: Path) -> None:
     """As long as nobody has edited the files, and then again."""
-    now = choices.present(with_ranks("embed", copied, WORKSPACE))
+    now = candidates.present(with_ranks("embed", copied, WORKSPACE))
     wide = replace(now, tensor_parallel_size=1, replicas=2, threads=1, max_batch_tokens=1024)
     other = replace(wide, engine="torch", dtype="bfloat16", queue_delay_us=500)
     aot = replace(other, engine="aot_inductor", dtype="float32", threads=0, queue_delay_us=0)
@@ -359,7 +359,7 @@ def test_a_choice_is_saved_whole_or_said(copied: Path) -> None:
         job = with_ranks("embed_encoder", copied, WORKSPACE)
         assert saving.save(job, choice) == [job.home / "recipe.toml", job.folder / "config.pbtxt"]
         job = with_ranks("embed", copied, WORKSPACE)
-        assert choices.present(job) == choice
+        assert candidates.present(job) == choice
     path = copied / "embed_encoder" / "config.pbtxt"
     path.write_text(path.read_text() + "# mine\n")
     before = path.read_bytes(), (copied / "embed" / "recipe.toml").read_bytes()
@@ -373,11 +373,11 @@ def test_a_choice_is_saved_whole_or_said(copied: Path) -> None:
 def test_a_candidates_config_says_what_was_chosen(copied: Path) -> None:
     job = with_ranks("embed", copied, WORKSPACE)
     for change in ({}, {"tensor_parallel_size": 1, "replicas": 3, "threads": 2}):
-        choice = replace(choices.present(job), max_batch_tokens=512, queue_delay_us=7, **change)
+        choice = replace(candidates.present(job), max_batch_tokens=512, queue_delay_us=7, **change)
         folder = copied / "embed_encoder"
         (folder / "config.pbtxt").write_text(config(job, choice, "embed_encoder", 500))
         job = with_ranks("embed", copied, WORKSPACE)
-        assert choices.present(job) == choice
+        assert candidates.present(job) == choice
         assert job.config.parameters.max_queue_requests == 1000
 
 
@@ -385,8 +385,8 @@ def test_what_cannot_be_planned_is_said(copied: Path) -> None:
     with pytest.raises(BuildError, match="has no ranks"):
         with_ranks("embed_vectors", copied, WORKSPACE)
     job = with_ranks("embed", copied, WORKSPACE)
-    axes = choices.axes(job, 8)
-    laid_out = [choices.changed(choices.present(job), each) for each in axes["layout"]]
+    axes = candidates.axes(job, 8)
+    laid_out = [candidates.changed(candidates.present(job), each) for each in axes["layout"]]
     assert all(each.layout.world_size * each.replicas <= 8 for each in laid_out)
     assert {each.layout.world_size for each in laid_out} == {1, 2, 4, 8}
     assert {each["max_batch_tokens"] for each in axes["batch"]} == {512, 1024, 2048, 4096}
