@@ -19,8 +19,12 @@ SHELL := bash
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
-serve: models  ## serve the models and show that they answer; Ctrl-C ends it
-	@exec $(BIN)/python -m server --demo --openai $(ARGS)
+# Recipes that take minutes: built behind what is served, and loaded when they are ready.
+LATER := $(patsubst model_repository/%/recipe.toml,%,$(wildcard model_repository/chat/recipe.toml))
+
+serve: install  ## serve the models and show that they answer; Ctrl-C ends it
+	@$(BIN)/python -m build_scripts.build $(LATER:%=--except=%)
+	@exec $(BIN)/python -m server --demo --openai $(LATER:%=--build=%) $(ARGS)
 
 up:  ## the same in containers, with nginx, Prometheus and Grafana (ARGS: services, options)
 	@$(COMPOSE) build

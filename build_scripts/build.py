@@ -36,10 +36,14 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "models", nargs="*", metavar="NAME", help="of recipes, or of models in them; default: all"
     )
+    made.add_argument(
+        "--except", action="append", default=[], dest="left_out", metavar="NAME", help="of a recipe"
+    )
     made.add_argument("--variants", action="store_true", help="make the recipes' variants, too")
     made.add_argument("--no-publish", action="store_true", help="build and verify only")
     made.add_argument("--without-gpu", action="store_true", help="leave out what needs a GPU")
     made.add_argument("--check", action="store_true", help="build nothing; say what does not fit")
+    made.add_argument("--brief", action="store_true", help="no table, and nothing of what is kept")
     made.add_argument("--report", type=Path, metavar="FILE.json")
     return made
 
@@ -51,7 +55,7 @@ def _build(options: argparse.Namespace) -> int:
     with command.progress() as progress:
         for models in _recipes(options):
             results += _together(models, options, progress, publishing=publishing)
-    outcome.show(results, command.CONSOLE)
+    (outcome.show_briefly if options.brief else outcome.show)(results, command.CONSOLE)
     if said and not options.no_publish:
         lines = (f"  {key} = {value}" for key, value in said.items())
         command.CONSOLE.print("\n".join([NOT_PUBLISHED, *lines]), markup=False, soft_wrap=True)
@@ -68,14 +72,18 @@ def _recipes(options: argparse.Namespace) -> list[list[str]]:
     known = {path.parent.name for path in found} | {
         name for names in found.values() for name in names
     }
-    for name in options.models:
+    for name in (*options.models, *options.left_out):
         if name not in known:
             raise BuildError(
                 f"No recipe in {options.repository} makes '{name}'; there are"
                 f" {', '.join(sorted(known))}"
             )
-    asked = set(options.models or known)
-    return [names for path, names in found.items() if asked & {path.parent.name, *names}]
+    asked, left_out = set(options.models or known), set(options.left_out)
+    return [
+        names
+        for path, names in found.items()
+        if (one := {path.parent.name, *names}) & asked and not one & left_out
+    ]
 
 
 def _together(

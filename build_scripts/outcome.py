@@ -1,4 +1,4 @@
-"""What came of a build: a row for each engine, the worst samples, and a file for CI."""
+"""What came of a build: a row or a line for each engine, the worst samples, and a file for CI."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -63,6 +63,19 @@ def show(results: Iterable[Result], console: Console) -> None:
     for each in results:
         table.add_row(*_row(each), style="red" if each.status == "failed" else None)
     console.print(table)
+    _remark(results, console)
+
+
+def show_briefly(results: Iterable[Result], console: Console) -> None:
+    """A line for each that was not there already."""
+    news = [each for each in results if each.status != "kept"]
+    for each in news:
+        model, *facts, status = filter(None, _row(each))
+        console.print(f"{model}: {status}; {', '.join(facts)}", markup=False, soft_wrap=True)
+    _remark(news, console)
+
+
+def _remark(results: Iterable[Result], console: Console) -> None:
     for each in results:
         if each.worst:
             console.print(_worst(each))

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from python_mp.model.request import Array
 
 
+START_SECONDS, HANG_SECONDS = 900, 120
+"""At least, for ranks to load, and without progress: a build may get few of the processors, behind
+what is served."""
+
+
 @contextmanager
 def served(job: Job, requests: Sequence[dict[str, Array]]) -> Iterator[Local]:
     """Raises BuildError with what the replica says, of its start or of a request."""
@@ -36,11 +41,13 @@ def served(job: Job, requests: Sequence[dict[str, Array]]) -> Iterator[Local]:
 
 
 def with_room(config: ModelConfig, requests: Sequence[dict[str, Array]]) -> ModelConfig:
-    """Nobody else waits, and every sample is to be answered, however long the queue is."""
+    """Nobody else waits, and every sample is to be answered, however long that takes."""
     said, nbytes = config.parameters, sum(a.nbytes for each in requests for a in each.values())
     parameters = replace(
         said,
         max_queue_requests=max(said.max_queue_requests, len(requests)),
         max_queue_bytes=max(said.max_queue_bytes, 2 * nbytes),
+        start_timeout_seconds=max(said.start_timeout_seconds, START_SECONDS),
+        hang_seconds=max(said.hang_seconds, HANG_SECONDS),
     )
     return replace(config, parameters=parameters, queue_seconds=math.inf)

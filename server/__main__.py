@@ -1,18 +1,20 @@
-"""python -m server [--demo] [--model-repository DIR] [any option of tritonserver ...]"""
+"""python -m server [--demo] [--openai] [--build NAME] [any option of tritonserver ...]"""
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from server.endpoints import Endpoints
 from server.errors import ModelError, ServerError
 from server.process import blas as blas
 from server.process.companion import Companion
 from server.process.installation import PROJECT
+from server.process.late_build import LateBuild
 from server.process.launch import TritonServer
 from server.settings import Settings, Tls
 from server.terminal import Lines, foreground
@@ -34,7 +36,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--model-repository", type=Path, default=PROJECT / "model_repository", metavar="DIR")
-    add("--demo", action="store_true", help="embed a few sentences once it is ready")
+    add("--demo", action="store_true", help="show that embed and chat answer, once each is ready")
+    add(
+        "--build",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="build this recipe behind what is served where it is missing or stale, and load it",
+    )
     add("--openai", action="store_true", help="OpenAI's interface, too (docs/openai.md)")
     add("--keep-going", action="store_true", help="serve the models that load, if others do not")
     add("--complete-config", action="store_true", help="let models complete their configs (slower)")
@@ -87,6 +96,16 @@ def warn(settings: Settings) -> None:
         )
 
 
+def _followers(ours: argparse.Namespace, server: TritonServer) -> Iterator[Any]:
+    """What begins once models are ready, as it says."""
+    if ours.demo:
+        from server.demo import Demonstrations  # needs the clients' libraries
+
+        yield Demonstrations(server.endpoints, say)
+    if ours.build:
+        yield LateBuild(ours.model_repository.resolve(), ours.build, server.net, say)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; the exit status."""
     ours, theirs = parse(sys.argv[1:] if arguments is None else arguments)
@@ -105,17 +124,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tls=tls(ours),
         )
         warn(server.settings)
-        if ours.demo:
-            from server.demo import demonstrate  # needs the clients' libraries
-        gateway = Companion(server.settings, server.net, say) if ours.openai else nullcontext()
-        with foreground(), gateway:
+        with foreground(), ExitStack() as beside:
+            if ours.openai:
+                beside.enter_context(Companion(server.settings, server.net, say))
+            followers = [beside.enter_context(each) for each in _followers(ours, server)]
             watcher = Watcher(
                 server,
                 say,
                 drain_window=ours.drain_window_secs,
                 watch_repository=not ours.no_watch_repository,
             )
-            watcher.run(demonstrate if ours.demo else None)
+            watcher.run(lambda ready: [each.serving(ready) for each in followers])
     except ModelError as error:
         print(f"these models did not load:\n{error}", file=sys.stderr)
         return 1

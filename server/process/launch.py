@@ -21,7 +21,7 @@ from server.process.log_reader import LogReader
 from server.process.run import Run, begin
 from server.process.spawn import spawn
 from server.settings import Settings
-from server.watch import probe, repository
+from server.watch import probe, repository, unbuilt
 
 KILL_AFTER = 10.0  # seconds beyond tritonserver's own exit timeout
 WRITE_SECONDS = 1.0  # for the last answers to reach their clients
@@ -213,14 +213,19 @@ class TritonServer:
         return self._run
 
     def _admit(self) -> list[str]:
-        """The models to load: those that can be loaded without harm."""
-        harmful = repository.harmful(self.settings.model_repository)
+        """The models to load: those that are built, and can be loaded without harm."""
+        folder = self.settings.model_repository
+        harmful, waiting = repository.harmful(folder), unbuilt.models(folder)
         self.log.failures.update(harmful)
-        if not harmful:
-            return ["*"]
-        if not self.settings.keep_going:
+        if harmful and not self.settings.keep_going:
             raise ModelError("\n".join(f"{name}  {why}" for name, why in sorted(harmful.items())))
-        return sorted(repository.models(self.settings.model_repository) - harmful.keys())
+        for recipe in sorted({*waiting.values()}):
+            make = f"python -m build_scripts.build {recipe}"
+            self._show(f"{recipe} is not built yet; it is loaded once `{make}` has made it")
+        models = sorted(repository.models(folder) - harmful.keys() - waiting.keys())
+        if waiting and not models:
+            raise ServerError(f"the models in {folder} are not built yet; run 'make build'")
+        return models if harmful or waiting else ["*"]
 
     def _read(self, process: subprocess.Popen[str]) -> LogReader:
         loop = self.net["the log's reader"]

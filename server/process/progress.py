@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from python_mp.machine.vital import vital
 from server.process.launch import TritonServer
-from server.watch import repository, stubs
+from server.watch import repository, stubs, unbuilt
 
 LOOK, WORD = 1.0, 60.0  # seconds between two looks, and between two lines of the log
 STUCK_SECONDS = 10.0
@@ -44,7 +44,8 @@ class Progress:
 
     def _missing(self) -> list[str]:
         log = self._server.log
-        known = repository.models(self._server.settings.model_repository)
+        folder = self._server.settings.model_repository
+        known = repository.models(folder) - unbuilt.models(folder).keys()
         return sorted(known - log.ready - log.failures.keys())
 
     def _moves(self, now: float, missing: list[str]) -> bool:

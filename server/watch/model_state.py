@@ -38,6 +38,7 @@ class Model:
         replicas: what python_mp's fronts say of themselves.
         lost: groups of active instances with a dead stub; True for passive ones.
         reason: why it was not loaded as its files say; empty if it was.
+        recipe: what it is to be built by, before it can be loaded; empty if it was built.
         restarts: how often it was loaded because a stub had died.
         reloads: how often because its files had changed, by result.
         mentioned: groups of passive instances that were reported lost.
@@ -52,6 +53,7 @@ class Model:
     replicas: list[dict[str, Any]] = field(default_factory=list)
     lost: dict[Group, bool] = field(default_factory=dict)
     reason: str = ""
+    recipe: str = ""
     restarts: int = 0
     reloads: dict[str, int] = field(default_factory=lambda: {"succeeded": 0, "failed": 0})
     due: float | None = None
@@ -116,6 +118,8 @@ class Model:
     def why_not(self, models: Mapping[str, "Model"]) -> Trouble | None:
         """Why it is not ready; None if it is."""
         if not self.versions:
+            if self.recipe and not self.reason:
+                return Trouble("it is not built yet", f"it is not built yet: {self.recipe}")
             return _trouble("it did not load" if self.reason else "it is not loaded", self.reason)
         if self.is_hurt and not self._has_living_replica():
             return _trouble("its stub died", self.reason)

@@ -122,6 +122,8 @@ class Reconciler:
                 self._loads.load_changed(name, changes.again)
             else:
                 self._loads.unload_removed(name, changes.again, partial(self._forget, name))
+        for name, recipe in changes.unbuilt.items():
+            self._model(name).recipe = recipe
 
     def _forget(self, name: str) -> None:
         self.models.pop(name, None)

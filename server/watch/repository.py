@@ -10,6 +10,7 @@ from pathlib import Path
 
 from python_mp.model import ensembles
 from server.shell_names import is_odd
+from server.watch import unbuilt
 
 State = tuple[tuple[str, int, int], ...]
 """Path, time of change and size of each file of a model that Triton would load."""
@@ -17,6 +18,7 @@ NEVER: State = ()  # like no model's
 # What a file itself may be at fault for; any other error is the machine's, and passes.
 OWN = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
 IGNORED = "__pycache__"
+CONFIG = "config.pbtxt"
 
 
 def models(repository: Path) -> set[str]:
@@ -26,7 +28,7 @@ def models(repository: Path) -> set[str]:
         for folder in repository.iterdir()
         if not folder.name.startswith(".")
         and folder.is_dir()
-        and (_is_there(folder / "config.pbtxt") or any(_versions(folder)))
+        and (_is_there(folder / CONFIG) or any(_versions(folder)))
     }
 
 
@@ -94,7 +96,7 @@ def compile_sources(folder: Path) -> None:
 
 
 def _state(folder: Path) -> State:
-    files = [folder / "config.pbtxt"]
+    files = [folder / CONFIG]
     for version in _versions(folder):
         manifest = version / "manifest.json"  # it has all others' hashes, and is written last
         files += [version, *([manifest] if manifest.is_file() else _walk(version))]
@@ -139,15 +141,21 @@ def _complain(error: OSError) -> None:
 
 
 class Changes:
-    """Which models have changed since they were last loaded, or tried."""
+    """Which models have changed since they were last loaded, or tried.
+
+    Attributes:
+        unbuilt: models that were never tried, since they are not built yet; of each the recipe.
+    """
 
     def __init__(self, repository: Path) -> None:
         self._repository = repository
-        self._tried = states(repository)
-        self._seen = dict(self._tried)
+        self._seen = states(repository)
+        self.unbuilt = unbuilt.models(repository)
+        self._tried = {name: self._seen[name] for name in self._seen.keys() - self.unbuilt}
 
     def poll(self, busy: set[str]) -> Iterator[tuple[str, bool]]:
-        """Models that differ and have looked the same at two polls, except `busy` ones.
+        """Models that differ and have looked the same at two polls, except `busy` ones, and
+        ensembles whose steps differ or are busy.
 
         Yields:
             A model's name and whether it is still there. It counts as tried once the next one is
@@ -155,11 +163,19 @@ class Changes:
         """
         now = states(self._repository)
         before, self._seen = self._seen, now
-        for name in sorted((now.keys() | self._tried.keys()) - busy):
+        waiting = unbuilt.models(self._repository)
+        self.unbuilt = {name: waiting[name] for name in waiting.keys() - self._tried.keys()}
+        known = (now.keys() | self._tried.keys()) - self.unbuilt.keys()
+        differ = {name for name in known if now.get(name) != self._tried.get(name)}
+        for name in sorted(differ - busy):
             state = now.get(name)
-            if state == before.get(name) and state != self._tried.get(name):
+            if state == before.get(name) and not self._steps(name) & (differ | busy):
                 yield name, state is not None
                 self._note(name, state)
+
+    def _steps(self, name: str) -> set[str]:
+        """Of an ensemble that is there."""
+        return {step for edge in ensembles.edges(self._repository / name / CONFIG) for step in edge}
 
     def again(self, name: str) -> None:
         """What was tried of this model has not reached tritonserver: it is yielded once more."""

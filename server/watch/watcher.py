@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from server.endpoints import Endpoints
 from server.errors import ControlError, ServerError
 from server.pages import report
 from server.pages.health import Health
@@ -60,21 +59,22 @@ class Watcher:
         self._begun = False  # some tritonserver did
         self._signals = StopSignals(self.events.wake, say)
         self._error: ServerError | None = None
-        self._demo: Callable[[Endpoints], str] | None = None
+        self._told = frozenset[str]()
+        self._serving: Callable[[frozenset[str]], object] | None = None
         self._health: Health
         self._progress: Progress
 
-    def run(self, demo: Callable[[Endpoints], str] | None = None) -> None:
+    def run(self, serving: Callable[[frozenset[str]], object] | None = None) -> None:
         """Serve until a signal has drained the server.
 
         Args:
-            demo: called with the endpoints once the server is ready; what it returns is shown.
+            serving: is told which models are ready, once the server is and after each change.
 
         Raises:
             ServerError: it never became ready, or did not drain.
         """
         self._signals.listen()
-        self._demo = demo
+        self._serving = serving
         self._begin()  # its complaint about a port comes first
         try:
             listener = self.server.endpoints.listen("health")
@@ -170,8 +170,15 @@ class Watcher:
             self._on_death()
         else:
             self._look_after_models()
+            self._tell()
         if self.state is State.DRAINING and time.monotonic() - self.since > self._window:
             self._stop_service()
+
+    def _tell(self) -> None:
+        ready = frozenset(self.server.log.ready)
+        if self._serving is not None and ready != self._told:
+            self._told = ready
+            self._serving(ready)
 
     def _look_after_models(self) -> None:
         if self.reconciler is not None:
@@ -285,14 +292,4 @@ class Watcher:
         if again:
             self._say(announcement.ready_again(log, seconds))
             return
-        self._demonstrate()
         self._say(announcement.ready(log, seconds, self.server.endpoints))
-
-    def _demonstrate(self) -> None:
-        if self._demo is None:
-            return
-        try:
-            self._say(self._demo(self.server.endpoints))
-        except Exception as error:
-            if not self._signals.is_asked:
-                self._say(f"the demonstration failed: {error}")

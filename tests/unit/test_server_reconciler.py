@@ -108,7 +108,7 @@ def test_nobody_waits_for_a_new_model_while_it_is_loaded(tmp_path: Path) -> None
     watched._server.control.load = load  # type: ignore[method-assign, assignment]
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "config.pbtxt").touch()
-    changes: Any = SimpleNamespace(poll=lambda _: [("new", True)], again=print)
+    changes: Any = SimpleNamespace(poll=lambda _: [("new", True)], again=print, unbuilt={})
     watched._follow(changes)
     assert loading.wait(30)
     look(watched, probe)

@@ -80,10 +80,13 @@ def test_what_one_rank_refuses_the_others_do_not_wait_for(monkeypatch: pytest.Mo
     assert computing.fires_after() is None
 
 
-def test_to_hang_in_the_kernel_is_progress_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    fired = Machine(monkeypatch, [0.0, WAITING], "DS").fires_after()
+@pytest.mark.parametrize("states", ["DS", "RS"])
+def test_what_hangs_in_the_kernel_or_is_given_no_processor_may_get_on(
+    monkeypatch: pytest.MonkeyPatch, states: str
+) -> None:
+    fired = Machine(monkeypatch, [0.0, WAITING], states).fires_after()
     assert 5 * HANG <= (fired or 0) <= 7 * HANG
-    assert Machine(monkeypatch, [0.05, WAITING], "DS").fires_after() is None, "a busy disk"
+    assert Machine(monkeypatch, [0.05, WAITING], states).fires_after() is None, "a busy disk"
 
 
 @pytest.mark.parametrize(("states", "forkserver"), [("ST", "S"), ("St", "S"), ("SS", "T")])

@@ -29,9 +29,10 @@ _MOST_SECONDS, _LEAST_SECONDS = 1.0, 0.02
 """Between two looks."""
 _DISAGREE_SECONDS = 2.0
 """Ranks refuse a batch within milliseconds of each other."""
-_KERNEL = 6
+_PATIENCE = 6
 """Times `hang_seconds` for a rank in the kernel, state D: a slow disk may have much to read, but
-one that has gone away answers never."""
+one that has gone away answers never. And for one that would run, state R, and is given no processor
+by a machine with far too much to do."""
 
 
 class Watchdog:
@@ -87,13 +88,13 @@ class Watchdog:
             each.cpu_seconds - self._cpu_seconds.get(pid, 0.0) > least
             for pid, each in vitals.items()
         )
-        in_kernel = any(each.state == "D" for each in vitals.values())
+        may_get_on = any(each.state in "DR" for each in vitals.values())
         if batch < 0 or batch != self._batch or worked:
             self._batch, self._since = batch, now
             self._cpu_seconds = {pid: each.cpu_seconds for pid, each in vitals.items()}
         elif flight and flight.refused_by and now - self._since >= _DISAGREE_SECONDS:
             raise self._stuck(f"ranks {sorted(flight.refused_by)} refused what others wait for")
-        elif self._is_over(self._since + self._hang * (_KERNEL if in_kernel else 1), now):
+        elif self._is_over(self._since + self._hang * (_PATIENCE if may_get_on else 1), now):
             seconds = now - self._since
             raise self._stuck(f"no rank has got on for {seconds:.0f} s")
         if flight and time.perf_counter() - flight.dispatched >= self._limit:
