@@ -81,7 +81,8 @@ class LateBuild(Beside):
         self._failures += 1
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else "failed"
         what = ", ".join(self._names)
-        self._say(f"the build of {what} {how}; what is served goes on; next try in {pause:.0f} s")
+        again = f"what is served goes on; next try in {pause:.0f} s"
+        self._say(f"the build of {what} {how}; {again}")
         return pause
 
     def _live(self) -> None:

@@ -221,7 +221,7 @@ class TritonServer:
             raise ModelError("\n".join(f"{name}  {why}" for name, why in sorted(harmful.items())))
         for recipe in sorted({*waiting.values()}):
             make = f"python -m build_scripts.build {recipe}"
-            self._show(f"{recipe} is not built yet; it is loaded once `{make}` has made it")
+            self._show(f"{recipe} is not built yet; it is loaded once that is done: {make}")
         models = sorted(repository.models(folder) - harmful.keys() - waiting.keys())
         if waiting and not models:
             raise ServerError(f"the models in {folder} are not built yet; run 'make build'")

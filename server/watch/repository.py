@@ -169,13 +169,10 @@ class Changes:
         differ = {name for name in known if now.get(name) != self._tried.get(name)}
         for name in sorted(differ - busy):
             state = now.get(name)
-            if state == before.get(name) and not self._steps(name) & (differ | busy):
+            steps = ensembles.steps(self._repository / name / CONFIG)
+            if state == before.get(name) and not steps & (differ | busy):
                 yield name, state is not None
                 self._note(name, state)
-
-    def _steps(self, name: str) -> set[str]:
-        """Of an ensemble that is there."""
-        return {step for edge in ensembles.edges(self._repository / name / CONFIG) for step in edge}
 
     def again(self, name: str) -> None:
         """What was tried of this model has not reached tritonserver: it is yielded once more."""

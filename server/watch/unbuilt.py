@@ -20,12 +20,12 @@ def models(repository: Path) -> dict[str, str]:
         made = _made(recipe)
         if not all(_is_built(repository / each) for each in made):
             found |= dict.fromkeys(made, recipe.parent.name)
-    links = [*ensembles.links(repository)] if found else []
+    configs = [*repository.glob(f"*/{ensembles.CONFIG}")] if found else []
+    chains = {config.parent.name: ensembles.steps(config) for config in configs}
     while more := {
-        ensemble: found[step]
-        for ensemble, *steps in links
-        for step in steps
-        if step in found and ensemble not in found
+        name: found[step]
+        for name in chains.keys() - found.keys()
+        for step in chains[name] & found.keys()
     }:
         found |= more
     return found

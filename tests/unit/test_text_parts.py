@@ -82,7 +82,9 @@ def parts_of(tokenizer: Tokenizer, ids: list[int], cuts: list[int]) -> list[str]
     parts = TextParts(tokenizer)
     ends = sorted({0, len(ids), *(cut % (len(ids) + 1) for cut in cuts)})
     found = [
-        parts.text(ids[max(start - CONTEXT, 0) : start], ids[start:end], is_last=end == len(ids))
+        parts.text(
+            ids[max(start - CONTEXT, 0) : start] or [-1], ids[start:end], is_last=end == len(ids)
+        )
         for start, end in pairwise(ends)
     ]
     return found or [parts.text([], [], is_last=True)]

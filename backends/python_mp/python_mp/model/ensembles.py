@@ -14,6 +14,8 @@ from .manifest import NAME, Manifest
 
 Edge = tuple[str, str]
 """A model that makes a tensor, and one that is given it."""
+Step = tuple[str, set[str], set[str]]
+"""A model of an ensemble, and the names there of what it makes and reads."""
 CONFIG = "config.pbtxt"
 
 
@@ -81,28 +83,37 @@ def _said(built: Manifest | None) -> str | None:
 
 def edges(config: Path) -> tuple[Edge, ...]:
     """Which models of the ensemble hand tensors to which; none where it is no ensemble."""
+    found = _steps(config)
+    return tuple(
+        (maker, reader) for maker, made, _ in found for reader, _, read in found if made & read
+    )
+
+
+def steps(config: Path) -> set[str]:
+    """The models that the ensemble chains; none where it is no ensemble."""
+    return {name for name, _, _ in _steps(config)}
+
+
+def _steps(config: Path) -> tuple[Step, ...]:
     try:
         state = config.stat()
         if not stat.S_ISREG(state.st_mode):  # to read a FIFO would take for ever
             return ()
-        return _edges(str(config), state.st_mtime_ns, state.st_size)
+        return _read(str(config), state.st_mtime_ns, state.st_size)
     except (OSError, ValueError, RecursionError):  # whoever loads it says what is wrong
         return ()
 
 
 @lru_cache(maxsize=256)
-def _edges(config: str, *_state: int) -> tuple[Edge, ...]:
+def _read(config: str, *_state: int) -> tuple[Step, ...]:
     text = Path(config).read_text()
     if "ensemble_scheduling" not in text:
         return ()
-    steps = [
-        (name, _tensors(step, "output_map"), _tensors(step, "input_map"))
+    return tuple(
+        (str(name), _tensors(step, "output_map"), _tensors(step, "input_map"))
         for scheduling in pbtxt.parse(text).get("ensemble_scheduling", [])
         for step in scheduling.get("step", [])
         for name in step.get("model_name", [])
-    ]
-    return tuple(
-        (maker, reader) for maker, made, _ in steps for reader, _, read in steps if made & read
     )
 
 

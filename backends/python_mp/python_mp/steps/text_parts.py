@@ -36,7 +36,7 @@ class TextParts:
         or by the last one as U+FFFD.
 
         Args:
-            context: up to CONTEXT ids of the answer before them, none only at its beginning.
+            context: up to CONTEXT ids of the answer before them; none or -1 only at its beginning.
         """
         decoder = _Decoder("replace")
         before: list[int] = []
@@ -51,7 +51,8 @@ class TextParts:
 
     def _shown(self, ids: Sequence[int]) -> Iterator[int]:
         for token in ids:
-            if token not in self._hidden and self._tokenizer.id_to_token(token) is not None:
+            is_known = token >= 0 and self._tokenizer.id_to_token(token) is not None
+            if is_known and token not in self._hidden:
                 yield token
 
     def _bytes(self, before: list[int], token: int) -> bytes:

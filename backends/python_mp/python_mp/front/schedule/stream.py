@@ -21,6 +21,8 @@ from .stop_strings import StopStrings
 
 CONTEXT_IDS = 8
 """Tokens before a part that go with it, so that its text can be made of it alone."""
+NOTHING_BEFORE = np.array([-1], np.int32)
+"""Of an answer's first part: Triton's generate_stream fails at a tensor without values."""
 
 
 _NOTHING = np.zeros(0, np.int32)
@@ -214,10 +216,11 @@ class Stream(Request):
             return None
         self._sent = shown.tokens
         first, last = self.prompt + start, self.prompt + shown.tokens
+        before = self.ids[max(self.prompt, first - CONTEXT_IDS) : first]
         usage = self.prompt, self.generated, self.found or 0
         outputs = {
             "OUTPUT_IDS": self.ids[None, first:last].copy(),
-            "CONTEXT_IDS": self.ids[None, max(self.prompt, first - CONTEXT_IDS) : first].copy(),
+            "CONTEXT_IDS": (before if start else NOTHING_BEFORE)[None].copy(),
             "FINISH_REASON": np.array([[shown.reason.encode()]], np.object_),
             "USAGE": np.array([usage], np.int32),
             "TRIM": np.array([[shown.trim]], np.int32),
