@@ -112,7 +112,7 @@ CASES = {
         {"unknown": 1},
         tensors=(("TEXT",), ("INPUT_IDS", "OFFSETS", "CONTINUES", "LENGTHS")),
     ),
-    "prompt": Case(
+    "chat_prompt": Case(
         lambda number: (
             {"TEXT": column(b"the " * number)}
             if number % 2
@@ -122,7 +122,7 @@ CASES = {
         "prompt",
         {"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"},
     ),
-    "text": Case(
+    "chat_text": Case(
         lambda number: {
             "OUTPUT_IDS": np.arange(5, 5 + number, dtype=np.int32)[None],
             "CONTEXT_IDS": np.arange(number - 1, dtype=np.int32)[None],
