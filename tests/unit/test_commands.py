@@ -20,6 +20,9 @@ RUN = {
     r"\S*python -m clients\.rerank ": "tests/triton/test_tasks.py",
     r"\S*python -m clients\.chat$": "tests/triton/test_chat.py",
     r"curl -N .*/generate_stream": "tests/triton/test_chat.py",
+    r"curl localhost:8004/v1/chat/completions": "tests/triton/test_chat_served.py",
+    r"\S*python -m build_scripts\.new chat": "tests/unit/test_new.py",
+    r"\S*python -m build_scripts\.build chat": ".ci/run",  # all that is shipped
     r"\S*python -m build_scripts\.build (--variants|embed)": "tests/triton/test_engines.py",
     r"\S*python -m build_scripts\.new (words|judge|edges)": "tests/process/test_models_page.py",
     r"\S*python -m build_scripts\.build (words|judge|edges)": "tests/process/test_models_page.py",
@@ -38,7 +41,6 @@ NOT_RUN = {
     r"git pull && docker compose build": "there is nothing to pull; its other halves are run",
     r"docker run --rm --gpus": "it needs a GPU and NVIDIA's container",
     r"pip install .*--editable|python -m build_scripts\.build embed'$": "inside that container",
-    r"\S*python -m build_scripts\.(new|build) chat": "it takes minutes; test_chat.py does it small",
     r"kubectl (create|set|apply)": "it needs a cluster; the manifests are checked by kubectl",
 }
 """What begins so is run by no test, and why."""
