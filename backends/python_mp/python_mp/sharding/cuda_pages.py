@@ -157,9 +157,10 @@ def _attend(
         other=0.0,
     )
     place = context - rows + row
-    low, high = 0, context - rows + tl.minimum(rows, first + TILE)
-    if WINDOWED:
-        low = tl.maximum(0, context - rows + first - window + 1) // STEP * STEP
+    least, high = 0, context - rows + tl.minimum(rows, first + TILE)
+    if WINDOWED:  # What lies before may have no block any more.
+        least = tl.maximum(0, context - rows + first - window + 1)
+    low = least // STEP * STEP
     share = tl.cdiv(tl.cdiv(high - low, STEP), SPLITS) * STEP
     begin = low + split * share
     end = tl.minimum(begin + share, high)
@@ -168,7 +169,7 @@ def _attend(
     found = tl.zeros([ROWS, SIZE], tl.float32)
     for at_first in range(begin, end, STEP):
         at = at_first + step
-        there = at < end
+        there = (at >= least) & (at < end)
         block = tl.load(table + sequence * width + at // PAGE, mask=there, other=0).to(tl.int64)
         slot = (block * KV + head) * PAGE + at % PAGE
         is_there = there[:, None] & is_column
