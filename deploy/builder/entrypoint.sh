@@ -1,11 +1,17 @@
 #!/bin/sh
 # entrypoint.sh ARGUMENTS...: `python -m build_scripts.build` as whoever owns the model repository, which may
 # be a folder of the host: so what is built there is his. Root becomes him; anybody else builds as he is.
+# Without arguments, all that is missing or stale is built but for the recipes that LATER names.
 set -eu
 
 SRV=${SRV:-/srv}
 SERVER=10001 # the user of the images that serve
 cd "$SRV"
+if [ $# = 0 ]; then
+    for name in ${LATER:-}; do
+        [ ! -e "model_repository/$name/recipe.toml" ] || set -- "$@" "--except=$name"
+    done
+fi
 set -- python -m build_scripts.build "$@"
 
 hidden=$(find model_repository ! -perm -o=r -o -type d ! -perm -o=x | head -n 1)

@@ -105,11 +105,12 @@ class Stack:
 
 def fresh_clone(folder: Path, owner: int) -> Path:
     """The project's models without what was built, in `folder`, which belongs to another user where
-    this one may give things away."""
+    this one may give things away. `chat` is left out: its build takes minutes."""
 
     def built(parent: str, names: list[str]) -> set[str]:
         made = {name for name in names if (Path(parent) / name / "manifest.json").exists()}
-        return made | {name for name in names if name.startswith((".building-", "__pycache__"))}
+        out = (".building-", "__pycache__", "chat")
+        return made | {name for name in names if name.startswith(out)}
 
     shutil.copytree(PROJECT / "model_repository", folder, ignore=built)
     for path in [folder, *folder.rglob("*")] if os.getuid() == 0 else []:

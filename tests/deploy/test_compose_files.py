@@ -129,7 +129,8 @@ def test_the_repository_of_the_clone_is_built_and_served() -> None:
     """What is missing or stale is built before triton starts."""
     main = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]
     assert main["triton"]["volumes"] == [f"{REPOSITORY}:ro,z"]
-    assert f"{REPOSITORY}:z" in main["build"]["volumes"]
+    assert f"{REPOSITORY}:z" in main["build"]["volumes"] == main["later"]["volumes"]
+    assert main["later"]["image"] == main["build"]["image"]
     assert main["triton"]["depends_on"]["build"]["condition"] == "service_completed_successfully"
 
 
@@ -151,6 +152,11 @@ def test_builds_as_the_owner_of_the_repository() -> None:
         asked = f"{owner[0]}:{owner[1]} -m build_scripts.build --check a model\n"
         assert (built.stdout, built.stderr) == (asked, "")
         assert ((srv / "build").stat().st_uid, (srv / "build").stat().st_gid) == owner
+        (srv / "model_repository" / "chat").mkdir()
+        (srv / "model_repository" / "chat" / "recipe.toml").touch()
+        later = entrypoint("builder", **own, LATER="chat nobody").stdout
+        assert later.endswith(" -m build_scripts.build --except=chat\n")
+        assert "--except" not in entrypoint("builder", "embed", **own, LATER="chat").stdout
         (srv / "model_repository" / "hidden").chmod(0o700)
         said = entrypoint("builder", **own).stderr
         assert "may not read model_repository/hidden; on the host: chmod" in said
