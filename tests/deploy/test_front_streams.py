@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import InferInput
 from tritonclient.grpc.service_pb2 import ModelInferRequest
@@ -221,7 +221,7 @@ FIELDS = st.dictionaries(NAMES, PLAIN | st.lists(PLAIN, max_size=5), max_size=5)
 def test_what_passes_harms_nobody(both: Fronted, kind: str) -> None:
     """Of generated bodies; at the end of the session all processes are still there."""
 
-    @GENERATED
+    @settings(GENERATED, max_examples=60)
     @given(
         fields=FIELDS | st.builds(lambda one, other: {**one, "parameters": other}, FIELDS, FIELDS),
         model=st.sampled_from(["parts", "wide", "text", "sequence"]),
