@@ -17,7 +17,8 @@ from .communicator import DTYPES, Place
 
 HEADER = 16  # int64 fields of a message's header: dtype, dimensions, shape
 _PATIENCE = 6
-"""Times `hang_seconds`, for one collective and what its peers compute before it."""
+"""Times `hang_seconds`, for one collective and what its peers compute before it. Who waits for a
+GPU spins, and so is at work for the watchdog; who waits for gloo sleeps."""
 IN_FLIGHT = 2  # messages that may wait for their receiver
 
 
@@ -40,8 +41,7 @@ class Distributed:
             rank=place.world_rank,
             world_size=place.world_size,
             device_id=device if backend == "nccl" else None,
-            # Who waits for a GPU spins, so that the watchdog takes it for at work.
-            timeout=timedelta(seconds=_PATIENCE * hang_seconds) if hang_seconds else None,
+            timeout=_patience(hang_seconds) if backend == "nccl" else None,
         )
         # Every rank takes part in making every stage's group.
         stages = [range(s * self.size, (s + 1) * self.size) for s in range(place.stages)]
@@ -112,3 +112,7 @@ class Distributed:
         yield
         self._waited += time.perf_counter() - start
         self._operations += 1
+
+
+def _patience(hang_seconds: int) -> timedelta | None:
+    return timedelta(seconds=_PATIENCE * hang_seconds) if hang_seconds else None
