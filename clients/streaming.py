@@ -46,13 +46,14 @@ def stream(
     url: str | None = None,
     ca: Path | None = None,
 ) -> Generator[Part]:
-    """The parts of an answer, as they come. Whoever stops reading cancels the request.
+    """The parts of an answer, as they come. Whoever stops reading cancels the request; but not one
+    whose answer is whole, since Triton 24.10 may keep it for ever.
 
     `url` and `ca` are those of `clients.connection.connect`. Raises StreamError.
     """
     address = url or default_url("grpc")
     found: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
-    client = connect("grpc", address, ca)
+    client, is_whole = connect("grpc", address, ca), False
     client.start_stream(partial(_put, found))
     try:
         with suppress(InferenceServerException):  # Of a server that is gone; why, comes by `found`.
@@ -67,12 +68,13 @@ def stream(
             if error is not None:
                 raise StreamError(sentence(error, address)) from error
             response = result.get_response()
+            is_whole = response.parameters["triton_final_response"].bool_param
             if response.outputs:
                 yield _part(result)
-            if response.parameters["triton_final_response"].bool_param:
+            if is_whole:
                 return
     finally:
-        client.stop_stream(cancel_requests=True)
+        client.stop_stream(cancel_requests=not is_whole)
         client.close()
 
 

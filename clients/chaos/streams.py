@@ -23,7 +23,7 @@ def over_grpc(
 ) -> dict[str, Array]:
     """All of the answer, whose parts come over a client of its own. Raises what tritonclient does,
     and TimeoutError."""
-    found: _Result = queue.SimpleQueue()
+    found, is_whole = _Result(), False
     client.start_stream(lambda result, error: found.put((result, error)), headers=_STRICT)
     try:
         client.async_stream_infer(
@@ -32,9 +32,11 @@ def over_grpc(
             parameters=dict(question.parameters),
             enable_empty_final_response=True,
         )
-        return joined(_parts(found, deadline))
+        answer = joined(_parts(found, deadline))
+        is_whole = True
+        return answer
     finally:
-        client.stop_stream(cancel_requests=True)
+        client.stop_stream(cancel_requests=not is_whole)
 
 
 def _parts(found: _Result, deadline: float) -> Iterator[Mapping[str, Array]]:

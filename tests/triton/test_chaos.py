@@ -19,6 +19,7 @@ from build_scripts.publish import versions
 from server.process.installation import PROJECT
 from tests.support import repository
 from tests.support.command import TOKEN, Command, command, variables
+from tests.triton.test_generate import DECODER
 
 CheckLeft = Callable[[tuple[str, Path]], None]
 EMBED = ("embed", "embed_tokenizer", "embed_encoder", "embed_vectors")
@@ -61,6 +62,28 @@ def test_chaos_finds_nothing(tmp_path: Path, check_left: CheckLeft) -> None:
     assert report["requests"]["right"] > 50
     assert report["requests"]["cancelled"] > 0
     assert {model.name: versions(model) for model in models.iterdir()} == before
+
+
+@pytest.mark.campaign
+def test_chaos_finds_no_stream_that_is_not_as_in_calm(
+    tmp_path: Path, check_left: CheckLeft
+) -> None:
+    written = tmp_path / "report.json"
+    decoder = repository.add(tmp_path / "models", "decoder", DECODER)
+    task = {"context_length": 1024, "vocabulary": 1 << 20, "eos_token_ids": [7]}
+    (decoder / "1" / "task.json").write_text(json.dumps(task))
+    options = "--model=decoder", "--tokens=300", "--seconds=30", f"--json={written}"
+    faults = "--faults=kill,freeze,segfault,reload,cancel", "--freeze-seconds", "0.5", "12"
+    with command(tmp_path / "models") as served:
+        served.wait_ready()
+        with chaos(served, *options, *faults) as program:
+            said, _ = program.communicate()
+        end(served, check_left)
+    print(said)
+    assert program.returncode == 0, said
+    report: dict[str, Any] = json.loads(written.read_text())
+    assert report["findings"] == []
+    assert report["requests"]["right"] > 50
 
 
 def test_chaos_finds_what_nobody_announced(tmp_path: Path, check_left: CheckLeft) -> None:
