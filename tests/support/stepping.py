@@ -1,5 +1,9 @@
 """The schedule Continuous and a rank, in one thread: each step is cut, computed and booked here."""
 
+from __future__ import annotations
+
+import json
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from python_mp.front.flights import Flight, Flights
 from python_mp.front.inbox import GroupEnded
 from python_mp.front.metrics import Metrics
 from python_mp.front.refusing import Refusals
+from python_mp.front.schedule import travelling
 from python_mp.front.schedule.continuous import Continuous
 from python_mp.front.schedule.generation_step import GenerationStep
 from python_mp.front.schedule.reading import StreamReader
@@ -22,6 +27,28 @@ from python_mp.wire.message import Refusal
 from tests.support.configs import decoder_config
 from tests.support.replicas import lone_rank
 from tests.support.streams import Parts
+
+
+class Home:
+    """The way back of a guest."""
+
+    keeps = False
+
+    def __init__(self, bench: Bench, stream: Stream) -> None:
+        self._bench, self._stream = bench, stream
+
+    def part(self, outputs: Mapping[str, Any]) -> None:
+        self._bench.heard.append((self._stream, travelling.part(outputs)))
+
+    def send(self, outputs: Mapping[str, Any]) -> None:
+        self.part(outputs)
+        self._bench.heard.append((self._stream, ""))
+
+    def fail(self, error: PythonMpError) -> None:
+        raise AssertionError(error)
+
+    def is_cancelled(self) -> bool:
+        return self._stream not in self._bench.schedule._lent
 
 
 class Bench:
@@ -40,6 +67,7 @@ class Bench:
         self.depth = depth
         self.steps: list[GenerationStep] = []
         self.deaths = 0
+        self.heard: deque[tuple[Stream, str]] = deque()
         self.spoil: Callable[[dict[str, Any]], object] | None = None
         """What the next step's outputs suffer."""
         self.faults: list[str] = []
@@ -70,6 +98,28 @@ class Bench:
         for each in self.schedule.waiting_since(np.inf):
             if each.answer is answer:
                 self._give_up(each, RequestFailed("cancelled"))
+
+    def lend(self, peer: Bench) -> None:
+        """What waits first is computed there; what comes of it is heard by `hear`."""
+        if stream := self.schedule.lend(lambda _: True):
+            inputs, said = stream.described()
+            copies = {name: array.copy() for name, array in inputs.items()}
+            guest = peer.schedule.guest(copies, json.loads(json.dumps(said)), Home(self, stream))
+            guest.guest = True
+            peer.schedule.add(guest)
+
+    def hear(self) -> None:
+        while self.heard:
+            stream, text = self.heard.popleft()
+            if text:
+                self.schedule.hear(stream, text)
+            elif stream in self.schedule._lent:
+                assert stream.is_over
+                self.schedule.settle(stream)
+
+    def lose_peer(self) -> None:
+        """With all that is there."""
+        self.schedule.put_back(list(self.schedule._lent))
 
     def cut(self) -> bool:
         """Whether there was something to be computed."""

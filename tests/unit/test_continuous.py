@@ -88,6 +88,51 @@ def test_every_stream_gets_what_it_gets_alone(
             assert isinstance(answer.done.exception(0), InvalidInput | RequestFailed)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(prompts(), st.integers(1, 60)), min_size=1, max_size=8),
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["home", "away"]), st.integers(1, 9)),
+            st.tuples(st.sampled_from(["lend", "lend", "lose", "die", "hear"]), st.just(1)),
+        ),
+        max_size=40,
+    ),
+)
+def test_wherever_a_stream_is_computed_its_tokens_are_the_same(
+    asked: list[tuple[list[int], int]], events: list[tuple[str, int]]
+) -> None:
+    """It is lent, lost with its peer, goes on at home, and is lent again; at any moment."""
+    with TemporaryDirectory() as folder:
+        home, peer = Bench(Path(folder), blocks=40), Bench(Path(folder), blocks=12)
+        answers = [home.ask(p, max_tokens=n, logprobs=n % 3) for p, n in asked]
+        for event, times in events:
+            for _ in range(times):
+                match event:
+                    case "home":
+                        home.step()
+                    case "away":
+                        peer.step()
+                    case "lend":
+                        home.lend(peer)
+                    case "lose":
+                        home.lose_peer()
+                    case "hear":
+                        home.hear()
+                    case "die" if home.flying:
+                        home.die(KILLED)
+        peer.run()
+        peer.schedule.stop()
+        home.hear()
+        home.lose_peer()
+        home.run()
+        home.close()
+        for answer, (prompt, most) in zip(answers, asked, strict=True):
+            if not answer.done.exception(0):
+                assert answer.ids == expected(prompt, most)
+                assert answer.joined("LOGPROBS").tolist() == [-float(t) for t in answer.ids]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path
