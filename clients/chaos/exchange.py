@@ -56,10 +56,12 @@ class Connection:
         if self.protocol == "http":
             return streams.over_http(self._url, question, self._patience)
         with closing(self._connect()) as client:
-            return self._stream_over(client, question)
+            return self._stream_over(client, question, streams.Results())
 
-    def _stream_over(self, client: Any, question: Question) -> dict[str, Array]:
-        return streams.over_grpc(client, self._inputs(question), question, self._patience)
+    def _stream_over(
+        self, client: Any, question: Question, found: streams.Results
+    ) -> dict[str, Array]:
+        return streams.over_grpc(client, self._inputs(question), question, self._patience, found)
 
     def _connect(self) -> Any:
         """A client has one stream at a time."""

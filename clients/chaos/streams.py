@@ -15,15 +15,15 @@ from clients.chaos.questions import Array, Question
 SHOWN = "ANSWER", "OUTPUT_IDS"
 """What is compared: the first of these that the parts have."""
 _STRICT = {"triton_grpc_error": "true"}  # an error comes with its status
-_Result = queue.SimpleQueue[tuple[Any, Any]]
+Results = queue.SimpleQueue[tuple[Any, Any]]
 
 
 def over_grpc(
-    client: Any, inputs: list[Any], question: Question, deadline: float
+    client: Any, inputs: list[Any], question: Question, deadline: float, found: Results
 ) -> dict[str, Array]:
-    """All of the answer, whose parts come over a client of its own. Raises what tritonclient does,
-    and TimeoutError."""
-    found, is_whole = _Result(), False
+    """All of the answer, whose parts come over a client of its own and through `found`. Raises what
+    tritonclient does, and TimeoutError."""
+    is_whole = False
     client.start_stream(lambda result, error: found.put((result, error)), headers=_STRICT)
     try:
         client.async_stream_infer(
@@ -39,7 +39,7 @@ def over_grpc(
         client.stop_stream(cancel_requests=not is_whole)
 
 
-def _parts(found: _Result, deadline: float) -> Iterator[Mapping[str, Array]]:
+def _parts(found: Results, deadline: float) -> Iterator[Mapping[str, Array]]:
     while True:
         try:
             result, error = found.get(timeout=deadline)
@@ -100,19 +100,21 @@ class Later:
         self,
         question: Question,
         connect: Callable[[], Any],
-        ask: Callable[[Any, Question], dict[str, Array]],
+        ask: Callable[[Any, Question, Results], dict[str, Array]],
         answered: Callable[..., None],
     ) -> None:
         self._question, self._client = question, connect()
         self._ask, self._answered = ask, answered
+        self._found = Results()
         Thread(target=self._run, daemon=True).start()
 
     def cancel(self) -> None:
-        self._client.stop_stream(cancel_requests=True)
+        error = InferenceServerException("cancelled", "StatusCode.CANCELLED")
+        self._found.put((None, error))
 
     def _run(self) -> None:
         try:
-            answer = self._ask(self._client, self._question)
+            answer = self._ask(self._client, self._question, self._found)
         except Exception as error:
             self._answered(None, error)
         else:
