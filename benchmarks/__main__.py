@@ -2,6 +2,7 @@
 idle, refusals. A table on the screen, JSON in results/.
 
 python -m benchmarks [SECTION ...]
+python -m benchmarks peers [--only NAME ...] [--turns N] [--seconds S]      what others serve, too
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import argparse
 import json
 import os
 import platform
+import signal
+import sys
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +34,10 @@ from benchmarks import (
     refusals,
     serving,
 )
+from benchmarks.peers import chart, side_by_side
 
-SECTIONS = {
+Section = Callable[[], Iterable[dict[str, Any]]]
+SECTIONS: dict[str, Section] = {
     "collectives": collectives.run,
     "parallel": parallel.run,
     "engines": engines.run,
@@ -48,23 +55,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS))
     parser.add_argument("--folder", type=Path, default=Path("results"))
+    peers = parser.add_argument_group("peers, which runs where it is named only")
+    peers.add_argument("--only", action="extend", nargs="+", default=[], metavar="NAME")
+    peers.add_argument("--turns", type=int, default=3)
+    peers.add_argument("--seconds", type=float, default=5.0)
     arguments = parser.parse_args()
-    unknown = set(arguments.sections) - SECTIONS.keys()
+    beside = partial(side_by_side.run, arguments.only, arguments.turns, arguments.seconds)
+    sections: dict[str, Section] = {**SECTIONS, "peers": beside}
+    unknown = set(arguments.sections) - sections.keys()
     if unknown:
-        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(sections)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended, too
+    _run({name: sections[name] for name in arguments.sections or SECTIONS}, arguments.folder)
+
+
+def _run(sections: dict[str, Section], folder: Path) -> None:
     console = Console()
     results: dict[str, Any] = {"machine": _machine()}
-    for name in arguments.sections or SECTIONS:
+    for name, run in sections.items():
         results[name] = []
         with console.status(f"{name} ...") as status:
-            for record in SECTIONS[name]():
+            for record in run():
                 results[name].append(record)
                 status.update(f"{name}: {len(results[name])} measured ...")
         console.print(_table(name, results[name]))
-    arguments.folder.mkdir(exist_ok=True)
-    path = arguments.folder / f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     path.write_text(json.dumps(results, indent=2))
     console.print(f"written to {path}")
+    if records := results.get("peers"):
+        drawn = path.with_suffix(".svg")
+        drawn.write_text(chart.svg(records))
+        console.print(f"drawn in {drawn}")
 
 
 def _table(title: str, records: list[dict[str, Any]]) -> Table:

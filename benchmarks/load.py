@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from server.token import METADATA
 
 @dataclass(frozen=True)
 class Target:
-    """A model's one input; `rows` are sent in turn, one a request. A row is a text or numbers.
+    """A model's one input; `rows` are sent in turn, `batch` a request. A row is a text or numbers.
 
     `token` is the server's admin token: perf_analyzer asks for the model's config first.
     """
@@ -36,6 +37,7 @@ class Target:
     model: str
     input: str
     rows: list[str] | list[list[float]]
+    batch: int = 1
 
     @property
     def is_text(self) -> bool:
@@ -47,7 +49,9 @@ def closed_loop(target: Target, concurrency: int, seconds: float) -> Load:
     analyzer = os.environ.get("PERF_ANALYZER") or shutil.which("perf_analyzer")
     if analyzer:
         return _perf_analyzer(analyzer, target, concurrency, seconds)
-    requests = [{target.input: array(row)} for row in target.rows]
+    rows = cycle(array(row) for row in target.rows)
+    batches = (np.concatenate([*islice(rows, target.batch)]) for _ in target.rows)
+    requests = [{target.input: batch} for batch in batches]
     with ClosedLoop(target.url, requests) as loop:
         return loop.load(target.model, concurrency, seconds)
 
@@ -64,6 +68,7 @@ def _perf_analyzer(analyzer: str, target: Target, concurrency: int, seconds: flo
             "-H": f"{METADATA}:{target.token}",
             "--input-data": data,
             "--concurrency-range": concurrency,
+            "-b": target.batch,
             "--measurement-interval": int(seconds * 1000 / 3),  # it takes three windows
             "--stability-percentage": 999,
             "--max-trials": 3,
@@ -74,7 +79,8 @@ def _perf_analyzer(analyzer: str, target: Target, concurrency: int, seconds: flo
         with report.open() as lines:
             row = next(csv.DictReader(lines))
     p50, p99 = (float(row[f"p{share} latency"]) / 1e3 for share in (50, 99))
-    return Load("perf_analyzer", float(row["Inferences/Second"]), p50, p99)
+    rate = float(row["Inferences/Second"]) / target.batch  # it counts the rows of a batch
+    return Load("perf_analyzer", rate, p50, p99)
 
 
 def tensor(target: Target, row: str | list[float]) -> Any:

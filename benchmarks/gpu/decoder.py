@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from benchmarks.gpu.report import report
 from python_mp.front.local import Local, served
 from python_mp.model.config import ModelConfig, parse
 from python_mp.model.errors import PythonMpError
@@ -72,12 +73,11 @@ class Stream:
 
 
 def main() -> None:
-    print(torch.cuda.get_device_name() if GPU else "no GPU: a tiny model", torch.__version__)
     with TemporaryDirectory() as name:
         config = _config(Path(name))
         began = time.perf_counter()
         with served(config, Path(name)) as replica:
-            print(f"the rank serves after {time.perf_counter() - began:.2f} s", flush=True)
+            report(serves_after_s=time.perf_counter() - began)
             _run(replica, MOST)  # For the graphs.
             time.sleep(5.0 if GPU else 0.0)
             for count in (1, 8, MOST):
@@ -100,10 +100,11 @@ def _measure(replica: Local, count: int) -> None:
             "python_mp_forward_seconds_count{rank=0}",
         )
     )
-    print(
-        f"{count:3d} sequences: {count / rate * 1e3:.2f} ms between tokens, {rate:.0f} tokens/s;"
-        f" in the rank {spent / made * 1e3:.2f} ms a step, prompts included",
-        flush=True,
+    report(
+        sequences=count,
+        ms_between_tokens=count / rate * 1e3,
+        tokens_per_second=rate,
+        step_in_the_rank_ms=spent / made * 1e3,  # prompts included
     )
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.gpu.packed_attention import LONGEST, Lengths
+from benchmarks.gpu.report import report
 from build_scripts.sentences import sentences
 
 DEPTH = 2
@@ -125,11 +126,8 @@ def main(checkpoint: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     texts = _texts()
     rows = [np.array(ids[:LONGEST], np.int32) for ids in tokenizer(texts)["input_ids"]]
-    print(
-        f"{len(rows)} texts, mean {sum(map(len, rows)) / len(rows):.1f} tokens, "
-        f"longest {max(map(len, rows))}; {torch.cuda.get_device_name()}, "
-        f"torch {torch.__version__}"
-    )
+    lengths = [len(row) for row in rows]
+    report(texts=len(rows), mean_tokens=sum(lengths) / len(rows), longest=max(lengths))
     reference = _reference(checkpoint, rows)
     model = (
         AutoModel.from_pretrained(checkpoint, dtype=torch.bfloat16, attn_implementation="packed")
@@ -171,11 +169,8 @@ def _capture(model: Any) -> list[Graph]:
         graphs.append(Graph(model, tokens, sequences, pool))
         torch.cuda.synchronize()
         if tokens in (16, 2048, 49152):
-            print(
-                f"  graph of {tokens} tokens captured in {time.perf_counter() - began:.2f} s, "
-                f"{(torch.cuda.memory_reserved()) / 2**20:.0f} MiB reserved in all"
-            )
-    print(f"  {len(graphs)} graphs hold {(torch.cuda.memory_allocated() - before) / 2**20:.0f} MiB")
+            report(graph_of_tokens=tokens, captured_in_s=time.perf_counter() - began)
+    report(graphs=len(graphs), hold_mib=(torch.cuda.memory_allocated() - before) / 2**20)
     return graphs[::-1]
 
 
@@ -207,10 +202,12 @@ def _measure(graphs: list[Graph], rows: list[Array], reference: Array, size: int
         for _ in pipeline.drain():
             pass
         seconds = time.perf_counter() - began
-        note = f", {median(latencies) * 1e3:.3f} ms a batch" if latencies else ""
-        print(
-            f"batch {size:5d} depth {depth}: {done * size / seconds:9.0f} texts/s{note}; "
-            f"cosine at least {worst:.6f}"
+        report(
+            texts_a_batch=size,
+            in_flight=depth,
+            texts_per_second=done * size / seconds,
+            batch_ms=median(latencies) * 1e3 if latencies else "",
+            one_minus_cosine=1 - worst,
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from benchmarks.gpu.packed_attention import LONGEST, Lengths
+from benchmarks.gpu.report import report
 from benchmarks.gpu.timing import device_seconds
 
 TEXTS, HIDDEN, LAYERS = 256, 1024, 24
@@ -41,11 +42,14 @@ def main() -> None:
     for name, forward in (("eager", eager), ("compiled", torch.compile(eager, dynamic=False))):
         with torch.inference_mode():
             seconds = device_seconds(forward)
-        print(
-            f"{TEXTS} x {LONGEST} tokens, {name}: {seconds * 1e3:.2f} ms,"
-            f" {TEXTS / seconds:.0f} texts/s, {FLOP / seconds / 1e12:.0f} TFLOP/s,"
-            f" {FLOP / seconds / peak:.2f} of products alone",
-            flush=True,
+        report(
+            how=name,
+            texts=TEXTS,
+            tokens_each=LONGEST,
+            ms=seconds * 1e3,
+            texts_per_second=TEXTS / seconds,
+            tflops=FLOP / seconds / 1e12,
+            of_products_alone=FLOP / seconds / peak,
         )
 
 
@@ -53,7 +57,7 @@ def products(size: int = 8192) -> float:
     """FLOP/s of square bfloat16 products."""
     a = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
     rate = 2 * size**3 / device_seconds(lambda: a @ a)
-    print(f"products alone: {rate / 1e12:.0f} TFLOP/s")
+    report(products_alone_tflops=rate / 1e12)
     return rate
 
 

@@ -1,6 +1,6 @@
 """What a rank on a GPU gives: requests of many texts, through the front, shared memory and back.
 
-    python -m benchmarks.gpu.rank CHECKPOINT [DTYPE]
+    python -m benchmarks.gpu.rank CHECKPOINT [DTYPE [cpu]]
 
 A checkpoint of sentence-transformers with mean pooling. Every vector is compared with the one that
 transformers' module makes in float32 on the processor.
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from benchmarks.gpu.report import report
 from build_scripts.sentences import sentences
 from python_mp.front.local import Local, served
 from python_mp.model.config import ModelConfig, parse
@@ -33,24 +34,24 @@ from python_mp.model.request import Array
 from python_mp.sharding.families.task import Layer, Task
 
 SECONDS = 2.0
+SIZES = {"cuda": (1, 32, 256, 1024), "cpu": (1, 4)}
+TEXTS = {"cuda": 400, "cpu": 16}
 DEPTH = 3
 """Requests in flight: one that is computed, one that the rank has already, one that waits."""
 
 
-def main(checkpoint: Path, dtype: str) -> None:
+def main(checkpoint: Path, dtype: str = "bfloat16", device: str = "cuda") -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    rows = [np.array(ids, np.int32) for ids in tokenizer(_texts())["input_ids"]]
+    texts = _texts()[: TEXTS[device]]
+    rows = [np.array(ids, np.int32) for ids in tokenizer(texts)["input_ids"]]
     lengths = [len(row) for row in rows]
-    print(
-        f"{len(rows)} texts, mean {sum(lengths) / len(rows):.1f} tokens, longest {max(lengths)};"
-        f" {torch.cuda.get_device_name()}, torch {torch.__version__}, {dtype}"
-    )
+    report(texts=len(rows), mean_tokens=sum(lengths) / len(rows), longest=max(lengths), dtype=dtype)
     right = _reference(checkpoint, rows)
     with TemporaryDirectory() as name:
         began = time.perf_counter()
-        with served(_config(Path(name), checkpoint, dtype), Path(name)) as replica:
-            print(f"the rank serves after {time.perf_counter() - began:.2f} s")
-            for size in (1, 32, 256, 1024):
+        with served(_config(Path(name), checkpoint, dtype, device), Path(name)) as replica:
+            report(serves_after_s=time.perf_counter() - began)
+            for size in SIZES[device]:
                 _measure(replica, rows, right, size)
 
 
@@ -83,10 +84,13 @@ def _measure(replica: Local, rows: list[Array], right: Array, size: int) -> None
     rate = done * size / (time.perf_counter() - began)
     for each in flying:
         each.result(60)
-    print(
-        f"{size:5d} texts a request: alone {median(alone) * 1e3:.2f} ms, in the rank"
-        f" {in_rank * 1e3:.2f}; {DEPTH} in flight {rate:.0f} texts/s; cosine at least {worst:.6f}",
-        flush=True,
+    report(
+        texts_a_request=size,
+        alone_ms=median(alone) * 1e3,
+        in_the_rank_ms=in_rank * 1e3,
+        in_flight=DEPTH,
+        texts_per_second=rate,
+        one_minus_cosine=1 - worst,
     )
 
 
@@ -109,8 +113,8 @@ def _request(rows: list[Array]) -> dict[str, Array]:
     return {"INPUT_IDS": ids, "LENGTHS": np.array([[len(row)] for row in rows], np.int32)}
 
 
-def _config(folder: Path, checkpoint: Path, dtype: str) -> ModelConfig:
-    """Of one rank on the first GPU."""
+def _config(folder: Path, checkpoint: Path, dtype: str, device: str) -> ModelConfig:
+    """Of one rank, on the first GPU where the device is one."""
     (folder / "1").mkdir()
     for name in ("config.json", "model.safetensors"):
         shutil.copy2(checkpoint / name, folder / "1" / name)
@@ -132,12 +136,16 @@ def _config(folder: Path, checkpoint: Path, dtype: str) -> ModelConfig:
             {"name": "LENGTHS", "data_type": "TYPE_INT32", "dims": ["1"]},
         ],
         "output": [{"name": "SENTENCE_EMBEDDING", "data_type": "TYPE_FP32", "dims": [str(width)]}],
-        "instance_group": [
-            {"name": "lead", "kind": "KIND_GPU", "gpus": [0], "count": 1, "passive": False}
-        ],
+        "instance_group": [{"name": "lead", "count": 1, "passive": False} | PLACES[device]],
         "parameters": {key: {"string_value": value} for key, value in parameters.items()},
     }
     return parse(json.dumps(raw), str(folder), "1")
+
+
+PLACES: dict[str, dict[str, Any]] = {
+    "cuda": {"kind": "KIND_GPU", "gpus": [0]},
+    "cpu": {"kind": "KIND_CPU"},
+}
 
 
 def _reference(checkpoint: Path, rows: list[Array]) -> Array:
@@ -155,4 +163,4 @@ def _texts() -> list[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "bfloat16")
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,94 +1,95 @@
-"""Two replicas: what waits at one that is down is computed by the other."""
+"""The side by side: servers are started, asked, judged and ended, whatever they do."""
 
-import os
-import signal
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
-from python_mp.model.errors import InvalidInput, RequestFailed, Unavailable
-from python_mp.rank.engines.echo import EXIT, RAISE, REFUSE, SLEEP
-from tests.support.configs import echo_config
-from tests.support.processes import until
-from tests.support.replicas import LIMIT, Served, ask, counted, pids, served, values
+from benchmarks.peers import chart, known, running, side_by_side, venv
+from benchmarks.peers.peer import Packages, Peer, raw
+from benchmarks.peers.side_by_side import COLUMNS, Texts
 
-pytestmark = pytest.mark.usefixtures("one_forkserver")
+SERVER = """
+import subprocess, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import numpy as np
+
+class Answers(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        text = self.rfile.read(int(self.headers["Content-Length"]))
+        vector = np.array([len(text), int(sys.argv[2])], "<f4").tobytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(vector)))
+        self.end_headers()
+        self.wfile.write(vector)
+    def log_message(self, *_):
+        pass
+
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Answers).serve_forever()
+"""
+TEXTS = ["a", "bb", "a longer text"]
+RIGHT = 3
+
+
+def peer(name: str, program: str = SERVER, second: int = RIGHT, needs: str = "") -> Peer:
+    packages = Packages(name, (needs,)) if needs else None
+    return Peer(
+        name, "none", packages, raw(), lambda at: ["-c", program, str(at.http), str(second)]
+    )
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Served, Served]]:
-    """Two replicas that take long to start."""
-    sizes = {"replicas": 2, "tensor_parallel_size": 2}
-    config = echo_config(tmp_path, **sizes, **{"module.start_seconds": 3})
-    with ExitStack() as stack, ThreadPoolExecutor(2) as starting:
-        both = [served(config, tmp_path, index=index) for index in (0, 1)]
-        started = list(starting.map(lambda each: each.__enter__(), both))
-        for each in both:
-            stack.push(each)
-        yield started[0], started[1]
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.array([[len(text), RIGHT] for text in TEXTS], np.float32)
+    texts = Texts(TEXTS, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    monkeypatch.setattr(Texts, "usual", lambda: texts)
+    monkeypatch.setattr(venv, "FOLDER", tmp_path)
+    monkeypatch.setattr(known, "in_process", list)
 
 
-def test_what_a_killed_replica_had_is_answered_by_its_peer(pair: tuple[Served, Served]) -> None:
-    first, second = pair
-    held = [ask(first, 1, fault=(SLEEP, 0, 300)), *(ask(first, n) for n in range(2, 10))]
-    os.kill(pids(first)[1], signal.SIGKILL)
-    assert values(held) == [[n] for n in range(1, 10)]
-    assert values([ask(first, 10)]) == [[10]]
-    assert counted(first, "ranks_alive") == [0], "nobody waited for the new ranks"
-    for fault in (REFUSE, RAISE):  # A guest is told what is wrong with it.
-        with pytest.raises((RequestFailed, InvalidInput), match="as asked"):
-            ask(first, 1, fault=(fault, 0, 0)).result(LIMIT)
-    assert counted(first, "handed_over_total")[0] >= 9
-    assert counted(second, "requests_total")[0] >= counted(first, "handed_over_total")[0]
-    until(lambda: counted(first, "ranks_alive") == [2])
-    assert values([ask(first, 11)]) == [[11]]
-    assert counted(first, "requests_total")[0] >= 2, "it serves itself again"
+@pytest.mark.usefixtures("places")
+def test_each_peer_has_its_row_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {each.pid for each in psutil.Process().children(recursive=True)}
+    dies = peer("dies", "raise SystemExit(7)")
+    missing = peer("not to be had", needs="/nowhere/package.whl")
+    others = [peer("ours"), peer("wrong", second=-RIGHT), dies, missing]
+    monkeypatch.setattr(known, "served", lambda: others)
+    records = [*side_by_side.run([], turns=2, seconds=0.2)]
+    assert [tuple(record) for record in records] == [COLUMNS] * 4
+    ours, wrong, died, failed = records
+    assert ours["cosine"] == pytest.approx(1)
+    assert ours["ours: texts/s"] == ours["ours: p50"] == 1
+    assert len(ours["turns"].split()) == 2
+    assert wrong["cosine"] < 0.9
+    assert wrong["ours: texts/s"] == pytest.approx(ours["texts/s"] / wrong["texts/s"])
+    assert "ended with 7" in died["turns"]
+    assert "package.whl" in failed["turns"]
+    left = [each for each in psutil.Process().children(recursive=True) if each.pid not in before]
+    assert not left
+    drawn = ET.fromstring(chart.svg(records))
+    bars = [each for each in drawn.iter() if each.tag.endswith("rect")]
+    assert len(bars) == 4, "two rows have figures, in two panels"
 
 
-def test_what_crashed_a_replica_does_not_go_to_its_peer(pair: tuple[Served, Served]) -> None:
-    first, second = pair
-    fault = (EXIT, 0, 1)
-    poison, good = ask(first, 1, fault=fault), ask(first, 2)
-    assert values([good]) == [[2]]
-    with pytest.raises(RequestFailed):
-        poison.result(LIMIT)
-    assert not first.replica.serves
-    for replica in (second, first, second):
-        with pytest.raises(RequestFailed, match="has ended two groups"):
-            ask(replica, 1, fault=fault).result(LIMIT)
-    assert values([ask(first, 2), ask(second, 3)]) == [[2], [3]]
-    assert counted(second, "generation", "restarts_total") == [1, 0]
-    assert counted(first, "restarts_total") == [2]
+@pytest.mark.usefixtures("places")
+def test_a_name_that_nobody_has_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "served", lambda: [peer("ours"), peer("other")])
+    with pytest.raises(SystemExit, match="no peer is called nobody"):
+        [*side_by_side.run(["nobody"], 1, 0.1)]
 
 
-def test_a_replica_that_cannot_start_is_helped_while_a_peer_serves(tmp_path: Path) -> None:
-    cause = tmp_path / "cause"
-    config = echo_config(tmp_path, replicas=2, **{"module.die_if": str(cause)})
-    with served(config, tmp_path) as first, served(config, tmp_path, index=1) as second:
-        cause.touch()
-        os.kill(pids(first)[0], signal.SIGKILL)
-        until(lambda: bool(first.replica._down))
-        assert values([ask(first, n) for n in range(20)]) == [[n] for n in range(20)]
-        os.kill(pids(second)[0], signal.SIGKILL)
-        until(lambda: bool(second.replica._down) and not first.replica._away.is_hopeful)
-        with pytest.raises(Unavailable, match="exited with 1"):
-            ask(first, 1).result(LIMIT)
-        cause.unlink()
-        until(lambda: first.replica.serves)
-        assert values([ask(first, 2)]) == [[2]]
-
-
-def test_stop_answers_or_refuses_what_is_away(tmp_path: Path) -> None:
-    config = echo_config(tmp_path, replicas=2, **{"module.start_seconds": 1})
-    with served(config, tmp_path, index=1) as second:
-        with served(config, tmp_path) as first:
-            os.kill(pids(first)[0], signal.SIGKILL)
-            until(lambda: not first.replica.serves)
-            away = [ask(first, n, fault=(SLEEP, 0, 500)) for n in range(3)]
-            until(lambda: counted(second, "batches_total")[0] > 0)
-        for future in away:
-            assert isinstance(future.exception(0), Unavailable | None)
-        assert values([ask(second, 4)]) == [[4]]
+def test_an_answer_of_another_status_is_no_figure(tmp_path: Path) -> None:
+    program = SERVER.replace(
+        "self.send_response(200)", "self.send_response(500 if text == b'b' else 200)"
+    )
+    with (
+        running.started(peer("refuses", program), tmp_path / "log") as server,
+        pytest.raises(RuntimeError, match="500"),
+    ):
+        server.load("HTTP", ["a", "b"], 2, 0.2)

@@ -12,7 +12,9 @@ class TritonPythonModel:
     def initialize(self, args):
         parameters = json.loads(args["model_config"])["parameters"]
         dtype, checkpoint = (parameters[key]["string_value"] for key in ("dtype", "checkpoint"))
-        self.model = SentenceTransformer(checkpoint, device="cpu").to(getattr(torch, dtype))
+        gpu = f"cuda:{args['model_instance_device_id']}"
+        device = gpu if args["model_instance_kind"] == "GPU" else "cpu"
+        self.model = SentenceTransformer(checkpoint, device=device).to(getattr(torch, dtype))
 
     def execute(self, requests):
         arrays = [pb_utils.get_input_tensor_by_name(r, "TEXT").as_numpy() for r in requests]

@@ -1,0 +1,20 @@
+"""An exported graph in the plain Python backend, as benchmarks/peers/apps/encoder.py runs it."""
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from encoder import Encoder
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.encode = Encoder.of_environment()
+
+    def execute(self, requests):
+        arrays = [pb_utils.get_input_tensor_by_name(r, "TEXT").as_numpy() for r in requests]
+        vectors = self.encode([text.decode() for array in arrays for text in array.ravel()])
+        ends = np.cumsum([len(array) for array in arrays])
+        return [self._response(part) for part in np.split(vectors, ends[:-1])]
+
+    @staticmethod
+    def _response(vectors):
+        return pb_utils.InferenceResponse([pb_utils.Tensor("EMBEDDING", vectors)])
