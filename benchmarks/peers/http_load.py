@@ -42,7 +42,7 @@ async def _loop(order: Order) -> Load:
     end = begin + order.seconds
 
     async def one_client(session: aiohttp.ClientSession) -> None:
-        while (start := time.perf_counter()) < end:
+        while (start := time.perf_counter()) < end or not latencies:
             async with session.post(order.url, data=next(bodies)) as answer:
                 content = await answer.read()
                 if answer.status != 200:

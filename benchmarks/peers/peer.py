@@ -34,11 +34,13 @@ class Packages:
         requirements: pinned, as pip takes them.
         alone: whether all packages are its own. Else it sees ours, torch and the engines among
             them, so that only the server differs.
+        unwanted: what pip brings and it does not work with.
     """
 
     name: str
     requirements: tuple[str, ...]
     alone: bool = False
+    unwanted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ class InProcess:
     program: Path
 
 
-def raw(path: str = "/") -> Wire:
+def raw(path: str = "/", body: Callable[[str], str] = str) -> Wire:
     """A text as it is, and float32 as they are: the least that a server can be given."""
-    return Wire(path, lambda text: text, lambda content: np.frombuffer(content, "<f4"))
+    return Wire(path, body, lambda content: np.frombuffer(content, "<f4"))
 
 
 def openai(path: str, model: str) -> Wire:

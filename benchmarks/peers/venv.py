@@ -37,6 +37,8 @@ def python(packages: Packages | None) -> str:
             _share(folder)
         pip = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         _call([*pip, *packages.requirements])
+        if packages.unwanted:
+            _call([str(interpreter), "-m", "pip", "uninstall", "--yes", *packages.unwanted])
         stamp.write_text(wanted)
     return str(interpreter)
 

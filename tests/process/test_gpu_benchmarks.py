@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu.__main__ import Outcome, lines, main, run
 from clients.chaos.processes import state
 from tests.support.checkpoints import packaged
+from tests.support.processes import until
 
 
 def child(program: str) -> list[str]:
@@ -40,9 +40,8 @@ def test_a_part_that_hangs_ends_with_what_it_started() -> None:
     )
     hung = run("part", child(program), 5)
     assert hung.state == "not done after 5 s"
-    pid = hung.records[0]["pid"]
-    while state(pid) not in (psutil.STATUS_DEAD, psutil.STATUS_ZOMBIE):
-        time.sleep(0.05)
+    ended = psutil.STATUS_DEAD, psutil.STATUS_ZOMBIE
+    until(lambda: state(hung.records[0]["pid"]) in ended)
 
 
 def test_records_of_one_kind_are_one_table() -> None:

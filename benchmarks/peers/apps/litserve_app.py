@@ -5,15 +5,15 @@ import sys
 
 import litserve
 from encoder import Encoder
-from fastapi import Request, Response
+from fastapi import Response
 
 
 class Embed(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.encode = Encoder.of_environment()
 
-    async def decode_request(self, request: Request) -> str:
-        return (await request.body()).decode()
+    def decode_request(self, request: dict[str, str]) -> str:
+        return request["text"]
 
     def predict(self, texts: list[str]) -> list[bytes]:
         return [row.tobytes() for row in self.encode(texts)]

@@ -1,7 +1,12 @@
 """An exported graph in the plain Python backend, as benchmarks/peers/apps/encoder.py runs it."""
 
+import os
+import sys
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, os.environ["ENCODER_CODE"])  # PYTHONPATH is Triton's own here
 from encoder import Encoder
 
 
