@@ -154,5 +154,6 @@ def _vllm() -> Peer:
         return ["-m", module, *(each for pair in options.items() for each in pair)]
 
     variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    variables["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     wire = openai("/v1/embeddings", "embed")
     return Peer("vllm serve (vllm-cpu)", "torch", packages, wire, command, environment=variables)

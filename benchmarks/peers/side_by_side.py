@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -98,7 +99,8 @@ def _turn(
         yield "call", _called(each, texts, seconds)
         return
     venv.FOLDER.mkdir(parents=True, exist_ok=True)
-    with started(each, venv.FOLDER / "log.txt") as running:
+    log = venv.FOLDER / f"{re.sub(r'[^a-z]+', '-', each.name.lower())}.log"
+    with started(each, log) as running:
         vectors = np.stack([running.ask(text) for text in texts.texts[asked]])
         cosine = texts.cosine(vectors, asked)
         for door in each.doors:
