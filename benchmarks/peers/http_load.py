@@ -13,7 +13,7 @@ from statistics import median
 
 import aiohttp
 
-from clients.closed_loop import LEAST, Load
+from clients.closed_loop import LEAST, Load, LoadError
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,16 @@ class Order:
     seconds: float
 
     def carried_out(self) -> Load:
-        """By a child process, after a warm-up of a quarter of the time."""
+        """By a child process, after a warm-up of a quarter of the time.
+
+        Raises:
+            LoadError: an answer was no 200, or none came.
+        """
         child = [sys.executable, "-m", "benchmarks.peers.http_load"]
         text = json.dumps(asdict(self))
         done = subprocess.run(child, input=text, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
+            raise LoadError(done.stderr.strip().splitlines()[-1])
         return Load(**json.loads(done.stdout))
 
 
@@ -42,11 +46,11 @@ async def _loop(order: Order) -> Load:
     end = begin + order.seconds
 
     async def one_client(session: aiohttp.ClientSession) -> None:
-        while (start := time.perf_counter()) < end or not latencies:
+        while (start := time.perf_counter()) < end or len(latencies) < LEAST:
             async with session.post(order.url, data=next(bodies)) as answer:
                 content = await answer.read()
                 if answer.status != 200:
-                    raise RuntimeError(f"{order.url}: {answer.status} {content[:200]!r}")
+                    raise LoadError(f"{order.url}: {answer.status} {content[:200]!r}")
             if start >= begin:
                 latencies.append(time.perf_counter() - start)
 

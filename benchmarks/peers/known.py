@@ -128,7 +128,7 @@ def _infinity() -> Peer:
     )
 
     def command(at: Endpoints) -> list[str]:
-        options = {"--model-id": str(inputs.optimum()), "--served-model-name": "embed"}
+        options = {"--model-id": ".", "--served-model-name": "embed"}
         options |= {"--engine": "optimum", "--device": "cpu", "--batch-size": BATCH}
         options |= {"--host": at.host, "--port": str(at.http)}
         program = str(venv.FOLDER / packages.name / "bin" / "infinity_emb")
@@ -136,8 +136,15 @@ def _infinity() -> Peer:
 
     variables = {"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1"}
     variables["INFINITY_ONNX_DISABLE_OPTIMIZE"] = "true"  # the graph is fused already
-    wire = openai("/embeddings", "embed")
-    return Peer("infinity-emb", "onnxruntime", packages, wire, command, environment=variables)
+    return Peer(
+        "infinity-emb",
+        "onnxruntime",
+        packages,
+        openai("/embeddings", "embed"),
+        command,
+        environment=variables,
+        folder=inputs.optimum(),  # It finds a graph by a path relative to where it runs only.
+    )
 
 
 def _vllm() -> Peer:
@@ -154,6 +161,7 @@ def _vllm() -> Peer:
         return ["-m", module, *(each for pair in options.items() for each in pair)]
 
     variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    variables["VLLM_CACHE_ROOT"] = str(venv.FOLDER / "vllm-cache")
     variables["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     wire = openai("/v1/embeddings", "embed")
     return Peer("vllm serve (vllm-cpu)", "torch", packages, wire, command, environment=variables)

@@ -53,6 +53,7 @@ class Peer:
         command: arguments behind Python's, by where to listen.
         triton_model: what to ask over gRPC, too.
         environment: variables beside ours.
+        folder: where it is started, if that matters.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Peer:
     command: Callable[[Endpoints], list[str]]
     triton_model: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
     @property
     def doors(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from benchmarks.peers import known, venv
 from benchmarks.peers.peer import Array, InProcess, Peer
 from benchmarks.peers.running import PeerError, started
 from benchmarks.texts import CHECKPOINT, short_texts
+from clients.closed_loop import LoadError
 
 OURS = "ours"
 FLYING = 32
@@ -79,7 +80,7 @@ def run(only: Sequence[str], turns: int, seconds: float) -> Iterator[dict[str, A
                 try:
                     for door, one in _turn(each, texts, asked, seconds):
                         measured[each.name, each.engine, door].append(one)
-                except (venv.NotInstalled, PeerError, RuntimeError) as error:
+                except (venv.NotInstalled, PeerError, LoadError) as error:
                     failed[each.name] = str(error)
     yield from _records(measured)
     for name, why in failed.items():

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.peers import chart, known, running, side_by_side, venv
 from benchmarks.peers.peer import Packages, Peer, raw
 from benchmarks.peers.side_by_side import COLUMNS, Texts
+from clients.closed_loop import LoadError
 
 SERVER = """
 import subprocess, sys
@@ -90,6 +91,6 @@ def test_an_answer_of_another_status_is_no_figure(tmp_path: Path) -> None:
     )
     with (
         running.started(peer("refuses", program), tmp_path / "log") as server,
-        pytest.raises(RuntimeError, match="500"),
+        pytest.raises(LoadError, match="500"),
     ):
         server.load("HTTP", ["a", "b"], 2, 0.2)
