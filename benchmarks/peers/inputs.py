@@ -69,14 +69,13 @@ def graph() -> Path:
 
 
 def optimum() -> Path:
-    """The checkpoint with onnx/model.onnx, hidden states as Optimum calls them."""
+    """The checkpoint with model.onnx, hidden states as Optimum calls them."""
     folder = FOLDER / "optimum"
-    if not (folder / "onnx" / "model.onnx").exists():
+    if not (folder / "model.onnx").exists():
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(CHECKPOINT.path, folder)
-        (folder / "onnx").mkdir()
         names = ("input_ids", "attention_mask", "last_hidden_state")
-        _export(Hidden(), folder / "onnx" / "model.onnx", names)
+        _export(Hidden(), folder / "model.onnx", names)
     return folder
 
 
