@@ -133,13 +133,16 @@ class Metrics:
         with self._lock:
             self._values[self._key(name, labels)] = value
 
-    def observe(self, name: str, seconds: float, **labels: Any) -> None:
+    def observe(self, name: str, *seconds: float, **labels: Any) -> None:
         with self._lock:
             histogram = self._histograms[self._key(name, labels)]
-            histogram.counts[bisect_left(BUCKETS, seconds)] += 1
-            histogram.total += seconds
+            for each in seconds:
+                histogram.counts[bisect_left(BUCKETS, each)] += 1
+            histogram.total += sum(seconds)
 
     def _key(self, name: str, labels: Mapping[str, Any]) -> tuple[str, Labels]:
+        if not labels:
+            return name, self._labels
         return name, (*self._labels, *((label, str(value)) for label, value in labels.items()))
 
     def dispatched(self, flight: Flight, waiting: int) -> None:
@@ -150,15 +153,13 @@ class Metrics:
         self.count("tokens_total", batch.tokens)
         self.count("tokens_saved_total", batch.tokens_saved)
         self.gauge("queue_requests", waiting)
-        for request in batch.begun:
-            self.observe("queue_seconds", flight.dispatched - request.arrived)
+        self.observe("queue_seconds", *(flight.dispatched - r.arrived for r in batch.begun))
 
     def landed(self, flight: Flight) -> None:
         """Books a batch that every rank is through with."""
         now = time.perf_counter()
         self.observe("batch_seconds", now - flight.dispatched)
-        for request in flight.batch.ended:
-            self.observe("request_seconds", now - request.arrived)
+        self.observe("request_seconds", *(now - r.arrived for r in flight.batch.ended))
         self.count("tokens_padded_total", max((step.padded for step in flight.steps), default=0))
         for step in flight.steps:
             self.observe("forward_seconds", step.compute, rank=step.rank)

@@ -41,8 +41,9 @@ class Refusals:
         self._metrics.count("refused_total", refused, reason=reason or _REASONS[type(error)])
 
     def refuse_poison(self, requests: Iterable[Request]) -> None:
-        poison = [request for request in requests if request in self._poison]
-        self.refuse(poison, RequestFailed(POISON))
+        if self._poison:
+            poison = [request for request in requests if request in self._poison]
+            self.refuse(poison, RequestFailed(POISON))
 
     @staticmethod
     def fail(requests: Iterable[Request], error: PythonMpError) -> int:

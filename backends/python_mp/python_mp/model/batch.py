@@ -10,13 +10,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
 
 from .config import ModelConfig, TensorSpec
 from .errors import RequestFailed
+from .once import once
 from .ragged_groups import CU_SEQLENS as CU_SEQLENS
 from .request import Array, Outputs, Request, check_nbytes
 
@@ -28,7 +28,7 @@ class Batch:
     id: int
     requests: tuple[Request, ...]
 
-    @cached_property
+    @once
     def lengths(self) -> list[list[int]]:
         """Rows of each sequence, for each group of ragged tensors."""
         groups = range(len(self.requests[0].lengths))
@@ -38,7 +38,7 @@ class Batch:
     def sequences(self) -> int:
         return len(self.lengths[0])
 
-    @cached_property
+    @once
     def tokens(self) -> int:
         """Rows of all groups."""
         return sum(request.tokens for request in self.requests)

@@ -25,7 +25,8 @@ class Size(NamedTuple):
     def fits(self, bounds: Parameters) -> bool:
         return (
             self.tokens <= bounds.max_batch_tokens
-            and max(self.nbytes, self.output_nbytes) <= bounds.max_batch_bytes
+            and self.nbytes <= bounds.max_batch_bytes
+            and self.output_nbytes <= bounds.max_batch_bytes
         )
 
     def excess(self, bounds: Parameters) -> str:
