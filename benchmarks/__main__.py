@@ -1,5 +1,5 @@
-"""`make bench`: collectives, parallel layers, engines, serving, overload, front, layouts,
-idle, refusals. A table on the screen, JSON in results/.
+"""`make bench`: collectives, parallel layers, engines, one process, serving, processor time,
+overload, front, layouts, idle, refusals. A table on the screen, JSON in results/.
 
 python -m benchmarks [SECTION ...]
 python -m benchmarks peers [--only NAME ...] [--turns N] [--seconds S]      what others serve, too
@@ -28,9 +28,11 @@ from benchmarks import (
     engines,
     front,
     idle,
+    in_process,
     layouts,
     overload,
     parallel,
+    processor,
     refusals,
     serving,
 )
@@ -41,7 +43,9 @@ SECTIONS: dict[str, Section] = {
     "collectives": collectives.run,
     "parallel": parallel.run,
     "engines": engines.run,
+    "in_process": in_process.run,
     "serving": serving.run,
+    "processor": processor.run,
     "overload": overload.run,
     "front": front.run,
     "layouts": layouts.run,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from python_mp.sharding import packed_pages
 from python_mp.sharding.packed import Packed
 from tests.support.replicas import Array
 
@@ -40,7 +42,7 @@ def formula(
 
 @settings(max_examples=80, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    lengths=st.lists(st.integers(1, 9) | st.just(40), min_size=1, max_size=4),
     groups=st.sampled_from([1, 2, 4]),
     asked=st.fixed_dictionaries(
         {},
@@ -52,23 +54,25 @@ def formula(
         },
     ),
     more=st.sets(st.sampled_from(["bias", "sinks"])),
+    is_compiled=st.booleans(),
 )
 def test_it_computes_its_formula(
-    lengths: list[int], groups: int, asked: dict[str, float], more: set[str]
+    lengths: list[int], groups: int, asked: dict[str, float], more: set[str], is_compiled: bool
 ) -> None:
     random, total = np.random.default_rng(len(lengths)), sum(lengths)
     q = random.standard_normal((total, HEADS, SIZE))
     k, v = random.standard_normal((2, total, HEADS // groups, SIZE))
-    bias = random.standard_normal((HEADS, 9, 9)) if "bias" in more else None
+    bias = random.standard_normal((HEADS, 40, 40)) if "bias" in more else None
     sinks = random.standard_normal(HEADS) if "sinks" in more else None
     ends = np.cumsum([0, *lengths])
     batch = Packed({"cu_seqlens": ends.astype(np.int32)}, torch.device("cpu"))
-    found = batch.attend(
-        *(torch.from_numpy(each).float() for each in (q, k, v)),
-        **asked,  # type: ignore[arg-type]
-        bias=None if bias is None else lambda n: torch.from_numpy(bias[:, :n, :n]),
-        sinks=None if sinks is None else torch.from_numpy(sinks),
-    )
+    with patch.object(packed_pages, "kernels", packed_pages.kernels if is_compiled else None):
+        found = batch.attend(
+            *(torch.from_numpy(each).float() for each in (q, k, v)),
+            **asked,  # type: ignore[arg-type]
+            bias=None if bias is None else lambda n: torch.from_numpy(bias[:, :n, :n]),
+            sinks=None if sinks is None else torch.from_numpy(sinks),
+        )
     for start, stop in itertools.pairwise(ends):
         rows = slice(start, stop)
         wanted = formula(q[rows], k[rows], v[rows], bias, sinks, **asked)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from python_mp.sharding import _kernels, products
+from python_mp.sharding.gelu import gelu
 from python_mp.sharding.products import linear
 
 SETS = range(len(_kernels.instruction_sets()))
@@ -25,12 +26,13 @@ def _the_best_afterwards() -> Iterator[None]:
 @pytest.mark.parametrize("which", SETS)
 @settings(max_examples=50, deadline=None)
 @given(
-    rows=st.integers(1, 30) | st.just(250),
+    rows=st.integers(1, 30) | st.integers(60, 90) | st.just(250),
     outputs=st.integers(1, 70),
-    inputs=st.integers(1, 200),
+    inputs=st.integers(1, 200) | st.just(1600),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     has_bias=st.booleans(),
     threads=st.integers(1, 5),
+    many=st.booleans(),
 )
 def test_it_is_the_product(
     which: int,
@@ -40,6 +42,7 @@ def test_it_is_the_product(
     dtype: torch.dtype,
     has_bias: bool,
     threads: int,
+    many: bool,
 ) -> None:
     _kernels.choose(which)
     x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs).to(dtype)
@@ -55,10 +58,11 @@ def test_it_is_the_product(
         inputs,
         dtype is torch.bfloat16,
         threads,
+        many,
     )
     wide = None if bias is None else bias.double()
     torch.testing.assert_close(
-        beyond[1:-1], F.linear(x.double(), weight.double(), wide).float(), rtol=1e-5, atol=1e-4
+        beyond[1:-1], F.linear(x.double(), weight.double(), wide).float(), rtol=1e-5, atol=2e-4
     )
     assert (beyond[[0, -1]] == 7).all()
 
@@ -105,6 +109,16 @@ def test_whatever_computes_it(
     wanted = F.linear(given.double(), matrix.double(), bias.double()).to(dtype)
     limit = 2e-2 if dtype.itemsize == 2 else 1e-5
     torch.testing.assert_close(found, wanted, rtol=limit, atol=limit)
+
+
+@pytest.mark.parametrize("which", SETS)
+def test_gelu_is_torchs(which: int) -> None:
+    _kernels.choose(which)
+    for count in (0, 1, 15, 100_003):
+        x = torch.linspace(-12, 12, count)
+        x[count // 2 :] *= 1e3
+        torch.testing.assert_close(gelu(x), F.gelu(x.double()).float(), rtol=1e-6, atol=2e-6)
+    assert gelu(torch.tensor([torch.nan])).isnan().all()
 
 
 def test_a_graph_has_torchs_product() -> None:

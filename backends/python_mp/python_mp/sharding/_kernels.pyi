@@ -11,8 +11,10 @@ def multiply(
     inputs: int,
     bfloat16: bool,
     threads: int,
+    many: bool,
     /,
 ) -> None: ...
+def gelu(y: int, x: int, count: int, threads: int, /) -> None: ...
 def store(
     keys: int,
     values: int,
@@ -45,6 +47,7 @@ def attend(
     head: int,
     filled: int,
     window: int,
+    causal: bool,
     scale: float,
     softcap: float,
     bfloat16: bool,

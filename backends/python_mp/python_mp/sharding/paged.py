@@ -38,7 +38,7 @@ def new_cache(
     if device.type != "cpu":
         return gpu_cache(blocks, kv_heads, head, dtype, device)
     keys = _zeros((blocks, kv_heads, head, BLOCK), dtype)
-    return keys, _zeros((blocks, kv_heads, BLOCK, _filled(head)), dtype)
+    return keys, _zeros((blocks, kv_heads, BLOCK, filled(head)), dtype)
 
 
 def gpu_cache(
@@ -46,8 +46,8 @@ def gpu_cache(
 ) -> tuple[Tensor, Tensor]:
     """The same as it lies on a GPU, whose kernels read the numbers of a head side by side."""
     keys = torch.zeros((blocks, kv_heads, BLOCK, head), dtype=dtype, device=device)
-    filled = (blocks, kv_heads, BLOCK, _filled(head))
-    return keys.transpose(2, 3), torch.zeros(filled, dtype=dtype, device=device)
+    values = torch.zeros((blocks, kv_heads, BLOCK, filled(head)), dtype=dtype, device=device)
+    return keys.transpose(2, 3), values
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -61,7 +61,7 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def block_bytes(kv_heads: int, head: int, dtype: torch.dtype) -> int:
     """Of one layer's keys and values of 16 tokens."""
-    return kv_heads * BLOCK * (head + _filled(head)) * dtype.itemsize
+    return kv_heads * BLOCK * (head + filled(head)) * dtype.itemsize
 
 
 def store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, places: Tensor) -> None:
@@ -149,7 +149,7 @@ def attend_pages(
             *args, window=window, scale=scale, softcap=softcap, sinks=sinks
         )
     masking = Masking(True, window, scale, softcap)
-    return _attend(*args, masking, None if sinks is None else sinks.float().contiguous())
+    return attend_stored(*args, masking, sinks)
 
 
 def _gpu(pages: Tensor) -> Any:
@@ -172,7 +172,7 @@ def _is_ours(q: Tensor, cache: Tensor) -> bool:
     )
 
 
-def _attend(
+def attend_stored(
     q: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
@@ -182,6 +182,8 @@ def _attend(
     masking: Masking,
     sinks: Tensor | None,
 ) -> Tensor:
+    """By the kernel; as `attend_pages`, but what a row sees is said by `masking`."""
+    sinks = None if sinks is None else sinks.float().contiguous()
     (tokens, heads, head), (blocks, kv_heads) = q.shape, k_cache.shape[:2]
     wide, table = q.float().contiguous(), table.int().contiguous()
     contexts, starts = contexts.int().contiguous(), starts.int().contiguous()
@@ -209,6 +211,7 @@ def _attend(
         head,
         v_cache.shape[3],
         masking.window or sys.maxsize,
+        masking.causal,
         head**-0.5 if masking.scale is None else masking.scale,
         masking.softcap or 0.0,
         k_cache.dtype is torch.bfloat16,
@@ -265,5 +268,5 @@ def _one(
     return made.transpose(0, 1).to(dtype)
 
 
-def _filled(head: int) -> int:
+def filled(head: int) -> int:
     return -(-head // BLOCK) * BLOCK

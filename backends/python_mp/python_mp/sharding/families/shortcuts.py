@@ -11,6 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.activations import GELUActivation
+
+from ..gelu import Gelu
 
 
 class Same:
@@ -44,8 +47,16 @@ def take(model: nn.Module) -> None:
         if has_config and not isinstance(module, PreTrainedModel):  # These make masks by it.
             vars(module)["config"] = Known(module.config)
         for name, part in module._modules.items():
+            if _is_gelu(part):
+                module._modules[name] = Gelu()
+        for name, part in module._modules.items():
             # nn.Module finds its parts last, in three dicts, where all other places have failed.
             vars(module)[name] = Same() if type(part) is nn.Dropout else part
+
+
+def _is_gelu(part: object) -> bool:
+    by_torch = type(part) is nn.GELU and part.approximate == "none"
+    return by_torch or (type(part) is GELUActivation and part.act is nn.functional.gelu)
 
 
 def _unchunked(

@@ -2,10 +2,14 @@
 #pragma GCC target("avx2,fma")
 #define LANES 8
 #define ROWS 3
+#define HIGH 6
+#define WIDE_PANEL 2
 #include "lanes.h"
+#include "panels.h"
 #include "products.h"
 #include "pages.h"
 #include "tasks.h"
+#include "gelu.h"
 
-const Kernels kernels_avx2 = {"avx2", multiply, attend};
+const Kernels kernels_avx2 = {"avx2", multiply, gelu, attend};
 #endif

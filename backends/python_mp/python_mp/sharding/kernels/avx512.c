@@ -2,10 +2,14 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
 #define LANES 16
 #define ROWS 6
+#define HIGH 12
+#define WIDE_PANEL 2
 #include "lanes.h"
+#include "panels.h"
 #include "products.h"
 #include "pages.h"
 #include "tasks.h"
+#include "gelu.h"
 
-const Kernels kernels_avx512 = {"avx512", multiply, attend};
+const Kernels kernels_avx512 = {"avx512", multiply, gelu, attend};
 #endif

@@ -1,9 +1,13 @@
 /* What every processor of the architecture has: SSE2, NEON. */
 #define LANES 4
 #define ROWS 3
+#define HIGH 6
+#define WIDE_PANEL 2
 #include "lanes.h"
+#include "panels.h"
 #include "products.h"
 #include "pages.h"
 #include "tasks.h"
+#include "gelu.h"
 
-const Kernels kernels_baseline = {"baseline", multiply, attend};
+const Kernels kernels_baseline = {"baseline", multiply, gelu, attend};

@@ -13,6 +13,7 @@ typedef struct {
     const float *bias;  /* [outputs], or NULL */
     size_t rows, outputs, inputs;
     int bfloat16, threads;
+    int many; /* by panels, where there are rows enough */
 } Product;
 
 enum { BLOCK = 16, MAX_HEAD = 512 };
@@ -27,7 +28,8 @@ typedef struct {
     const int32_t *starts;      /* [sequences + 1]: where the rows of each begin */
     const float *sinks;         /* [heads], or NULL */
     size_t sequences, width, blocks, heads, kv_heads, head, filled;
-    size_t window;              /* tokens that a row sees, at most */
+    size_t window;              /* tokens that a row sees, at most, its own included; each way */
+    int causal;                 /* none behind its own */
     float scale, softcap;       /* 0: no cap */
     int bfloat16, threads;
 } Attention;
@@ -45,7 +47,8 @@ int store(const Store *); /* -1: a place that is not in the pages; nothing was w
 
 typedef struct {
     const char *name;
-    void (*multiply)(const Product *);
+    int (*multiply)(const Product *); /* -1: no memory */
+    void (*gelu)(float *y, const float *x, size_t count, int threads);
     int (*attend)(const Attention *); /* -1: no memory */
 } Kernels;
 

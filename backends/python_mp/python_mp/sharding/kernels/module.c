@@ -56,8 +56,8 @@ static PyObject *multiply(PyObject *Py_UNUSED(module), PyObject *args) {
     unsigned long long y, x, weight, bias;
     Py_ssize_t rows, outputs, inputs;
     Product p = {0};
-    if (!PyArg_ParseTuple(args, "KKKKnnnpi", &y, &x, &weight, &bias, &rows, &outputs, &inputs,
-                          &p.bfloat16, &p.threads))
+    if (!PyArg_ParseTuple(args, "KKKKnnnpip", &y, &x, &weight, &bias, &rows, &outputs, &inputs,
+                          &p.bfloat16, &p.threads, &p.many))
         return NULL;
     p.y = (float *)(uintptr_t)y;
     p.x = (const float *)(uintptr_t)x;
@@ -66,7 +66,18 @@ static PyObject *multiply(PyObject *Py_UNUSED(module), PyObject *args) {
     p.rows = rows;
     p.outputs = outputs;
     p.inputs = inputs;
-    Py_BEGIN_ALLOW_THREADS chosen->multiply(&p);
+    int status;
+    Py_BEGIN_ALLOW_THREADS status = chosen->multiply(&p);
+    Py_END_ALLOW_THREADS return status ? PyErr_NoMemory() : Py_NewRef(Py_None);
+}
+
+static PyObject *gelu(PyObject *Py_UNUSED(module), PyObject *args) {
+    unsigned long long y, x;
+    Py_ssize_t count;
+    int threads;
+    if (!PyArg_ParseTuple(args, "KKni", &y, &x, &count, &threads)) return NULL;
+    Py_BEGIN_ALLOW_THREADS chosen->gelu((float *)(uintptr_t)y, (const float *)(uintptr_t)x, count,
+                                        threads);
     Py_END_ALLOW_THREADS return Py_NewRef(Py_None);
 }
 
@@ -92,10 +103,10 @@ static PyObject *attend(PyObject *Py_UNUSED(module), PyObject *args) {
     unsigned long long out, q, keys, values, table, contexts, starts, sinks;
     Py_ssize_t tokens, sequences, width, blocks, heads, kv_heads, head, filled, window;
     Attention a = {0};
-    if (!PyArg_ParseTuple(args, "KKKKKKKKnnnnnnnnnffpi", &out, &q, &keys, &values, &table,
+    if (!PyArg_ParseTuple(args, "KKKKKKKKnnnnnnnnnpffpi", &out, &q, &keys, &values, &table,
                           &contexts, &starts, &sinks, &tokens, &sequences, &width, &blocks, &heads,
-                          &kv_heads, &head, &filled, &window, &a.scale, &a.softcap, &a.bfloat16,
-                          &a.threads))
+                          &kv_heads, &head, &filled, &window, &a.causal, &a.scale, &a.softcap,
+                          &a.bfloat16, &a.threads))
         return NULL;
     a.out = (float *)(uintptr_t)out;
     a.q = (const float *)(uintptr_t)q;
@@ -140,6 +151,7 @@ static PyMethodDef methods[] = {
     {"is_amd", is_amd, METH_NOARGS, NULL},
     {"choose", choose, METH_VARARGS, NULL},
     {"multiply", multiply, METH_VARARGS, NULL},
+    {"gelu", gelu, METH_VARARGS, NULL},
     {"store", store_tokens, METH_VARARGS, NULL},
     {"attend", attend, METH_VARARGS, NULL},
     {0},

@@ -40,6 +40,17 @@ INLINE Vector exponential(Vector x) {
     return either(x > -87.0f, p * scale, all(0));
 }
 
+/* By halves, since one after the other each would wait for the one before. */
+INLINE float largest(Vector vector) {
+    UNROLL for (int step = LANES / 2; step > 0; step /= 2) {
+        Ints other;
+        UNROLL for (int i = 0; i < LANES; i++) other[i] = i ^ step;
+        Vector shuffled = __builtin_shuffle(vector, other);
+        vector = either(shuffled > vector, shuffled, vector);
+    }
+    return vector[0];
+}
+
 INLINE Vector capped(Vector scores, float cap) {
     Vector size = either(scores < 0.0f, -scores, scores) / cap, e = exponential(-2.0f * size);
     Vector tanh = (1.0f - e) / (1.0f + e) * cap;
@@ -141,8 +152,9 @@ static void weigh(const Attention *a, State *state, int row, size_t first, size_
         tops = either(some > tops, some, tops);
         save(scores + at, some);
     }
-    for (int i = 0; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
-    float scale = top == -INFINITY ? 1 : expf(state->so_far->top[row] - top);
+    float highest = largest(tops), before = state->so_far->top[row];
+    top = highest > top ? highest : top;
+    float scale = top == before ? 1 : before == -INFINITY ? 0 : expf(before - top);
     float bound = top == -INFINITY ? 0 : top;
     Vector sums = {0};
     for (size_t at = 0; at < keys; at += LANES) {

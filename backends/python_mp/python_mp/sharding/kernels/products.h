@@ -107,7 +107,8 @@ static void multiply_part(const Product *p, size_t first, size_t last, size_t ro
     free(wide);
 }
 
-static void multiply(const Product *p) {
+static int multiply(const Product *p) {
+    if (p->many && p->rows >= MANY) return multiply_many(p);
     int threads = p->rows * p->outputs * p->inputs < SMALL ? 1 : p->threads;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int thread = 0; thread < threads; thread++) {
@@ -117,4 +118,5 @@ static void multiply(const Product *p) {
         for (size_t row = 0; row < p->rows; row += CHUNK)
             multiply_part(p, first, last, row, smaller(CHUNK, p->rows - row));
     }
+    return 0;
 }

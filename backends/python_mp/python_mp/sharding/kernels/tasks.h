@@ -16,12 +16,16 @@ typedef struct {
     size_t part, parts;
 } Task;
 
+/* a / b, where b mostly is 1 and a division would take longer than a key of a short head. */
+INLINE size_t over(size_t a, size_t b) { return b == 1 ? a : a / b; }
+
 /* The float of a query or its output. */
 static size_t place_of(const Task *task, int row) {
     const Attention *a = task->a;
     size_t groups = a->heads / a->kv_heads, query = task->first + row;
-    size_t token = a->starts[task->sequence] + query / groups;
-    return (token * a->heads + task->kv_head * groups + query % groups) * a->head;
+    size_t place = over(query, groups), token = a->starts[task->sequence] + place;
+    size_t head = task->kv_head * groups + query - place * groups;
+    return (token * a->heads + head) * a->head;
 }
 
 static void begin(const Task *task, State *state) {
@@ -29,12 +33,16 @@ static void begin(const Task *task, State *state) {
     size_t groups = a->heads / a->kv_heads;
     for (int row = 0; row < task->count; row++) {
         const float *query = a->q + place_of(task, row);
-        size_t token = a->contexts[task->sequence] - task->rows + (task->first + row) / groups;
-        state->end[row] = token + 1;
+        size_t place = over(task->first + row, groups);
+        size_t token = a->contexts[task->sequence] - task->rows + place;
+        size_t context = a->contexts[task->sequence];
+        state->end[row] = a->causal              ? token + 1
+                          : context - token > a->window ? token + a->window
+                                                        : context;
         state->begin[row] = token + 1 > a->window ? token + 1 - a->window : 0;
         for (size_t i = 0; i < a->head; i++) state->queries[row][i] = query[i] * a->scale;
         memset(state->so_far->totals[row], 0, a->filled * sizeof(float));
-        size_t head = task->kv_head * groups + (task->first + row) % groups;
+        size_t head = task->kv_head * groups + task->first + row - place * groups;
         int has_sink = a->sinks && task->part == 0;
         state->so_far->top[row] = has_sink ? a->sinks[head] : -INFINITY;
         state->so_far->sum[row] = has_sink ? 1 : 0;
@@ -58,7 +66,8 @@ static size_t first_seen(const Attention *a, size_t sequence) {
 
 static void attend_task(const Task *task, Result *result) {
     const Attention *a = task->a;
-    State state = {.so_far = result};
+    State state; /* not zeros: it is larger than what a short sequence has to compute */
+    state.so_far = result;
     begin(task, &state);
     size_t block = state.begin[0] / BLOCK, end = state.end[task->count - 1];
     if (task->parts > 1) {
@@ -140,7 +149,8 @@ static int attend(const Attention *a) {
     Result *results = malloc(tasks * sizeof *results + 1); /* untouched where a task has no parts */
     if (!results) return free(before), -1;
     int threads = work < SMALL ? 1 : a->threads;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    size_t at_a_time = tasks / (threads * 32) + 1; /* to take some costs about as much as one */
+#pragma omp parallel for schedule(dynamic, at_a_time) num_threads(threads)
     for (size_t number = 0; number < tasks; number++) {
         Task task = task_of(a, before, number);
         Result alone;

@@ -1,0 +1,26 @@
+"""The activation of most encoders, on a CPU by a kernel of ours: torch's takes three times as long,
+for digits that float32 does not have."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+from .native import kernels
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x times the normal distribution's probability of less than x (arXiv:1606.08415)."""
+    if kernels is None or x.device.type != "cpu" or x.dtype != torch.float32 or is_compiling():
+        return F.gelu(x)
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    kernels.gelu(y.data_ptr(), x.data_ptr(), x.numel(), torch.get_num_threads())
+    return y
+
+
+class Gelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(x)
