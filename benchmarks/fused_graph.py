@@ -32,9 +32,10 @@ def fused_graph(ids: np.ndarray[Any, Any]) -> Callable[[], object]:
     model = AutoModel.from_pretrained(str(CHECKPOINT.path), attn_implementation="eager").eval()
     given = {"input_ids": ids[None].astype(np.int64)}
     tensors = {name: torch.from_numpy(array) for name, array in given.items()}
-    session = _session(_States(model), tensors)
+    module = _States(model).eval()  # The exporter leaves it as it was.
+    session = _session(module, tensors)
     with torch.no_grad():
-        wanted = _States(model)(**tensors).numpy()
+        wanted = module(**tensors).numpy()
     found = session.run(None, given)[0]
     np.testing.assert_allclose(found, wanted, atol=1e-3)
     return lambda: session.run(None, given)
