@@ -2,6 +2,7 @@
 die. The ranks keep ids in their blocks, and each next one depends on all of them.
 """
 
+import gc
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from python_mp.model.errors import InvalidInput, RequestFailed, Unavailable
@@ -246,3 +248,28 @@ def test_a_newer_version_goes_on_with_streams_if_it_is_the_same_model(
                 with pytest.raises(Unavailable, match="version 2, another model, has taken the"):
                     answer.done.result(LIMIT)
             assert first.replica.serves
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(600)
+def test_ten_thousand_streams_leave_nothing(tmp_path: Path) -> None:
+    """In the front and its rank; of each of the first thousands as much as of the last."""
+    draw = random.Random(1)
+    with decoder(tmp_path, kv_cache_blocks=400) as replica:
+        held = []
+        for _ in range(10):
+            asked = [draw.choices(range(8, 60_000), k=draw.randint(1, 40)) for _ in range(1000)]
+            answers = [ask(replica, prompt, max_tokens=4) for prompt in asked]
+            wanted = [expected(prompt, 4) for prompt in asked]
+            assert [answer.done.result(LIMIT) for answer in answers] == wanted
+            del answers
+            gc.collect()
+            held.append([resident(pid) for pid in (os.getpid(), *pids(replica))])
+        print(f"MiB of front and rank after each thousand: {held}")
+        for before, after in zip(held[2], held[-1], strict=True):
+            assert after < before + 8
+
+
+def resident(pid: int) -> float:
+    """MiB."""
+    return psutil.Process(pid).memory_info().rss / (1 << 20)
