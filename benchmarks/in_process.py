@@ -74,7 +74,8 @@ def _compare(
 
 def _ms(call: Callable[[], object], seconds: float = 0.5) -> float:
     """Median over calls."""
-    times, until = [], time.perf_counter() + seconds
+    times: list[float] = []
+    until = time.perf_counter() + seconds
     while time.perf_counter() < until or not times:
         start = time.perf_counter()
         call()

@@ -12,6 +12,9 @@ import torch  # noqa: F401 (its OpenMP is to be the one in the process)
 
 try:
     from . import _kernels
+
+    if not hasattr(_kernels, "gelu"):
+        raise ImportError("_kernels was compiled from older sources: run `make install`")
 except ImportError as error:
     logging.getLogger(__name__).warning(
         "few rows are computed by torch, which is far slower than the C extension: %s", error
