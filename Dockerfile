@@ -60,9 +60,8 @@ COPY model_repository model_repository
 
 FROM build AS models
 # Both folders belong to the user, so that volumes made from them can be written to. What the recipes want for
-# GPUs is built where this image is run on one, and what takes minutes (`chat`) behind what is served.
-RUN set -- --without-gpu; test ! -e model_repository/chat/recipe.toml || set -- "$@" --except=chat; \
-    python -m build_scripts.build "$@" \
+# GPUs is built where this image is run on one.
+RUN python -m build_scripts.build --without-gpu \
     && find model_repository -name __pycache__ -prune -exec rm -rf {} + \
     && chown -R 10001:10001 model_repository build
 COPY deploy/builder/entrypoint.sh /opt/build.sh
