@@ -19,7 +19,7 @@ from server.process.installation import STUB
 
 CALM_SECONDS = 60.0
 SECONDS = 60.0
-KINDS = ("watcher", "forkservers", "ranks", "stubs", "others")
+KINDS = ("watcher", "gateway", "forkservers", "ranks", "stubs", "others")
 """`others` are what else the watcher has started, but for tritonserver."""
 
 
@@ -67,6 +67,7 @@ def _kind(process: psutil.Process) -> str:
     if process.name().startswith("rank "):
         return "ranks"
     command = process.cmdline()
-    if "python_mp.rank.forkserver" in command:
-        return "forkservers"
+    for module, kind in (("python_mp.rank.forkserver", "forkservers"), ("gateway", "gateway")):
+        if module in command:
+            return kind
     return {STUB: "stubs", "tritonserver": "tritonserver"}.get(Path(command[0]).name, "others")

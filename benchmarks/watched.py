@@ -22,16 +22,15 @@ def watched(
     repository: Path | None = None, variables: Mapping[str, str] | None = None
 ) -> Iterator[tuple[int, Endpoints]]:
     """The watcher's pid, and where it listens, once all models are ready. Without a repository it
-    is the project's; its own lines go to standard error where a repository is given.
+    is the project's, with the gateway beside it; its own lines go to standard error where a repository is given.
 
     Raises:
         SystemExit: it ends before, or takes 300 s.
     """
     endpoints = Endpoints.free()
     ports = {variable: str(getattr(endpoints, name)) for name, variable in VARIABLES.items()}
-    command = [sys.executable, "-m", "server"]
-    if repository:
-        command.append(f"--model-repository={repository}")
+    option = f"--model-repository={repository}" if repository else "--openai"
+    command = [sys.executable, "-m", "server", option]
     with subprocess.Popen(
         command,
         env={**os.environ, **ports, **(variables or {})},

@@ -102,6 +102,8 @@ def _followers(ours: argparse.Namespace, server: TritonServer) -> Iterator[Any]:
         from server.demo import Demonstrations  # needs the clients' libraries
 
         yield Demonstrations(server.endpoints, say)
+    if ours.build and (ours.no_watch_repository or server.settings.own_control):
+        raise ServerError("--build needs a server that loads what changes; its options forbid that")
     if ours.build:
         yield LateBuild(ours.model_repository.resolve(), ours.build, server.net, say)
 

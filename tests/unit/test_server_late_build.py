@@ -9,6 +9,7 @@ import pytest
 
 from python_mp.machine.net import Net
 from server import demo
+from server.__main__ import main
 from server.demo import Demonstrations
 from server.endpoints import Endpoints
 from server.errors import ServerError
@@ -119,3 +120,9 @@ def test_a_model_is_shown_once_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> N
             shown.serving(frozenset(names))
             until(lambda lines=lines: len(said) == lines)  # type: ignore[misc]
     assert said == ["a table", "the demonstration failed: no answer"]
+
+
+def test_a_server_that_would_never_load_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--no-watch-repository", "--model-control-mode=none", "--allow-http=false"):
+        assert main(["--build=chat", option]) == 1
+        assert "--build needs a server that loads what changes" in capsys.readouterr().err
