@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from python_mp.model import ensembles
 from server.control import Version
 from server.errors import ControlError
 from server.process.launch import TritonServer
@@ -242,6 +243,17 @@ class Reconciler:
             self._is_stale = True
             if name in self.models:
                 self.models[name].config = None
+            self._try_ensembles(name)
+
+    def _try_ensembles(self, step: str) -> None:
+        """Those that were not loaded for want of a step."""
+        if self._changes is None:
+            return
+        folder = self._server.settings.model_repository
+        for name, model in self.models.items():
+            is_missing = model.reason and not model.versions
+            if is_missing and step in ensembles.steps(folder / name / ensembles.CONFIG):
+                self._changes.again(name)
 
     def _model(self, name: str) -> Model:
         return self.models.setdefault(name, Model(name))
