@@ -22,7 +22,8 @@ def watched(
     repository: Path | None = None, variables: Mapping[str, str] | None = None
 ) -> Iterator[tuple[int, Endpoints]]:
     """The watcher's pid, and where it listens, once all models are ready. Without a repository it
-    is the project's, with the gateway beside it; its own lines go to standard error where a repository is given.
+    is the project's, with the gateway beside it; its own lines go to standard error where one is
+    given.
 
     Raises:
         SystemExit: it ends before, or takes 300 s.
