@@ -131,6 +131,7 @@ def _infinity() -> Peer:
         options = {"--model-id": ".", "--served-model-name": "embed"}
         options |= {"--engine": "optimum", "--device": "cpu", "--batch-size": BATCH}
         options |= {"--host": at.host, "--port": str(at.http)}
+        options["--pooling-method"] = "mean"  # It takes the first token's otherwise.
         program = str(venv.FOLDER / packages.name / "bin" / "infinity_emb")
         return [program, "v2", *(each for pair in options.items() for each in pair)]
 

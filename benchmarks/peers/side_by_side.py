@@ -26,6 +26,8 @@ from clients.closed_loop import LoadError
 
 OURS = "ours"
 FLYING = 32
+SAME = 0.9999
+"""Cosine to the reference; of what answers something else no figure is taken."""
 SHARES = 3
 """A turn compares the answers of every third text: three turns those of all."""
 Key = tuple[str, str, str]  # name, engine, door
@@ -104,6 +106,8 @@ def _turn(
     with started(each, log) as running:
         vectors = np.stack([running.ask(text) for text in texts.texts[asked]])
         cosine = texts.cosine(vectors, asked)
+        if cosine < SAME:
+            raise PeerError(f"its answers are not the checkpoint's: cosine {cosine:.4f}")
         for door in each.doors:
             one, many = (running.load(door, texts.texts, n, seconds) for n in (1, FLYING))
             rate, p50 = many.requests_per_second, one.p50_ms

@@ -74,6 +74,7 @@ def rehearsed(
     return records
 
 
+@pytest.mark.campaign
 def test_ranks_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = rehearsed("device", tmp_path, monkeypatch)
     sizes = [record["texts_a_request"] for record in records if "texts_per_second" in record]
