@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import layouts
 from build_scripts.errors import BuildError
 from build_scripts.new.pbtxt_parts import Layout
 from build_scripts.places import REPOSITORY, WORKSPACE
@@ -390,3 +392,27 @@ def test_what_cannot_be_planned_is_said(copied: Path) -> None:
     assert all(each.layout.world_size * each.replicas <= 8 for each in laid_out)
     assert {each.layout.world_size for each in laid_out} == {1, 2, 4, 8}
     assert {each["max_batch_tokens"] for each in axes["batch"]} == {512, 1024, 2048, 4096}
+
+
+def test_the_benchmark_predicts_layouts_that_it_did_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where machines are as the model has them."""
+    link, tokens, bound = [Link(3e-5, 0.0, 4e9)], 38.0, 4096
+
+    def rate(choice: Choice, in_flight: int) -> float:
+        own = (2e-3, 4e-5) if choice.engine == "torch" else (1e-3, 2e-5)
+        machine = Machine(*(2, 1, *own, 0.15, 0.2, link, link, 6e-4, 2, True))
+        work = Work(layouts.LAYERS, layouts.ROW_NBYTES, tokens, in_flight, bound)
+        return alpha_beta.forecast(machine, work, choice.layout, choice.threads).rate
+
+    def measured(cases: list[tuple[Choice, int]]) -> Any:
+        return {case: rate(*case) for case in cases}, tokens, bound
+
+    monkeypatch.setattr(layouts, "_measure", measured)
+    monkeypatch.setattr(layouts, "_job", lambda: SimpleNamespace(on_gpu=False))
+    monkeypatch.setattr(candidates, "devices", lambda _job: 2)
+    found = [*layouts.run()]
+    assert len(found) == 20
+    assert sum(each["fitted"] for each in found) == 8
+    assert all(0.95 < each["predicted / measured"] < 1.05 for each in found)
