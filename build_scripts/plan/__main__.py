@@ -32,7 +32,7 @@ from build_scripts.plan.workload import Request
 from build_scripts.quiet import quiet
 from clients.connection import positive
 
-CONSOLE = Console(soft_wrap=True)
+CONSOLE = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 IN_FLIGHT = 32
 
 
@@ -158,11 +158,12 @@ def _show(
     seen = race.seen(search.results, start)
     rows = [Row(choice, race.usual(loads)) for choice, loads in seen if loads]
     rows += [Row(each.challenger, None, each.why) for each in search.results if each.why]
-    notes = {start: "now", best: "chosen"} if best != start else {best: "now, and chosen"}
+    notes = {e.challenger: f"{e.gain:.2f} of the best then" for e in search.results if e.pairs}
+    notes |= {start: "now", best: "chosen"} if best != start else {best: "now, and chosen"}
     CONSOLE.print(pareto.table(rows, notes))
     picture = options.workspace / job.model / "plan.svg"
     title = f"{job.model}, {options.concurrency or IN_FLIGHT} in flight"
-    picture.write_text(scatter.svg(rows, notes, title))
+    picture.write_text(scatter.svg(rows, {start: "now", best: "chosen"}, title))
     CONSOLE.print(f"written to {picture}")
     if not search.is_whole:
         CONSOLE.print("The time was up before all was tried: the same command goes on from here.")

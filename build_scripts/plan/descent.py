@@ -13,7 +13,8 @@ from build_scripts.plan.race import HOPELESS, Race, Result
 class Descent:
     """
     Attributes:
-        is_late: whether the time is up; a candidate that is being measured is measured to the end.
+        is_late: whether the time is up: what is on record counts still, and a candidate that is
+            being measured is measured to the end.
         tell: is called before each candidate with how many are known to come in this pass.
         results: of all races, in their order.
         is_whole: whether a pass over all axes has brought nothing more.
@@ -25,6 +26,7 @@ class Descent:
     tell: Callable[[Choice, int], None] = lambda _choice, _left: None
     results: list[Result] = field(default_factory=list)
     is_whole: bool = False
+    _has_ended: bool = False
     _hopeless: list[Change] = field(default_factory=list)
 
     def best(self, start: Choice) -> Choice:
@@ -35,7 +37,7 @@ class Descent:
             before = champion
             for axis in self.axes:
                 champion = self._along(axis, champion)
-                if self.is_late():
+                if self._has_ended:
                     return champion
         self.is_whole = True
         return champion
@@ -43,7 +45,8 @@ class Descent:
     def _along(self, axis: str, champion: Choice) -> Choice:
         origin = champion
         for left, change, challenger in self._new(axis, origin):
-            if self.is_late():
+            if self.is_late() and not self.race.is_known(champion, challenger):
+                self._has_ended = True
                 break
             self.tell(challenger, left)
             result = self.race.between(champion, challenger)

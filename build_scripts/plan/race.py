@@ -104,20 +104,26 @@ class Race:
     latency_ms: float
     measured: int = field(default=0, init=False)
 
+    def is_known(self, champion: Choice, challenger: Choice) -> bool:
+        """Whether what is on record decides it."""
+        return self._recorded(self._key(champion, challenger), challenger).is_decided
+
     def between(self, champion: Choice, challenger: Choice) -> Result:
         """Of the pairs that are on record, and those that are still needed."""
-        key = storage.digest([self.context, asdict(champion), asdict(challenger)])
+        key = self._key(champion, challenger)
+        while not (result := self._recorded(key, challenger)).is_decided:
+            self.records.add(key, self._measure(champion, challenger))
+        return result
+
+    def _key(self, champion: Choice, challenger: Choice) -> str:
+        return storage.digest([self.context, asdict(champion), asdict(challenger)])
+
+    def _recorded(self, key: str, challenger: Choice) -> Result:
         found = self.records.of(key)
         pairs = [_pair(each["pair"]) for each in found if "pair" in each]
         why = next((each["why"] for each in found if "why" in each), "")
-        result = self._result(challenger, pairs, why)
-        while not result.is_decided:
-            added = self._measure(champion, challenger)
-            self.records.add(key, added)
-            why = added.get("why", "")
-            pairs = pairs if why else [*pairs, _pair(added["pair"])]
-            result = self._result(challenger, pairs, why)
-        return result
+        gains = [gain(*pair, self.latency_ms) for pair in pairs]
+        return Result(challenger, pairs, gains, why)
 
     def _measure(self, champion: Choice, challenger: Choice) -> dict[str, Any]:
         self.measured += 1
@@ -128,10 +134,6 @@ class Race:
         except Rejected as rejected:
             return {"why": str(rejected)}
         return {"pair": [asdict(self.measures.load(champion)), asdict(theirs)]}
-
-    def _result(self, challenger: Choice, pairs: Sequence[Pair], why: str) -> Result:
-        gains = [gain(*pair, self.latency_ms) for pair in pairs]
-        return Result(challenger, pairs, gains, why)
 
 
 def gain(champion: Load, challenger: Load, latency_ms: float) -> float:
