@@ -54,3 +54,18 @@ def attend(
     threads: int,
     /,
 ) -> None: ...
+def normalise(
+    y: int, x: int, gain: int, rows: int, width: int, epsilon: float, threads: int, /
+) -> None: ...
+def rotate(
+    to: int,
+    begin: int,
+    cos: int,
+    sin: int,
+    tokens: int,
+    heads: int,
+    head: int,
+    stride: int,
+    threads: int,
+    /,
+) -> None: ...

@@ -55,6 +55,11 @@ def computing(batch: Packed, layers: int) -> Iterator[None]:
         _present.reset(token)
 
 
+def is_computing() -> bool:
+    """Whether a module is called for a batch, and not for a reference."""
+    return _present.get(None) is not None
+
+
 def attend(
     module: nn.Module,
     q: Tensor,

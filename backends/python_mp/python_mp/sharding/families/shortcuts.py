@@ -15,6 +15,8 @@ from transformers.activations import GELUActivation
 
 from ..gelu import Gelu
 
+from . import kernelled
+
 
 class Same:
     """In the place of a dropout: what modules call, and the attribute that they may read."""
@@ -52,6 +54,7 @@ def take(model: nn.Module) -> None:
         for name, part in module._modules.items():
             # nn.Module finds its parts last, in three dicts, where all other places have failed.
             vars(module)[name] = Same() if type(part) is nn.Dropout else part
+    kernelled.take(model)
 
 
 def _is_gelu(part: object) -> bool:

@@ -10,6 +10,8 @@
 #include "pages.h"
 #include "tasks.h"
 #include "gelu.h"
+#include "rows.h"
 
-const Kernels kernels_avx2 = {"avx2", multiply, gelu, attend};
+const Kernels kernels_avx2 = {"avx2", multiply, gelu, attend, normalise,
+                              rotate};
 #endif

@@ -9,5 +9,7 @@
 #include "pages.h"
 #include "tasks.h"
 #include "gelu.h"
+#include "rows.h"
 
-const Kernels kernels_baseline = {"baseline", multiply, gelu, attend};
+const Kernels kernels_baseline = {"baseline", multiply, gelu, attend, normalise,
+                                  rotate};

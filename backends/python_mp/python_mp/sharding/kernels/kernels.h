@@ -45,11 +45,32 @@ typedef struct {
 
 int store(const Store *); /* -1: a place that is not in the pages; nothing was written */
 
+/* Rows, each divided by its root mean square. */
+typedef struct {
+    float *y;          /* [rows, width] */
+    const float *x;    /* the same */
+    const float *gain; /* [width] */
+    size_t rows, width;
+    float epsilon;
+    int threads;
+} Norm;
+
+/* Heads of tokens turned by their positions: arXiv:2104.09864, with halves for pairs. */
+typedef struct {
+    float *to;              /* [tokens, heads, head] */
+    const float *from;      /* the same, but `stride` floats from token to token */
+    const float *cos, *sin; /* [tokens, head] */
+    size_t tokens, heads, head, stride;
+    int threads;
+} Rotation;
+
 typedef struct {
     const char *name;
     int (*multiply)(const Product *); /* -1: no memory */
     void (*gelu)(float *y, const float *x, size_t count, int threads);
     int (*attend)(const Attention *); /* -1: no memory */
+    void (*normalise)(const Norm *);
+    void (*rotate)(const Rotation *);
 } Kernels;
 
 extern const Kernels kernels_avx512, kernels_avx2, kernels_baseline;

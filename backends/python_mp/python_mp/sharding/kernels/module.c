@@ -146,6 +146,36 @@ static PyObject *store_tokens(PyObject *Py_UNUSED(module), PyObject *args) {
     return Py_NewRef(Py_None);
 }
 
+static PyObject *normalise(PyObject *Py_UNUSED(module), PyObject *args) {
+    unsigned long long y, x, gain;
+    Py_ssize_t rows, width;
+    Norm n = {0};
+    if (!PyArg_ParseTuple(args, "KKKnnfi", &y, &x, &gain, &rows, &width, &n.epsilon, &n.threads))
+        return NULL;
+    n.y = (float *)(uintptr_t)y;
+    n.x = (const float *)(uintptr_t)x;
+    n.gain = (const float *)(uintptr_t)gain;
+    n.rows = rows, n.width = width;
+    Py_BEGIN_ALLOW_THREADS chosen->normalise(&n);
+    Py_END_ALLOW_THREADS return Py_NewRef(Py_None);
+}
+
+static PyObject *rotate(PyObject *Py_UNUSED(module), PyObject *args) {
+    unsigned long long to, from, cos, sin;
+    Py_ssize_t tokens, heads, head, stride;
+    Rotation r = {0};
+    if (!PyArg_ParseTuple(args, "KKKKnnnni", &to, &from, &cos, &sin, &tokens, &heads, &head, &stride,
+                          &r.threads))
+        return NULL;
+    r.to = (float *)(uintptr_t)to;
+    r.from = (const float *)(uintptr_t)from;
+    r.cos = (const float *)(uintptr_t)cos;
+    r.sin = (const float *)(uintptr_t)sin;
+    r.tokens = tokens, r.heads = heads, r.head = head, r.stride = stride;
+    Py_BEGIN_ALLOW_THREADS chosen->rotate(&r);
+    Py_END_ALLOW_THREADS return Py_NewRef(Py_None);
+}
+
 static PyMethodDef methods[] = {
     {"instruction_sets", instruction_sets, METH_NOARGS, NULL},
     {"is_amd", is_amd, METH_NOARGS, NULL},
@@ -154,6 +184,8 @@ static PyMethodDef methods[] = {
     {"gelu", gelu, METH_VARARGS, NULL},
     {"store", store_tokens, METH_VARARGS, NULL},
     {"attend", attend, METH_VARARGS, NULL},
+    {"normalise", normalise, METH_VARARGS, NULL},
+    {"rotate", rotate, METH_VARARGS, NULL},
     {0},
 };
 

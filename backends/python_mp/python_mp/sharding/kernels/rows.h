@@ -1,0 +1,44 @@
+/* What is done to each row by itself, and torch does in many small steps. */
+
+/* Rows of floats, RMS-normalised: x / sqrt(mean(x^2) + epsilon) * gain. */
+static void normalise(const Norm *n) {
+    int threads = n->rows * n->width < SMALL ? 1 : n->threads;
+#pragma omp parallel for num_threads(threads)
+    for (size_t row = 0; row < n->rows; row++) {
+        const float *x = n->x + row * n->width;
+        float *y = n->y + row * n->width;
+        size_t i = 0;
+        Vector squares = {0};
+        for (; i + LANES <= n->width; i += LANES) squares += load(x, i, 0) * load(x, i, 0);
+        float total = sum(squares);
+        for (; i < n->width; i++) total += x[i] * x[i];
+        float scale = 1 / sqrtf(total / n->width + n->epsilon);
+        for (i = 0; i + LANES <= n->width; i += LANES)
+            save(y + i, load(x, i, 0) * scale * load(n->gain, i, 0));
+        for (; i < n->width; i++) y[i] = x[i] * scale * n->gain[i];
+    }
+}
+
+INLINE void rotate_head(float *to, const float *from, const float *cos, const float *sin,
+                        size_t half) {
+    size_t i = 0;
+    for (; i + LANES <= half; i += LANES) {
+        Vector low = load(from, i, 0), high = load(from, half + i, 0);
+        save(to + i, low * load(cos, i, 0) - high * load(sin, i, 0));
+        save(to + half + i, high * load(cos, half + i, 0) + low * load(sin, half + i, 0));
+    }
+    for (; i < half; i++) {
+        to[i] = from[i] * cos[i] - from[half + i] * sin[i];
+        to[half + i] = from[half + i] * cos[half + i] + from[i] * sin[half + i];
+    }
+}
+
+static void rotate(const Rotation *r) {
+    int threads = r->tokens * r->heads * r->head < SMALL ? 1 : r->threads;
+#pragma omp parallel for num_threads(threads)
+    for (size_t token = 0; token < r->tokens; token++)
+        for (size_t head = 0; head < r->heads; head++)
+            rotate_head(r->to + (token * r->heads + head) * r->head,
+                        r->from + token * r->stride + head * r->head, r->cos + token * r->head,
+                        r->sin + token * r->head, r->head / 2);
+}
