@@ -1,5 +1,5 @@
 """`make bench`: collectives, parallel layers, engines, one process, serving, processor time,
-overload, front, layouts, idle, refusals. A table on the screen, JSON in results/.
+overload, front, layouts, idle, refusals, generation. A table on the screen, JSON in results/.
 
 python -m benchmarks [SECTION ...]
 python -m benchmarks peers [--only NAME ...] [--turns N] [--seconds S]      what others serve, too
@@ -27,6 +27,7 @@ from benchmarks import (
     collectives,
     engines,
     front,
+    generation,
     idle,
     in_process,
     layouts,
@@ -51,13 +52,15 @@ SECTIONS: dict[str, Section] = {
     "layouts": layouts.run,
     "idle": idle.run,
     "refusals": refusals.run,
+    "generation": generation.run,
 }
+PARTS: dict[str, Section] = {f"generation.{name}": run for name, run in generation.ROWS.items()}
 
 
 def main() -> None:
     """Runs the sections asked for, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS))
+    parser.add_argument("sections", nargs="*", metavar="section", help=", ".join((*SECTIONS, *PARTS)))
     parser.add_argument("--folder", type=Path, default=Path("results"))
     peers = parser.add_argument_group("peers, which runs where it is named only")
     peers.add_argument("--only", action="extend", nargs="+", default=[], metavar="NAME")
@@ -65,7 +68,7 @@ def main() -> None:
     peers.add_argument("--seconds", type=float, default=5.0)
     arguments = parser.parse_args()
     beside = partial(side_by_side.run, arguments.only, arguments.turns, arguments.seconds)
-    sections: dict[str, Section] = {**SECTIONS, "peers": beside}
+    sections: dict[str, Section] = {**SECTIONS, **PARTS, "peers": beside}
     unknown = set(arguments.sections) - sections.keys()
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(sections)}")

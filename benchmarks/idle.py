@@ -27,10 +27,10 @@ def run() -> Iterator[dict[str, Any]]:
     """A record for each kind, for all of ours together, and for tritonserver itself."""
     with watched() as (watcher, _):
         time.sleep(CALM_SECONDS)
-        before = _processes(watcher)
+        before = processor_seconds(watcher)
         began = time.monotonic()
         time.sleep(SECONDS)
-        after = _processes(watcher)
+        after = processor_seconds(watcher)
         seconds = time.monotonic() - began
     used = {key: cpu - before.get(key, 0.0) for key, cpu in after.items()}
     ours = {key: cpu for key, cpu in used.items() if key[0] in KINDS}
@@ -51,7 +51,7 @@ def _record(name: str, used: dict[tuple[str, int], float], seconds: float) -> di
     }
 
 
-def _processes(watcher: int) -> dict[tuple[str, int], float]:
+def processor_seconds(watcher: int) -> dict[tuple[str, int], float]:
     """(kind, pid) -> processor seconds of it so far."""
     found = {}
     for pid in (watcher, *descendants(watcher)):

