@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import by_row
+from . import norms
 from .attending import is_computing
 
 ROTARY = "apply_rotary_pos_emb"
 """What modules call for positions, in the file where they are."""
-EPSILONS = "variance_epsilon", "eps", "norm_eps"
 NEAR = 1e-5
 
 
@@ -81,19 +81,15 @@ class Norm:
 
 def _norm(part: nn.Module | None) -> Norm | None:
     """What computes the same as an RMS norm; None of anything else."""
-    if part is None or "RMSNorm" not in type(part).__name__ or part._forward_hooks:
+    if part is None or not norms.is_norm(part) or part._forward_hooks:
         return None
     weight = part._parameters.get("weight")
-    if weight is None or weight.dim() != 1 or not by_row.fits(weight):
+    if weight is None or not by_row.fits(weight):
         return None
-    x = torch.randn(3, len(weight), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        wanted = part(x)
-        for epsilon in (getattr(part, name) for name in EPSILONS if hasattr(part, name)):
-            for gain in (weight.detach().contiguous(), 1 + weight.detach()):  # Gemma's adds 1.
-                norm = Norm(part, gain, float(epsilon))
-                if _is_near(norm(x), wanted):
-                    return norm
+        for gain in (weight.detach().contiguous(), 1 + weight.detach()):  # Gemma's adds 1.
+            if found := norms.fused(part, gain):
+                return Norm(part, gain, found.epsilon)
     return None
 
 

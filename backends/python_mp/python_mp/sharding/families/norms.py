@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,20 +29,20 @@ class FusedRMSNorm(nn.Module):
 def fuse(model: nn.Module) -> int:
     """Replaces the norms that compute the same; of those that are only called alike (Gemma's weight
     is one less) nothing is changed. How many there were."""
-    norms = {name: part for name, part in model.named_modules() if _is_norm(part)}
-    fused = {name: found for name, part in norms.items() if (found := _fused(part)) is not None}
-    for name, part in fused.items():
+    norms = {name: part for name, part in model.named_modules() if is_norm(part)}
+    found = {n: same for n, part in norms.items() if (same := fused(part, part.weight)) is not None}
+    for name, part in found.items():
         model.set_submodule(name, part)
-    return len(fused)
+    return len(found)
 
 
-def _is_norm(part: nn.Module) -> bool:
+def is_norm(part: nn.Module) -> bool:
     weight = getattr(part, "weight", None)
     return type(part).__name__.endswith("RMSNorm") and isinstance(weight, Tensor)
 
 
-def _fused(part: nn.Module) -> FusedRMSNorm | None:
-    weight: Tensor = part.weight  # type: ignore[assignment]
+def fused(part: nn.Module, weight: Any) -> FusedRMSNorm | None:
+    """What computes the same as the norm by this weight; None where nothing does."""
     epsilon = next((getattr(part, name) for name in _EPSILONS if hasattr(part, name)), None)
     if epsilon is None or weight.dim() != 1 or weight.dtype not in _MOST_ERROR:
         return None
