@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import alone, behind_triton, crowds, nothing_computed
+from . import alone, behind_triton, crowds, goals, nothing_computed
 
 ROWS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "triton": behind_triton.run,
@@ -22,5 +22,9 @@ ROWS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
 
 
 def run() -> Iterator[dict[str, Any]]:
-    for part in ROWS.values():
-        yield from part()
+    """A part that fails says so, and the others go on."""
+    for name, part in ROWS.items():
+        try:
+            yield from part()
+        except Exception as error:
+            yield goals.not_run(name, f"{type(error).__name__}: {error}")
