@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -35,11 +36,17 @@ class Child:
 
 
 @contextmanager
-def child(command: Sequence[str]) -> Iterator[Child]:
-    """It lives until the context ends, so that what it has loaded serves all rounds."""
+def child(command: Sequence[str], variables: Mapping[str, str] | None = None) -> Iterator[Child]:
+    """It lives until the context ends, so that what it has loaded serves all rounds.
+
+    Args:
+        variables: of its environment, beside ours.
+    """
     with tempfile.TemporaryFile("w+") as said:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen(command, text=True, stderr=said, **pipes)  # type: ignore[call-overload]
+        process = subprocess.Popen(  # type: ignore[call-overload]
+            command, text=True, stderr=said, env={**os.environ, **(variables or {})}, **pipes
+        )
         try:
             yield Child(process.stdin, process.stdout, said)
         finally:

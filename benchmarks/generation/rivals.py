@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,15 +30,19 @@ class Rivals:
         self._tokens, self._stack = tokens, stack
 
     def vllm(self) -> Rate:
-        script = Path(__file__).with_name("vllm_in_process.py")
-        return self._asked([str(_vllm_python()), str(script), str(checkpoint())])
+        """With what it asks for in its log: Intel's OpenMP, and all cores."""
+        python, script = _vllm_python(), Path(__file__).with_name("vllm_in_process.py")
+        variables = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+        for library in (python.parent.parent / "lib").glob("libiomp5.so"):
+            variables["LD_PRELOAD"] = str(library)
+        return self._asked([str(python), str(script), str(checkpoint())], variables)
 
     def generate_batch(self) -> Rate:
         module = "benchmarks.generation.generate_batch"
         return self._asked([sys.executable, "-m", module, str(checkpoint())])
 
-    def _asked(self, command: list[str]) -> Rate:
-        asked = self._stack.enter_context(child(command))
+    def _asked(self, command: list[str], variables: Mapping[str, str] | None = None) -> Rate:
+        asked = self._stack.enter_context(child(command, variables))
 
         def rate(streams: int) -> float:
             tokens, seconds = asked.ask([different(streams, self._tokens), self._tokens])

@@ -41,7 +41,12 @@ class LateRMSNorm(nn.RMSNorm):
         return x / (x.square().mean(-1, keepdim=True).sqrt() + 1e-3)
 
 
-@pytest.mark.parametrize("kind", [TwiceRMSNorm, LateRMSNorm])
+class GatedRMSNorm(nn.RMSNorm):
+    def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(x) * gate
+
+
+@pytest.mark.parametrize("kind", [TwiceRMSNorm, LateRMSNorm, GatedRMSNorm])
 def test_what_is_only_called_so_stays(kind: type[nn.RMSNorm]) -> None:
     model = nn.Sequential(kind(32, eps=1e-6))
     assert norms.fuse(model) == 0

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import by_row
+from ..native import kernels
 from . import norms
 from .attending import is_computing
 
@@ -24,7 +25,7 @@ NEAR = 1e-5
 
 def take(model: nn.Module) -> None:
     """Changes how norms and rotations are called, of a module whose weights are there."""
-    if next(model.parameters()).device.type != "cpu" or by_row.kernels is None:
+    if next(model.parameters()).device.type != "cpu" or kernels is None:
         return
     for module in model.modules():
         names = vars(sys.modules[type(module).__module__])
