@@ -25,7 +25,8 @@ NEAR = 1e-5
 
 def take(model: nn.Module) -> None:
     """Changes how norms and rotations are called, of a module whose weights are there."""
-    if next(model.parameters()).device.type != "cpu" or kernels is None:
+    first = next(model.parameters(), None)
+    if kernels is None or (first is not None and first.device.type != "cpu"):
         return
     for module in model.modules():
         names = vars(sys.modules[type(module).__module__])
