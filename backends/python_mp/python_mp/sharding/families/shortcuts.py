@@ -14,7 +14,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import GELUActivation
 
 from ..gelu import Gelu
-
 from . import kernelled
 
 
