@@ -11,9 +11,9 @@ import torch
 
 from python_mp.front.local import Local
 
+from .decoder_replicas import answered, decoder, weights_nbytes
 from .goals import Record, at_most, in_turns, ratios, spread
-from .prompts import different
-from .served import answered, decoder, weights_nbytes
+from .random_prompts import different
 
 TOKENS = 64
 SUMS = 5

@@ -13,11 +13,11 @@ from statistics import median
 from benchmarks.peers.venv import NotInstalled
 from tests.support import repository
 
-from .child import ChildError
+from .asked_program import ChildError
+from .decoder_replicas import MODEL
 from .goals import ROUNDS, Record, at_least, at_most, in_turns, not_run, ratios, spread, stated
-from .prompts import different
+from .random_prompts import different
 from .rivals import Rivals
-from .served import MODEL
 from .stream_client import Seen
 from .triton_streams import Streams, streams
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from python_mp.front.local import Local
 
+from .decoder_replicas import LIMIT, Timed, answered, ask, decoder, rate
 from .goals import ROUNDS, Record, at_least, at_most, in_turns, ratios, spread
-from .prompts import different
-from .served import LIMIT, Timed, answered, ask, decoder, rate
+from .random_prompts import different
 
 LONG = 4000
 COMPANY = 16

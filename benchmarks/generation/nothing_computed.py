@@ -9,9 +9,9 @@ from pathlib import Path
 from tests.support import repository
 from tests.support.repository import MODELS, newest, with_parameters
 
+from .decoder_replicas import MODEL
 from .goals import ROUNDS, Record, at_least, spread, stated
-from .prompts import different
-from .served import MODEL
+from .random_prompts import different
 from .stream_client import Seen
 from .triton_streams import Streams, streams
 

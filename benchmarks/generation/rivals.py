@@ -11,9 +11,9 @@ from pathlib import Path
 from benchmarks.peers import venv
 from benchmarks.peers.known import VLLM
 
-from .child import child
-from .prompts import different
-from .served import checkpoint
+from .asked_program import child
+from .decoder_replicas import checkpoint
+from .random_prompts import different
 
 Rate = Callable[[int], float]
 """Tokens a second of so many streams."""

@@ -13,7 +13,7 @@ from benchmarks.idle import processor_seconds
 from server.endpoints import Endpoints
 from server.process.launch import TritonServer
 
-from .child import Child, child
+from .asked_program import Child, child
 from .stream_client import Order, Seen
 
 

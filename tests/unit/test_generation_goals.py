@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from benchmarks.generation.child import ChildError, child
+from benchmarks.generation.asked_program import ChildError, child
 from benchmarks.generation.goals import at_least, at_most, in_turns, ratios
-from benchmarks.generation.prompts import different
+from benchmarks.generation.random_prompts import different
 
 
 def test_the_median_decides() -> None:

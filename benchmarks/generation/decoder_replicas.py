@@ -20,7 +20,7 @@ from python_mp.front.local import Local, served
 from python_mp.model.config import ModelConfig, parse
 from tests.support.streams import Parts
 
-from .prompts import Prompt
+from .random_prompts import Prompt
 
 MODEL = "chat_decoder"
 LIMIT = 300.0
