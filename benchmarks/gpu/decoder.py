@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from benchmarks.gpu.report import report
+from benchmarks.gpu.json_lines import report
 from python_mp.front.local import Local, served
 from python_mp.model.config import ModelConfig, parse
 from python_mp.model.errors import PythonMpError

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
+from benchmarks.gpu.json_lines import report
 from benchmarks.gpu.packed_attention import LONGEST, Lengths
-from benchmarks.gpu.report import report
 from build_scripts.sentences import sentences
 
 DEPTH = 2

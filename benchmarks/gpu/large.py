@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
+from benchmarks.gpu.json_lines import report
 from benchmarks.gpu.packed_attention import LONGEST, Lengths
-from benchmarks.gpu.report import report
 from benchmarks.gpu.timing import device_seconds
 
 TEXTS, HIDDEN, LAYERS = 256, 1024, 24

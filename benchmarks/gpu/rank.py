@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.gpu.report import report
+from benchmarks.gpu.json_lines import report
 from build_scripts.sentences import sentences
 from python_mp.front.local import Local, served
 from python_mp.model.config import ModelConfig, parse

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from tokenizers import Tokenizer
 
-from benchmarks.gpu.report import report
+from benchmarks.gpu.json_lines import report
 from benchmarks.load import Target, closed_loop
 from benchmarks.watched import watched
 from build_scripts.sentences import sentences

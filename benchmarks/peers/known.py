@@ -47,7 +47,7 @@ def in_process() -> list[InProcess]:
 
 
 def encoder(engine: str, workers: int) -> dict[str, str]:
-    """What apps/encoder.py reads, for so many workers that share all cores."""
+    """What apps/exported.py reads, for so many workers that share all cores."""
     return {
         "ENCODER_CODE": str(APPS),
         "ENCODER_FOLDER": str(inputs.graph()),

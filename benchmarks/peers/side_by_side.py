@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 
 from benchmarks.peers import known, venv
 from benchmarks.peers.peer import Array, InProcess, Peer
-from benchmarks.peers.running import PeerError, started
+from benchmarks.peers.peer_process import PeerError, started
 from benchmarks.texts import CHECKPOINT, short_texts
 from clients.closed_loop import LoadError
 

@@ -28,6 +28,7 @@ RUN = {
     r"\S*python -m build_scripts\.build (words|judge|edges)": "tests/process/test_models_page.py",
     r"\S*python -m build_scripts\.(new|build) minilm": "tests/unit/test_new.py",  # without a hub
     r"\S*python -m build_scripts\.build (\w+ )?--check": "tests/unit/test_publish.py",
+    r"\S*python -m build_scripts\.plan embed --machine": "tests/unit/test_plan.py",
     r"\S*python -m pytest": ".ci/run",  # all of them
     r"make up$": "tests/deploy/test_compose.py",  # as what it calls
     r"docker compose (build|up|exec|run)": "tests/deploy/test_compose.py",
@@ -37,7 +38,9 @@ RUN = {
 NOT_RUN = {
     r".* -m pip install pre-commit": "it changes the clone's git hooks; CI runs the same checks",
     r"make test-all( |$)": "it is an hour of tests, or several; each can be run by itself",
-    r"make bench$": "it measures for many minutes, and judges nothing",
+    r"\S*python -m build_scripts\.plan embed --latency-ms": "it measures for 20 minutes",
+    r"\S*python -m benchmarks\.gpu (device|served)": "they need a GPU",
+    r"make bench( |$)": "it measures for many minutes, and judges nothing",
     r"git pull && docker compose build": "there is nothing to pull; its other halves are run",
     r"docker run --rm --gpus": "it needs a GPU and NVIDIA's container",
     r"pip install .*--editable|python -m build_scripts\.build embed'$": "inside that container",

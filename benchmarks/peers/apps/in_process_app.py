@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from encoder import Encoder
+from exported import Encoder
 
 BATCH = 32
 

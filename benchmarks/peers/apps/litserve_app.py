@@ -4,7 +4,7 @@ import os
 import sys
 
 import litserve
-from encoder import Encoder
+from exported import Encoder
 from fastapi import Response
 
 

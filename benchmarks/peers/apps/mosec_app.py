@@ -2,7 +2,7 @@
 
 import os
 
-from encoder import Encoder
+from exported import Encoder
 from mosec import Server, Worker
 
 

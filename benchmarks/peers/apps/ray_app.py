@@ -5,7 +5,7 @@ import signal
 import sys
 
 import ray
-from encoder import Encoder
+from exported import Encoder
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response

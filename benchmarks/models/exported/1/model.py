@@ -1,4 +1,4 @@
-"""An exported graph in the plain Python backend, as benchmarks/peers/apps/encoder.py runs it."""
+"""An exported graph in the plain Python backend, as benchmarks/peers/apps/exported.py runs it."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, os.environ["ENCODER_CODE"])  # PYTHONPATH is Triton's own here
-from encoder import Encoder
+from exported import Encoder
 
 
 class TritonPythonModel:
