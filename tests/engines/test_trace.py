@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from build_scripts.errors import Refused
+from build_scripts.errors import BuildError
 from build_scripts.stand_ins import TracedPeers
 from build_scripts.trace import LENGTHS, example, trace
 from python_mp.model.config import ModelConfig
@@ -50,7 +50,7 @@ PEERS = TracedPeers(0, 2, onnx=True)
 def test_a_module_that_cannot_be_traced(
     config: ModelConfig, compute: Any, sentence: str, onnx: bool
 ) -> None:
-    with pytest.raises(Refused, match=sentence):
+    with pytest.raises(BuildError, match=sentence):
         trace(Module(compute), config, None, onnx)
 
 
@@ -63,7 +63,7 @@ def test_lengths_of_their_own_are_refused(tmp_path: Path) -> None:
         tmp_path, [*inputs, *counts], outputs, engine="torch", lengths="N:X+Y, M:S"
     )
     for onnx in (False, True):
-        with pytest.raises(Refused, match="lengths of their own .* take engine torch"):
+        with pytest.raises(BuildError, match="lengths of their own .* take engine torch"):
             trace(Module(lambda _, x: x), config, None, onnx)
 
 

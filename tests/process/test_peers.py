@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks.peers import chart, known, running, side_by_side, venv
+from benchmarks.peers import chart, known, peer_process, side_by_side, venv
 from benchmarks.peers.peer import Packages, Peer, raw
 from benchmarks.peers.side_by_side import COLUMNS, Texts
 from clients.closed_loop import LoadError
@@ -91,7 +91,7 @@ def test_an_answer_of_another_status_is_no_figure(tmp_path: Path) -> None:
         "self.send_response(200)", "self.send_response(500 if text == b'b' else 200)"
     )
     with (
-        running.started(peer("refuses", program), tmp_path / "log") as server,
+        peer_process.started(peer("refuses", program), tmp_path / "log") as server,
         pytest.raises(LoadError, match="500"),
     ):
         server.load("HTTP", ["a", "b"], 2, 0.2)
