@@ -12,15 +12,20 @@ RECIPE = "recipe.toml"
 
 
 def models(repository: Path) -> dict[str, str]:
-    """Their names, and of each the recipe's. A build publishes the models of a recipe one after
-    another: as long as one of them has no version, all of them wait, and so do the ensembles that
-    need them."""
-    found: dict[str, str] = {}
-    for recipe in repository.glob(f"*/{RECIPE}"):
-        made = _made(recipe)
-        if not all(_is_built(repository / each) for each in made):
-            found |= dict.fromkeys(made, recipe.parent.name)
-    configs = [*repository.glob(f"*/{ensembles.CONFIG}")] if found else []
+    """Their names, and of each the recipe's: models that have no version, and the ensembles that
+    need them. A build publishes the models of a recipe one after another; what it has made by then
+    waits, too, as long as all ensembles that it is for do. A recipe that gains a step thus takes
+    away nothing that its ensembles serve without it."""
+    recipes = {recipe.parent.name: _made(recipe) for recipe in repository.glob(f"*/{RECIPE}")}
+    found = {
+        model: name
+        for name, made in recipes.items()
+        for model in made
+        if not _is_built(repository / model)
+    }
+    if not found:
+        return {}
+    configs = repository.glob(f"*/{ensembles.CONFIG}")
     chains = {config.parent.name: ensembles.steps(config) for config in configs}
     while more := {
         name: found[step]
@@ -28,7 +33,15 @@ def models(repository: Path) -> dict[str, str]:
         for step in chains[name] & found.keys()
     }:
         found |= more
-    return found
+    begun = {model: name for name in {*found.values()} for model in recipes[name]}
+    return found | {
+        model: begun[model] for model in begun if _is_for(model, chains) <= found.keys()
+    }
+
+
+def _is_for(model: str, chains: dict[str, set[str]]) -> set[str]:
+    """The ensembles that need it; it itself where none does."""
+    return {name for name, steps in chains.items() if model in steps} or {model}
 
 
 def _is_built(folder: Path) -> bool:

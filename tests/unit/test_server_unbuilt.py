@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -56,14 +57,21 @@ def polls(changes: Changes, busy: set[str], count: int = 2) -> list[str]:
 
 
 def test_all_wait_until_the_last_of_them_is_built(repository: Path) -> None:
+    """Unless another ensemble has all that it needs."""
     changes = Changes(repository)
     assert unbuilt.models(repository) == changes.unbuilt == WAIT
-    write(repository / "talk_a" / "3" / "manifest.json")
+    write(repository / "talk_b" / "3" / "manifest.json")
     assert (polls(changes, set()), changes.unbuilt) == ([], WAIT)
+    (repository / "talk_b" / "3" / "manifest.json").unlink()
+    (repository / "talk_b" / "3").rmdir()
+    write(repository / "talk_a" / "3" / "manifest.json")
+    assert polls(changes, set()) == ["talk_a"]
+    assert polls(changes, {"talk_a"}) == []
+    assert polls(changes, set()) == ["mixed", "around"]
+    assert changes.unbuilt == dict.fromkeys(("talk", "talk_b"), "talk")
     write(repository / "talk_b" / "1" / "manifest.json")
     assert unbuilt.models(repository) == {}
-    assert polls(changes, set()) == ["talk_a", "mixed", "talk_b"]
-    assert polls(changes, {"talk_b"}) == ["around"]
+    assert polls(changes, {"talk_a"}) == ["talk_b"]
     assert polls(changes, set()) == ["talk"]
     assert polls(changes, set()) == []
 
@@ -88,6 +96,8 @@ def test_a_start_leaves_them_out_and_says_so(repository: Path) -> None:
     for name in ("talk_a", "talk_b"):
         write(repository / name / "1" / "manifest.json")
     assert server._admit() == ["*"]
+    write(repository / "talk" / "recipe.toml", "[steps.talk_a]\n[steps.talk_b]\n[steps.talk_c]\n")
+    assert {*server._admit()} == {*WAIT, "alone", "broken"}, "it has gained a step"
 
 
 def test_a_start_without_any_is_refused(tmp_path: Path) -> None:
@@ -104,15 +114,26 @@ def test_the_report_names_it() -> None:
     assert model.why_not({}) == Trouble("it did not load", "a broken file")
 
 
-@given(st.sets(st.integers(0, 5), min_size=1), st.sets(st.integers(0, 5)))
-@settings(deadline=None, max_examples=30)
-def test_a_recipe_is_whole_or_waits(made: set[int], there: set[int]) -> None:
-    import tempfile
+SETS = st.sets(st.sampled_from("abcdef"), min_size=1)
 
+
+@given(made=SETS, built=st.sets(st.sampled_from("abcdef")), chains=st.lists(SETS, max_size=4))
+@settings(deadline=None, max_examples=60)
+def test_who_waits(made: set[str], built: set[str], chains: list[set[str]]) -> None:
+    """No ensemble that has its steps, and nothing that one of these needs, or that is for none."""
     with tempfile.TemporaryDirectory() as folder:
-        steps = [f"s{number}" for number in sorted(made)]
-        write(Path(folder, "r", "recipe.toml"), "".join(f"[steps.{each}]\n" for each in steps))
-        for number in there:
-            write(Path(folder, f"s{number}", "1", "model.py"))
-        found = unbuilt.models(Path(folder))
-    assert found == ({} if made <= there else dict.fromkeys(steps, "r"))
+        repository = Path(folder)
+        write(repository / "r" / "recipe.toml", "".join(f"[steps.{each}]\n" for each in made))
+        for name in built:
+            write(repository / name / "1" / "model.py")
+        for number, steps in enumerate(chains):
+            text = " ".join(STEP.format(each, "input_map", "x") for each in steps)
+            write(repository / f"e{number}" / "config.pbtxt", f"ensemble_scheduling {{ {text} }}")
+        found = unbuilt.models(repository)
+    lost = made - built
+    whole = [steps for steps in chains if not steps & lost]
+    needed, needless = set().union(*whole), made - set().union(*chains)
+    expected = {f"e{number}" for number, steps in enumerate(chains) if steps & lost} | lost
+    if lost:
+        expected |= made - needed - needless
+    assert found == dict.fromkeys(expected, "r")
