@@ -16,6 +16,7 @@ from python_mp.front.inbox import GroupEnded
 from python_mp.front.metrics import Metrics
 from python_mp.front.refusing import Refusals
 from python_mp.front.schedule import travelling
+from python_mp.front.schedule.block_pool import BlockPool
 from python_mp.front.schedule.continuous import Continuous
 from python_mp.front.schedule.generation_step import GenerationStep
 from python_mp.front.schedule.reading import StreamReader
@@ -72,6 +73,7 @@ class Bench:
         """What the next step's outputs suffer."""
         self.faults: list[str] = []
         self._blocks = blocks
+        self._hoard: tuple[BlockPool, list[int]] = (BlockPool(0), [])
         self._begin()
 
     def _begin(self) -> None:
@@ -126,6 +128,7 @@ class Bench:
         if len(self.flying) >= self.depth:
             return False
         step = self.schedule.next_batch(self.flights)
+        self._check_those_in_flight()
         if step is None:
             return False
         self.steps.append(step)
@@ -134,6 +137,21 @@ class Bench:
         self.flights.add(flight)
         self.flying.append((flight, inputs))
         return True
+
+    def _check_those_in_flight(self) -> None:
+        """What is computed somewhere has its blocks, or is over."""
+        for step in (flight.batch for flight, _ in self.flying):
+            if step.epoch == self.schedule._epoch:
+                assert all(stream.runs or stream.is_over for stream in step.streams)
+
+    def hoard(self) -> None:
+        """As others do that run: all free blocks are taken, or those given back."""
+        pool, blocks = self._hoard
+        self._hoard = (self.schedule._running.pool, [])
+        if blocks:
+            pool.release(blocks)
+        elif free := self._hoard[0].free:
+            self._hoard[1].extend(self._hoard[0].take((), free) or ())
 
     def land(self) -> None:
         flight, inputs = self.flying.pop(0)
@@ -176,6 +194,8 @@ class Bench:
         return False
 
     def run(self, most: int = 10_000) -> None:
+        if self._hoard[1]:
+            self.hoard()
         while self.step():
             most -= 1
             assert most, "it does not come to an end"

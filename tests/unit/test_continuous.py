@@ -38,6 +38,8 @@ EVENTS = st.one_of(
     st.tuples(st.just("ask"), prompts(), st.integers(1, 60)),
     st.tuples(st.just("steps"), st.integers(1, 12)),
     st.tuples(st.just("cut")),
+    st.tuples(st.just("land")),
+    st.tuples(st.just("hoard")),
     st.tuples(st.just("die"), st.sampled_from([KILLED, CRASHED, HUNG])),
     st.tuples(st.just("cancel"), st.integers(0, 9)),
     st.tuples(st.just("poison"), prompts(), st.sampled_from([RAISE, REFUSE])),
@@ -68,6 +70,10 @@ def test_every_stream_gets_what_it_gets_alone(
                         bench.step()
                 case ("cut",):
                     bench.cut()
+                case ("land",) if bench.flying:
+                    bench.land()
+                case ("hoard",):
+                    bench.hoard()
                 case ("die", ended) if bench.flying and not ended.raised:
                     bench.die(ended)
                 case ("cancel", number) if number < len(good) and not good[number][0].done.done():
@@ -171,6 +177,28 @@ def test_steps_behind_a_refused_one_count_for_nothing(folder: Path) -> None:
     bench.close()
     assert isinstance(refused.done.exception(0), InvalidInput)
     assert [a.done.result(0) for a in answers] == [expected(p, 20, eos=-1) for p in asked]
+
+
+@pytest.mark.parametrize("budget", [20, 8, 4])
+@pytest.mark.parametrize("landed", [1, 2, 3])
+def test_who_is_in_flight_keeps_his_blocks(folder: Path, budget: int, landed: int) -> None:
+    """Also if a piece of his prompt has landed, and others are on their way."""
+    bench = Bench(folder, depth=32, max_batch_tokens=budget)
+    asked = [some(1, 16)[0], some(2, 33)[1]]
+    answers = [bench.ask(asked[0], max_tokens=9)]
+    while bench.cut():
+        pass
+    first = len(bench.flying)
+    answers.append(bench.ask(asked[1], max_tokens=9))
+    while bench.cut():
+        pass
+    bench.hoard()
+    for _ in range(min(first + landed, len(bench.flying) - 1)):
+        bench.land()
+    assert not bench.cut(), "the older one needs a block, and the younger one cannot lose his"
+    bench.run()
+    bench.close()
+    assert [a.done.result(0) for a in answers] == [expected(prompt, 9) for prompt in asked]
 
 
 def test_who_gets_on_between_deaths_is_never_a_suspect(folder: Path) -> None:

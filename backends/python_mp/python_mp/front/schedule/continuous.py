@@ -184,15 +184,16 @@ class Continuous(Waiting[Stream]):
         assert isinstance(step, GenerationStep)
         if step.epoch != self._epoch:
             return  # It is computed again.
-        self._running.flying.difference_update(step.streams)
+        self._running.landed(step.streams)
         if flight.refusal or flight.outputs is None:
             self._refuse(step, flight.refusal or Refusal("RequestFailed", "no outputs"))
             return
         now = time.perf_counter()
         streaming = sum(chunk.is_next for chunk in step.chunks)
         self._running.pace.learn(streaming, step.tokens - streaming, now - flight.dispatched)
-        for stream, token in zip(step.sampled, _tokens(flight.outputs), strict=True):
-            if not stream.runs:  # It was given up meanwhile.
+        sampled = [chunk for chunk in step.chunks if chunk.sampled]
+        for (stream, _, stop, _), token in zip(sampled, _tokens(flight.outputs), strict=True):
+            if not stream.runs or stop != stream.length:  # It was given up, or has begun again.
                 continue
             if token.id == NO_NUMBERS:
                 stream.failure = RequestFailed(_NO_NUMBERS)

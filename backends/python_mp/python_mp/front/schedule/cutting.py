@@ -11,6 +11,7 @@ always gets on. Who was stopped in the middle goes on before anybody new begins.
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from .block_pool import BLOCK, BlockPool
@@ -42,8 +43,8 @@ class Running:
         self.pool = BlockPool(0)
         self.streams: list[Stream] = []
         """In the order in which they came."""
-        self.flying: set[Stream] = set()
-        """In steps that the ranks are not through with."""
+        self._flying: Counter[Stream] = Counter()
+        """Of each, the steps that the ranks are not through with: of a prompt there may be many."""
 
     def start_over(self, blocks: int) -> list[Stream]:
         """With an empty cache; those that ran."""
@@ -52,7 +53,7 @@ class Running:
             stream.runs = False
             stream.pages.forget()
         self.pool = BlockPool(blocks)
-        self.flying.clear()
+        self._flying.clear()
         return streams
 
     def cut(self, budget: int, may_run: MayRun) -> list[Chunk]:
@@ -68,8 +69,16 @@ class Running:
         while left and (begun := self._begin(may_run)):
             chunks.append(self._chunk(begun, min(begun.missing, left)))
             left -= chunks[-1].tokens
-        self.flying.update(chunk.stream for chunk in chunks)
+        self._flying.update(chunk.stream for chunk in chunks)
         return chunks
+
+    def landed(self, streams: Iterable[Stream]) -> None:
+        """The ranks are through with the oldest step, in which these are."""
+        for stream in streams:
+            if self._flying[stream] > 1:
+                self._flying[stream] -= 1
+            else:
+                self._flying.pop(stream, None)
 
     def _go_on(self, streams: Iterable[Stream], budget: int, chunks: list[Chunk]) -> int:
         """What is left of the budget."""
@@ -86,7 +95,7 @@ class Running:
         before anything that is cut from now on."""
         if stream.runs:
             stream.runs = False
-            self.flying.discard(stream)
+            self._flying.pop(stream, None)
             stream.pages.close(self.pool)
             self.streams.remove(stream)
 
@@ -96,7 +105,7 @@ class Running:
         return Chunk(stream, start, start + tokens, start + tokens == stream.length)
 
     def _make_room(self, stream: Stream, tokens: int, chunks: Iterable[Chunk]) -> bool:
-        taken = {chunk.stream for chunk in chunks} | self.flying
+        taken = {chunk.stream for chunk in chunks} | self._flying.keys()
         while not stream.pages.grow(self.pool, stream.pages.cached + tokens):
             victim = next(each for each in reversed(self.streams) if each not in taken)
             self.leave(victim)
