@@ -21,6 +21,9 @@ def _module(shard: Shard, source: Source) -> Compute:
     module = source.build(shard)
     if not isinstance(module, nn.Module):
         raise LoadError(f"build(shard) must return a module, a torch.nn.Module, not {module!r:.80}")
-    call_directly(module.eval())
+    module.eval()
+    if hasattr(module, "take_kernels"):
+        module.take_kernels()
+    call_directly(module)
     shard.close_weights()
     return module

@@ -52,6 +52,9 @@ class Decoder(nn.Module):
             with sentences(f"the head of a {config.model_type}"):
                 self.logits = Logits(shard, whole, embedding)
 
+    def take_kernels(self) -> None:
+        self.encoder.take_kernels()
+
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
         found: Tensor | dict[str, Tensor] = self.encoder(batch, hidden)
         if self.logits is None or isinstance(found, Tensor):

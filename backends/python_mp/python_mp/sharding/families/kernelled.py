@@ -54,7 +54,7 @@ class Rotary:
     def _tried(self) -> bool:
         draw = torch.Generator().manual_seed(1)
         q, k, cos, sin = (
-            torch.randn(*shape, generator=draw).transpose(1, len(shape) - 2)
+            torch.randn(*shape, generator=draw, device="cpu").transpose(1, len(shape) - 2)
             for shape in ((1, 3, 4, 16), (1, 3, 2, 16), (1, 3, 16), (1, 3, 16))
         )
         try:

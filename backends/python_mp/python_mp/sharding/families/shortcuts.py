@@ -14,7 +14,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import GELUActivation
 
 from ..gelu import Gelu
-from . import kernelled
 
 
 class Same:
@@ -53,7 +52,6 @@ def take(model: nn.Module) -> None:
         for name, part in module._modules.items():
             # nn.Module finds its parts last, in three dicts, where all other places have failed.
             vars(module)[name] = Same() if type(part) is nn.Dropout else part
-    kernelled.take(model)
 
 
 def _is_gelu(part: object) -> bool:

@@ -26,7 +26,7 @@ from ..parallelize import load_weights, split
 from ..rectangles import MOST_PADDING, Rectangle
 from ..shard import Shard
 from ..weights import Prefixed
-from . import norms, shortcuts, skeleton
+from . import kernelled, norms, shortcuts, skeleton
 from .arrangement import MASKED, Rows
 from .attending import computing
 from .pipeline import Given, cut_to_stage
@@ -160,6 +160,10 @@ class Encoder(nn.Module):
         self.generates = self.rows == "packed" and self._padding is None
         self._has_types = bool(getattr(config, TYPE_COUNT, 0))  # GPT-2 would add words.
         self._most_padding = MOST_PADDING if config.model_type in MASKED else 0.0
+
+    def take_kernels(self) -> None:
+        """For a module that is computed as it is: no graph is made of it from here on."""
+        kernelled.take(self.model)
 
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
         found = self._forwards[self.rows](self, batch, hidden)
