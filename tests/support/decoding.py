@@ -107,7 +107,9 @@ class Ranks:
         def make(rank: int, stage: int) -> Decoder:
             peer = Peer(self._peers[stage], rank)
             shard = Shard(rank, size, stage, stages, dtype, device, Path(), {}, peer, given)
-            return Decoder(shard, type(model.config).from_dict(model.config.to_dict()))
+            made = Decoder(shard, type(model.config).from_dict(model.config.to_dict()))
+            made.take_kernels()  # As engine torch does.
+            return made
 
         self._stages = [[make(rank, stage) for rank in range(size)] for stage in range(stages)]
         self.step({"INPUT_IDS": [0, 0], "cu_seqlens": [0, 2], "sampled": [0]})

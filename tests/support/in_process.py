@@ -42,8 +42,9 @@ def served(
             shard = Shard(*place, dtype, CPU, Path(), {}, Peer(peers, rank), given)
             config = type(model.config).from_dict(model.config.to_dict())
             with torch.inference_mode():
-                batch = Packed(inputs, CPU)
-                found = Encoder(shard, config)(batch, hidden)
+                batch, module = Packed(inputs, CPU), Encoder(shard, config)
+                module.take_kernels()  # As engine torch does.
+                found = module(batch, hidden)
                 if kind is None or rank or not shard.is_last:
                     return found
                 return head(shard, config, Task(kind))(batch, found)
