@@ -10,6 +10,7 @@ from build_scripts.checkpoint_folder import Checkpoint
 from build_scripts.errors import BuildError
 from build_scripts.job import Job
 from python_mp.sharding.families.task import Task
+from python_mp.wire.departures import SIZE
 
 SAYS = "generation_config.json"
 ENDLESS = 1 << 17
@@ -24,7 +25,7 @@ OUTPUTS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "LOGPROBS": ("FP32", (-1,)),
     "TOP_IDS": ("INT32", (-1, -1)),
     "TOP_LOGPROBS": ("FP32", (-1, -1)),
-    "STREAM": ("INT32", (2,)),
+    "STREAM": ("INT32", (SIZE,)),
     "FAILURE": ("STRING", (1,)),
 }
 """Types and dims, as Triton calls them."""

@@ -29,7 +29,7 @@ OUTPUTS = """
   { name: "USAGE" data_type: TYPE_INT32 dims: [ 3 ] }
 """
 CHAINED_OUTPUTS = """
-  { name: "STREAM" data_type: TYPE_INT32 dims: [ 2 ] },
+  { name: "STREAM" data_type: TYPE_INT32 dims: [ 5 ] },
   { name: "FAILURE" data_type: TYPE_STRING dims: [ 1 ] }
 """
 DECODER = f"""

@@ -10,7 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from ..model import errors
-from ..wire.departures import tell
+from ..wire.departures import SIZE, Whose, tell
 
 ASK_SECONDS = 0.02
 """To ask whether a client has gone is a round trip to the server, so it is not done with every part
@@ -27,7 +27,7 @@ class HandedOn:
 
     def __init__(self, runtime: Path) -> None:
         self._runtime = runtime
-        self._asked: dict[tuple[int, int], float] = {}
+        self._asked: dict[Whose, float] = {}
 
     def look(self, request: Any) -> None:
         """Tells the decoder if the client has gone. Raises what the decoder says instead of a part:
@@ -35,20 +35,22 @@ class HandedOn:
         stream = _values(request, "STREAM")
         if stream is None:  # It is no step of an ensemble.
             return
-        pid, number = stream
+        if len(stream) != SIZE:
+            raise errors.InvalidInput(f"STREAM has {len(stream)} numbers; a decoder's has {SIZE}")
+        whose = tuple(stream)
         if failure := _values(request, "FAILURE"):
-            self._asked.pop((pid, number), None)
+            self._asked.pop(whose, None)
             raise _error(failure[0].decode())
-        if self._is_due(pid, number) and request.is_cancelled():
-            tell(self._runtime, pid, number)
+        if self._is_due(whose) and request.is_cancelled():
+            tell(self._runtime, whose)
 
-    def _is_due(self, pid: int, number: int) -> bool:
+    def _is_due(self, whose: Whose) -> bool:
         now = time.monotonic()
-        if now - self._asked.get((pid, number), 0.0) < ASK_SECONDS:
+        if now - self._asked.get(whose, 0.0) < ASK_SECONDS:
             return False
         if len(self._asked) >= _MOST:
             self._asked.clear()
-        self._asked[pid, number] = now
+        self._asked[whose] = now
         return True
 
 

@@ -24,7 +24,7 @@ from .text_parts import TextParts
 class TritonPythonModel:
     """Each part of an answer, OUTPUT_IDS INT32 [n], the CONTEXT_IDS INT32 [1 to 8] of the answer
     before it, or -1, FINISH_REASON BYTES [1], which is empty but in the last part, and TRIM INT32
-    [1], characters at its end that are not to be shown -> ANSWER BYTES [1]. Of STREAM INT32 [2] and
+    [1], characters at its end that are not to be shown -> ANSWER BYTES [1]. Of STREAM INT32 [5] and
     FAILURE BYTES [1], both optional, see handed_on.py."""
 
     def initialize(self, args: dict[str, str]) -> None:

@@ -139,7 +139,7 @@ class ChainedStream(TritonStream):
         super().__init__(request, wanted)
         self._departures = departures
         self._left = False
-        self._pid, self._number = departures.expect(self._leave)
+        self._whose = departures.expect(self._leave)
 
     def fail(self, error: PythonMpError) -> None:
         said = f"{type(error).__name__}: {for_clients(error)}".encode()
@@ -153,10 +153,9 @@ class ChainedStream(TritonStream):
         self._left = True
 
     def _response(self, outputs: Mapping[str, Array]) -> Any:
-        whose = np.array([[self._pid, self._number]], np.int32)
-        return super()._response({**outputs, STREAM: whose})
+        return super()._response({**outputs, STREAM: np.array([self._whose], np.int32)})
 
     def _send(self, what: Any, flags: int) -> None:
         super()._send(what, flags)
         if flags == FINAL:
-            self._departures.forget(self._number)
+            self._departures.forget(self._whose)

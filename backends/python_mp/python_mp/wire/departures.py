@@ -3,27 +3,33 @@
 Triton tells only those steps of an ensemble of a cancellation that begin after it. The decoder has
 begun long before; the step behind it begins with each part, so it passes the news on:
 
-    each part: STREAM = pid, number --> the step behind: is it cancelled? --> `tell`
-    Departures, in the decoder's stub <-- the number, a datagram over a socket in the run's folder
+    each part: STREAM = whose it is --> the step behind: is it cancelled? --> `tell`
+    Departures, in the decoder's stub <-- the same, a datagram over a socket in the run's folder
+
+The step behind takes STREAM from anybody, as any input. So most of it is a secret that only this
+stream's parts have: nobody ends the stream of another.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
 
 from ..machine.net import Net
 from ..machine.thread import Thread
 
 FOLDER = "departures"
-_NUMBER = struct.Struct("@i")
-_MOST = 1 << 31
+Whose = tuple[int, ...]
+"""A stream: the pid of its decoder's stub, and a secret of 128 bits; `SIZE` numbers of int32."""
+SIZE = 5
+_WHOSE = struct.Struct(f"@{SIZE}i")
+_SECRET = struct.Struct(f"@{SIZE - 1}i")
 
 
 class Departures:
@@ -39,8 +45,7 @@ class Departures:
     def __init__(self, runtime: Path, net: Net) -> None:
         self._folder = runtime / FOLDER
         self._net = net
-        self._numbers = count()
-        self._left: dict[int, Callable[[], None]] = {}
+        self._left: dict[Whose, Callable[[], None]] = {}
         self._stopping = threading.Event()
         self._socket = _socket()
         try:
@@ -54,15 +59,15 @@ class Departures:
             self._socket.close()
             raise
 
-    def expect(self, left: Callable[[], None]) -> tuple[int, int]:
+    def expect(self, left: Callable[[], None]) -> Whose:
         """What `tell` is to be given; `left` is called then, from another thread, once or never."""
-        number = next(self._numbers) % _MOST
-        self._left[number] = left
-        return os.getpid(), number
+        whose = (os.getpid(), *_SECRET.unpack(secrets.token_bytes(_SECRET.size)))
+        self._left[whose] = left
+        return whose
 
-    def forget(self, number: int) -> None:
+    def forget(self, whose: Whose) -> None:
         """That stream is over."""
-        self._left.pop(number, None)
+        self._left.pop(whose, None)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -81,18 +86,16 @@ class Departures:
         self._net.loop("departures", self._hear, self._stopping)
 
     def _hear(self) -> None:
-        said = self._socket.recv(_NUMBER.size)
-        if len(said) == _NUMBER.size:
-            (number,) = _NUMBER.unpack(said)
-            if left := self._left.pop(number, None):
-                left()
+        said = self._socket.recv(_WHOSE.size)
+        if len(said) == _WHOSE.size and (left := self._left.pop(_WHOSE.unpack(said), None)):
+            left()
 
 
-def tell(runtime: Path, pid: int, number: int) -> None:
+def tell(runtime: Path, whose: Whose) -> None:
     """The client of this stream has gone. Where it cannot be told, the stream comes to its end by
     itself."""
-    with suppress(OSError), _socket() as sending, address(runtime / FOLDER, str(pid)) as path:
-        sending.sendto(_NUMBER.pack(number), socket.MSG_DONTWAIT, path)
+    with suppress(OSError), _socket() as sending, address(runtime / FOLDER, str(whose[0])) as path:
+        sending.sendto(_WHOSE.pack(*whose), socket.MSG_DONTWAIT, path)
 
 
 @contextmanager
