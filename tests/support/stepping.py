@@ -14,6 +14,7 @@ import numpy as np
 from python_mp.front.flights import Flight, Flights
 from python_mp.front.inbox import GroupEnded
 from python_mp.front.metrics import Metrics
+from python_mp.front.peers import away
 from python_mp.front.refusing import Refusals
 from python_mp.front.schedule import travelling
 from python_mp.front.schedule.block_pool import BlockPool
@@ -22,7 +23,7 @@ from python_mp.front.schedule.generation_step import GenerationStep
 from python_mp.front.schedule.reading import StreamReader
 from python_mp.front.schedule.stream import Stream
 from python_mp.front.supervise.poison import PoisonList
-from python_mp.model.errors import InvalidInput, PythonMpError, RequestFailed
+from python_mp.model.errors import InvalidInput, PythonMpError, RequestFailed, TooLarge
 from python_mp.rank.engines.echo_decoder import EchoDecoder
 from python_mp.wire.message import Refusal
 from tests.support.configs import decoder_config
@@ -36,20 +37,26 @@ class Home:
     keeps = False
 
     def __init__(self, bench: Bench, stream: Stream) -> None:
-        self._bench, self._stream = bench, stream
+        self._bench, self.stream = bench, stream
+        bench.away[stream] = self
+
+    @property
+    def waits(self) -> bool:
+        """Whether home has not taken the stream back since, and lent it again."""
+        return self.stream in self._bench.schedule._lent and self._bench.away[self.stream] is self
 
     def part(self, outputs: Mapping[str, Any]) -> None:
-        self._bench.heard.append((self._stream, travelling.part(outputs)))
+        self._bench.heard.append((self, travelling.part(outputs)))
 
     def send(self, outputs: Mapping[str, Any]) -> None:
         self.part(outputs)
-        self._bench.heard.append((self._stream, ""))
+        self._bench.heard.append((self, ""))
 
     def fail(self, error: PythonMpError) -> None:
-        raise AssertionError(error)
+        assert not self.waits, error
 
     def is_cancelled(self) -> bool:
-        return self._stream not in self._bench.schedule._lent
+        return not self.waits
 
 
 class Bench:
@@ -68,7 +75,8 @@ class Bench:
         self.depth = depth
         self.steps: list[GenerationStep] = []
         self.deaths = 0
-        self.heard: deque[tuple[Stream, str]] = deque()
+        self.heard: deque[tuple[Home, str]] = deque()
+        self.away: dict[Stream, Home] = {}
         self.spoil: Callable[[dict[str, Any]], object] | None = None
         """What the next step's outputs suffer."""
         self.faults: list[str] = []
@@ -103,21 +111,32 @@ class Bench:
 
     def lend(self, peer: Bench) -> None:
         """What waits first is computed there; what comes of it is heard by `hear`."""
-        if stream := self.schedule.lend(lambda _: True):
+        if stream := self.schedule.lend(away.may_go):
             inputs, said = stream.described()
             copies = {name: array.copy() for name, array in inputs.items()}
             guest = peer.schedule.guest(copies, json.loads(json.dumps(said)), Home(self, stream))
             guest.guest = True
-            peer.schedule.add(guest)
+            try:
+                peer.schedule.add(guest)
+            except TooLarge:
+                self._stray(stream)
 
     def hear(self) -> None:
         while self.heard:
-            stream, text = self.heard.popleft()
+            home, text = self.heard.popleft()
+            if not home.waits:
+                continue
             if text:
-                self.schedule.hear(stream, text)
-            elif stream in self.schedule._lent:
-                assert stream.is_over
-                self.schedule.settle(stream)
+                self.schedule.hear(home.stream, text)
+            elif home.stream.is_over:
+                self.schedule.settle(home.stream)
+            else:
+                self._stray(home.stream)
+
+    def _stray(self, stream: Stream) -> None:
+        """As Helper._book, if the peer has too little room."""
+        stream.strays += 1
+        self.schedule.put_back([stream])
 
     def lose_peer(self) -> None:
         """With all that is there."""

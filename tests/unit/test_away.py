@@ -17,21 +17,25 @@ import pytest
 from python_mp.front.peers import away, helper, line
 from python_mp.front.peers.away import Away
 from python_mp.front.peers.guests import Guests
+from python_mp.front.schedule.reading import StreamReader
 from python_mp.front.schedule.waiting import Waiting
 from python_mp.front.status import State, Status
 from python_mp.machine.net import Net
 from python_mp.model.config import ModelConfig
-from python_mp.model.errors import RequestFailed, Unavailable
+from python_mp.model.errors import RequestFailed, TooLarge, Unavailable
 from python_mp.model.request import Request, read_request
 from python_mp.wire.arena import Arena
 from python_mp.wire.message import Kind
-from tests.support.configs import echo_config
+from tests.support.configs import decoder_config, echo_config
 from tests.support.descriptors import ours
 from tests.support.processes import until
 from tests.support.replicas import LIMIT, FutureAnswer, echo_input
+from tests.support.streams import Parts
 
 
 def _read(config: ModelConfig, inputs: Any, _: Any, answer: Any) -> Request:
+    if "INPUT_IDS" in inputs:  # A stream; what is done with it here needs no more.
+        return Request(inputs, [[1]], (), answer)
     return read_request(inputs, config, answer)
 
 
@@ -235,6 +239,40 @@ def test_what_has_its_answer_is_recalled(make: Make) -> None:
     assert result(other) == [2]
     until(lambda: not first.queue._lent)
     assert first.waiting == []
+
+
+def test_what_is_too_large_for_a_peer_comes_back_and_strays(make: Make) -> None:
+    """Others go there as before."""
+    first, second = make(0), make(1)
+    too_large, *others = first.ask(*range(3))
+    until(lambda: len(second.guests) == 3)
+    second.guests[0].answer.fail(TooLarge("27 blocks are needed"))
+    until(lambda: len(second.guests) == 4)
+    second.guests[3].answer.fail(TooLarge("27 blocks are needed"))
+    until(lambda: first.waiting == [too_large])
+    assert too_large.strays == 2
+    others += first.ask(*range(3, 9))
+    until(lambda: len(second.guests) == 10)
+    for guest in second.guests[1:3] + second.guests[4:]:
+        answer(guest)
+    assert [result(each) for each in others] == [[n] for n in range(1, 9)]
+
+
+def test_a_stream_that_is_not_over_is_not_settled(make: Make, tmp_path: Path) -> None:
+    """Its peer may have had no room for more of it."""
+    first, second = make(0), make(1)
+    reader = StreamReader(decoder_config(tmp_path))
+    stream = reader.read({"INPUT_IDS": np.array([[9, 9]], np.int32)}, {}, Parts())
+    with first._lock:
+        first.queue.add(stream)
+    first.away.wake()
+    until(lambda: len(second.guests) == 1)
+    second.guests[0].answer.send({})
+    until(lambda: len(second.guests) == 2)
+    assert first.came_back == [stream]
+    second.guests[1].answer.send({})
+    until(lambda: first.waiting == [stream])
+    assert first.settled == []
 
 
 @pytest.mark.parametrize("seed", range(3))

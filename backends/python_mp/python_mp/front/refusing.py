@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..model.errors import Cancelled, PythonMpError, RequestFailed, TimedOut, Unavailable
+from ..model.errors import Cancelled, PythonMpError, RequestFailed, TimedOut, TooLarge, Unavailable
 from ..model.request import Request
 from .metrics import Metrics
 from .supervise.poison import PoisonList
@@ -12,6 +12,7 @@ from .supervise.poison import PoisonList
 POISON = "this request has ended two groups of ranks"
 _REASONS: dict[type[PythonMpError], str] = {
     TimedOut: "timeout",
+    TooLarge: "invalid",
     Cancelled: "cancelled",
     RequestFailed: "poison",
     Unavailable: "down",
@@ -36,7 +37,7 @@ class Refusals:
         Args:
             reason: the metric's label, where the error alone does not say it.
         """
-        goes_home = type(error) in (Unavailable, Cancelled)
+        goes_home = type(error) in (Unavailable, TooLarge, Cancelled)
         refused = sum(self.fail([r], error) * (not (r.guest and goes_home)) for r in requests)
         self._metrics.count("refused_total", refused, reason=reason or _REASONS[type(error)])
 

@@ -5,6 +5,7 @@ PythonMpError        INTERNAL
 ├── LoadError        INTERNAL      a rank could not load its shard; the load fails
 ├── InvalidInput     INVALID_ARG   this request's tensors are wrong; its group is untouched
 ├── Unavailable      UNAVAILABLE   the queue is full, or no group is up; try again
+│   ├── TooLarge     UNAVAILABLE   for this replica, whatever it has; another may have more room
 │   └── TimedOut     UNAVAILABLE   it waited longer than it was allowed to; Triton's own status
 ├── Cancelled        CANCELLED     its client has gone, or said so
 ├── RequestFailed    INTERNAL      the engine raised for this request, also when it ran alone
@@ -51,6 +52,10 @@ class InvalidInput(PythonMpError):
 
 class Unavailable(PythonMpError):
     status = "UNAVAILABLE"
+
+
+class TooLarge(Unavailable):
+    pass
 
 
 class TimedOut(Unavailable):

@@ -15,6 +15,7 @@ from ...machine.thread import Thread
 from ...model import errors
 from ...model.request import Array, Request
 from ...wire.message import Kind, Message
+from ..schedule.stream import Stream
 from . import line, news
 from .line import Line
 from .news import Informed
@@ -168,6 +169,12 @@ class Helper:
             request = self._requests.pop(message.batch, None)
         if request is None:  # It was taken back.
             return
+        if isinstance(request, Stream) and not (refusal or request.is_over):
+            refusal = _AT_ITS_END
+        if refusal and type(refusal.as_error) is errors.TooLarge:
+            request.strays += 1
+            self._home.take_back([request])
+            return
         if refusal and type(refusal.as_error) is errors.Unavailable:  # Its trouble alone.
             self._window = 1
             self._rest()
@@ -215,3 +222,6 @@ class _Refusal(NamedTuple):
     def as_error(self) -> errors.PythonMpError:
         kind: type[errors.PythonMpError] = getattr(errors, self.error, errors.RequestFailed)
         return kind(self.text)
+
+
+_AT_ITS_END = _Refusal(errors.TooLarge.__name__, "its cache holds no more of the stream", 0.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...model.batch import Batch
 from ...model.config import ModelConfig
-from ...model.errors import InvalidInput, PythonMpError, RequestFailed, Unavailable
+from ...model.errors import InvalidInput, PythonMpError, RequestFailed, TooLarge
 from ...model.request import Array, Outputs
 from ...wire.message import Refusal
 from ..flights import Flight, Flights
@@ -72,7 +72,7 @@ class Continuous(Waiting[Stream]):
     def add(self, request: Stream) -> None:
         if misfit := self._misfit(request):
             # At its home there may be more room.
-            raise Unavailable(misfit) if request.guest else InvalidInput(misfit)
+            raise TooLarge(misfit) if request.guest else InvalidInput(misfit)
         super().add(request)
 
     def waiting_since(self, moment: float) -> list[Stream]:
@@ -105,7 +105,8 @@ class Continuous(Waiting[Stream]):
         unfit = [stream for stream in self if self._misfit(stream)]
         for stream in unfit:
             super().remove(stream)
-            stream.failure = RequestFailed(self._misfit(stream))
+            kind = TooLarge if stream.guest else RequestFailed
+            stream.failure = kind(self._misfit(stream))
         self._outbox.put(unfit)
 
     def in_hand(self, flights: Flights) -> list[Stream]:
