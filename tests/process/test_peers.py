@@ -73,6 +73,7 @@ def test_each_peer_has_its_row_and_nothing_is_left(monkeypatch: pytest.MonkeyPat
     assert "ended with 7" in died["turns"]
     assert "package.whl" in failed["turns"]
     left = [each for each in psutil.Process().children(recursive=True) if each.pid not in before]
+    _, left = psutil.wait_procs(left, timeout=5)
     assert not left
     drawn = ET.fromstring(chart.svg(records))
     bars = [each for each in drawn.iter() if each.tag.endswith("rect")]

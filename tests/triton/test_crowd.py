@@ -33,7 +33,7 @@ GRPC_CLIENTS, HTTP_CLIENTS = 60, 8
 SHARES = {"good": 13 / 16, "bad": 1 / 8, "cancelled": 1 / 16}
 QUESTIONS = 48
 KILL_SECONDS = 0.7
-RANKS = 6  # of classifier, embed_encoder and ranker
+RANKS = 7  # of chat_decoder, classifier, embed_encoder and ranker
 
 
 @dataclass(frozen=True)

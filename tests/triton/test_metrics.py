@@ -60,4 +60,5 @@ def test_every_family_has_its_labels(server: TritonServer) -> None:
     with urllib.request.urlopen(server.endpoints.metrics_url) as page:
         helped = set(re.findall(r"# HELP python_mp_(\w+)", page.read().decode()))
     known = {*families, "truncated_texts_total"}
-    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in helped} == known
+    found = {re.sub(r"_(bucket|sum|count)$", "", name) for name in helped}
+    assert found - metrics.OF_STREAMS == known  # Another model may generate.

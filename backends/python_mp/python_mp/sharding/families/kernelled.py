@@ -40,16 +40,14 @@ def take(model: nn.Module) -> None:
 class Rotary:
     """In the place of the function. Whatever is no batch of ours is still computed by that."""
 
-    def __init__(self, own: Callable[..., tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, own: Callable[..., Any]) -> None:
         self._own = own
         self.is_same = self._tried()
 
-    def __call__(
-        self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any
-    ) -> tuple[Tensor, Tensor]:
-        if more or named or not (self.is_same and is_computing() and _fits(q, k, cos, sin)):
-            return self._own(q, k, cos, sin, *more, **named)
-        return _rotated(q, k, cos, sin)
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        if named or len(given) != 4 or not (self.is_same and is_computing() and _fits(*given)):
+            return self._own(*given, **named)
+        return _rotated(*given)
 
     def _tried(self) -> bool:
         draw = torch.Generator().manual_seed(1)
