@@ -22,8 +22,8 @@ def _module(shard: Shard, source: Source) -> Compute:
     if not isinstance(module, nn.Module):
         raise LoadError(f"build(shard) must return a module, a torch.nn.Module, not {module!r:.80}")
     module.eval()
-    if hasattr(module, "take_kernels"):
-        module.take_kernels()
+    if callable(take_kernels := getattr(module, "take_kernels", None)):
+        take_kernels()
     call_directly(module)
     shard.close_weights()
     return module
