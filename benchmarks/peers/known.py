@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.peers import inputs, venv
-from benchmarks.peers.peer import InProcess, Packages, Peer, openai, raw, triton
+from benchmarks.peers.peer import InProcess, Packages, Peer, Wire, openai, raw, triton
 from benchmarks.texts import CHECKPOINT
 from server.endpoints import Endpoints
 
@@ -86,44 +87,44 @@ def _triton(
 
 
 def _litserve(workers: int) -> Peer:
-    name, variables = _several("LitServe", workers)
     packages = Packages("litserve", ("litserve==0.2.19",))
-    program = str(APPS / "litserve_app.py")
-    return Peer(
-        name,
-        "onnxruntime",
-        packages,
-        raw("/predict", lambda text: json.dumps({"text": text})),
-        lambda at: [program, str(at.http)],
-        environment=variables,
-    )
+    wire = raw("/predict", lambda text: json.dumps({"text": text}))
+    return _program("LitServe", workers, packages, wire, lambda at: [str(at.http)])
 
 
 def _mosec(workers: int) -> Peer:
-    name, variables = _several("mosec", workers)
     packages = Packages("mosec", ("mosec==0.9.8",))
-    program = str(APPS / "mosec_app.py")
-    return Peer(
-        name,
-        "onnxruntime",
-        packages,
-        raw("/inference"),
-        lambda at: [program, "--address", at.host, "--port", str(at.http)],
-        environment=variables,
-    )
+
+    def options(at: Endpoints) -> list[str]:
+        return ["--address", at.host, "--port", str(at.http)]
+
+    return _program("mosec", workers, packages, raw("/inference"), options)
 
 
 def _ray(workers: int) -> Peer:
-    name, variables = _several("Ray Serve", workers)
     packages = Packages("ray", ("ray[serve]==2.60.0",))
-    program = str(APPS / "ray_app.py")
+    more = {"RAY_USAGE_STATS_ENABLED": "0"}
+    return _program("Ray Serve", workers, packages, raw(), lambda at: [str(at.http)], more)
+
+
+def _program(
+    name: str,
+    workers: int,
+    packages: Packages,
+    wire: Wire,
+    options: Callable[[Endpoints], list[str]],
+    more: Mapping[str, str] | None = None,
+) -> Peer:
+    """A server of one's own code: the one in apps/ that is called as its packages."""
+    name, variables = _several(name, workers)
+    program = str(APPS / f"{packages.name}_app.py")
     return Peer(
         name,
         "onnxruntime",
         packages,
-        raw(),
-        lambda at: [program, str(at.http)],
-        environment=variables | {"RAY_USAGE_STATS_ENABLED": "0"},
+        wire,
+        lambda at: [program, *options(at)],
+        environment=variables | dict(more or {}),
     )
 
 
