@@ -67,6 +67,9 @@ def _server(status: JSON) -> Iterator[Metric]:
 
 def _models(models: JSON) -> Iterator[Metric]:
     ready = GaugeMetricFamily("tritonserver_model_ready", "Whether it serves", labels=["model"])
+    unbuilt = GaugeMetricFamily(
+        "tritonserver_model_unbuilt", "Whether it is still to be built", labels=["model"]
+    )
     repairs = CounterMetricFamily(
         "tritonserver_model_restarts", "Loads because a stub had died", labels=["model"]
     )
@@ -80,6 +83,7 @@ def _models(models: JSON) -> Iterator[Metric]:
     )
     for name, model in models.items():
         ready.add_metric([name], model["ready"])
+        unbuilt.add_metric([name], model["unbuilt"])
         repairs.add_metric([name], model["restarts"])
         for result, count in model["reloads"].items():
             reloads.add_metric([name, result], count)
@@ -87,7 +91,7 @@ def _models(models: JSON) -> Iterator[Metric]:
             states = [each["state"] for each in model["replicas"]]
             for state in STATES:
                 replicas.add_metric([name, state], states.count(state))
-    yield from (ready, repairs, reloads, replicas)
+    yield from (ready, unbuilt, repairs, reloads, replicas)
 
 
 def _paths(models: JSON) -> Metric:

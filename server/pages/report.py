@@ -131,6 +131,7 @@ def _summary(model: Model, trouble: Trouble | None) -> JSON:
 def _detail(model: Model, trouble: Trouble | None) -> JSON:
     return {
         "ready": trouble is None,
+        "unbuilt": model.is_unbuilt,
         "reason": trouble.full if trouble else model.reason,
         "backend": model.backend,
         "steps": model.steps(),

@@ -38,7 +38,7 @@ class Model:
         replicas: what python_mp's fronts say of themselves.
         lost: groups of active instances with a dead stub; True for passive ones.
         reason: why it was not loaded as its files say; empty if it was.
-        recipe: what it is to be built by, before it can be loaded; empty if it was built.
+        recipe: what it is to be built by, before it can be loaded; empty once it has served.
         restarts: how often it was loaded because a stub had died.
         reloads: how often because its files had changed, by result.
         mentioned: groups of passive instances that were reported lost.
@@ -80,7 +80,8 @@ class Model:
             loading: it is being loaded, so how many stubs there should be is not known.
         """
         self.versions = sorted(version.number for version in versions if version.is_ready)
-        self.has_served = self.has_served or bool(self.versions)
+        if self.versions:
+            self.has_served, self.recipe = True, ""
         self.stubs = [stub for stub in living if stub.model == self.name]
         self.replicas = [
             each for each in said if each["model"] == self.name and each["version"] in self.versions
@@ -115,11 +116,16 @@ class Model:
         """Whether an active instance is dead: all that Triton gives it fails."""
         return not all(self.lost.values())
 
+    @property
+    def is_unbuilt(self) -> bool:
+        """Whether it was never there to be loaded."""
+        return bool(self.recipe and not self.versions and not self.reason)
+
     def why_not(self, models: Mapping[str, "Model"]) -> Trouble | None:
         """Why it is not ready; None if it is."""
+        if self.is_unbuilt:
+            return Trouble("it is not built yet", f"it is not built yet: {self.recipe}")
         if not self.versions:
-            if self.recipe and not self.reason:
-                return Trouble("it is not built yet", f"it is not built yet: {self.recipe}")
             return _trouble("it did not load" if self.reason else "it is not loaded", self.reason)
         if self.is_hurt and not self._has_living_replica():
             return _trouble("its stub died", self.reason)

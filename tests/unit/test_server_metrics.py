@@ -20,6 +20,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 def model(backend: str = "python", *states: str, steps: tuple[str, ...] = ()) -> dict[str, Any]:
     return {
         "ready": True,
+        "unbuilt": False,
         "backend": backend,
         "steps": list(steps),
         "restarts": 0,
@@ -69,7 +70,10 @@ def test_the_server() -> None:
 
 def test_models() -> None:
     hurt = model() | {"ready": False, "restarts": 2, "reloads": {"succeeded": 4, "failed": 1}}
-    found = read(status(hurt=hurt, sharded=model("python_mp", "serving", "down", "serving")))
+    sharded = model("python_mp", "serving", "down", "serving")
+    found = read(status(hurt=hurt, sharded=sharded, coming=hurt | {"unbuilt": True}))
+    assert value(found, "model_unbuilt", model="hurt") == 0
+    assert value(found, "model_unbuilt", model="coming") == 1
     assert value(found, "model_ready", model="hurt") == 0
     assert value(found, "model_ready", model="sharded") == 1
     assert value(found, "model_restarts_total", model="hurt") == 2

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.control import Version
 from server.errors import ServerError
 from server.process.launch import TritonServer
 from server.watch import unbuilt
@@ -110,7 +111,12 @@ def test_a_start_without_any_is_refused(tmp_path: Path) -> None:
 def test_the_report_names_it() -> None:
     model = Model("m", recipe="talk")
     assert model.why_not({}) == Trouble("it is not built yet", "it is not built yet: talk")
-    model.reason = "a broken file"
+    assert model.is_unbuilt
+    model.see([Version("m", 1, "READY")], [], [], 1, loading=False)
+    model.see([], [], [], 2, loading=False)
+    assert model.why_not({}) == Trouble("it is not loaded", "it is not loaded"), "it was there"
+    model = Model("m", recipe="talk", reason="a broken file")
+    assert not model.is_unbuilt
     assert model.why_not({}) == Trouble("it did not load", "a broken file")
 
 
