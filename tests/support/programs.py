@@ -13,6 +13,8 @@ PACKAGES = {
     "docker": "docker.io docker-compose",
     "docker compose": "docker.io docker-compose",
     "kubectl": "kubernetes-client",
+    "node": "nodejs",
+    "npm": "npm",
     "nginx": "nginx-light libnginx-mod-http-js libnginx-mod-stream-js",
     "openssl": "openssl",
     "prometheus": "prometheus",

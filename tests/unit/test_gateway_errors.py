@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
+import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,55 +22,15 @@ from python_mp.front.schedule.waiting import Waiting
 from python_mp.model.config import Parameters
 from python_mp.model.errors import Unavailable
 from python_mp.model.request import Request
-from server.process.installation import PROJECT
 from tests.support.gateways import Gateway, gateway
+from tests.support.openai_rows import GOOD, KINDS, PATHS, SETTINGS, WORDS, body, rows
 
-GOOD: dict[str, dict[str, Any]] = {
-    "chat": {"model": "talk", "messages": [{"role": "user", "content": "a"}]},
-    "completions": {"model": "talk", "prompt": "a"},
-    "embeddings": {"model": "vectors", "input": "a"},
-    "rerank": {"model": "judge", "query": "a", "documents": ["a"]},
-}
-PATHS = {"chat": "/v1/chat/completions", "another path": "/v1/another"}
 BODIES = {
     "chat": Conversation,
     "completions": Continuation,
     "embeddings": Embedding,
     "rerank": Ranking,
 }
-
-
-def talk(text: str) -> dict[str, Any]:
-    return GOOD["chat"] | {"messages": [{"role": "user", "content": text}]}
-
-
-WORDS: dict[str, Any] = {
-    '`{"model": "an embed model"}`': {"model": "vectors"},
-    "a prompt and `max_tokens` beyond the context": {"max_tokens": 5000},
-    "a text of more than 64 KiB": {"input": "a" * (64 * 1024 + 1)},
-    "more `dimensions` than the model has": {"dimensions": 5},
-    "a body that is not JSON": b"{",
-    "a body that is no object": b"[1]",
-    "a body of more than 16 MiB": b" " * (16 * 1024 * 1024 + 1),
-    "the model's queue is full; `Retry-After`": talk("[full]"),
-    "a model that is being loaded; `Retry-After`": {"model": "coming"},
-    "a model whose ranks are all being restarted; `Retry-After`": talk("[restarting]"),
-    "a request that ended its group of ranks twice": talk("[poison]"),
-    "": b"{}",
-    "GET": None,
-}
-"""What stands in the table in words, of which the server is as any other."""
-SETTINGS: dict[str, dict[str, str]] = {
-    "no token, or another, where `GATEWAY_TOKEN` is set": {"token": "a-token"},
-    "a gateway without Triton's `ADMIN_TOKEN`": {},
-    "Triton is not there; `Retry-After`": {},
-}
-
-
-def rows() -> list[list[str]]:
-    lines = (PROJECT / "docs" / "openai.md").read_text().splitlines()
-    table = lines[lines.index("| asked | with | status | type | code | param |") + 2 :]
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +48,25 @@ def expect(row: list[str], answer: tuple[int, Any, dict[str, str]]) -> None:
     assert ("retry-after" in headers) == ("Retry-After" in row[1])
 
 
-def body(asked: str, said: str) -> Any:
-    change = WORDS[said] if said in WORDS else json.loads(said.strip("`"))
-    return GOOD[asked] | change if isinstance(change, dict) else change
+def expect_raised(row: list[str], client: openai.OpenAI, path: str, given: Any) -> None:
+    """By OpenAI's own client."""
+    path, raw = path.removeprefix("/v1"), {"headers": {"content-type": "application/json"}}
+    how: Any = {"content": given, "options": raw} if isinstance(given, bytes) else {"body": given}
+    post = partial(client.post, path, cast_to=object, **how)
+    with pytest.raises(openai.APIStatusError) as raised:
+        (partial(client.get, path, cast_to=object) if given is None else post)()
+    error = raised.value
+    assert type(error).__name__ == KINDS.get(error.status_code, "APIStatusError")
+    found = [str(error.status_code), error.type, error.code, error.param or ""]
+    assert found == row[2:]
 
 
 @pytest.mark.parametrize("row", [row for row in rows() if row[1] not in SETTINGS], ids=" ".join)
 def test_table(served: Gateway, row: list[str]) -> None:
-    expect(row, served.ask(PATHS.get(row[0], f"/v1/{row[0]}"), body(row[0], row[1])))
+    path, given = PATHS.get(row[0], f"/v1/{row[0]}"), body(row[0], row[1])
+    expect(row, served.ask(path, given))
+    with served.client() as client:
+        expect_raised(row, client, path, given)
 
 
 @pytest.mark.parametrize("row", [row for row in rows() if row[1] in SETTINGS], ids=" ".join)
@@ -105,6 +77,8 @@ def test_table_of_other_gateways(row: list[str]) -> None:
             other.run(other.stop_triton())
         for headers in ({}, {"authorization": "Bearer b-token"}):
             expect(row, other.ask(PATHS["chat"], GOOD["chat"], **headers))
+        with other.client("b-token") as client:
+            expect_raised(row, client, PATHS["chat"], GOOD["chat"])
 
 
 def test_all_of_it_is_in_the_table() -> None:
