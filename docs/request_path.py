@@ -40,6 +40,7 @@ ASIDE = (
         "triton/metric_sink.py",
         "front/status.py",
         "front/refusing.py",
+        "front/outage.py",
         "supervise/",
     ),
     *("model/size.py", "model/parameters.py", "model/config.py", "sharding/numerics.py"),

@@ -191,7 +191,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[Served, Served]]:
 def lose_ranks(replica: Served, folder: Path) -> None:
     (folder / "cause").touch()
     os.kill(pids(replica)[0], signal.SIGKILL)
-    until(lambda: bool(replica.replica._down))
+    until(lambda: bool(replica.replica._outage.reason))
 
 
 def test_a_peer_goes_on_with_what_runs_and_what_waits(

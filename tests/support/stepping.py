@@ -94,8 +94,8 @@ class Bench:
         if self.schedule.remove(stream):
             self.refusals.refuse([stream], error)
 
-    def ask(self, prompt: Sequence[int], **parameters: Any) -> Parts:
-        answer = Parts()
+    def ask(self, prompt: Sequence[int], answer: Parts | None = None, **parameters: Any) -> Parts:
+        answer = answer or Parts()
         inputs = {"INPUT_IDS": np.array([prompt], np.int32)}
         stream = self.reader.read(inputs, parameters, answer)
         stream.arrived = float(len(self.steps)) + stream.arrived * 1e-9

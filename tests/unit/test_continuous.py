@@ -3,10 +3,12 @@ happens, each stream gets the ids that it gets alone, and every stream comes to 
 """
 
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from python_mp.front.inbox import GroupEnded
 from python_mp.model.errors import InvalidInput, RequestFailed
 from python_mp.rank.engines.echo import RAISE, REFUSE
 from python_mp.rank.engines.echo_decoder import fault_id
+from tests.support.processes import until
+from tests.support.replicas import LIMIT
 from tests.support.stepping import Bench
 from tests.support.streams import Parts, expected
 
@@ -396,3 +400,70 @@ def test_logits_that_are_no_numbers_end_their_own_stream_alone(folder: Path) -> 
         answers.pop(3).done.result(0)
     asked = [prompt for at, prompt in enumerate(some(5)) if at != 3]
     assert [a.done.result(0) for a in answers] == [expected(prompt, 8) for prompt in asked]
+
+
+class Unsendable(Parts):
+    """Its second part fails, in the moment that `meanwhile` makes."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        super().__init__()
+        self._meanwhile = meanwhile
+
+    def part(self, outputs: Any) -> None:
+        if len(self.parts) == 1:
+            self._meanwhile()
+            raise MemoryError("no shared memory is left")
+        super().part(outputs)
+
+
+@pytest.mark.parametrize("where", ["running", "in nobody's hands", "waiting", "lent"])
+def test_nothing_follows_a_part_that_could_not_be_sent(folder: Path, where: str) -> None:
+    """Wherever the stream is then."""
+    fails, moved = threading.Event(), threading.Event()
+
+    def meanwhile() -> None:
+        fails.set()
+        assert moved.wait(LIMIT)
+
+    bench = Bench(folder)
+    answer = Unsendable(meanwhile)
+    bench.ask(range(100, 110), answer, max_tokens=6, ignore_eos=True)
+    for _ in range(2):
+        bench.step()
+        until(lambda: len(answer.parts) == 1)
+    assert fails.wait(LIMIT)
+    if where != "running":
+        in_hand = bench.schedule.in_hand(bench.flights)
+        if where != "in nobody's hands":
+            bench.schedule.put_back(in_hand)
+        lent = bench.schedule.lend(lambda _: True) if where == "lent" else None
+    moved.set()
+    error = answer.done.exception(LIMIT)
+    assert "could not be sent" in str(error)
+    if where == "in nobody's hands":
+        bench.schedule.put_back(in_hand)
+    if where == "lent":
+        bench.schedule.put_back([lent] if lent else [])
+    bench._begin()
+    bench.run()
+    bench.close()
+    assert len(answer.parts) == 1
+
+
+def test_a_part_that_cannot_be_made_counts_as_one_that_cannot_be_sent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(folder)
+    answers = [bench.ask([9, n], max_tokens=6, ignore_eos=True, logprobs=n) for n in range(2)]
+    bench.step()
+    until(lambda: all(len(answer.parts) == 1 for answer in answers))
+    broken = Mock(side_effect=MemoryError)
+    with monkeypatch.context() as patched:
+        patched.setattr("python_mp.front.schedule.stream._logprobs", broken)
+        bench.step()
+        until(lambda: all(answer.done.done() for answer in answers))
+    bench.run()
+    bench.close()
+    for answer in answers:
+        assert "could not be sent" in str(answer.done.exception(0))
+        assert len(answer.parts) == 1

@@ -123,7 +123,10 @@ class Group:
     def ask_for_stacks(self) -> None:
         """One after the other, so that they do not mix. The group must be about to end."""
         for rank in self.ranks:
-            os.write(self._stacks, f"rank {rank.rank}, {vital(rank.pid).state}:\n".encode())
+            state = vital(rank.pid).state
+            os.write(self._stacks, f"rank {rank.rank}, {state}:\n".encode())
+            if state in "TtZX":  # It will write nothing.
+                continue
             before = os.fstat(self._stacks).st_size
             rank.ask_for_stacks()
             deadline = time.monotonic() + _STACK_SECONDS

@@ -31,6 +31,7 @@ from .group import Group
 from .inbox import GroupEnded, Messages
 from .metrics import Metrics
 from .open_requests import OpenRequests
+from .outage import Outage
 from .peers.away import Away, may_go
 from .peers.guests import Guests
 from .place.cores import CpuSet
@@ -73,10 +74,10 @@ class Replica:
         parts = self._schedule, self._lock, self._refusals, self._poison, metrics
         self._open = OpenRequests(*parts)
         self._group: Group | None = None
-        self._down = "it is still being loaded"
         self._status = status = Status(runtime, config, layout.index, metrics.net)
         self._supervisor = Supervisor(config, layout, cpus, runtime, status, metrics, server, self)
         self._away = Away(self, status, runtime, metrics.net)
+        self._outage = Outage(*parts[:3], lambda: self._away.is_hopeful)
         self._guests = Guests(
             *(layout.index, runtime, self._schedule.guest, self.submit, self, metrics.net)
         )
@@ -106,6 +107,7 @@ class Replica:
         self._guests.stop()
         self._away.stop()
         self._supervisor.stop()
+        self.gave_up(f"{self._config.name} is being unloaded")  # What came back from peers.
         self._expiry.stop()
         self._schedule.stop()
 
@@ -141,7 +143,8 @@ class Replica:
         if group.generation == 1:
             self._away.spread()
         with self._lock:
-            self._group, self._down = group, ""
+            self._group = group
+            self._outage.end()
             self._schedule.group_serves(group.blocks)
             self._dispatch()
 
@@ -190,21 +193,16 @@ class Replica:
             self.take_back(replayed)
 
     def gave_up(self, reason: str) -> None:
-        with self._lock:
-            self._down = reason
+        if self._status.leaves:
+            reason = f"a newer version of {self._config.name} has taken its place; ask again"
         self._away.wake()
-        if not self._may_be_helped:
-            self.stand_alone()
+        self._outage.begin(reason)
 
     # -- Away's Home -----------------------------------------------------------------------------
 
     @property
     def needs_help(self) -> bool:
-        return (self._group is None or self._status.leaves) and self._schedule.lends
-
-    @property
-    def _may_be_helped(self) -> bool:
-        return self._schedule.lends and self._away.is_hopeful
+        return self._group is None or self._status.leaves
 
     def lend(self) -> Request | None:
         with self._lock:
@@ -228,12 +226,10 @@ class Replica:
                 self._schedule.put_back(requests)
                 self._dispatch()
                 self._see_to_the_rest()
+            self._outage.refuse_stranded()
 
     def stand_alone(self) -> None:
-        with self._lock:
-            down = self._down
-            waiting = self._schedule.take_all() if down else []
-        self._refusals.refuse(waiting, Unavailable(down), "down")
+        self._outage.refuse_stranded()
 
     def poison_list(self) -> str:
         return self._poison.tell()
@@ -248,8 +244,8 @@ class Replica:
         """Queues it, or says why not; with the lock held."""
         if self._group is None and request.guest:
             return Unavailable("its ranks are being restarted"), "down"
-        if self._down and not self._may_be_helped:
-            return Unavailable(self._down), "down"
+        if refusal := self._outage.refusal(request):
+            return refusal, "down"
         try:
             self._schedule.add(request)
         except Unavailable as error:
@@ -277,6 +273,7 @@ class Replica:
         with self._lock:
             self._schedule.put_back(requests)
             self._see_to_the_rest()
+        self._outage.refuse_stranded()
 
     def _give_up(self, request: Request, error: PythonMpError) -> None:
         self._open.give_up(request, error)

@@ -48,8 +48,9 @@ class Status:
         self._replica = replica
         self._newest = config.newest_versions
         self._more = {"loaded": time.time(), "identity": identity(config)}
+        self._generates = config.parameters.generates
         self.leaves = False
-        """What waits is for its heirs."""
+        """What waits is for its heirs alone."""
         name = f"{config.name}.{config.version}.{replica}.{os.getpid()}.json"
         self._path = self._folder / name
         self._net = net or Net()
@@ -134,8 +135,10 @@ class Status:
         return [each for each in self.successors() if each["identity"] == self._more["identity"]]
 
     def helpers(self) -> Iterable[dict[str, Any]]:
-        """Who computes what this one cannot. Raises OSError."""
-        return self.heirs() if self.leaves else self.serving_peers()
+        """Who computes what this one cannot; a newer version as soon as it is there, since the
+        peers may leave first. Raises OSError."""
+        heirs = self.heirs() if self._generates else []
+        return heirs if self.leaves else [*self.serving_peers(), *heirs]
 
     def serving_peers(self) -> list[dict[str, Any]]:
         """Of these, the other replicas that serve now. Raises OSError."""

@@ -68,7 +68,7 @@ class Succession:
             return
         newer = self._status.successors()
         if not newer:
-            self._since = None
+            self._since, self._status.leaves = None, False
             return
         self._since = self._since or time.monotonic()
         if time.monotonic() - self._since >= self._parameters.drain_seconds:

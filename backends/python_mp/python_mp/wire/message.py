@@ -5,12 +5,15 @@
     per tensor:  dtype u8 | dims u8 | name length u16 | offset in slot u64 | dims x i64 | name
     rest:        text, UTF-8 (what went wrong)
 
-Tensors themselves lie in shared memory, see arena.py. Nothing is ever unpickled.
+Tensors themselves lie in shared memory, see arena.py. Nothing is ever unpickled, and nothing is
+ever cut: what is too large for a datagram is not sent.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
 from collections.abc import Mapping
 from enum import IntEnum
@@ -75,6 +78,7 @@ class Message(NamedTuple):
     """Places of the batch's rectangles that no row was in."""
 
     def encode(self) -> bytes:
+        """Raises OSError where it is more than a datagram may hold."""
         parts = [
             _HEADER.pack(
                 self.kind,
@@ -87,12 +91,15 @@ class Message(NamedTuple):
             )
         ]
         for name, place in self.tensors.items():
-            encoded, dims = name.encode(), len(place.shape)
-            parts.append(_TENSOR.pack(_CODES[place.dtype], dims, len(encoded), place.offset))
+            called, dims = name.encode(), len(place.shape)
+            parts.append(_TENSOR.pack(_CODES[place.dtype], dims, len(called), place.offset))
             parts.append(struct.pack(f"<{dims}q", *place.shape))
-            parts.append(encoded)
+            parts.append(called)
         text = self.text.encode(errors="backslashreplace")  # Half a surrogate pair is no UTF-8.
-        return b"".join((*parts, text))[:MAX_MESSAGE]
+        encoded = b"".join((*parts, text))
+        if len(encoded) > MAX_MESSAGE:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        return encoded
 
     @classmethod
     def decode(cls, data: bytes) -> Message:

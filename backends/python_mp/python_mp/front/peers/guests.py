@@ -13,6 +13,7 @@ Where a connection is lost nothing more comes, and what was not answered goes ba
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -24,7 +25,7 @@ from typing import Any
 
 from ...machine.net import Net
 from ...machine.thread import Thread
-from ...model.errors import PythonMpError
+from ...model.errors import PythonMpError, TooLarge
 from ...model.request import Array, Request
 from ...wire.message import Kind, Message
 from ..schedule import travelling
@@ -32,6 +33,8 @@ from ..schedule.stream import Stream
 from . import line, news
 from .line import Line
 from .news import Informed
+
+log = logging.getLogger(__name__)
 
 _MOST_CHARACTERS = 1000
 """Of an error's text, so that many of them fit into a socket's buffer."""
@@ -142,14 +145,17 @@ class Guests:
             self._take_in(PeerAnswer(connection, message.batch, recalled), message, inputs)
 
     def _take_in(self, answer: PeerAnswer, message: Message, inputs: dict[str, Array]) -> None:
-        passport = json.loads(message.text)
         try:
+            passport = json.loads(message.text)
             guest = answer.guest = self._read(inputs, passport, answer)
+            _stamp(guest, passport)
         except PythonMpError as error:
             answer.fail(error)
-            return
-        _stamp(guest, passport)
-        self._submit([guest])
+        except Exception:  # What others have here is not to go home for it.
+            log.exception("a peer's request could not be read")
+            answer.fail(TooLarge("this replica cannot read it"))
+        else:
+            self._submit([guest])
 
 
 class PeerAnswer:

@@ -1,6 +1,6 @@
-"""Between replicas: a message a datagram (SEQPACKET), as in wire/message.py; its tensors in a
-memory file that comes with it. No call waits for the other side longer than a time-out of this
-module.
+"""Between replicas: a message a datagram (SEQPACKET), as in wire/message.py; its tensors, and its
+text where that is long, in a memory file that comes with it. No call waits for the other side
+longer than a time-out of this module.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...model.request import Array
 from ...wire.arena import ALIGN, Arena
@@ -30,6 +32,10 @@ SEND_SECONDS = 0.2
 _SHORTEST = 1e-3
 """0 would be for ever."""
 _BUFFER = 1 << 18
+_SHORT = 1 << 10
+"""Characters. Longer texts lie in the memory file, so that many messages fit into the buffers."""
+_TEXT = ""
+"""The name of that text among the tensors; no model's has it."""
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: see unix(7), SO_PEERCRED
 _TIME = struct.Struct("@ll")  # struct timeval
 
@@ -103,8 +109,12 @@ class Line:
 
         Raises:
             BlockingIOError: the other side does not read.
-            OSError: it is gone, or there is no memory or descriptor left.
+            OSError: it is gone, there is no memory or descriptor left, or it is more than a message
+                can describe.
         """
+        if len(text) > _SHORT:
+            encoded = np.frombuffer(text.encode(errors="backslashreplace"), np.uint8)
+            tensors, text = {**(tensors or {}), _TEXT: encoded}, ""
         if not tensors:
             self._send(Message(kind, batch=number, text=text), [])
             return
@@ -130,7 +140,7 @@ class Line:
             cut = flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
             if cut or (message.tensors and not descriptors):
                 raise OSError("a message did not come whole")
-            return message, _map(descriptors[0], message) if descriptors else {}
+            return _whole(message, _map(descriptors[0], message) if descriptors else {})
         except BlockingIOError as error:  # Something came, and is lost.
             raise OSError("a message could not be mapped") from error
         finally:
@@ -182,3 +192,10 @@ def _map(descriptor: int, message: Message) -> dict[str, Array]:
     """Views; the mapping goes with the last of them."""
     arena = Arena(descriptor, 1, os.fstat(descriptor).st_size // 2)
     return arena.read_inputs(0, message.tensors)
+
+
+def _whole(message: Message, tensors: dict[str, Array]) -> tuple[Message, dict[str, Array]]:
+    """With the text, wherever it lay."""
+    if (encoded := tensors.pop(_TEXT, None)) is not None:
+        message = message._replace(text=encoded.tobytes().decode(errors="replace"))
+    return message, tensors

@@ -36,7 +36,7 @@ class Continuous(Waiting[Stream]):
         give_up: takes a stream out, with the replica's lock, and refuses it.
     """
 
-    is_quick, lends = False, True
+    is_quick = False
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Continuous(Waiting[Stream]):
 
     @property
     def has_open(self) -> bool:
-        return bool(self._running.streams) or len(self) > 0
+        return bool(self._running.streams or self._lent or len(self))
 
     def prepare(self, request: Stream) -> list[Stream]:
         return [request]
@@ -76,10 +76,11 @@ class Continuous(Waiting[Stream]):
         super().add(request)
 
     def waiting_since(self, moment: float) -> list[Stream]:
-        """Those that run, too."""
+        """Those that run, too, here or with a peer: a client may go, or its time be over, while
+        they do."""
         self._gauge()
-        running = [stream for stream in self._running.streams if stream.arrived <= moment]
-        return running + super().waiting_since(moment)
+        open_ = (*self._running.streams, *self._lent, *self)
+        return sorted((each for each in open_ if each.arrived <= moment), key=_arrived)
 
     def drop_answered(self) -> None:
         super().drop_answered()
@@ -251,6 +252,10 @@ class Continuous(Waiting[Stream]):
         self._metrics.count("prompt_tokens_total", sum(stream.prompt for stream in begun))
         found = sum(stream.found or 0 for stream in begun)
         self._metrics.count("prompt_tokens_cached_total", found)
+
+
+def _arrived(stream: Stream) -> float:
+    return stream.arrived
 
 
 def _tokens(outputs: Outputs) -> list[Token]:

@@ -42,8 +42,6 @@ class OneShot(Waiting[Request]):
         self._delivery = Delivery(config, refusals, ask_again)
         self._numbers = count(1)
 
-    lends = True
-
     def start(self) -> None:
         pass
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 
 from ...machine.thread import Thread
 from ...model.errors import Cancelled, InvalidInput, PythonMpError, RequestFailed
-from ...model.request import Outputs
 from ..metrics import Metrics
 from ..refusing import Refusals
 from .expiry import GONE
@@ -23,7 +22,11 @@ from .stream import Stream
 log = logging.getLogger(__name__)
 
 _ASK_SECONDS = 0.02
-"""To ask is a round trip to the server, so it is not done with every token of a fast model."""
+"""Between two times that a stream is asked whether its client has gone. That is a round trip to the
+server, and who waits for it sends nothing."""
+_REST = 19
+"""Times as long as it took nobody is asked then: a twentieth of the time goes into it, however many
+streams there are. The expiry asks them, too."""
 _IDLE_SECONDS = 1.0
 
 
@@ -44,6 +47,7 @@ class Outbox:
         self._metrics = metrics
         self._queue: deque[Stream] = deque()
         self._queued: set[Stream] = set()
+        self._next_ask = 0.0
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._thread = Thread(target=self._run, name="outbox", daemon=True)
@@ -85,7 +89,18 @@ class Outbox:
             is_invalid = isinstance(stream.failure, InvalidInput)
             self._refusals.refuse([stream], stream.failure, "invalid" if is_invalid else None)
         elif not stream.answered:
+            self._try_to_send(stream)
+
+    def _try_to_send(self, stream: Stream) -> None:
+        """A part that cannot be sent is missing, so nothing may follow it: wherever the stream is
+        now, it is over, and refused in its next turn here."""
+        try:
             self._send(stream)
+        except Exception:
+            log.exception("a part could not be sent")
+            stream.failure = RequestFailed("a part of the answer could not be sent")
+            self.put([stream])
+            self._give_up(stream, stream.failure)
 
     def _send(self, stream: Stream) -> None:
         part = stream.take()
@@ -97,17 +112,15 @@ class Outbox:
         if is_last:
             stream.deliver(stream.answer.send, outputs)
         else:
-            self._send_part(stream, outputs)
-        now = time.perf_counter()
-        if now - stream.asked > _ASK_SECONDS:
-            stream.asked = now
-            if stream.is_cancelled():
-                self._give_up(stream, Cancelled(GONE))
-
-    def _send_part(self, stream: Stream, outputs: Outputs) -> None:
-        """What cannot be sent is missing, so nothing may follow it."""
-        try:
             stream.answer.part(outputs)
-        except Exception:
-            log.exception("a part could not be sent")
-            self._give_up(stream, RequestFailed("a part of the answer could not be sent"))
+        self._ask(stream)
+
+    def _ask(self, stream: Stream) -> None:
+        now = time.perf_counter()
+        if now < self._next_ask or now - stream.asked < _ASK_SECONDS:
+            return
+        is_gone = stream.is_cancelled()
+        stream.asked = time.perf_counter()
+        self._next_ask = stream.asked + _REST * (stream.asked - now)
+        if is_gone:
+            self._give_up(stream, Cancelled(GONE))

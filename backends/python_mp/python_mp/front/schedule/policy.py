@@ -17,11 +17,9 @@ class Schedule(Protocol):
 
     Attributes:
         nbytes: of the inputs that wait.
-        lends: other replicas may compute what waits.
     """
 
     nbytes: int
-    lends: bool
 
     def start(self) -> None:
         """Before the ranks are."""
@@ -80,7 +78,8 @@ class Schedule(Protocol):
     def hear(self, request: Request, text: str) -> None:
         """A part of the answer to what was lent."""
 
-    def take_all(self) -> list[Request]: ...
+    def take_out(self, which: Callable[[Request], bool]) -> list[Request]:
+        """All such that wait, oldest first."""
 
     def waiting_since(self, moment: float) -> list[Request]:
         """What is open and came before that `perf_counter`, oldest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -80,6 +81,7 @@ class StreamReader:
             prompt=prompt,
             length=prompt,
             stop_ids=frozenset(said["stop_ids"]),
+            ends_by=time.perf_counter() + said["ends_in"],
             decode=self._decode if settings.stop or settings.stop_token_ids else None,
         )
         stream.resume(known[prompt:])

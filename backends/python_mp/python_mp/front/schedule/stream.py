@@ -165,6 +165,7 @@ class Stream(Request):
             "prompt": self.prompt,
             "most": len(self.ids),
             "stop_ids": sorted(self.stop_ids),
+            "ends_in": self.ends_by - time.perf_counter(),
             "settings": asdict(self.settings),
         }
         return {"INPUT_IDS": self.ids[None, : self.length]}, said

@@ -89,10 +89,13 @@ class Waiting(Generic[R]):
         """What was lent has its answer."""
         self._lent.discard(request)
 
-    def take_all(self) -> list[R]:
-        taken = list(self._waiting)
-        self._waiting.clear()
-        self.nbytes = 0
+    def take_out(self, which: Callable[[R], bool]) -> list[R]:
+        """All such, oldest first."""
+        taken = [each for each in self._waiting if which(each)]
+        if taken:
+            gone = set(taken)
+            self._waiting = deque(each for each in self._waiting if each not in gone)
+            self.nbytes -= sum(each.nbytes for each in taken)
         return taken
 
     def waiting_since(self, moment: float) -> list[R]:
@@ -101,8 +104,7 @@ class Waiting(Generic[R]):
 
     def drop_answered(self) -> None:
         """Parts of requests of which another part has failed."""
-        for request in [each for each in self._waiting if each.answered]:
-            self.remove(request)
+        self.take_out(lambda each: each.answered)
 
     def remove(self, request: R) -> bool:
         """Whether it was still waiting."""
