@@ -27,6 +27,8 @@ _BUSY = 0.02
 computing on a machine with 20 times too much to do 0.05."""
 _MOST_SECONDS, _LEAST_SECONDS = 1.0, 0.02
 """Between two looks."""
+_OFTEN = 4
+"""Times as many looks while there is a batch in hand: what is seen late is waited for longer."""
 _DISAGREE_SECONDS = 2.0
 """Ranks refuse a batch within milliseconds of each other."""
 _PATIENCE = 6
@@ -56,14 +58,15 @@ class Watchdog:
     @property
     def interval(self) -> float:
         """Until the next look: sooner than usual where it may be the last one."""
-        return max(_LEAST_SECONDS, min(self._most, self._due - time.monotonic()))
+        most = self._most / (_OFTEN if self._group.flights.oldest else 1)
+        return max(_LEAST_SECONDS, min(most, self._due - time.monotonic()))
 
     def look(self) -> None:
         """Raises GroupEnded, with every rank's stacks in the log, when the group is stuck."""
         now = time.monotonic()
         if now < min(self._next_look, self._due):
             return
-        self._next_look, self._due = now + self._most / 2, math.inf
+        self._next_look, self._due = now + self._most / _OFTEN, math.inf
         names = {self._forkserver: "the process that starts ranks"}
         names |= {rank.pid: f"rank {rank.rank}" for rank in self._group.ranks}
         try:
