@@ -1,11 +1,19 @@
-"""All-reduce between processes of this host: shared memory against gloo, in turns, in one run."""
+"""All-reduce between processes: our collectives against flat gloo, in turns, in one run.
+
+On one host over shared memory; and over two hosts of two ranks each, which are network namespaces
+where they can be made (root), else loopback.
+"""
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing as mp
 import os
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,80 +21,119 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.distributed import FileStore
 
 from python_mp.rank.collectives import Communicator, connect
+from tests.support.network import Host, network, why_not
 
+Enter = Callable[[], AbstractContextManager[None]]
 BYTES = [1536, 49_152, 196_608, 786_432]
 DTYPES = [torch.float32, torch.bfloat16]
-ROUNDS, SHM_CALLS, GLOO_CALLS = 20, 100, 10
+ROUNDS, CALLS, GLOO_CALLS = 20, 100, 10
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """
+    Attributes:
+        size: of them.
+        where: the address of each host; one without an address is this machine.
+        cores: of each rank; none where they are left alone.
+    """
+
+    size: int
+    where: tuple[str, ...] = ("",)
+    cores: tuple[int, ...] = ()
+
+    @property
+    def hosts(self) -> int:
+        return len(self.where)
+
+    def host(self, rank: int) -> int:
+        return rank * self.hosts // self.size
 
 
 def run() -> list[dict[str, Any]]:
     """One record a size, dtype and number of ranks; times are medians in microseconds."""
-    cores = sorted(os.sched_getaffinity(0))
-    return [record for size in (2, 4) if size <= len(cores) for record in _measure(size, cores)]
+    cores = tuple(sorted(os.sched_getaffinity(0)))
+    sizes = [size for size in (2, 4) if size <= len(cores)]
+    records = [r for size in sizes for r in _measure(Ranks(size, cores=cores[:size]))]
+    with _two_hosts() as hosts:
+        enter = [host.entered for host in hosts] or [nullcontext] * 2
+        where = tuple(host.address for host in hosts) or ("127.0.0.1",) * 2
+        return records + _measure(Ranks(4, where), enter)
 
 
 def main() -> None:
-    table = Table(
-        "ranks", "dtype", "bytes", "shm (us)", "gloo (us)", "times faster", title="all-reduce"
-    )
+    columns = "ranks", "dtype", "bytes", "ours (us)", "gloo (us)", "share of gloo's"
+    table = Table(*columns, title="all-reduce")
     for record in run():
-        speedup = f"{record['speedup']:.0f}"
-        times = (f"{record['shm_us']:.1f}", f"{record['gloo_us']:.0f}")
-        table.add_row(str(record["ranks"]), record["dtype"], str(record["bytes"]), *times, speedup)
+        times = (f"{record['ours_us']:.1f}", f"{record['gloo_us']:.0f}", f"{record['share']:.2f}")
+        table.add_row(record["ranks"], record["dtype"], str(record["bytes"]), *times)
     Console().print(table)
 
 
-def _measure(size: int, cores: list[int]) -> list[dict[str, Any]]:
+def _two_hosts() -> AbstractContextManager[Sequence[Host]]:
+    if reason := why_not():
+        Console().print(f"Two hosts are loopback here: {reason}")
+        return nullcontext(())
+    return network(2)
+
+
+def _measure(ranks: Ranks, enter: Sequence[Enter] = (nullcontext,)) -> list[dict[str, Any]]:
     context = mp.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "region").touch()
-        ranks = [
-            context.Process(
-                target=_rank, args=(rank, size, cores[rank], folder, theirs), daemon=True
-            )
-            for rank in range(size)
-        ]
-        for rank in ranks:
-            rank.start()
+        for host in range(ranks.hosts):
+            Path(folder, f"region{host}").touch()
+        processes = []
+        for rank in range(ranks.size):
+            process = context.Process(target=_rank, args=(rank, ranks, folder, theirs), daemon=True)
+            with enter[ranks.host(rank)]():
+                process.start()
+            processes.append(process)
         theirs.close()  # so that `recv` fails, and does not wait, if the ranks do
         records: list[dict[str, Any]] = ours.recv()
-        for rank in ranks:
-            rank.join()
+        for process in processes:
+            process.join()
     return records
 
 
-def _rank(rank: int, size: int, core: int, folder: str, link: Any) -> None:
+def _rank(rank: int, ranks: Ranks, folder: str, link: Any) -> None:
     torch.set_num_threads(1)
-    os.sched_setaffinity(0, {core})
-    place: dict[str, Any] = {"tensor_rank": rank, "tensor_size": size}
-    shm = connect("shm", **place, region=f"{folder}/region")
-    gloo = connect("gloo", **place, store=f"{folder}/store")
-    records = [_compare(shm, gloo, dtype, nbytes) for dtype in DTYPES for nbytes in BYTES]
+    if ranks.cores:
+        os.sched_setaffinity(0, {ranks.cores[rank]})
+    where: dict[str, Any] = {"tensor_rank": rank, "tensor_size": ranks.size}
+    stores: list[Any] = [f"{folder}/ours", f"{folder}/gloo"]
+    if ranks.hosts > 1:
+        where |= {"hosts": ranks.hosts, "address": ranks.where[ranks.host(rank)]}
+        stores = [FileStore(path, -1) for path in stores]
+    ours = connect("shm", **where, region=f"{folder}/region{ranks.host(rank)}", store=stores[0])
+    gloo = connect("gloo", **where, store=stores[1])
+    name = str(ranks.size) if ranks.hosts == 1 else f"{ranks.hosts} hosts x {ranks.size // 2}"
+    sizes = itertools.product(DTYPES, BYTES)
+    records = [{"ranks": name} | _compare(ours, gloo, dtype, nbytes) for dtype, nbytes in sizes]
     if rank == 0:
         link.send(records)
     gloo.close()
-    shm.close()
+    ours.close()
 
 
 def _compare(
-    shm: Communicator, gloo: Communicator, dtype: torch.dtype, nbytes: int
+    ours: Communicator, gloo: Communicator, dtype: torch.dtype, nbytes: int
 ) -> dict[str, Any]:
     x = torch.zeros(nbytes // dtype.itemsize, dtype=dtype)
-    times: dict[str, list[float]] = {"shm": [], "gloo": []}
+    times: dict[str, list[float]] = {"ours": [], "gloo": []}
     for _ in range(ROUNDS):
-        times["shm"] += _time(shm, x, SHM_CALLS)
+        times["ours"] += _time(ours, x, CALLS)
         times["gloo"] += _time(gloo, x, GLOO_CALLS)
-    fast, slow = median(times["shm"]), median(times["gloo"])
+    fast, slow = median(times["ours"]), median(times["gloo"])
     return {
-        "ranks": shm.size,
         "dtype": str(dtype).removeprefix("torch."),
         "bytes": nbytes,
-        "shm_us": fast * 1e6,
+        "ours_us": fast * 1e6,
         "gloo_us": slow * 1e6,
-        "speedup": slow / fast,
+        "share": fast / slow,
     }
 
 

@@ -68,7 +68,7 @@ def network(count: int) -> Iterator[list[Host]]:
     with ExitStack() as made:
         switch = _namespace("switch", made)
         run("ip", "-n", switch, "route", "add", "blackhole", "10.98.0.0/24")
-        with _entered(switch):
+        with standing_on(switch):
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         hosts = [
             Host(name, f"10.98.0.{number}", _namespace(name, made), switch)
@@ -98,7 +98,7 @@ class Host:
     def entered(self) -> Iterator[None]:
         """This thread stands on the host, with the threads and processes that it starts; not what
         an older process forks for it, as multiprocessing's forkserver."""
-        with _entered(self.namespace):
+        with standing_on(self.namespace):
             yield
 
     def start(self, *command: object, **how: Any) -> subprocess.Popen[str]:
@@ -177,7 +177,7 @@ class Host:
         run("ip", "-n", self.namespace, "route", "replace", *route)
 
     def _rule(self, what: str, rule: str) -> None:
-        with _entered(self.switch):
+        with standing_on(self.switch):
             run("iptables", "-w", what, "FORWARD", *rule.split(), "-j", "DROP")
 
 
@@ -227,7 +227,8 @@ def _kill_all(namespace: str) -> None:
 
 
 @contextmanager
-def _entered(namespace: str) -> Iterator[None]:
+def standing_on(namespace: str) -> Iterator[None]:
+    """See `Host.entered`."""
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     there = os.open(NETNS / namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -59,16 +59,21 @@ class Communicator(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank stands in its replica."""
+    """Where a rank stands in its replica, whose ranks stand in equal blocks on its hosts: a host
+    has whole stages, or a stage has whole hosts."""
 
     rank: int
     size: int
     stage: int
     stages: int
+    hosts: int = 1
 
     def __post_init__(self) -> None:
         if not (0 <= self.rank < self.size and 0 <= self.stage < self.stages):
             raise ValueError(f"no such place in a replica: {self}")
+        block, left = divmod(self.world_size, self.hosts)
+        if left or (block % self.size and self.size % block):
+            raise ValueError(f"{self.hosts} hosts cannot share these ranks equally: {self}")
 
     @property
     def world_size(self) -> int:
@@ -77,6 +82,34 @@ class Place:
     @property
     def world_rank(self) -> int:
         return self.stage * self.size + self.rank
+
+    @property
+    def inside(self) -> Place:
+        """Among the ranks of its own host."""
+        block = self.world_size // self.hosts
+        width, stages = min(self.size, block), max(1, block // self.size)
+        return Place(self.rank % width, width, self.stage % stages, stages)
+
+    def is_near(self, world_rank: int) -> bool:
+        """Whether that rank is on this one's host."""
+        block = self.world_size // self.hosts
+        return world_rank // block == self.world_rank // block
+
+    @property
+    def before(self) -> int:
+        """The world rank that hands on to this one, if this is not the first stage."""
+        return self.world_rank - self.size
+
+    @property
+    def behind(self) -> int:
+        """The one to which it hands on, if this is not the last stage."""
+        return self.world_rank + self.size
+
+    @property
+    def leaders(self) -> list[int]:
+        """The first rank of each host that has a part of this stage; world ranks."""
+        first = self.stage * self.size
+        return [*range(first, first + self.size, self.inside.size)]
 
 
 class Alone:

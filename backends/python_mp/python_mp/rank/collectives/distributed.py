@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -26,18 +27,26 @@ class Distributed:
     """A `Communicator` over gloo or NCCL; one a process, for torch keeps one default group."""
 
     def __init__(
-        self, backend: str, place: Place, store: str, device: torch.device, hang_seconds: int = 0
+        self,
+        backend: str,
+        place: Place,
+        store: str | dist.Store,
+        device: torch.device,
+        hang_seconds: int = 0,
+        address: str = "",
     ) -> None:
         self.rank, self.size = place.rank, place.size
         self._device, self._world_rank = device, place.world_rank
         self._sent: deque[tuple[dist.Work | None, Tensor]] = deque()
         self._operations, self._waited = 0, 0.0
         # Meeting at a file: torch's TCPStore listens on every interface, as NCCL and gloo would.
+        interface = _interface(address) if address else "lo"
         for library in ("GLOO", "NCCL"):
-            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", interface)
         dist.init_process_group(
             backend,
-            init_method=f"file://{store}",
+            init_method=f"file://{store}" if isinstance(store, str) else None,
+            store=None if isinstance(store, str) else store,
             rank=place.world_rank,
             world_size=place.world_size,
             device_id=device if backend == "nccl" else None,
@@ -116,3 +125,9 @@ class Distributed:
 
 def _patience(hang_seconds: int) -> timedelta | None:
     return timedelta(seconds=_PATIENCE * hang_seconds) if hang_seconds else None
+
+
+def _interface(address: str) -> str:
+    """The device that has it."""
+    devices = psutil.net_if_addrs()
+    return next(name for name in devices if any(a.address == address for a in devices[name]))
