@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from enum import Enum, auto
+from itertools import zip_longest
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from ..machine.vital import vital
 from ..model.batch import Batch
 from ..model.config import ModelConfig
 from ..model.errors import describe
@@ -31,15 +31,17 @@ from ..wire.sockets import Connection
 from .bounds import half, slots
 from .flights import Flight, Flights, Step
 from .inbox import GroupEnded, Inbox
+from .meeting import Meeting
 from .place.cores import CpuSet, quota, threads
 from .supervise import scratch
 from .supervise.forkserver_client import ForkserverClient
-from .supervise.process import DIE_SECONDS, RankProcess, wait_all
+from .supervise.other_hosts import Hosts, OtherRank
+from .supervise.process import DIE_SECONDS, Rank, RankProcess, wait_all
 
 _ABORT = b"\1\0\0\0"
 """Into the first bytes of the collectives' region: every wait there ends."""
 _STOP_SECONDS = 5.0
-_STACK_SECONDS = 0.3
+_STACK_SECONDS, _FAR_STACK_SECONDS = 0.3, 1.0
 _MOST_STACK_BYTES = 16 << 10
 
 
@@ -62,7 +64,8 @@ class Group:
         self._slots = slots(config)
         self.flights = Flights(self._slots, set(range(sizes.tensor_parallel_size)), config.depth)
         self._parted = False
-        self.ranks: list[RankProcess] = []
+        self._meeting = Meeting()
+        self.ranks: list[Rank] = []
         self.phases: dict[str, float] = {}
         """Seconds of the start."""
         self.blocks = 0
@@ -79,19 +82,28 @@ class Group:
     # -- life ------------------------------------------------------------------------------------
 
     def spawn(
-        self, forkserver: ForkserverClient, layout: ReplicaLayout, cpus: list[CpuSet], runtime: Path
+        self,
+        forkserver: ForkserverClient,
+        layout: ReplicaLayout,
+        cpus: list[CpuSet],
+        runtime: Path,
+        hosts: Hosts | None = None,
     ) -> None:
-        """Starts all ranks; `runtime` is a private folder.
+        """Starts all ranks; `runtime` is a private folder, `hosts` are the others, which are given
+        up with the group.
 
         Raises:
             OSError: the kernel or the disk has not what it takes.
             ForkserverLost: it is dead.
         """
+        if hosts:
+            self._held.callback(hosts.close)
         began = time.monotonic()
         folder = scratch.make(runtime, layout.index, self.generation)
         self._held.callback(scratch.remove, folder)
-        for placement, cores in zip(layout.ranks, cpus, strict=True):
-            self._spawn(forkserver, layout, placement, cores, folder)
+        for placement, cores in zip_longest(layout.ranks, cpus, fillvalue=()):
+            spec = self._spec(layout, placement, cores, folder, hosts)
+            self._spawn(spec, forkserver, hosts)
         self.phases["spawn"] = time.monotonic() - began
 
     def wait_ready(
@@ -112,6 +124,9 @@ class Group:
                 raise GroupEnded(f"ranks {sorted(loading)} did not load within {seconds} s")
             look()
             for rank, message in self.inbox.wait(min(left, interval)):
+                if message.kind is Kind.STORE:
+                    self._meeting.hear(self.ranks[rank].connection, message.text)
+                    continue
                 loading.discard(rank)
                 self._book(json.loads(message.text))
         self.state = State.SERVING
@@ -123,13 +138,13 @@ class Group:
     def ask_for_stacks(self) -> None:
         """One after the other, so that they do not mix. The group must be about to end."""
         for rank in self.ranks:
-            state = vital(rank.pid).state
+            state = rank.vital().state
             os.write(self._stacks, f"rank {rank.rank}, {state}:\n".encode())
             if state in "TtZX":  # It will write nothing.
                 continue
             before = os.fstat(self._stacks).st_size
             rank.ask_for_stacks()
-            deadline = time.monotonic() + _STACK_SECONDS
+            deadline = time.monotonic() + (_STACK_SECONDS if rank.pid else _FAR_STACK_SECONDS)
             while os.fstat(self._stacks).st_size == before and time.monotonic() < deadline:
                 time.sleep(0.005)
             time.sleep(0.005)  # A stack comes in several writes.
@@ -233,15 +248,30 @@ class Group:
         """The front is through with the flight's outputs."""
         flight.held = False
 
-    def _spawn(
+    def _spawn(self, spec: RankSpec, forkserver: ForkserverClient, hosts: Hosts | None) -> None:
+        ours, theirs = Connection.pair()
+        self._held.callback(ours.close)
+        with closing(theirs):
+            control, arena = theirs.fileno(), self._arena.fd
+            process: Rank
+            if hosts and spec.host:
+                process = OtherRank(hosts, spec, ours, [control, arena, self._stacks])
+            else:
+                descriptors = [control, arena, self._region, self._stacks]
+                process = RankProcess(forkserver, spec, ours, descriptors)
+        self._held.callback(process.close)
+        self.ranks.append(process)
+        self.inbox.add(process)
+
+    def _spec(
         self,
-        forkserver: ForkserverClient,
         layout: ReplicaLayout,
         placement: RankPlacement,
         cpus: CpuSet,
         folder: Path,
-    ) -> None:
-        spec = RankSpec(
+        hosts: Hosts | None,
+    ) -> RankSpec:
+        return RankSpec(
             source=self._config.source,
             replica=layout.index,
             generation=self.generation,
@@ -252,19 +282,13 @@ class Group:
             device=placement.instance.device,
             cpus=cpus,
             threads=self._config.parameters.threads_per_rank
-            or threads(cpus, len(replicas(self._config)) * len(layout.ranks), quota()),
+            or threads(cpus, len(replicas(self._config)) * len(layout.here), quota()),
             slots=self._slots,
             half=self._arena.half,
             scratch=str(folder),
+            host=placement.host,
+            address=hosts.address(placement.host) if hosts else "",
         )
-        ours, theirs = Connection.pair()
-        self._held.callback(ours.close)
-        with closing(theirs):
-            descriptors = [theirs.fileno(), self._arena.fd, self._region, self._stacks]
-            process = RankProcess(forkserver, spec, ours, descriptors)
-        self._held.callback(process.close)
-        self.ranks.append(process)
-        self.inbox.add(process)
 
     def _book(self, said: dict[str, Any]) -> None:
         """The least blocks of a rank, since each block is on all of them; of each phase the slowest

@@ -8,7 +8,7 @@
 A rank whose process or socket is at its end is gone, and so is its group: that is raised by `wait`,
 in the supervisor's thread, no matter who read it. How the rank ended is asked only there, since to
 ask is to wait for another process. The pidfd is there for a rank whose socket lives on in a process
-that it started.
+that it started; a rank on another host has a pipe in its place.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from signal import SIGKILL
 from threading import Lock
 
 from ..wire.message import Kind, Message
-from .supervise.process import RankProcess, describe
+from .supervise.process import Rank
 
 _ONE = (1).to_bytes(8, sys.byteorder)
 
@@ -54,7 +53,7 @@ Messages = list[tuple[int, Message]]
 
 class Inbox:
     def __init__(self) -> None:
-        self._ranks: dict[int, RankProcess] = {}
+        self._ranks: dict[int, Rank] = {}
         # A file object, so that a late `wake` cannot reach another file under the same number.
         self._wake = os.fdopen(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "r+b", buffering=0)
         self._replies = select.epoll()
@@ -62,14 +61,14 @@ class Inbox:
         self._all.register(self._wake, select.EPOLLIN)
         self._all.register(self._replies, select.EPOLLIN)
         self._reading = Lock()
-        self._lost: tuple[RankProcess, Message | None] | None = None
+        self._lost: tuple[Rank, Message | None] | None = None
         self._given_up: GroupEnded | None = None
         self._closed = False
 
-    def add(self, rank: RankProcess) -> None:
+    def add(self, rank: Rank) -> None:
         self._ranks[rank.connection.fileno()] = rank
-        self._ranks[rank.pidfd] = rank
-        for fd in (rank.connection.fileno(), rank.pidfd):
+        self._ranks[rank.ended_fd] = rank
+        for fd in (rank.connection.fileno(), rank.ended_fd):
             self._replies.register(fd, select.EPOLLIN)
 
     def wake(self) -> None:
@@ -150,12 +149,11 @@ class Inbox:
         return messages
 
     def _is_pidfd(self, event: tuple[int, int]) -> bool:
-        return self._ranks[event[0]].pidfd == event[0]
+        return self._ranks[event[0]].ended_fd == event[0]
 
 
-def _why(rank: RankProcess, last_words: Message | None) -> GroupEnded:
+def _why(rank: Rank, last_words: Message | None) -> GroupEnded:
     if last_words is not None:
         return GroupEnded(f"rank {rank.rank} raised", raised=last_words.text)
-    exit_code = rank.reap()
-    reason = f"rank {rank.rank} {describe(exit_code)}"
-    return GroupEnded(reason, killed=exit_code == -SIGKILL)
+    reason, killed = rank.fate()
+    return GroupEnded(reason, killed=killed)

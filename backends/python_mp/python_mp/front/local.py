@@ -123,7 +123,7 @@ def served(config: ModelConfig, runtime: Path, index: int = 0) -> Iterator[Local
     sink = DictSink()
     labels = {"model": config.name, "replica": str(index)}
     metrics = Metrics(sink, labels, streams=config.parameters.generates)
-    cpus = cores.share([tuple(os.sched_getaffinity(0))] * config.world_size)
+    cpus = cores.share([tuple(os.sched_getaffinity(0))] * config.ranks_per_host)
     replica = Replica(config, layout.replicas(config)[index], cpus, runtime, metrics)
     replica.start()
     try:

@@ -103,6 +103,11 @@ class ModelConfig:
         return self.parameters.tensor_parallel_size * self.parameters.pipeline_parallel_size
 
     @property
+    def ranks_per_host(self) -> int:
+        """Of one replica. The first so many are on Triton's own host."""
+        return self.world_size // self.parameters.hosts
+
+    @property
     def depth(self) -> int:
         """Batches that a rank is given at a time. A GPU has the next one before it is through with
         the first; ranks that meet take them one by one, and a step of generation needs the last."""

@@ -8,6 +8,9 @@
 
 Replica r owns active instance r and the r-th block of passive ones, in config order.
 Rank = stage x tensor_parallel_size + tensor rank.
+
+With `hosts` = N a replica's ranks stand in N equal blocks. Only the first, on Triton's own host, has
+instances; rank i of a later block has kind and device of rank i of the first one, on its own host.
 """
 
 from __future__ import annotations
@@ -31,12 +34,15 @@ class Instance:
 
 @dataclass(frozen=True)
 class RankPlacement:
-    """Where one rank stands in its replica, and the instance whose cores or device it uses."""
+    """Where one rank stands in its replica, and the instance whose cores or device it uses, or the
+    like of which it does on another host."""
 
     rank: int
     tensor_rank: int
     stage: int
     instance: Instance
+    host: int = 0
+    """0 is Triton's own."""
 
 
 @dataclass(frozen=True)
@@ -45,28 +51,34 @@ class ReplicaLayout:
     ranks: tuple[RankPlacement, ...]
 
     @property
+    def here(self) -> tuple[RankPlacement, ...]:
+        """Those on Triton's own host."""
+        return tuple(placement for placement in self.ranks if placement.host == 0)
+
+    @property
     def leader(self) -> Instance:
         return self.ranks[0].instance
 
     @property
     def passive(self) -> tuple[Instance, ...]:
-        return tuple(placement.instance for placement in self.ranks[1:])
+        return tuple(placement.instance for placement in self.here[1:])
 
 
 def replicas(config: ModelConfig) -> tuple[ReplicaLayout, ...]:
     """Lays the model's ranks out over its instances.
 
     Raises:
-        ConfigError: the number of passive instances is not replicas x (ranks - 1).
+        ConfigError: the number of passive instances is not replicas x (ranks here - 1).
     """
     active = _instances(config, passive=False)
     passive = _instances(config, passive=True)
-    shards = config.world_size - 1
+    shards = config.ranks_per_host - 1
     if not active or len(passive) != len(active) * shards:
         sizes = config.parameters
         raise ConfigError(
             f"tensor_parallel_size {sizes.tensor_parallel_size} x pipeline_parallel_size "
-            f"{sizes.pipeline_parallel_size} = {config.world_size} ranks a replica, so "
+            f"{sizes.pipeline_parallel_size} = {config.world_size} ranks a replica, "
+            f"{_on_one_host(config)}so "
             f"{len(active)} active instances need {len(active) * shards} passive ones; "
             f"instance_group has {len(active)} active and {len(passive)} passive"
         )
@@ -98,7 +110,7 @@ def including(config: ModelConfig, instance: Instance) -> ModelConfig:
     leaders = counts[mine.name] * len(_devices(mine))
     for shards in groups:
         if shards.passive:
-            counts[shards.name] = leaders * (config.world_size - 1) // len(_devices(shards))
+            counts[shards.name] = leaders * (config.ranks_per_host - 1) // len(_devices(shards))
     return replace(
         config, instance_groups=tuple(replace(group, count=counts[group.name]) for group in groups)
     )
@@ -106,14 +118,19 @@ def including(config: ModelConfig, instance: Instance) -> ModelConfig:
 
 def _replica(config: ModelConfig, index: int, instances: tuple[Instance, ...]) -> ReplicaLayout:
     _check_devices(config, index, [instance.device for instance in instances])
-    width = config.parameters.tensor_parallel_size
+    width, each = config.parameters.tensor_parallel_size, config.ranks_per_host
     return ReplicaLayout(
         index,
         tuple(
-            RankPlacement(rank, rank % width, rank // width, instance)
-            for rank, instance in enumerate(instances)
+            RankPlacement(rank, rank % width, rank // width, instances[rank % each], rank // each)
+            for rank in range(config.world_size)
         ),
     )
+
+
+def _on_one_host(config: ModelConfig) -> str:
+    hosts = config.parameters.hosts
+    return f"{config.ranks_per_host} on each of {hosts} hosts, " if hosts > 1 else ""
 
 
 def _check_devices(config: ModelConfig, index: int, devices: list[int]) -> None:

@@ -41,6 +41,7 @@ class Parameters:
     engine: str
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
+    hosts: int = 1
     dtype: str = "float32"
     float32_products: str = "tf32"
     collectives: str = "auto"
@@ -116,6 +117,22 @@ def _check_together(parameters: Parameters) -> None:
             f"tensor_parallel_size x pipeline_parallel_size is {ranks} ranks; a replica has at"
             f" most {MOST_RANKS}"
         )
+    _check_hosts(parameters, ranks)
+
+
+def _check_hosts(parameters: Parameters, ranks: int) -> None:
+    hosts, width = parameters.hosts, parameters.tensor_parallel_size
+    if hosts == 1:
+        return
+    each = ranks // hosts
+    if ranks % hosts or (each % width and width % each):
+        raise ConfigError(
+            f"hosts {hosts} does not divide a replica's {ranks} ranks into equal sets of whole"
+            f" stages, or a stage's {width} ranks into equal parts: change hosts,"
+            " tensor_parallel_size or pipeline_parallel_size"
+        )
+    if parameters.collectives == "shm":
+        raise ConfigError("collectives 'shm' is for ranks of one host; with hosts take 'auto'")
 
 
 def _one_of(*allowed: str) -> Callable[[str, str], str]:
@@ -144,6 +161,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "engine": _one_of(*ENGINES),
     "tensor_parallel_size": _whole(1, MOST_RANKS),
     "pipeline_parallel_size": _whole(1, MOST_RANKS),
+    "hosts": _whole(1, MOST_RANKS),
     "dtype": _one_of(*DTYPES),
     "float32_products": _one_of(*FLOAT32_PRODUCTS),
     "collectives": _one_of(*COLLECTIVES),

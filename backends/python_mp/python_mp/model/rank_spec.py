@@ -12,7 +12,8 @@ from .config import ModelConfig, parse
 @dataclass(frozen=True)
 class RankSpec:
     """One rank of one generation. The forkserver, which forks it, fills in the last five: its own
-    pid and the descriptors that came with the order."""
+    pid and the descriptors that came with the order. On another host the agent fills in cores,
+    threads and folders, too."""
 
     source: tuple[str, ...]
     replica: int
@@ -28,6 +29,10 @@ class RankSpec:
     half: int
     scratch: str
     """A folder for what the ranks put on disk; none where there is one rank."""
+    host: int = 0
+    """Of the replica's hosts, the one on which it runs; 0 is Triton's."""
+    address: str = ""
+    """That host's, at which the ranks of the others reach it; none where there is one host."""
     parent: int = 0
     control_fd: int = -1
     arena_fd: int = -1
@@ -61,7 +66,7 @@ class RankSpec:
         """torchrun's variables, for modules that look for them."""
         return {
             "RANK": str(self.rank),
-            "LOCAL_RANK": str(self.rank),
+            "LOCAL_RANK": str(self.rank % self.config.ranks_per_host),
             "WORLD_SIZE": str(self.world_size),
-            "LOCAL_WORLD_SIZE": str(self.world_size),
+            "LOCAL_WORLD_SIZE": str(self.config.ranks_per_host),
         }

@@ -64,7 +64,7 @@ def _blocks(cache: KvCache, config: ModelConfig, device: Device) -> int:
 def _sharers(config: ModelConfig, device: Device) -> int:
     """Ranks of the model that take of the same memory, this one included."""
     index = layout.CPU if device.place.index is None else device.place.index
-    places = [rank.instance.device for each in layout.replicas(config) for rank in each.ranks]
+    places = [rank.instance.device for each in layout.replicas(config) for rank in each.here]
     return max(1, places.count(index))
 
 

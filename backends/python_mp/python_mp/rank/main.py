@@ -122,7 +122,8 @@ def _land(
     connection.send(
         Message(
             Kind.DONE,
-            batch=flying.batch,
+            flying.slot,
+            flying.batch,
             compute_ns=time.perf_counter_ns() - flying.began_ns,
             waited_ns=engine.waited_ns() - flying.waited_ns,
             tensors=placed,

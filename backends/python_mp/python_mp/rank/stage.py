@@ -27,6 +27,7 @@ from .collectives import Communicator, connect
 from .device import CPU, CudaDevice, Device, Landing, of_index
 from .graphs import Given, Graphs
 from .handover import Handover, Hidden
+from .meeting_store import MeetingStore
 from .static_rows import StaticRows, possible
 from .static_steps import StaticSteps
 from .warm_up import warm_up
@@ -224,7 +225,7 @@ def _connect(spec: RankSpec, device: torch.device) -> Communicator:
         stage=spec.stage,
         stages=sizes.pipeline_parallel_size,
         region=f"/proc/self/fd/{spec.region_fd}",
-        store=spec.store,
+        store=MeetingStore(spec.control_fd) if sizes.hosts > 1 else spec.store,
         device=device,
         hang_seconds=sizes.hang_seconds,
     )

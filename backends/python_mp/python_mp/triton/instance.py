@@ -60,11 +60,11 @@ def _load(args: Mapping[str, str]) -> Passive:
     mine = next((each for each in replicas if each.leader == instance), None)
     if mine is None:
         return Passive(instance, presence)
-    everyone = [rank.instance for replica in replicas for rank in replica.ranks]
+    everyone = [rank.instance for replica in replicas for rank in replica.here]
     shares = cores.share(presence.gather(everyone))
-    first = mine.index * config.world_size
+    first = mine.index * config.ranks_per_host
     ensembles.admit(config.folder, admission.admit(config))
-    cpus = shares[first : first + config.world_size]
+    cpus = shares[first : first + config.ranks_per_host]
     return Active(config, mine, cpus, runtime, instance, presence)
 
 

@@ -68,6 +68,18 @@ class Arena:
     def read_outputs(self, slot: int, tensors: Mapping[str, Placed]) -> dict[str, Array]:
         return {name: self._view(2 * slot + 1, place) for name, place in tensors.items()}
 
+    def input_bytes(self, slot: int, tensors: Mapping[str, Placed]) -> memoryview:
+        """The slot's inputs from the first one to the last of these; may be written to.
+
+        Raises:
+            InvalidInput: there is no such slot, or they do not lie in it.
+        """
+        return self._used(2 * slot, tensors)
+
+    def output_bytes(self, slot: int, tensors: Mapping[str, Placed]) -> memoryview:
+        """As `input_bytes`."""
+        return self._used(2 * slot + 1, tensors)
+
     def close(self) -> None:
         """The mapping itself goes with its last view."""
         os.close(self.fd)
@@ -85,6 +97,14 @@ class Arena:
             offset = -(-offset // ALIGN) * ALIGN
             placed[name] = place
         return placed
+
+    def _used(self, index: int, tensors: Mapping[str, Placed]) -> memoryview:
+        end = max((place.end for place in tensors.values()), default=0)
+        sound = all(place.offset >= 0 and min(place.shape, default=0) >= 0 for place in tensors.values())
+        start = index * self._half
+        if not sound or end > self._half or not 0 <= start < len(self._memory):
+            raise InvalidInput("tensors are said to lie outside of their slot")
+        return self._memory[start : start + end].data
 
     def _view(self, index: int, place: Placed) -> Array:
         start = index * self._half + place.offset

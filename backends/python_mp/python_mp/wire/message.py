@@ -1,4 +1,5 @@
-"""What the front and its ranks tell each other, and replicas each other: one message a datagram.
+"""What the front and its ranks tell each other, replicas each other, and hosts each other: one
+message a datagram, or a frame of a connection between hosts (agent/link.py).
 
     kind u8 | 0 | slot u16 | tensors u32 | batch u64 | compute ns u64 | waited ns u64
     padded u64                                                                        40 bytes
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping
@@ -56,6 +58,20 @@ class Kind(IntEnum):
     """Between peers: nobody waits for this request any more."""
     PART = 9
     """Between peers: more tokens of a stream, see `front/schedule/travelling.py`."""
+    STORE = 10
+    """While ranks load: a key of the place where they meet, see `front/meeting.py`."""
+    HELLO = 11
+    """Between hosts: who speaks, and proof of the token; see `agent/handshake.py`."""
+    START = 12
+    """Hub to agent: a rank is to be started."""
+    ENDED = 13
+    """Agent to hub: a rank has ended, and how."""
+    KILL = 14
+    """Hub to agent: end a rank."""
+    STACKS = 15
+    """Hub to agent: have a rank write the stacks of its threads. And back: what it wrote."""
+    FETCH = 16
+    """Agent to hub: a part of a file is wanted. And back: its bytes."""
 
 
 class Placed(NamedTuple):
@@ -64,6 +80,11 @@ class Placed(NamedTuple):
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     offset: int
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last byte."""
+        return self.offset + self.dtype.itemsize * math.prod(self.shape)
 
 
 class Message(NamedTuple):
@@ -103,6 +124,14 @@ class Message(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> Message:
+        """Raises ValueError where nobody of ours would say that."""
+        try:
+            return cls._decode(data)
+        except (struct.error, IndexError) as error:
+            raise ValueError(f"a message is cut or damaged: {error}") from None
+
+    @classmethod
+    def _decode(cls, data: bytes) -> Message:
         kind, slot, count, batch, compute_ns, waited_ns, padded = _HEADER.unpack_from(data)
         at = _HEADER.size
         tensors = {}

@@ -74,6 +74,11 @@ class ForkserverClient:
         listens = self._is_ready and self._socket.fileno() >= 0 and self._process.poll() is None
         return listens and vital(self.pid).state not in "TtZX"
 
+    @property
+    def is_starting(self) -> bool:
+        """It imports the engine."""
+        return not self._is_ready and self._process.poll() is None
+
     def wait_ready(self, timeout: float) -> bool:
         """Whether it has imported the engine, after up to `timeout` seconds more.
 

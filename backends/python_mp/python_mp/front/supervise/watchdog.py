@@ -22,6 +22,7 @@ from ...model.config import Parameters
 from ..group import Group, State
 from ..inbox import GroupEnded
 
+_FORKSERVER = "the process that starts ranks"
 _BUSY = 0.02
 """Of one processor, of any rank. Waiting for a peer takes 0.002 (it looks up every 10 ms),
 computing on a machine with 20 times too much to do 0.05."""
@@ -52,8 +53,8 @@ class Watchdog:
         """When a verdict may come, if nothing changes until then."""
         self._batch = -1
         self._since = time.monotonic()
-        self._cpu_seconds: dict[int, float] = {}
-        self._running_since: dict[int, float] = {}
+        self._cpu_seconds: dict[str, float] = {}
+        self._running_since: dict[str, float] = {}
 
     @property
     def interval(self) -> float:
@@ -67,34 +68,33 @@ class Watchdog:
         if now < min(self._next_look, self._due):
             return
         self._next_look, self._due = now + self._most / _OFTEN, math.inf
-        names = {self._forkserver: "the process that starts ranks"}
-        names |= {rank.pid: f"rank {rank.rank}" for rank in self._group.ranks}
         try:
-            vitals = {pid: vital(pid) for pid in names}
+            vitals = {f"rank {rank.rank}": rank.vital() for rank in self._group.ranks}
+            vitals[_FORKSERVER] = vital(self._forkserver)
         except OSError:  # Who cannot look must not judge.
             self._since = now
             return
-        for pid, process in vitals.items():
+        for name, process in vitals.items():
             if process.state not in "Tt":
-                self._running_since[pid] = now
-            elif self._is_over(self._running_since.setdefault(pid, now) + self._hang, now):
-                raise self._stuck(f"{names[pid]} has been stopped for {self._hang} s", killed=True)
+                self._running_since[name] = now
+            elif self._is_over(self._running_since.setdefault(name, now) + self._hang, now):
+                raise self._stuck(f"{name} has been stopped for {self._hang} s", killed=True)
         if self._group.state is State.SERVING:
-            del vitals[self._forkserver]
+            del vitals[_FORKSERVER]
             self._look_at_work(now, vitals)
 
-    def _look_at_work(self, now: float, vitals: Mapping[int, Vital]) -> None:
+    def _look_at_work(self, now: float, vitals: Mapping[str, Vital]) -> None:
         flight = self._group.flights.oldest
         batch = flight.batch.id if flight else -1
         least = _BUSY * (1 + now - self._since)
         worked = any(
-            each.cpu_seconds - self._cpu_seconds.get(pid, 0.0) > least
-            for pid, each in vitals.items()
+            each.cpu_seconds - self._cpu_seconds.get(name, 0.0) > least
+            for name, each in vitals.items()
         )
         may_get_on = any(each.state in "DR" for each in vitals.values())
         if batch < 0 or batch != self._batch or worked:
             self._batch, self._since = batch, now
-            self._cpu_seconds = {pid: each.cpu_seconds for pid, each in vitals.items()}
+            self._cpu_seconds = {name: each.cpu_seconds for name, each in vitals.items()}
         elif flight and flight.refused_by and now - self._since >= _DISAGREE_SECONDS:
             raise self._stuck(f"ranks {sorted(flight.refused_by)} refused what others wait for")
         elif self._is_over(self._since + self._hang * (_PATIENCE if may_get_on else 1), now):

@@ -1,0 +1,204 @@
+"""What an agent does while it is connected: starts ranks, relays, and says how they are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..front.supervise.forkserver_client import ForkserverClient
+from ..model.errors import describe
+from ..model.rank_spec import RankSpec
+from ..wire.message import MAX_MESSAGE, Kind, Message
+from .agents import PULSE_SECONDS
+from .artifact import Artifact
+from .blocks import Block
+from .fetching import PIECE, Cache
+from .link import CONTROL, Frame, Link, LinkError
+
+log = logging.getLogger("agent")
+
+_ORDER_BYTES = 4 << 20
+_LOOK_SECONDS = 0.02
+
+
+class Forkservers:
+    """One for each engine and version directory, kept from generation to generation: it has
+    imported the engine. The kernel ends them with this process's main thread."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, Path], ForkserverClient] = {}
+
+    async def get(self, engine: str, folder: Path, seconds: float) -> ForkserverClient:
+        """Raises ForkserverLost, TimeoutError or OSError."""
+        key = engine, folder
+        made = self._made.get(key)
+        if made is None or not (made.is_sound or made.is_starting):
+            if made:
+                made.kill()
+            made = self._made[key] = ForkserverClient(engine, folder, 0)
+        async with asyncio.timeout(seconds):
+            while not made.wait_ready(0.0):
+                await asyncio.sleep(_LOOK_SECONDS)
+        return made
+
+    def close(self) -> None:
+        for made in self._made.values():
+            made.stop()
+        self._made.clear()
+
+
+class Connected:
+    """One connection to the hub, and the ranks that were started over it: they end with it.
+
+    Args:
+        lease: seconds without a word of the hub after which it counts as lost.
+    """
+
+    def __init__(
+        self, link: Link, lease: float, runtime: Path, cache: Path, forkservers: Forkservers
+    ) -> None:
+        self._link = link
+        self._lease = lease
+        self._runtime = runtime
+        self._forkservers = forkservers
+        self._cache = Cache(cache, self._fetch)
+        self._blocks: dict[str, Block] = {}
+        self._of_channel: dict[int, Block] = {}
+        self._wanted: deque[asyncio.Future[bytes]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._starting: dict[int, asyncio.Task[None]] = {}
+        """By channels."""
+        link.most = self._most
+
+    async def serve(self) -> str:
+        """Until the connection ends; why it did. No rank is left then."""
+        pulse = asyncio.create_task(self._pulse())
+        why = "the hub has hung up"
+        try:
+            while frame := await self._link.receive():
+                self._take(frame)
+        except OSError as error:
+            why = f"the connection to the hub broke: {describe(error)}"
+        except Exception as error:
+            log.exception("the hub said what no hub says")
+            why = describe(error)
+        finally:
+            pulse.cancel()
+            self._end()
+        if self._silence >= self._lease:
+            why = f"no word of the hub for {self._lease:g} s"
+        return why
+
+    @property
+    def _silence(self) -> float:
+        return time.monotonic() - self._link.heard
+
+    def _end(self) -> None:
+        self._link.close()
+        for task in self._tasks:
+            task.cancel()
+        for future in self._wanted:
+            future.cancel()
+        for block in list(self._blocks.values()):
+            block.kill()
+
+    async def _pulse(self) -> None:
+        """Vitals of all ranks each second. Once the lease is over the link is closed, and with it
+        all ranks end."""
+        while self._silence < self._lease:
+            vitals: dict[int, Any] = {}
+            for channel, block in self._of_channel.items():
+                if rank := block.ranks.get(channel):
+                    with suppress(OSError):
+                        vitals[channel] = rank.vital()
+            self._link.send(CONTROL, Message(Kind.PULSE), json.dumps(vitals).encode())
+            await asyncio.sleep(min(PULSE_SECONDS, self._lease / 4))
+        self._link.close()
+
+    def _take(self, frame: Frame) -> None:
+        kind = frame.message.kind
+        if frame.channel == CONTROL:
+            if kind is Kind.FETCH and self._wanted:
+                self._wanted.popleft().set_result(frame.payload)
+            elif kind is not Kind.PULSE:
+                raise LinkError(f"the hub says {kind.name}")
+            return
+        if kind is Kind.START:
+            task = self._run(self._start(frame.channel, json.loads(frame.payload)))
+            self._starting[frame.channel] = task
+            task.add_done_callback(lambda _: self._starting.pop(frame.channel))
+            return
+        if kind is Kind.KILL and frame.channel in self._starting:
+            self._starting[frame.channel].cancel()
+            return
+        block = self._of_channel.get(frame.channel)
+        rank = block and block.ranks.get(frame.channel)
+        if not rank:  # It has ended meanwhile.
+            return
+        if kind is Kind.KILL:
+            rank.process.kill()
+        elif kind is Kind.STACKS:
+            self._run(rank.tell_stacks())
+        else:
+            rank.hear(frame.message, frame.payload)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _start(self, channel: int, order: dict[str, Any]) -> None:
+        try:
+            spec = RankSpec.from_json(order["spec"])
+            artifact = Artifact.from_json(order["files"])
+            spec = await self._placed(spec, artifact)
+            parameters = spec.config.parameters
+            seconds = parameters.start_timeout_seconds
+            forkserver = await self._forkservers.get(parameters.engine, spec.config.folder, seconds)
+            block = self._block(order["block"], spec)
+            self._of_channel[channel] = block
+            block.start(channel, spec, forkserver)
+        except asyncio.CancelledError:
+            self._say_end(channel, "it was ended while it started")
+            raise
+        except Exception as error:
+            log.error("a rank cannot be started: %s", describe(error))
+            self._say_end(channel, f"it cannot be started there: {describe(error)}")
+
+    def _say_end(self, channel: int, why: str) -> None:
+        self._link.send(channel, Message(Kind.ENDED), json.dumps({"lost": why}).encode())
+
+    async def _placed(self, spec: RankSpec, artifact: Artifact) -> RankSpec:
+        """With the model's folder as it is on this host."""
+        there, version = Path(spec.source[1]), spec.source[2]
+        repository = await self._cache.repository(there, version, artifact)
+        return replace(spec, source=(spec.source[0], str(repository), *spec.source[2:]))
+
+    def _block(self, name: str, spec: RankSpec) -> Block:
+        if name not in self._blocks:
+            over = lambda: self._forget(name)  # noqa: E731
+            self._blocks[name] = Block(name, spec, self._runtime, self._link, over)
+        return self._blocks[name]
+
+    def _forget(self, name: str) -> None:
+        block = self._blocks.pop(name, None)
+        self._of_channel = {c: each for c, each in self._of_channel.items() if each is not block}
+
+    async def _fetch(self, digest: str, name: str, offset: int) -> bytes:
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._wanted.append(future)
+        self._link.send(CONTROL, Message(Kind.FETCH, text=json.dumps([digest, name, offset])))
+        return await future
+
+    def _most(self, channel: int) -> int:
+        block = self._of_channel.get(channel)
+        return MAX_MESSAGE + max(block.half if block else 0, _ORDER_BYTES, PIECE)

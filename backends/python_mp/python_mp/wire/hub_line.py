@@ -1,0 +1,76 @@
+"""Between a front and the hub of its host: a socket of orders, JSON, a datagram each (SEQPACKET).
+
+    front                                               hub
+    {"hosts": N}                                        {"leader": ADDRESS, "hosts": [[NAME, ADDRESS], ...]}
+                                                        or {"missing": SENTENCE}
+    {"start": RANK, "spec": RankSpec} + descriptors     nothing
+    {"kill": RANK}, {"stacks": RANK}                    nothing
+
+A front has a connection for each generation; with it go the ranks that were started over it.
+A rank's descriptors, in this order: the hub's end of its socket, the arena, the file for stacks,
+the file where `Vitals` are, and a pipe, whose end of file is the rank's end; what it says before
+that is `End`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ..machine.vital import Vital
+
+NAME = "hub"
+"""Of the hub's socket in the run-time folder."""
+MAX_ORDER = 1 << 20
+DESCRIPTORS = 5
+_VITALS = struct.Struct("<cxxxxxxxd")
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: see unix(7), SO_PEERCRED
+
+
+@dataclass(frozen=True)
+class End:
+    """How a rank on another host has ended: by itself, or with its host."""
+
+    code: int | None = None
+    """Its exit code, or minus the signal's number."""
+    lost: str = ""
+    """Why nobody knows: what became of its host; a sentence."""
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> End:
+        """Nothing was said where the hub itself is gone."""
+        return cls(**json.loads(data)) if data else cls(lost="the hub on this host has ended")
+
+
+class Vitals(NamedTuple):
+    """What a host's last heartbeat says of a rank, in a file of memory."""
+
+    fd: int
+
+    def write(self, vital: Vital) -> None:
+        os.pwrite(self.fd, _VITALS.pack(vital.state.encode()[:1], vital.cpu_seconds), 0)
+
+    def read(self) -> Vital:
+        """One of which nothing was heard yet sleeps."""
+        said = os.pread(self.fd, _VITALS.size, 0)
+        if len(said) < _VITALS.size:
+            return Vital("S", 0.0)
+        state, seconds = _VITALS.unpack(said)
+        return Vital(state.decode(), seconds)
+
+
+def is_of_this_user(connection: socket.socket) -> bool:
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return bool(_CREDENTIALS.unpack(raw)[1] == os.geteuid())
+
+
+def socket_path(runtime: Path) -> Path:
+    return runtime / NAME
