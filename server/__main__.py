@@ -11,7 +11,9 @@ from typing import Any
 
 from server.endpoints import Endpoints
 from server.errors import ModelError, ServerError
+from server.process import agents_exchange
 from server.process import blas as blas
+from server.process.agents_exchange import AgentsExchange
 from server.process.companion import Companion
 from server.process.installation import PROJECT
 from server.process.late_build import LateBuild
@@ -30,7 +32,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="python -m server",
         description="Start Triton with the models of a repository and watch over it.",
         epilog="Every other option goes to tritonserver. HOST, HTTP_PORT, GRPC_PORT, METRICS_PORT,"
-        " HEALTH_PORT and OPENAI_PORT in the environment say where it listens, ADMIN_TOKEN what"
+        " HEALTH_PORT, OPENAI_PORT, AGENT_HOST and AGENT_PORT in the environment say where it"
+        " listens, AGENT_TOKEN what agents of other hosts must know, ADMIN_TOKEN what"
         " opens model control and statistics (else nobody but this program can).",
         allow_abbrev=False,
     )
@@ -61,6 +64,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--metrics-port", type=int, metavar="PORT")
     add("--health-port", type=int, metavar="PORT")
     add("--openai-port", type=int, metavar="PORT")
+    agents_exchange.add_options(parser)
     return parser.parse_known_args(arguments)
 
 
@@ -69,6 +73,7 @@ def endpoints(ours: argparse.Namespace) -> Endpoints:
     given = {"host": ours.host, "http": ours.http_port, "grpc": ours.grpc_port}
     given |= {"metrics": ours.metrics_port, "health": ours.health_port}
     given |= {"openai": ours.openai_port}
+    given |= {"agents": ours.agent_port, "agent_host": ours.agent_host}
     known = {name: value for name, value in given.items() if value is not None}
     return replace(Endpoints.from_environment(os.environ), **known)
 
@@ -108,9 +113,15 @@ def _followers(ours: argparse.Namespace, server: TritonServer) -> Iterator[Any]:
         yield LateBuild(ours.model_repository.resolve(), ours.build, server.net, say)
 
 
+def _wants_exchange(ours: argparse.Namespace) -> bool:
+    there = ours.model_repository.is_dir()
+    return bool(ours.agents or (there and agents_exchange.spans_hosts(ours.model_repository)))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; the exit status."""
     ours, theirs = parse(sys.argv[1:] if arguments is None else arguments)
+    exchange = agents_exchange.new_name() if _wants_exchange(ours) else ""
     try:
         server = TritonServer(
             ours.model_repository,
@@ -124,9 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             load_timeout=ours.load_timeout_secs,
             token=choose(ours.admin_token_file, os.environ),
             tls=tls(ours),
+            environment=agents_exchange.environment(exchange) if exchange else {},
         )
         warn(server.settings)
         with foreground(), ExitStack() as beside:
+            if exchange:
+                more = server.endpoints, agents_exchange.options(ours), server.net, say
+                beside.enter_context(AgentsExchange(exchange, *more))
             if ours.openai:
                 beside.enter_context(Companion(server.settings, server.net, say))
             followers = [beside.enter_context(each) for each in _followers(ours, server)]

@@ -16,6 +16,7 @@ VARIABLES = {
     "metrics": "METRICS_PORT",
     "health": "HEALTH_PORT",
     "openai": "OPENAI_PORT",
+    "agents": "AGENT_PORT",
 }
 BACKLOG = 16
 TRITONS = ("http", "grpc", "metrics")
@@ -25,7 +26,8 @@ EVERYBODY = "255.255.255.255"
 @dataclass(frozen=True)
 class Endpoints:
     """One address for all ports: three of Triton's, the watcher's own, for health, and the
-    gateway's, for OpenAI's interface.
+    gateway's, for OpenAI's interface; and another one for the port to which agents of other hosts
+    connect.
 
     Loopback unless told otherwise: Triton asks nobody.
     """
@@ -36,11 +38,13 @@ class Endpoints:
     metrics: int = 8002
     health: int = 8003
     openai: int = 8004
+    agents: int = 8005
+    agent_host: str = "127.0.0.1"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Endpoints":
-        """Defaults, overridden by HOST, HTTP_PORT, GRPC_PORT, METRICS_PORT, HEALTH_PORT and
-        OPENAI_PORT.
+        """Defaults, overridden by HOST, AGENT_HOST, HTTP_PORT, GRPC_PORT, METRICS_PORT,
+        HEALTH_PORT, OPENAI_PORT and AGENT_PORT.
 
         Raises:
             PortError: a variable that holds no port number.
@@ -50,7 +54,9 @@ class Endpoints:
             name: _port(variable, environment.get(variable, str(getattr(default, name))))
             for name, variable in VARIABLES.items()
         }
-        return cls(host=environment.get("HOST") or default.host, **ports)
+        host = environment.get("HOST") or default.host
+        agents = environment.get("AGENT_HOST") or default.agent_host
+        return cls(host=host, agent_host=agents, **ports)
 
     @classmethod
     def free(cls, host: str = "127.0.0.1") -> "Endpoints":

@@ -29,12 +29,13 @@ class Model:
 
     @property
     def ranks(self) -> list[tuple[int, int]]:
-        """(rank, pid) of the ranks that serve, of all replicas."""
+        """(rank, pid) of the ranks that serve, of all replicas; of those on this host."""
         return [
             (rank, pid)
             for replica in self.replicas
             if replica["state"] == "serving"
             for rank, pid in enumerate(replica["ranks"])
+            if pid
         ]
 
     @property

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from python_mp.agent import shared_token
 from server import token
 from server.process import child
 from server.process.installation import Installation
@@ -29,7 +30,8 @@ def spawn(
     """
     start_up = shutil.copy2(START_UP, run.folder)
     environment = found.environment({**MEMORY, **os.environ, **settings.environment})
-    environment.pop(token.VARIABLE, None)  # models must not know it
+    for secret in (token.VARIABLE, shared_token.VARIABLE):
+        environment.pop(secret, None)  # models must not know it
     command = child.hand_over([str(found.binary), *_options(found, settings, run, models)])
     try:
         return subprocess.Popen(

@@ -1,24 +1,201 @@
 """A replica whose later ranks stand on other hosts: here other processes, over loopback."""
 
-import logging
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from python_mp.agent.link import GREETING
 from python_mp.model.config import ModelConfig
+from python_mp.model.errors import LoadError, RequestFailed, Unavailable
+from python_mp.rank.engines.echo import EXIT, HANG, RAISE, SEGFAULT
+from python_mp.wire.exchange_line import VARIABLE
 from tests.support.configs import echo_config
-from tests.support.other_hosts import hosts
-from tests.support.replicas import ask, served, values
-
-ON_TWO = {"pipeline_parallel_size": 2, "hosts": 2, "passive": 0}
-
-
-def echo(tmp_path: Path, **more: object) -> ModelConfig:
-    (tmp_path / "echo" / "1").mkdir(parents=True)
-    return echo_config(tmp_path / "echo", **{**ON_TWO, **more})
+from tests.support.other_hosts import Hosts, Program, hosts
+from tests.support.processes import alive, children, until
+from tests.support.replicas import LIMIT, Fault, ask, counted, served, values
 
 
-def test_a_stage_on_another_host_answers(tmp_path: Path) -> None:
-    with hosts(tmp_path, "b"), served(echo(tmp_path), tmp_path) as replica:
+def echo(folder: Path, pp: int = 2, count: int = 2, **more: object) -> ModelConfig:
+    (folder / "echo" / "1").mkdir(parents=True)
+    sizes = {"pipeline_parallel_size": pp, "hosts": count, "hang_seconds": 1}
+    return echo_config(folder / "echo", **sizes, **more)
+
+
+@pytest.fixture(name="two")
+def two_hosts(tmp_path: Path) -> Iterator[Hosts]:
+    """This host, and b."""
+    with hosts(tmp_path, "b") as made:
+        yield made
+
+
+def ranks_of(agent: Program) -> list[int]:
+    return [pid for forkserver in children(agent.process.pid) for pid in children(forkserver)]
+
+
+@pytest.mark.parametrize(("pp", "count"), [(2, 2), (4, 2), (3, 3)])
+def test_answers_are_those_of_one_host(tmp_path: Path, pp: int, count: int) -> None:
+    names = ["b", "c"][: count - 1]
+    with hosts(tmp_path, *names), served(echo(tmp_path, pp, count), tmp_path) as replica:
         asked = [ask(replica, n, n + 1) for n in range(50)]
         assert values(asked) == [[n, n + 1] for n in range(50)]
+
+
+def test_an_agent_that_dies_loses_no_request(two: Hosts, tmp_path: Path) -> None:
+    agent = two.agents["b"]
+    with served(echo(tmp_path), tmp_path) as replica:
+        assert values([ask(replica, 1)]) == [[1]]
+        ranks = ranks_of(agent)
+        agent.kill()
+        asked = [ask(replica, n) for n in range(9)]
+        two.agent("b")
+        assert values(asked) == [[n] for n in range(9)]
+        assert counted(replica, "restarts_total") == [1]
+        until(lambda: not any(map(alive, ranks)))
+
+
+def test_another_host_takes_the_place_of_one_that_is_silent(two: Hosts, tmp_path: Path) -> None:
+    """As if the link to b were cut: nobody is told, and b cannot know what is done without it."""
+    silent = two.agents["b"]
+    with served(echo(tmp_path), tmp_path) as replica:
+        two.connected("c")
+        ranks = ranks_of(silent)
+        silent.signal(signal.SIGSTOP)
+        assert values([ask(replica, n) for n in range(9)]) == [[n] for n in range(9)]
+        assert ranks_of(two.agents["c"])
+        silent.signal(signal.SIGCONT)
+        silent.says("no word of the exchange for 2 s", since=1)
+        until(lambda: not any(map(alive, ranks)))
+        silent.says("connected to", since=2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ((EXIT, 1, 3), "rank 1 on host b exited with 3"),
+        ((RAISE, 1, 3), "rank 1 raised: RuntimeError: raised as asked"),
+        ((SEGFAULT, 1, 0), r"rank 1 on host b was killed by SIGSEGV[^$]*Fatal Python error"),
+        ((HANG, 1, 0), r"no rank has got on[^$]*rank 0,[^$]*rank 1 on host b, S:\n[^$]*echo.py"),
+    ],
+)
+@pytest.mark.usefixtures("two")
+def test_how_it_ended_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: Fault, said: str
+) -> None:
+    with served(echo(tmp_path), tmp_path) as replica:
+        guilty = ask(replica, 1, fault=fault)
+        with pytest.raises(RequestFailed):
+            guilty.result(LIMIT)
+        assert values([ask(replica, 2)]) == [[2]]
+    assert re.search(said, caplog.text), caplog.text
+
+
+def test_without_hosts_requests_are_refused_and_the_reason_is_told(
+    two: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("python_mp.front.supervise.host_search._KEPT_SECONDS", 0.5)
+    with served(echo(tmp_path), tmp_path) as replica:
+        two.agents["b"].kill()
+        with pytest.raises(
+            Unavailable, match="agents on 1 other hosts, and 0 are connected; b was"
+        ):
+            ask(replica, 1).result(LIMIT)
+        two.connected("b")
+        until(lambda: replica.replica.serves)
+        assert values([ask(replica, 2)]) == [[2]]
+
+
+def test_an_exchange_that_dies_is_found_again(two: Hosts, tmp_path: Path) -> None:
+    with served(echo(tmp_path), tmp_path) as replica:
+        ranks = ranks_of(two.agents["b"])
+        two.exchange.kill()
+        asked = [ask(replica, n) for n in range(9)]
+        until(lambda: not any(map(alive, ranks)))
+        two.start_exchange()
+        assert values(asked) == [[n] for n in range(9)]
+
+
+@pytest.mark.usefixtures("two")
+def test_a_load_waits_for_hosts_and_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = echo(tmp_path, 3, 3, start_timeout_seconds=1)
+    missing = r"agents on 2 other hosts, and 1 are connected \(b\); it waited 1 s"
+    with pytest.raises(LoadError, match=missing), served(config, tmp_path):
+        pass
+    monkeypatch.delenv(VARIABLE)
+    again = "start it again, now that a model has `hosts`"
+    with pytest.raises(LoadError, match=again), served(config, tmp_path):
+        pass
+
+
+def test_ranks_end_with_their_front(two: Hosts, tmp_path: Path) -> None:
+    with served(echo(tmp_path), tmp_path):
+        (rank,) = ranks_of(two.agents["b"])
+    until(lambda: not alive(rank))
+
+
+def test_who_is_not_wanted_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_TOKEN", "a token of these hosts")
+    with hosts(tmp_path, "b") as made:
+        made.agent("b").says("an agent named b is connected already")
+        monkeypatch.setenv("AGENT_TOKEN", "a token of other hosts")
+        made.agent("c").says("has another token")
+        monkeypatch.delenv("AGENT_TOKEN")
+        made.agent("d").says("has another token")
+        other = made.started("python_mp.agent", "--connect", "192.0.2.1:8005", "--name", "e")
+        other.says("agent: TokenMissing: hosts need one token of at least 16 characters")
+        assert [name for name in made.agents if made.agents[name].process.poll() is None]
+
+
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.campaign)])
+def test_hostile_peers_change_nothing(two: Hosts, tmp_path: Path, count: int) -> None:
+    """So many messages: random ones, ones that say they are huge, ones that were overheard, and
+    connections on which nothing is said."""
+    random = Random(1)
+    pid = two.exchange.process.pid
+    with served(echo(tmp_path), tmp_path) as replica:
+        _attack(two.port, random, 500)
+        before = _resident(pid)
+        silent = [socket.create_connection(("127.0.0.1", two.port)) for _ in range(40)]
+        _attack(two.port, random, count)
+        assert values([ask(replica, n) for n in range(9)]) == [[n] for n in range(9)]
+        assert _resident(pid) < before + (8 << 20)
+        assert counted(replica, "restarts_total") == [0]
+        for each in silent:
+            each.close()
+    assert two.exchange.process.poll() is None
+
+
+def _attack(port: int, random: Random, count: int) -> None:
+    """Messages, some to a connection, until it is closed."""
+    overheard = b""
+    while count > 0:
+        with socket.create_connection(("127.0.0.1", port)) as peer:
+            peer.settimeout(LIMIT)
+            try:
+                overheard = peer.recv(GREETING)
+                for message in random.sample(_messages(random, overheard), 3):
+                    count -= 1
+                    peer.sendall(message)
+                peer.shutdown(socket.SHUT_WR)
+                while peer.recv(GREETING):
+                    pass
+            except OSError:
+                pass
+
+
+def _messages(random: Random, overheard: bytes) -> list[bytes]:
+    huge = (0xFFFFFFFF).to_bytes(4, "little") + random.randbytes(60)
+    cut = overheard[: random.randrange(len(overheard) + 1)]
+    return [random.randbytes(random.randrange(1, 200)), huge, overheard, cut]
+
+
+def _resident(pid: int) -> int:
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

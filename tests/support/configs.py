@@ -31,7 +31,7 @@ def raw_config(
     """What Triton would hand over for a config.pbtxt with these entries."""
     if passive is None:
         sizes = (parameters.get(f"{axis}_parallel_size", 1) for axis in ("tensor", "pipeline"))
-        passive = replicas * (prod(sizes) - 1)
+        passive = replicas * (prod(sizes) // parameters.get("hosts", 1) - 1)
     where = {"kind": "KIND_CPU"} if gpu < 0 else {"kind": "KIND_GPU", "gpus": [gpu]}
     groups = [{"name": "lead", **where, "count": replicas, "passive": False}]
     if passive:

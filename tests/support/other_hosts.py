@@ -1,4 +1,4 @@
-"""Hub and agents as processes, on loopback, where the other hosts are only other processes."""
+"""Exchange and agents as processes, on loopback, where the other hosts are only other processes."""
 
 import os
 import re
@@ -10,10 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
+from python_mp.wire.exchange_line import VARIABLE
 from tests.support.processes import ENVIRONMENT
 
 SECONDS = 30.0
-QUICK = ("--lease-seconds", "1")
+QUICK = ("--lease-seconds", "2")
 
 
 class Program:
@@ -65,19 +68,35 @@ class Program:
 
 
 class Hosts:
-    """A hub and its agents; killed at the end."""
+    """A exchange and its agents; killed at the end."""
 
     def __init__(self, runtime: Path, held: ExitStack, options: Sequence[object] = QUICK) -> None:
         self._held = held
         self._runtime = runtime
-        self.hub = self.started("python_mp.agent.hub", runtime, "--port", 0, *options)
-        self.port = int(self.hub.says(r"may connect to .*:(\d+)")[1])
+        self._name = f"python_mp-test-{os.getpid()}-{runtime.name}"
+        patch = held.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv(VARIABLE, self._name)
+        self._options = options
+        self.agents: dict[str, Program] = {}
+        self.port = 0
+        self.exchange = self.start_exchange()
+
+    def start_exchange(self) -> Program:
+        """On the same port, where it was there before."""
+        options = "--port", self.port, *self._options
+        self.exchange = self.started("python_mp.agent.exchange_server", self._name, *options)
+        self.port = int(self.exchange.says(r"may connect to .*:(\d+)")[1])
+        return self.exchange
 
     def agent(self, name: str, *options: object) -> Program:
         """Started, not yet connected."""
         where = "--connect", f"127.0.0.1:{self.port}", "--name", name
         cache = "--cache", self._runtime / f"cache of {name}"
-        return self.started("python_mp.agent", *where, *cache, *options)
+        started = self.started("python_mp.agent", *where, *cache, *options)
+        self.agents.setdefault(name, started)
+        if self.agents[name].process.poll() is not None:
+            self.agents[name] = started
+        return started
 
     def connected(self, name: str, *options: object) -> Program:
         agent = self.agent(name, *options)
@@ -92,7 +111,7 @@ class Hosts:
 
 @contextmanager
 def hosts(runtime: Path, *agents: str) -> Iterator[Hosts]:
-    """A hub, and these agents, which are connected."""
+    """A exchange, and these agents, which are connected."""
     with ExitStack() as held:
         made = Hosts(runtime, held)
         for name in agents:

@@ -1,6 +1,7 @@
 """From instance groups to ranks."""
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,9 @@ SIZES = st.integers(1, 4)
 X = tensor("X", FP32, 1)
 
 
-def sized(tp: int, pp: int, *groups: InstanceGroup) -> ModelConfig:
-    config = model_config(
-        Path("m"), [X], [X], engine="echo", tensor_parallel_size=tp, pipeline_parallel_size=pp
-    )
+def sized(tp: int, pp: int, *groups: InstanceGroup, hosts: int = 1) -> ModelConfig:
+    sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp, "hosts": hosts}
+    config = model_config(Path("m"), [X], [X], engine="echo", **sizes)
     return replace(config, instance_groups=groups)
 
 
@@ -36,13 +36,28 @@ def gpu(name: str, count: int, *gpus: int, passive: bool = False) -> InstanceGro
 def fitting(draw: st.DrawFn) -> ModelConfig:
     """Active and passive instances of the right numbers, cut into groups at random."""
     tp, pp, copies = draw(SIZES), draw(SIZES), draw(SIZES)
+    hosts = draw(st.sampled_from([n for n in range(1, tp * pp + 1) if fits(tp, pp, n)]))
     groups: list[InstanceGroup] = []
-    for passive, total in ((False, copies), (True, copies * (tp * pp - 1))):
+    for passive, total in ((False, copies), (True, copies * (tp * pp // hosts - 1))):
         while total:
             count = draw(st.integers(1, total))
             groups.append(cpu(f"g{len(groups)}", count, passive))
             total -= count
-    return sized(tp, pp, *draw(st.permutations(groups)))
+    return sized(tp, pp, *draw(st.permutations(groups)), hosts=hosts)
+
+
+def fits(tp: int, pp: int, hosts: int) -> bool:
+    """Hosts have whole stages, or stages have whole hosts."""
+    return pp % hosts == 0 or (hosts % pp == 0 and tp % (hosts // pp) == 0)
+
+
+@given(SIZES, SIZES, st.integers(1, 20))
+def test_hosts_have_equal_parts_or_are_refused(tp: int, pp: int, hosts: int) -> None:
+    with suppress(ConfigError):
+        sized(tp, pp, hosts=hosts)
+        assert fits(tp, pp, hosts)
+        return
+    assert not fits(tp, pp, hosts)
 
 
 @given(fitting())
@@ -53,12 +68,14 @@ def test_every_instance_holds_one_rank_in_blocks(config: ModelConfig) -> None:
         for index, each in enumerate(replica.ranks):
             assert each.rank == index == each.stage * tp + each.tensor_rank
             assert each.tensor_rank < tp
-        assert len(replica.ranks) == tp * pp
+            twin = replica.here[index % config.ranks_per_host]
+            assert (each.host, each.instance) == (index // len(replica.here), twin.instance)
+        assert len(replica.ranks) == tp * pp == len(replica.here) * config.parameters.hosts
     names: dict[bool, list[str]] = {False: [], True: []}
     for group in config.instance_groups:
         names[group.passive] += [f"{group.name}_{index}" for index in range(group.count)]
     active, passive = names.values()
-    held = [placement.instance for replica in laid for placement in replica.ranks]
+    held = [placement.instance for replica in laid for placement in replica.here]
     assert Counter(held) == Counter(Instance(name, CPU) for name in (*active, *passive))
     assert [replica.index for replica in laid] == list(range(len(laid)))
     assert [replica.leader.name for replica in laid] == active

@@ -2,6 +2,7 @@
 
 import errno
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,7 +31,10 @@ class Machine:
         clocks = SimpleNamespace(monotonic=self.clock, perf_counter=self.clock)
         monkeypatch.setattr(module, "time", clocks)
         monkeypatch.setattr(module, "vital", self.vital)
-        ranks = [SimpleNamespace(rank=number, pid=number) for number in range(len(use))]
+        ranks = [
+            SimpleNamespace(rank=number, vital=partial(self.vital, number))
+            for number in range(len(use))
+        ]
         flight = SimpleNamespace(
             batch=SimpleNamespace(id=1), dispatched=self.now, refused_by=set[int]()
         )

@@ -1,1 +1,1 @@
-"""Ranks on other hosts: an agent on each of them, and the hub on Triton's own, to which they dial."""
+"""Ranks on other hosts: an agent on each of them dials the exchange on Triton's own."""

@@ -1,7 +1,8 @@
 """python -m python_mp.agent --connect HOST:PORT --name NAME
 
-Runs ranks on this host for models that are served on another one. It dials the hub there and stays;
-when the connection ends, or nothing is heard for the lease, its ranks end, and it dials again.
+Runs ranks on this host for models that are served on another one. It dials the exchange there and
+stays; when the connection ends, or nothing is heard for the lease, its ranks end, and it dials
+again.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ log = logging.getLogger("agent")
 
 _DIAL_SECONDS = 1.0
 _PAUSES = (0.1, 0.2, 0.4)
-"""Seconds between two tries of a hub that cannot be reached: it may be back at any moment."""
+"""Seconds between two tries of an exchange that cannot be reached: it may be back at any moment."""
 _REFUSED_PAUSES = (1.0, 2.0, 5.0, 10.0)
 """Of one that refuses, or whose connection ends at once."""
 _LASTED_SECONDS = 5.0
@@ -46,7 +47,7 @@ class Dialler:
     """Connects, again and again.
 
     Args:
-        address: the hub's.
+        address: the exchange's.
         runtime: a private folder.
     """
 
@@ -81,10 +82,10 @@ class Dialler:
                     self._say(why)
                 except (OSError, TimeoutError) as error:
                     unreached += 1
-                    self._say(f"the hub cannot be reached: {describe(error)}")
+                    self._say(f"the exchange cannot be reached: {describe(error)}")
                 except (Refused, LinkError) as error:
                     refused += 1
-                    self._say(f"the hub refuses this agent: {describe(error)}")
+                    self._say(f"the exchange refuses this agent: {describe(error)}")
                 await asyncio.sleep(_pause(unreached, refused))
         finally:
             self._forkservers.close()
@@ -122,7 +123,7 @@ def _pause(unreached: int, refused: int) -> float:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m python_mp.agent", description=__doc__)
     add = parser.add_argument
-    add("--connect", required=True, metavar="HOST:PORT", help="the hub, on Triton's host")
+    add("--connect", required=True, metavar="HOST:PORT", help="the exchange, on Triton's host")
     add("--name", default=socket.gethostname(), help="this host's; each agent has one of its own")
     add("--token-file", type=Path, metavar="FILE", help="else AGENT_TOKEN")
     add("--cache", type=Path, metavar="DIR", help="for artifacts that are not at the leader's path")

@@ -1,4 +1,4 @@
-"""The hub's side of an agent: the ranks on that host, and whether anything is heard of it."""
+"""The exchange's side of an agent: the ranks on that host, and whether anything is heard of it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Protocol
 
 from ..machine.vital import Vital
 from ..model.errors import describe
-from ..wire.hub_line import End
+from ..wire.exchange_line import End
 from ..wire.message import MAX_MESSAGE, Kind, Message
-from .artifact import Artifact
+from .contents import Artifact
 from .fetching import PIECE
 from .link import CONTROL, Frame, Link, LinkError
 
-log = logging.getLogger("hub")
+log = logging.getLogger("exchange")
 
 PULSE_SECONDS = 1.0
 _LONGEST = 1 << 20

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..model.errors import LoadError
 from ..model.manifest import sha256
-from .artifact import Artifact, File
+from .contents import Artifact, File
 
 PIECE = 1 << 18
 Fetch = Callable[[str, str, int], Awaitable[bytes]]

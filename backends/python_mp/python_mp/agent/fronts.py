@@ -1,4 +1,4 @@
-"""The hub's side of a front: one generation of a replica, and its ranks on other hosts."""
+"""The exchange's side of a front: one generation of a replica, and its ranks on other hosts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..machine.vital import Vital
 from ..model.errors import InvalidInput, describe
 from ..model.rank_spec import RankSpec
 from ..wire.arena import Arena
-from ..wire.hub_line import DESCRIPTORS, MAX_ORDER, End, Vitals
+from ..wire.exchange_line import DESCRIPTORS, MAX_ORDER, End, Vitals
 from ..wire.message import MAX_MESSAGE, Kind, Message
 from .agents import Agent
-from .artifact import Artifact
+from .contents import Artifact
 
-log = logging.getLogger("hub")
+log = logging.getLogger("exchange")
 
 
 class Block:

@@ -1,11 +1,11 @@
-"""How agent and hub prove to each other that they have the same token, which never travels.
+"""How agent and exchange prove to each other that they have the same token, which never travels.
 
-    hub --> agent    nonce
-    agent --> hub    nonce, name, versions, proof of the token over all of these
-    hub --> agent    proof over the same; or REFUSED, and why
+    exchange --> agent    nonce
+    agent --> exchange    nonce, name, versions, proof of the token over all of these
+    exchange --> agent    proof over the same; or REFUSED, and why
 
-Both nonces are new each time, so that what was overheard proves nothing later. A hub that knows the
-token checks what the agent is before it proves itself.
+Both nonces are new each time, so that what was overheard proves nothing later. The
+exchange looks at what the agent is before it proves itself.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ async def greet(link: Link, token: bytes, name: str, versions: Mapping[str, str]
     """The agent's side.
 
     Raises:
-        Refused: the hub will not have it, or has not the token.
-        LinkError: it does not speak as a hub does.
+        Refused: the exchange will not have it, or has not the token.
+        LinkError: it does not speak as an exchange does.
     """
     theirs = _nonce(await _hear(link))
     hello = {"nonce": secrets.token_hex(_NONCE_BYTES), "name": name, "versions": dict(versions)}
-    said = json.dumps({"hub": theirs, **hello})
+    said = json.dumps({"exchange": theirs, **hello})
     _say(link, said=said, proof=_proof(token, "agent", said))
     answer = await _hear(link)
-    if not _is_proof(answer.get("proof"), token, "hub", said):
-        raise Refused("the hub has another token than this agent (AGENT_TOKEN)")
+    if not _is_proof(answer.get("proof"), token, "exchange", said):
+        raise Refused("the exchange has another token than this agent (AGENT_TOKEN)")
     return Greeted(name, float(answer["lease"]))
 
 
 async def welcome(
     link: Link, token: bytes, lease: float, object_to: Callable[[str, Mapping[str, str]], str]
 ) -> Greeted:
-    """The hub's side.
+    """The exchange's side.
 
     Args:
         object_to: given name and versions, says why such an agent is not wanted; empty if it is.
@@ -72,16 +72,16 @@ async def welcome(
     answer = await _hear(link)
     said = _text(answer, "said")
     if not _is_proof(answer.get("proof"), token, "agent", said):
-        _refuse(link, "the agent has another token than the hub (AGENT_TOKEN)")
+        _refuse(link, "the agent has another token than the exchange (AGENT_TOKEN)")
     hello = _json(said)
-    if hello.get("hub") != mine:
+    if hello.get("exchange") != mine:
         _refuse(link, "the agent repeats what was said at another time")
     name, versions = _text(hello, "name"), hello.get("versions")
     if not _NAME.fullmatch(name) or not isinstance(versions, dict):
         raise LinkError("an agent without a name")
     if why := object_to(name, versions):
         _refuse(link, why)
-    _say(link, proof=_proof(token, "hub", said), lease=lease)
+    _say(link, proof=_proof(token, "exchange", said), lease=lease)
     return Greeted(name, lease)
 
 

@@ -18,8 +18,8 @@ from ..model.errors import describe
 from ..model.rank_spec import RankSpec
 from ..wire.message import MAX_MESSAGE, Kind, Message
 from .agents import PULSE_SECONDS
-from .artifact import Artifact
 from .blocks import Block
+from .contents import Artifact
 from .fetching import PIECE, Cache
 from .link import CONTROL, Frame, Link, LinkError
 
@@ -56,10 +56,10 @@ class Forkservers:
 
 
 class Connected:
-    """One connection to the hub, and the ranks that were started over it: they end with it.
+    """One connection to the exchange, and the ranks that were started over it: they end with it.
 
     Args:
-        lease: seconds without a word of the hub after which it counts as lost.
+        lease: seconds without a word of the exchange after which it counts as lost.
     """
 
     def __init__(
@@ -81,20 +81,20 @@ class Connected:
     async def serve(self) -> str:
         """Until the connection ends; why it did. No rank is left then."""
         pulse = asyncio.create_task(self._pulse())
-        why = "the hub has hung up"
+        why = "the exchange has hung up"
         try:
             while frame := await self._link.receive():
                 self._take(frame)
         except OSError as error:
-            why = f"the connection to the hub broke: {describe(error)}"
+            why = f"the connection to the exchange broke: {describe(error)}"
         except Exception as error:
-            log.exception("the hub said what no hub says")
+            log.exception("the exchange said what no exchange says")
             why = describe(error)
         finally:
             pulse.cancel()
             self._end()
         if self._silence >= self._lease:
-            why = f"no word of the hub for {self._lease:g} s"
+            why = f"no word of the exchange for {self._lease:g} s"
         return why
 
     @property
@@ -129,7 +129,7 @@ class Connected:
             if kind is Kind.FETCH and self._wanted:
                 self._wanted.popleft().set_result(frame.payload)
             elif kind is not Kind.PULSE:
-                raise LinkError(f"the hub says {kind.name}")
+                raise LinkError(f"the exchange says {kind.name}")
             return
         if kind is Kind.START:
             task = self._run(self._start(frame.channel, json.loads(frame.payload)))

@@ -1,4 +1,4 @@
-"""A connection between an agent and the hub: frames over TCP, or TLS.
+"""A connection between an agent and the exchange: frames over TCP, or TLS.
 
     size u32 | channel u32 | message size u32 | message | payload
               <----------------- `size` bytes ------------------>
@@ -63,7 +63,9 @@ class Link:
         """Of the other host."""
         return str(self._writer.get_extra_info("peername")[0])
 
-    def send(self, channel: int, message: Message | bytes, payload: bytes | memoryview = b"") -> None:
+    def send(
+        self, channel: int, message: Message | bytes, payload: bytes | memoryview = b""
+    ) -> None:
         """Does not wait: what is under way is bounded by the slots of the ranks' arenas. Nothing is
         sent on a connection that has ended; its reader hears of that."""
         if self._writer.is_closing():
@@ -93,13 +95,13 @@ class Link:
         (size,), (channel, said) = _SIZE.unpack_from(head), _HEADER.unpack_from(head, _SIZE.size)
         left = size - _HEADER.size
         if not 0 <= said <= min(left, MAX_MESSAGE) or size > self.most(channel):
-            raise LinkError(f"a frame of {size} bytes, of which {said} are its message")
+            raise LinkError("a frame that is too long, or shorter than its message")
         if (body := await self._read(left)) is None:
             return None
         try:
             return Frame(channel, Message.decode(body[:said]), body[said:])
-        except ValueError as error:
-            raise LinkError(str(error)) from None
+        except ValueError:
+            raise LinkError("a message that is cut or damaged") from None
 
     async def _read(self, size: int) -> bytes | None:
         pieces = []

@@ -1,8 +1,8 @@
-"""The token that agents and hub have in common."""
+"""The token that agents and exchange have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from pathlib import Path
 
 VARIABLE = "AGENT_TOKEN"
@@ -13,14 +13,17 @@ class TokenMissing(Exception):
     """There is none, or none that is worth the name."""
 
 
-def read_token(file: Path | None, environment: Mapping[str, str], *, is_local: bool) -> bytes:
-    """The one in the file, else in AGENT_TOKEN, else, on loopback, none.
+def read_token(
+    file: Path | None, environment: MutableMapping[str, str], *, is_local: bool
+) -> bytes:
+    """The one in the file, else in AGENT_TOKEN, which ranks need not know and so is removed from
+    there, else, on loopback, none.
 
     Raises:
         TokenMissing: other hosts are to be reached without one, or it is too short.
         OSError: the file cannot be read.
     """
-    text = file.read_text() if file else environment.get(VARIABLE, "")
+    text = file.read_text() if file else environment.pop(VARIABLE, "")
     token = text.strip().encode()
     if not token and not file and is_local:
         return b""

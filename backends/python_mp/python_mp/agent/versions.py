@@ -31,7 +31,9 @@ def difference(theirs: Mapping[str, str]) -> str:
     unlike = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
     if not unlike:
         return ""
-    told = ", ".join(f"{key} {_short(theirs.get(key))} (here {_short(ours.get(key))})" for key in unlike)
+    told = ", ".join(
+        f"{key} {_short(theirs.get(key))} (here {_short(ours.get(key))})" for key in unlike
+    )
     return f"the agent has {told}: install the same release and libraries on all hosts"
 
 

@@ -19,6 +19,8 @@ class Step(NamedTuple):
     """Of these, for its peers."""
     padded: int
     """Places of its rectangles that no row was in."""
+    host: str = ""
+    """Where it is, if not on this host."""
 
 
 @dataclass

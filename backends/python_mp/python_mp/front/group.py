@@ -31,18 +31,17 @@ from ..wire.sockets import Connection
 from .bounds import half, slots
 from .flights import Flight, Flights, Step
 from .inbox import GroupEnded, Inbox
-from .meeting import Meeting
 from .place.cores import CpuSet, quota, threads
+from .rendezvous import Rendezvous
 from .supervise import scratch
 from .supervise.forkserver_client import ForkserverClient
 from .supervise.other_hosts import Hosts, OtherRank
 from .supervise.process import DIE_SECONDS, Rank, RankProcess, wait_all
+from .supervise.stacks import Stacks
 
 _ABORT = b"\1\0\0\0"
 """Into the first bytes of the collectives' region: every wait there ends."""
 _STOP_SECONDS = 5.0
-_STACK_SECONDS, _FAR_STACK_SECONDS = 0.3, 1.0
-_MOST_STACK_BYTES = 16 << 10
 
 
 class State(Enum):
@@ -64,7 +63,7 @@ class Group:
         self._slots = slots(config)
         self.flights = Flights(self._slots, set(range(sizes.tensor_parallel_size)), config.depth)
         self._parted = False
-        self._meeting = Meeting()
+        self._rendezvous = Rendezvous()
         self.ranks: list[Rank] = []
         self.phases: dict[str, float] = {}
         """Seconds of the start."""
@@ -73,8 +72,10 @@ class Group:
         with ExitStack() as held:
             self._arena = Arena.create(self._slots, half(config))
             held.callback(self._arena.close)
-            self._region = _memory_file("collectives", held)
-            self._stacks = _memory_file("stacks", held)
+            self._region = os.memfd_create("python_mp-collectives", os.MFD_CLOEXEC)
+            held.callback(os.close, self._region)
+            self._stacks = Stacks()
+            held.callback(self._stacks.close)
             self.inbox = Inbox()
             held.callback(self.inbox.close)
             self._held = held.pop_all()
@@ -125,7 +126,7 @@ class Group:
             look()
             for rank, message in self.inbox.wait(min(left, interval)):
                 if message.kind is Kind.STORE:
-                    self._meeting.hear(self.ranks[rank].connection, message.text)
+                    self._rendezvous.hear(self.ranks[rank].connection, message.text)
                     continue
                 loading.discard(rank)
                 self._book(json.loads(message.text))
@@ -133,21 +134,11 @@ class Group:
 
     def read_stacks(self) -> str:
         """What ranks have written there: on a crash by themselves, or when asked."""
-        return os.pread(self._stacks, _MOST_STACK_BYTES, 0).decode(errors="replace").strip()
+        return self._stacks.read()
 
     def ask_for_stacks(self) -> None:
-        """One after the other, so that they do not mix. The group must be about to end."""
-        for rank in self.ranks:
-            state = rank.vital().state
-            os.write(self._stacks, f"rank {rank.rank}, {state}:\n".encode())
-            if state in "TtZX":  # It will write nothing.
-                continue
-            before = os.fstat(self._stacks).st_size
-            rank.ask_for_stacks()
-            deadline = time.monotonic() + (_STACK_SECONDS if rank.pid else _FAR_STACK_SECONDS)
-            while os.fstat(self._stacks).st_size == before and time.monotonic() < deadline:
-                time.sleep(0.005)
-            time.sleep(0.005)  # A stack comes in several writes.
+        """The group must be about to end."""
+        self._stacks.ask(self.ranks)
 
     def refuse_batches(self) -> None:
         """From now on."""
@@ -221,7 +212,7 @@ class Group:
         flight = self.flights.of_batch(message.batch)
         flight.waiting_for.discard(rank)
         seconds = message.compute_ns / 1e9, message.waited_ns / 1e9
-        flight.steps.append(Step(rank, *seconds, message.padded))
+        flight.steps.append(Step(rank, *seconds, message.padded, self.ranks[rank].host))
         if message.kind is Kind.REFUSED:
             flight.refusal = Refusal.decode(message.text)
             flight.refused_by.add(rank)
@@ -255,9 +246,9 @@ class Group:
             control, arena = theirs.fileno(), self._arena.fd
             process: Rank
             if hosts and spec.host:
-                process = OtherRank(hosts, spec, ours, [control, arena, self._stacks])
+                process = OtherRank(hosts, spec, ours, [control, arena, self._stacks.fd])
             else:
-                descriptors = [control, arena, self._region, self._stacks]
+                descriptors = [control, arena, self._region, self._stacks.fd]
                 process = RankProcess(forkserver, spec, ours, descriptors)
         self._held.callback(process.close)
         self.ranks.append(process)
@@ -297,10 +288,3 @@ class Group:
         self.blocks = min(blocks, self.blocks) if self.blocks else blocks
         for phase, seconds in said.items():
             self.phases[phase] = max(seconds, self.phases.get(phase, 0.0))
-
-
-def _memory_file(name: str, held: ExitStack) -> int:
-    """Its descriptor, which is closed with the others that are held."""
-    descriptor = os.memfd_create(f"python_mp-{name}", os.MFD_CLOEXEC)
-    held.callback(os.close, descriptor)
-    return descriptor

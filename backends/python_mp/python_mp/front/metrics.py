@@ -162,8 +162,9 @@ class Metrics:
         self.observe("request_seconds", *(now - r.arrived for r in flight.batch.ended))
         self.count("tokens_padded_total", max((step.padded for step in flight.steps), default=0))
         for step in flight.steps:
-            self.observe("forward_seconds", step.compute, rank=step.rank)
-            self.observe("collective_wait_seconds", step.waited, rank=step.rank)
+            where = {"rank": step.rank} | ({"host": step.host} if step.host else {})
+            self.observe("forward_seconds", step.compute, **where)
+            self.observe("collective_wait_seconds", step.waited, **where)
 
     def flush(self) -> None:
         """Passes on what changed since the last time."""

@@ -9,8 +9,8 @@
 Replica r owns active instance r and the r-th block of passive ones, in config order.
 Rank = stage x tensor_parallel_size + tensor rank.
 
-With `hosts` = N a replica's ranks stand in N equal blocks. Only the first, on Triton's own host, has
-instances; rank i of a later block has kind and device of rank i of the first one, on its own host.
+With `hosts` = N a replica's ranks stand in N equal blocks. Only the first, on Triton's own host,
+has instances; rank i of a later block has kind and device of rank i of the first, on its own host.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def replicas(config: ModelConfig) -> tuple[ReplicaLayout, ...]:
         sizes = config.parameters
         raise ConfigError(
             f"tensor_parallel_size {sizes.tensor_parallel_size} x pipeline_parallel_size "
-            f"{sizes.pipeline_parallel_size} = {config.world_size} ranks a replica, "
-            f"{_on_one_host(config)}so "
+            f"{sizes.pipeline_parallel_size} = {config.world_size} ranks a replica, so "
             f"{len(active)} active instances need {len(active) * shards} passive ones; "
             f"instance_group has {len(active)} active and {len(passive)} passive"
+            f"{_on_one_host(config)}"
         )
     return tuple(
         _replica(config, index, (lead, *passive[index * shards : (index + 1) * shards]))
@@ -130,7 +130,10 @@ def _replica(config: ModelConfig, index: int, instances: tuple[Instance, ...]) -
 
 def _on_one_host(config: ModelConfig) -> str:
     hosts = config.parameters.hosts
-    return f"{config.ranks_per_host} on each of {hosts} hosts, " if hosts > 1 else ""
+    here = config.ranks_per_host
+    return (
+        f"; of {hosts} hosts only Triton's own has instances, {here} a replica" if hosts > 1 else ""
+    )
 
 
 def _check_devices(config: ModelConfig, index: int, devices: list[int]) -> None:

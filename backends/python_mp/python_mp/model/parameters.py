@@ -127,9 +127,9 @@ def _check_hosts(parameters: Parameters, ranks: int) -> None:
     each = ranks // hosts
     if ranks % hosts or (each % width and width % each):
         raise ConfigError(
-            f"hosts {hosts} does not divide a replica's {ranks} ranks into equal sets of whole"
-            f" stages, or a stage's {width} ranks into equal parts: change hosts,"
-            " tensor_parallel_size or pipeline_parallel_size"
+            f"parameter 'hosts' is '{hosts}'; each host has equally many of a replica's {ranks}"
+            f" ranks, so there are at most {ranks}, and these are whole stages, or an equal part of"
+            f" one stage's {width}"
         )
     if parameters.collectives == "shm":
         raise ConfigError("collectives 'shm' is for ranks of one host; with hosts take 'auto'")

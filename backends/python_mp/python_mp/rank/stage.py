@@ -24,10 +24,10 @@ from ..sharding.shard import Shard
 from ..sharding.source import Source, read
 from .cache import most_running, open_cache
 from .collectives import Communicator, connect
+from .control_store import ControlStore
 from .device import CPU, CudaDevice, Device, Landing, of_index
 from .graphs import Given, Graphs
 from .handover import Handover, Hidden
-from .meeting_store import MeetingStore
 from .static_rows import StaticRows, possible
 from .static_steps import StaticSteps
 from .warm_up import warm_up
@@ -225,7 +225,7 @@ def _connect(spec: RankSpec, device: torch.device) -> Communicator:
         stage=spec.stage,
         stages=sizes.pipeline_parallel_size,
         region=f"/proc/self/fd/{spec.region_fd}",
-        store=MeetingStore(spec.control_fd) if sizes.hosts > 1 else spec.store,
+        store=ControlStore(spec.control_fd) if sizes.hosts > 1 else spec.store,
         device=device,
         hang_seconds=sizes.hang_seconds,
     )

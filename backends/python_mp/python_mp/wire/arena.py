@@ -100,7 +100,9 @@ class Arena:
 
     def _used(self, index: int, tensors: Mapping[str, Placed]) -> memoryview:
         end = max((place.end for place in tensors.values()), default=0)
-        sound = all(place.offset >= 0 and min(place.shape, default=0) >= 0 for place in tensors.values())
+        sound = all(
+            place.offset >= 0 and min(place.shape, default=0) >= 0 for place in tensors.values()
+        )
         start = index * self._half
         if not sound or end > self._half or not 0 <= start < len(self._memory):
             raise InvalidInput("tensors are said to lie outside of their slot")

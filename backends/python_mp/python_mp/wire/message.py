@@ -59,19 +59,19 @@ class Kind(IntEnum):
     PART = 9
     """Between peers: more tokens of a stream, see `front/schedule/travelling.py`."""
     STORE = 10
-    """While ranks load: a key of the place where they meet, see `front/meeting.py`."""
+    """While ranks load: a key of the place where they meet, see `front/rendezvous.py`."""
     HELLO = 11
     """Between hosts: who speaks, and proof of the token; see `agent/handshake.py`."""
     START = 12
-    """Hub to agent: a rank is to be started."""
+    """Exchange to agent: a rank is to be started."""
     ENDED = 13
-    """Agent to hub: a rank has ended, and how."""
+    """Agent to exchange: a rank has ended, and how."""
     KILL = 14
-    """Hub to agent: end a rank."""
+    """Exchange to agent: end a rank."""
     STACKS = 15
-    """Hub to agent: have a rank write the stacks of its threads. And back: what it wrote."""
+    """Exchange to agent: have a rank write the stacks of its threads. And back: what it wrote."""
     FETCH = 16
-    """Agent to hub: a part of a file is wanted. And back: its bytes."""
+    """Agent to exchange: a part of a file is wanted. And back: its bytes."""
 
 
 class Placed(NamedTuple):

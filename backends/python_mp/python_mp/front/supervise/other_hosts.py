@@ -1,4 +1,4 @@
-"""Ranks on other hosts, as a front sees them: by way of the hub on its own host."""
+"""Ranks on other hosts, as a front sees them: by way of the exchange on its own host."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import os
 import socket
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
 from ...machine.vital import Vital
 from ...model.rank_spec import RankSpec
-from ...wire import hub_line
-from ...wire.departures import address
-from ...wire.hub_line import End, Vitals
+from ...wire import exchange_line
+from ...wire.exchange_line import End, Vitals
 from ...wire.sockets import Connection
 from .process import describe, wait_all
 
@@ -28,20 +26,20 @@ class HostsMissing(Exception):
 
 
 class Hosts:
-    """A generation's line to the hub. When it is closed, its ranks on other hosts are ended.
+    """A generation's line to the exchange. When it is closed, its ranks on other hosts are ended.
 
     Args:
-        number: other hosts that are needed.
+        number: other hosts that are needed, not none.
 
     Raises:
-        HostsMissing: there are fewer, or no hub.
+        HostsMissing: there are fewer, or no exchange.
         OSError: the kernel has no descriptor to give.
     """
 
-    def __init__(self, runtime: Path, number: int) -> None:
+    def __init__(self, number: int) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            said = self._ask(runtime, number)
+            said = self._ask(number)
         except BaseException:
             self._socket.close()
             raise
@@ -58,26 +56,24 @@ class Hosts:
         return self._hosts[host - 1][1] if host else self.leader
 
     def order(self, order: dict[str, Any], descriptors: list[int] | None = None) -> None:
-        """Raises OSError where the hub is gone."""
+        """Raises OSError where the exchange is gone."""
         socket.send_fds(self._socket, [json.dumps(order).encode()], descriptors or [])
 
     def close(self) -> None:
         self._socket.close()
 
-    def _ask(self, runtime: Path, number: int) -> dict[str, Any]:
+    def _ask(self, number: int) -> dict[str, Any]:
         self._socket.settimeout(_ANSWER_SECONDS)
         try:
-            with address(runtime, hub_line.NAME) as path:
-                self._socket.connect(path)
+            self._socket.connect(exchange_line.address(os.environ.get(exchange_line.VARIABLE, "")))
+            if not exchange_line.is_of_this_user(self._socket):
+                raise HostsMissing("the process to which agents connect is another user's")
             self._socket.send(json.dumps({"hosts": number}).encode())
-            answer = self._socket.recv(hub_line.MAX_ORDER)
-        except (FileNotFoundError, ConnectionError, TimeoutError):
+            answer = self._socket.recv(exchange_line.MAX_ORDER)
+        except (ConnectionError, TimeoutError):
             answer = b""
         if not answer:
-            raise HostsMissing(
-                "the process to which agents of other hosts connect is not there: `python -m"
-                " server` starts it, if a model has `hosts` when it starts"
-            )
+            raise HostsMissing("the process to which agents connect, on this host, is not there")
         said = dict(json.loads(answer))
         if "missing" in said:
             raise HostsMissing(str(said["missing"]))
@@ -87,7 +83,9 @@ class Hosts:
 class OtherRank:
     """A rank on another host; as `RankProcess`, but what it asks for takes its time there."""
 
-    def __init__(self, hosts: Hosts, spec: RankSpec, connection: Connection, fds: list[int]) -> None:
+    def __init__(
+        self, hosts: Hosts, spec: RankSpec, connection: Connection, fds: list[int]
+    ) -> None:
         """
         Args:
             fds: its end of the connection, the arena, and the file for stacks.
@@ -152,5 +150,5 @@ class OtherRank:
         return End.decode(said)
 
     def _tell(self, what: str) -> None:
-        with suppress(OSError):  # The hub is gone, and with it the rank.
+        with suppress(OSError):  # The exchange is gone, and with it the rank.
             self._hosts.order({what: self.rank})

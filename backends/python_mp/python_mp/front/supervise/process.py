@@ -1,4 +1,4 @@
-"""One rank, as its front sees it: a process of this host. One of another host is in other_hosts.py."""
+"""One rank, as its front sees it: a process. Those of other hosts are in other_hosts.py."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Rank(Protocol):
     rank: int
     pid: int
     """0 on another host."""
+    host: str
+    """Which one; empty on this one."""
     connection: Connection
     ended_fd: int
     """Readable once it has ended."""
@@ -59,6 +61,8 @@ class Rank(Protocol):
 class RankProcess:
     """Starts the rank at once, as the leader of a process group of its own: what the user's module
     may have started ends with it. Made and reaped by the supervisor's thread."""
+
+    host = ""
 
     def __init__(
         self,

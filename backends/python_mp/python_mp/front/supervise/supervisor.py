@@ -27,18 +27,14 @@ from ..place.cores import CpuSet
 from ..status import State, Status
 from . import scratch
 from .forkserver_client import ForkserverClient, ForkserverLost
-from .other_hosts import Hosts, HostsMissing
+from .host_search import PAUSE_SECONDS, HostSearch
+from .other_hosts import Hosts
 from .patience import Patience
 from .watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 _REFRESH_SECONDS = 1.0
-_HOSTS_SECONDS = 0.1
-"""Between two looks for other hosts."""
-_KEPT_SECONDS = 5.0
-"""For which requests are kept while hosts are missing: an agent that ended is back within two or
-three, if somebody starts it again."""
 
 
 class Owner(Protocol):
@@ -156,7 +152,8 @@ class Supervisor:
 
     def _start(self, group: Group) -> Watchdog:
         began = time.monotonic()
-        deadline = began + self._config.parameters.start_timeout_seconds
+        limit = self._config.parameters.start_timeout_seconds
+        deadline = began + limit
         is_new = self._forkserver is None
         forkserver = self._any_forkserver()
         watchdog = Watchdog(group, self._config.parameters, forkserver.pid)
@@ -164,8 +161,8 @@ class Supervisor:
         if is_new:
             group.phases["import"] = time.monotonic() - began
         hosts = self._find_hosts(watchdog)
-        if hosts:
-            deadline = time.monotonic() + self._config.parameters.start_timeout_seconds
+        if hosts:  # It was waited for them, and not for the ranks.
+            deadline = time.monotonic() + limit
         group.spawn(forkserver, self._layout, self._cpus, self._runtime, hosts)
         self._metrics.gauge("generation", group.generation)
         group.wait_ready(deadline, self._stopping, watchdog.look, watchdog.interval)
@@ -239,36 +236,23 @@ class Supervisor:
             self._status.refresh()
 
     def _find_hosts(self, watchdog: Watchdog) -> Hosts | None:
-        """Waits for them: a first start no longer than any start may take, a later one for ever.
-        Requests are kept for the time in which an agent that was started anew is back."""
-        number = self._config.parameters.hosts - 1
-        began, said = time.monotonic(), ""
-        while number:
-            try:
-                return Hosts(self._runtime, number)
-            except HostsMissing as missing:
-                said = self._tell_missing(str(missing), time.monotonic() - began, said)
+        parameters, is_first = self._config.parameters, not self._patience.served
+        if parameters.hosts == 1:
+            return None
+        search = HostSearch(self._name, parameters, first=is_first)
+        while not (hosts := search.look()):
+            if search.is_long and not self._down:
+                self._go_down(f"{self._name}: {search.missing}")
             watchdog.look()
-            if self._stopping.wait(_HOSTS_SECONDS):
+            if self._stopping.wait(PAUSE_SECONDS):
                 raise GroupEnded("stopped while it started")
             self._status.refresh()
-        return None
+        return hosts
 
-    def _tell_missing(self, why: str, seconds: float, said: str) -> str:
-        """What was said of it, and was now."""
-        reason = f"{self._name}: {why}"
-        if not self._patience.served:
-            most = self._config.parameters.start_timeout_seconds
-            if seconds >= most:
-                raise GroupEnded(f"{why}; it waited {most} s for them", killed=True)
-        elif seconds >= _KEPT_SECONDS and not self._down:
-            self._down = reason
-            self._status.write(State.DOWN, reason=reason, generation=self._generation)
-            self._owner.gave_up(reason)
-        if said:
-            return said
-        log.warning("%s; it waits for them", reason)
-        return why
+    def _go_down(self, reason: str) -> None:
+        self._down = reason
+        self._status.write(State.DOWN, reason=reason, generation=self._generation)
+        self._owner.gave_up(reason)
 
     # -- the forkserver --------------------------------------------------------------------------
 

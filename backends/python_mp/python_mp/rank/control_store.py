@@ -1,4 +1,4 @@
-"""The rank's side of front/meeting.py: what torch.distributed takes for a store."""
+"""The rank's side of front/rendezvous.py: what torch.distributed takes for a store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..wire.message import Kind, Message
 from ..wire.sockets import Connection
 
 
-class MeetingStore(Store):
+class ControlStore(Store):
     """Of a rank that loads; once it serves its socket has batches, and nothing is asked any more.
 
     Args:

@@ -1,15 +1,15 @@
-"""Between a front and the hub of its host: a socket of orders, JSON, a datagram each (SEQPACKET).
+"""Between a front and the exchange of its host: orders, JSON, a datagram each (SEQPACKET).
 
-    front                                               hub
-    {"hosts": N}                                        {"leader": ADDRESS, "hosts": [[NAME, ADDRESS], ...]}
-                                                        or {"missing": SENTENCE}
-    {"start": RANK, "spec": RankSpec} + descriptors     nothing
-    {"kill": RANK}, {"stacks": RANK}                    nothing
+    front                                            exchange
+    {"hosts": N}                                     {"leader": ADDRESS, "hosts": [[NAME, ADDRESS]]}
+                                                     or {"missing": SENTENCE}
+    {"start": RANK, "spec": RankSpec} + descriptors
+    {"kill": RANK}, {"stacks": RANK}
 
 A front has a connection for each generation; with it go the ranks that were started over it.
-A rank's descriptors, in this order: the hub's end of its socket, the arena, the file for stacks,
-the file where `Vitals` are, and a pipe, whose end of file is the rank's end; what it says before
-that is `End`.
+A rank's descriptors, in this order: the exchange's end of its socket, the arena, the file for
+stacks, the file where `Vitals` are, and a pipe, whose end of file is the rank's end; what it says
+before that is `End`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import os
 import socket
 import struct
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from ..machine.vital import Vital
 
-NAME = "hub"
-"""Of the hub's socket in the run-time folder."""
+VARIABLE = "PYTHON_MP_EXCHANGE"
+"""In the environment of fronts: the name of the exchange's socket. There is no file of it, so that
+nothing can be left behind."""
 MAX_ORDER = 1 << 20
 DESCRIPTORS = 5
 _VITALS = struct.Struct("<cxxxxxxxd")
@@ -46,8 +46,8 @@ class End:
 
     @classmethod
     def decode(cls, data: bytes) -> End:
-        """Nothing was said where the hub itself is gone."""
-        return cls(**json.loads(data)) if data else cls(lost="the hub on this host has ended")
+        """Nothing was said where the exchange itself is gone."""
+        return cls(**json.loads(data)) if data else cls(lost="the exchange on this host has ended")
 
 
 class Vitals(NamedTuple):
@@ -72,5 +72,6 @@ def is_of_this_user(connection: socket.socket) -> bool:
     return bool(_CREDENTIALS.unpack(raw)[1] == os.geteuid())
 
 
-def socket_path(runtime: Path) -> Path:
-    return runtime / NAME
+def address(name: str) -> str:
+    """Of a socket of that name; see unix(7), abstract socket address."""
+    return f"\0{name}"

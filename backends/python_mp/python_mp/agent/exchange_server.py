@@ -1,6 +1,6 @@
-"""The hub, on Triton's host: agents of other hosts dial it, fronts ask it for ranks there.
+"""The exchange, on Triton's host: agents of other hosts dial it, fronts ask it for ranks there.
 
-    python -m python_mp.agent.hub RUNTIME --host ADDRESS --port PORT
+    python -m python_mp.agent.exchange_server NAME --host ADDRESS --port PORT
 
 It relays what fronts and those ranks tell each other, and has no part in it. When it ends, so do
 the ranks on all other hosts, and their fronts start anew once it is back.
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
@@ -21,8 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..model.errors import describe
-from ..wire.departures import address
-from ..wire.hub_line import NAME, is_of_this_user
+from ..wire.exchange_line import address, is_of_this_user
 from . import handshake, tls
 from .agents import Agent
 from .fronts import Front
@@ -31,58 +31,57 @@ from .link import Link, LinkError
 from .shared_token import TokenMissing, read_token
 from .versions import difference
 
-log = logging.getLogger("hub")
+log = logging.getLogger("exchange")
 
 LEASE_SECONDS = 5.0
 PORT = 8005
 _MOST_STRANGERS = 32
 """Connections at a time that have not said who they are."""
+_AGAIN_SECONDS, _MOST_SAID = 60.0, 256
 _TAKEN_SECONDS = 2.0
 """An agent that was heard of so recently is there: another one of its name is a mistake."""
 
 
-class Hub:
+class Exchange:
     """
     Args:
-        runtime: the run's private folder, where fronts find it.
+        name: of the socket where fronts find it.
     """
 
-    def __init__(self, runtime: Path, token: bytes, lease: float) -> None:
-        self._runtime = runtime
+    def __init__(self, name: str, token: bytes, lease: float) -> None:
+        self._name = name
         self._token = token
         self._lease = lease
         self._agents: dict[str, Agent] = {}
-        self._strangers = 0
+        self._strangers: dict[Link, None] = {}
+        """The oldest one first."""
+        self._said: dict[str, float] = {}
         self._lost: dict[str, tuple[float, str]] = {}
-        self._fronts: list[Front] = []
 
     def listen_to_fronts(self) -> None:
         """Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        (self._runtime / NAME).unlink(missing_ok=True)
-        with address(self._runtime, NAME) as path:
-            listener.bind(path)
+        listener.bind(address(self._name))
         listener.listen(128)
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Somebody has dialled; until the connection ends."""
         link = Link(reader, writer)
-        if self._strangers >= _MOST_STRANGERS:
-            link.close()
-            return
-        self._strangers += 1
+        self._strangers[link] = None
+        if len(self._strangers) > _MOST_STRANGERS:  # Nobody keeps agents out by saying nothing.
+            next(iter(self._strangers)).close()
         try:
             async with asyncio.timeout(handshake.SECONDS):
                 welcomed = handshake.welcome(link, self._token, self._lease, self._object)
                 name = (await welcomed).name
                 await link.drain()
         except (Refused, LinkError, OSError, TimeoutError) as error:
-            log.warning("a connection from %s is refused: %s", link.address, describe(error))
+            self._say(f"a connection from {link.address} is refused: {describe(error)}")
             writer.close()
             return
         finally:
-            self._strangers -= 1
+            self._strangers.pop(link, None)
         await self._serve(Agent(name, link, self._lease))
 
     def choose(self, number: int) -> list[Agent] | str:
@@ -95,7 +94,9 @@ class Hub:
             f"; {name} was lost {time.monotonic() - at:.0f} s ago: {why}"
             for name, (at, why) in sorted(self._lost.items())
         )
-        return f"it needs agents on {number} other hosts, and {len(there)} are connected{names}{lost}"
+        return (
+            f"it needs agents on {number} other hosts, and {len(there)} are connected{names}{lost}"
+        )
 
     async def _serve(self, agent: Agent) -> None:
         if before := self._agents.get(agent.name):
@@ -110,6 +111,16 @@ class Hub:
             del self._agents[agent.name]
             self._lost[agent.name] = time.monotonic(), why
         log.warning("host %s is lost: %s", agent.name, why)
+
+    def _say(self, text: str) -> None:
+        """Not again within a minute: nobody fills the log by dialling."""
+        now = time.monotonic()
+        if now - self._said.get(text, -math.inf) < _AGAIN_SECONDS:
+            return
+        if len(self._said) >= _MOST_SAID:
+            self._said.clear()
+        self._said[text] = now
+        log.warning("%s", text)
 
     def _object(self, name: str, versions: Mapping[str, str]) -> str:
         known = self._agents.get(name)
@@ -130,10 +141,10 @@ class Hub:
 
 async def serve(ours: argparse.Namespace, token: bytes) -> None:
     """Until SIGTERM."""
-    hub = Hub(ours.runtime, token, ours.lease_seconds)
-    hub.listen_to_fronts()
-    encryption = tls.of_hub(ours)
-    server = await asyncio.start_server(hub.greet, ours.host, ours.port, ssl=encryption)
+    exchange = Exchange(ours.name, token, ours.lease_seconds)
+    exchange.listen_to_fronts()
+    encryption = tls.of_exchange(ours)
+    server = await asyncio.start_server(exchange.greet, ours.host, ours.port, ssl=encryption)
     log.info("agents may connect to %s:%d", ours.host, server.sockets[0].getsockname()[1])
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -142,14 +153,16 @@ async def serve(ours: argparse.Namespace, token: bytes) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m python_mp.agent.hub", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m python_mp.agent.exchange_server", description=__doc__
+    )
     add = parser.add_argument
-    add("runtime", type=Path, help="the run's private folder")
+    add("name", help="of the socket where fronts find it (PYTHON_MP_EXCHANGE of tritonserver)")
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=PORT)
     add("--token-file", type=Path, metavar="FILE", help="else AGENT_TOKEN")
     add("--lease-seconds", type=float, default=LEASE_SECONDS, metavar="S")
-    tls.add_to_hub(parser)
+    tls.add_to_exchange(parser)
     return parser.parse_args(arguments)
 
 
@@ -160,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         local = ipaddress.ip_address(ours.host).is_loopback
         asyncio.run(serve(ours, read_token(ours.token_file, os.environ, is_local=local)))
     except (TokenMissing, OSError, ValueError) as error:
-        print(f"hub: {describe(error)}", file=sys.stderr)
+        print(f"exchange: {describe(error)}", file=sys.stderr)
         return 1
     return 0
 

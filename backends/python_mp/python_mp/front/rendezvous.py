@@ -1,7 +1,7 @@
 """Where ranks on several hosts meet: keys that each sets and gets, over their own sockets.
 
 So no host needs a further port for it, and nobody else can take part. It lasts while the ranks of
-one generation load; the rank's side is rank/meeting_store.py.
+one generation load; the rank's side is rank/control_store.py.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ..wire.sockets import Connection
 _MOST_KEYS = 1 << 16
 
 
-class Meeting:
+class Rendezvous:
     """
-    What a rank asks, as JSON: `["set", key, value]`, `["add", key, number]`, `["get", key]`, which is
-    answered once the key is there, and `["check", key...]`. Values are hexadecimal.
+    What a rank asks, as JSON: `["set", key, value]`, `["add", key, number]`, `["get", key]`, which
+    is answered once the key is there, and `["check", key...]`. Values are hexadecimal.
     """
 
     def __init__(self) -> None:

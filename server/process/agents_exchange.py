@@ -1,0 +1,102 @@
+"""The exchange, to which agents of other hosts connect, beside a server, which starts it anew."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Self
+
+from python_mp.machine.net import Net
+from python_mp.model import pbtxt
+from python_mp.wire.exchange_line import VARIABLE
+from server.endpoints import Endpoints
+from server.process.beside import Beside, spawn
+from server.watch import repository
+from server.watch.backoff import Backoff
+
+PREFIX = "agent_"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those that begin with --agent; all but the first three are the exchange's own."""
+    add = parser.add_argument
+    add("--agents", action="store_true", help="let agents connect, though no model has hosts yet")
+    add("--agent-host", help="address to listen on for agents of other hosts (AGENT_HOST)")
+    add("--agent-port", type=int, metavar="PORT")
+    add("--agent-token-file", metavar="FILE", help="what they must know; else AGENT_TOKEN")
+    add("--agent-lease-seconds", metavar="S", help="of silence after which a host is lost")
+    add("--agent-tls-certificate", metavar="PEM", help="encrypts their connections")
+    add("--agent-tls-key", metavar="PEM")
+    add("--agent-tls-client-ca", metavar="PEM", help="whose certificates agents must have")
+
+
+def options(ours: argparse.Namespace) -> list[str]:
+    """Of the exchange, as they were given."""
+    names = ("token_file", "lease_seconds", "tls_certificate", "tls_key", "tls_client_ca")
+    given = {name: getattr(ours, PREFIX + name) for name in names}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value]
+
+
+def spans_hosts(folder: Path) -> bool:
+    """Whether a model of this repository has `hosts`; what cannot be read has not."""
+    return any(_hosts(folder / model / repository.CONFIG) for model in repository.models(folder))
+
+
+def _hosts(config: Path) -> bool:
+    try:
+        parameters = pbtxt.parse(config.read_text()).get("parameters", [])
+    except (OSError, ValueError):
+        return False
+    return any(
+        each.get("key") == ["hosts"] and each["value"][0]["string_value"] != ["1"]
+        for each in parameters
+        if isinstance(each, dict) and each.get("value")
+    )
+
+
+class AgentsExchange(Beside):
+    """A context in which `python -m python_mp.agent.exchange_server` runs."""
+
+    KILL_AFTER = 2.0
+
+    def __init__(
+        self,
+        name: str,
+        endpoints: Endpoints,
+        options: list[str],
+        net: Net,
+        say: Callable[[str], None],
+    ) -> None:
+        super().__init__("the exchange", net, say)
+        self._socket = name
+        self._endpoints = endpoints
+        self._options = options
+        self._backoff = Backoff()
+
+    def __enter__(self) -> Self:
+        self._say(f"agents connect to {self._endpoints.agent_host}:{self._endpoints.agents}")
+        return super().__enter__()
+
+    def start(self) -> subprocess.Popen[str]:
+        host, port = self._endpoints.agent_host, self._endpoints.agents
+        where = self._socket, f"--host={host}", f"--port={port}"
+        return spawn("python_mp.agent.exchange_server", *where, *self._options, output=None)
+
+    def ended(self, code: int) -> float:
+        now = time.monotonic()
+        self._say(f"the exchange ended with status {code}; starting it again")
+        return max(0.0, self._backoff.failed(now) - now)
+
+
+def new_name() -> str:
+    """Of a socket where nobody else listens."""
+    return f"python_mp-exchange-{secrets.token_hex(8)}"
+
+
+def environment(name: str) -> Mapping[str, str]:
+    """By which fronts find it."""
+    return {VARIABLE: name}
