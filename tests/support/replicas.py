@@ -46,9 +46,10 @@ def counted(replica: Served, *names: str) -> list[float]:
 
 def lone_rank(config: ModelConfig, device: int = -1) -> RankSpec:
     """The only rank of a model, to load its engine inside the test's own process."""
+    nothing: dict[str, Any] = dict.fromkeys(("replica", "rank", "tensor_rank", "stage"), 0)
     return RankSpec(
         source=config.source,
-        **dict.fromkeys(("replica", "rank", "tensor_rank", "stage", "slots", "half"), 0),
+        **nothing | {"slots": 0, "half": 0},
         device=device,
         generation=1,
         world_size=1,

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from enum import Enum, auto
-from itertools import zip_longest
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -102,7 +101,8 @@ class Group:
         began = time.monotonic()
         folder = scratch.make(runtime, layout.index, self.generation)
         self._held.callback(scratch.remove, folder)
-        for placement, cores in zip_longest(layout.ranks, cpus, fillvalue=()):
+        for placement in layout.ranks:
+            cores = () if placement.host else cpus[placement.rank]
             spec = self._spec(layout, placement, cores, folder, hosts)
             self._spawn(spec, forkserver, hosts)
         self.phases["spawn"] = time.monotonic() - began
