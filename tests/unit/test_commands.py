@@ -30,6 +30,7 @@ RUN = {
     r"\S*python -m build_scripts\.build (\w+ )?--check": "tests/unit/test_publish.py",
     r"\S*python -m build_scripts\.plan embed --machine": "tests/unit/test_plan.py",
     r"\S*python -m pytest": ".ci/run",  # all of them
+    r"\S*python -m python_mp\.agent ": "tests/process/test_hosts.py",
     r"make up$": "tests/deploy/test_compose.py",  # as what it calls
     r"docker compose (build|up|exec|run)": "tests/deploy/test_compose.py",
 }
