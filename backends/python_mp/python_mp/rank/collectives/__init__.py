@@ -15,7 +15,7 @@ import importlib
 import logging
 
 import torch
-from torch.distributed import Store
+from torch.distributed.distributed_c10d import Store
 
 from .communicator import Alone, Communicator, Place
 

@@ -13,6 +13,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
 
 from .communicator import DTYPES, Place
 
@@ -30,7 +31,7 @@ class Distributed:
         self,
         backend: str,
         place: Place,
-        store: str | dist.Store,
+        store: str | Store,
         device: torch.device,
         hang_seconds: int = 0,
         address: str = "",

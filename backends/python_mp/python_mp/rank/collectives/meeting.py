@@ -15,7 +15,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 
-from torch.distributed import Store
+from torch.distributed.distributed_c10d import Store
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.distributed import Store
+from torch.distributed.distributed_c10d import Store
 
 from . import stage_link
 from .communicator import Communicator, Place

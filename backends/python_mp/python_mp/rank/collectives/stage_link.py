@@ -96,4 +96,4 @@ def receive(link: TcpLink) -> Tensor:
 
 def as_bytes(x: Tensor) -> memoryview:
     """Of a contiguous tensor on the CPU: its own memory."""
-    return memoryview(x.reshape(-1).view(torch.uint8).numpy())
+    return x.reshape(-1).view(torch.uint8).numpy().data
