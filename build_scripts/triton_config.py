@@ -17,13 +17,15 @@ from python_mp.model.config import ModelConfig
 from python_mp.model.errors import ConfigError
 
 NAME = "config.pbtxt"
+HOSTS = "hosts"
 Tensor = tuple[str, str, tuple[int, ...]]
 
 
 def model_config(
     folder: Path, engine: str, dtype: str, sizes: Mapping[str, int] | None = None
 ) -> ModelConfig:
-    """The model in `folder` as it is served with this engine and dtype.
+    """The model in `folder` as it is served with this engine and dtype, but with all its ranks on
+    this host: so it is built and verified.
 
     Args:
         sizes: `tensor_parallel_size` and `pipeline_parallel_size` in the place of the file's own;
@@ -36,7 +38,17 @@ def model_config(
     for key in ("engine", "dtype"):
         message.parameters.pop(key, None)
     if sizes:
+        message.parameters.pop(HOSTS, None)
         _lay_out(message, sizes)
+    made = _parsed(message, folder, engine, dtype)
+    if made.parameters.hosts > 1:
+        del message.parameters[HOSTS]
+        _lay_out(message, {})
+        made = _parsed(message, folder, engine, dtype)
+    return made
+
+
+def _parsed(message: Any, folder: Path, engine: str, dtype: str) -> ModelConfig:
     filled = json.dumps(_filled(message, folder.name))
     try:
         made = config.parse(filled, str(folder), "1", engine, dtype)

@@ -2,12 +2,14 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 from python_mp.agent.link import GREETING
@@ -15,7 +17,7 @@ from python_mp.model.config import ModelConfig
 from python_mp.model.errors import LoadError, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, HANG, RAISE, SEGFAULT
 from python_mp.wire.exchange_line import VARIABLE
-from tests.support.configs import echo_config
+from tests.support.configs import echo_config, module_config
 from tests.support.other_hosts import Hosts, Program, hosts
 from tests.support.processes import alive, children, until
 from tests.support.replicas import LIMIT, Fault, ask, counted, served, values
@@ -199,3 +201,36 @@ def _messages(random: Random, overheard: bytes) -> list[bytes]:
 def _resident(pid: int) -> int:
     pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+# Each stage adds the sum of its ranks' numbers, and so meets all of them.
+MEETING = """
+import torch
+from torch import nn
+
+class Stage(nn.Module):
+    def __init__(self, shard):
+        super().__init__()
+        self.shard = shard
+
+    def forward(self, batch, hidden):
+        x = batch["X"] if hidden is None else hidden
+        mine = torch.full_like(x, 10.0 ** (2 * self.shard.stage + self.shard.rank))
+        y = x + self.shard.communicator.all_reduce(mine)
+        return {"Y": y} if self.shard.is_last else y
+
+build = Stage
+"""
+
+
+def test_ranks_of_several_hosts_meet(two: Hosts, tmp_path: Path) -> None:
+    """Tensor parallel across, pipeline across, and both; each as on one host."""
+    requests = [{"X": np.array([[n * 10_000.0]], np.float32)} for n in range(20)]
+    for tp, pp, total in ((2, 1, 11), (1, 2, 101), (2, 2, 1111)):
+        sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp, "hosts": 2}
+        shutil.rmtree(tmp_path / "meeting", ignore_errors=True)
+        config = module_config(tmp_path / "meeting", MEETING, (1,), **sizes)
+        with served(config, tmp_path) as replica:
+            answers = [f.result(LIMIT)["Y"].item() for f in replica.ask_all(requests)]
+        assert answers == [n * 10_000 + total for n in range(20)]
+        until(lambda: not ranks_of(two.agents["b"]))

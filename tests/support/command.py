@@ -164,6 +164,7 @@ def variables(endpoints: Endpoints) -> dict[str, str]:
         "METRICS_PORT": str(endpoints.metrics),
         "HEALTH_PORT": str(endpoints.health),
         "OPENAI_PORT": str(endpoints.openai),
+        "AGENT_PORT": str(endpoints.agents),
     }
 
 

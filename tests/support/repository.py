@@ -35,6 +35,7 @@ class Layout:
     replicas: int = 1
     dtype: str = "float32"
     policies: tuple[str, str] = ("", "")
+    hosts: int = 1
 
     @property
     def world_size(self) -> int:
@@ -43,12 +44,13 @@ class Layout:
     @property
     def name(self) -> str:
         pinned = "_pinned" if any(self.policies) else ""
-        return f"tp{self.tp}_pp{self.pp}_x{self.replicas}_{self.dtype}{pinned}"
+        apart = f"_on{self.hosts}" if self.hosts > 1 else ""
+        return f"tp{self.tp}_pp{self.pp}_x{self.replicas}_{self.dtype}{pinned}{apart}"
 
     def instance_group(self) -> str:
         lead, shard = (f'kind: KIND_CPU host_policy: "{each}"' for each in self.policies)
         groups = [f'{{ name: "lead" {lead} count: {self.replicas} }}']
-        if passive := self.replicas * (self.world_size - 1):
+        if passive := self.replicas * (self.world_size // self.hosts - 1):
             groups.append(f'{{ name: "shard" {shard} count: {passive} passive: true }}')
         return f"instance_group [ {', '.join(groups)} ]"
 
@@ -66,7 +68,8 @@ class Layout:
             config,
             flags=re.DOTALL | re.MULTILINE,
         )
-        sizes = {"tensor_parallel_size": self.tp, "pipeline_parallel_size": self.pp}
+        hosts = {"hosts": self.hosts} if self.hosts > 1 else {}
+        sizes = {"tensor_parallel_size": self.tp, "pipeline_parallel_size": self.pp, **hosts}
         return with_parameters(config, sizes)
 
 

@@ -63,6 +63,15 @@ def test_another_layout_is_of_one_replica(tmp_path: Path) -> None:
         ranks(tmp_path, gpus, tensor_parallel_size=4)
 
 
+def test_what_several_hosts_serve_is_built_on_this_one(tmp_path: Path) -> None:
+    hosts = said("pipeline_parallel_size", "2") + said("hosts", "2")
+    text = HEAD + TWO + hosts + "instance_group [ { count: 2 }, { passive: true count: 2 } ]"
+    assert ranks(tmp_path, text) == [[CPU] * 4]
+    assert ranks(tmp_path, text, pipeline_parallel_size=3) == [[CPU] * 6]
+    with pytest.raises(BuildError, match="of 2 hosts only Triton's own has instances, 2 a replica"):
+        ranks(tmp_path, HEAD + TWO + hosts + "instance_group [ { count: 2 } ]")
+
+
 def test_what_cannot_be_served_is_named_with_the_file(tmp_path: Path) -> None:
     for text, sentence in (
         ("nonsense {", "is not valid"),

@@ -24,6 +24,7 @@ from ..sharding.shard import Shard
 from ..sharding.source import Source, read
 from .cache import most_running, open_cache
 from .collectives import Communicator, connect
+from .control_store import ControlStore
 from .device import CPU, CudaDevice, Device, Landing, of_index
 from .graphs import Given, Graphs
 from .handover import Handover, Hidden
@@ -217,8 +218,6 @@ def _check_hardware(manifest: Manifest, device: Device) -> None:
 
 def _connect(spec: RankSpec, device: torch.device) -> Communicator:
     sizes = spec.config.parameters
-    if sizes.hosts > 1:
-        raise LoadError("ranks of several hosts cannot meet yet: leave out the parameter 'hosts'")
     return connect(
         sizes.collectives,
         tensor_rank=spec.tensor_rank,
@@ -226,7 +225,9 @@ def _connect(spec: RankSpec, device: torch.device) -> Communicator:
         stage=spec.stage,
         stages=sizes.pipeline_parallel_size,
         region=f"/proc/self/fd/{spec.region_fd}",
-        store=spec.store,
+        store=ControlStore(spec.control_fd) if sizes.hosts > 1 else spec.store,
+        hosts=sizes.hosts,
+        address=spec.address,
         device=device,
         hang_seconds=sizes.hang_seconds,
     )
