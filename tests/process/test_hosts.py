@@ -71,7 +71,7 @@ def test_another_host_takes_the_place_of_one_that_is_silent(two: Hosts, tmp_path
         assert values([ask(replica, n) for n in range(9)]) == [[n] for n in range(9)]
         assert ranks_of(two.agents["c"])
         silent.signal(signal.SIGCONT)
-        silent.says("no word of the exchange for 2 s", since=1)
+        silent.says("no word of the exchange for 2 s|the exchange has hung up", since=1)
         until(lambda: not any(map(alive, ranks)))
         silent.says("connected to", since=2)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from python_mp.wire.exchange_line import VARIABLE
-from tests.support.processes import ENVIRONMENT
+from tests.support.processes import ENVIRONMENT, ROOT
 
 SECONDS = 30.0
 QUICK = ("--lease-seconds", "2")
@@ -22,13 +22,15 @@ QUICK = ("--lease-seconds", "2")
 class Program:
     """A process whose lines are kept, and can be waited for."""
 
-    def __init__(self, module: str, *arguments: object, within: Sequence[str] = ()) -> None:
+    def __init__(self, module: str, *arguments: object, **environment: str) -> None:
         self.lines: list[str] = []
         self._heard = threading.Condition()
         self.process = subprocess.Popen(
-            [*within, sys.executable, "-m", module, *map(str, arguments)],
-            env=os.environ | ENVIRONMENT,
-            stderr=subprocess.PIPE,
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=ROOT,
+            env=os.environ | ENVIRONMENT | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
         self._reader = threading.Thread(target=self._read)
@@ -56,8 +58,8 @@ class Program:
         self._reader.join()
 
     def _read(self) -> None:
-        assert self.process.stderr
-        with self.process.stderr as lines:
+        assert self.process.stdout
+        with self.process.stdout as lines:
             for line in lines:
                 with self._heard:
                     self.lines.append(line.rstrip("\n"))

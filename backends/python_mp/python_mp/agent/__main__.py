@@ -27,8 +27,9 @@ from pathlib import Path
 from ..machine.temporary import temporary_folder
 from ..model.errors import describe
 from . import handshake, tls
+from .forkservers import Forkservers
 from .handshake import Refused
-from .host import Connected, Forkservers
+from .host import Connected
 from .link import Link, LinkError
 from .shared_token import TokenMissing, read_token
 from .versions import versions

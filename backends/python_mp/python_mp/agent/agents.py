@@ -63,10 +63,19 @@ class Agent:
         """Has it start a rank; the channel on which messages reach that."""
         channel, self._next_channel = self._next_channel, self._next_channel + 1
         self._ranks[channel] = rank
-        self._folders[artifact.digest] = folder
-        order = {"block": block, "spec": spec, "files": artifact.to_json()}
-        self.link.send(channel, Message(Kind.START), json.dumps(order).encode())
+        self._order(channel, Kind.START, spec, folder, artifact, block=block)
         return channel
+
+    def prepare(self, spec: str, folder: Path, artifact: Artifact) -> None:
+        """Has it fetch and import what ranks like this one need, so that one starts at once."""
+        self._order(CONTROL, Kind.PREPARE, spec, folder, artifact)
+
+    def _order(
+        self, channel: int, kind: Kind, spec: str, folder: Path, artifact: Artifact, **more: str
+    ) -> None:
+        self._folders[artifact.digest] = folder
+        order = {"spec": spec, "files": artifact.to_json(), **more}
+        self.link.send(channel, Message(kind), json.dumps(order).encode())
 
     async def listen(self) -> str:
         """Until the connection ends; why it did."""

@@ -41,8 +41,15 @@ class Block:
     """
 
     def __init__(
-        self, name: str, spec: RankSpec, runtime: Path, link: Link, ended: Callable[[], None]
+        self,
+        name: str,
+        spec: RankSpec,
+        forkserver: ForkserverClient,
+        runtime: Path,
+        link: Link,
+        ended: Callable[[], None],
     ) -> None:
+        self.forkserver = forkserver
         self.ranks: dict[int, AgentRank] = {}
         """By their channels."""
         self._link = link
@@ -57,7 +64,7 @@ class Block:
             held.callback(scratch.remove, self._folder)
             self._held = held.pop_all()
 
-    def start(self, channel: int, spec: RankSpec, forkserver: ForkserverClient) -> None:
+    def start(self, channel: int, spec: RankSpec) -> None:
         """Raises OSError or ForkserverLost."""
         spec = self._fitted(spec)
         with ExitStack() as held:
@@ -66,7 +73,7 @@ class Block:
             held.callback(ours.close)
             with closing(theirs):
                 descriptors = [theirs.fileno(), self.arena.fd, self._region, stacks]
-                process = RankProcess(forkserver, spec, ours, descriptors)
+                process = RankProcess(self.forkserver, spec, ours, descriptors)
             held.callback(process.close)
             self.ranks[channel] = AgentRank(channel, process, stacks, self, self._link)
             self._held.push(held.pop_all())

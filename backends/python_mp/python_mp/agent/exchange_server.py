@@ -22,9 +22,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..model.errors import describe
+from ..model.rank_spec import RankSpec
 from ..wire.exchange_line import address, is_of_this_user
 from . import handshake, tls
 from .agents import Agent
+from .contents import Artifact
 from .fronts import Front
 from .handshake import Refused
 from .link import Link, LinkError
@@ -37,6 +39,7 @@ LEASE_SECONDS = 5.0
 PORT = 8005
 _MOST_STRANGERS = 32
 """Connections at a time that have not said who they are."""
+_MOST_EXPECTED = 32
 _AGAIN_SECONDS, _MOST_SAID = 60.0, 256
 _TAKEN_SECONDS = 2.0
 """An agent that was heard of so recently is there: another one of its name is a mistake."""
@@ -56,6 +59,8 @@ class Exchange:
         self._strangers: dict[Link, None] = {}
         """The oldest one first."""
         self._said: dict[str, float] = {}
+        self._expected: dict[str, tuple[str, Path, Artifact]] = {}
+        """By models' folders."""
         self._lost: dict[str, tuple[float, str]] = {}
 
     def listen_to_fronts(self) -> None:
@@ -85,7 +90,7 @@ class Exchange:
         await self._serve(Agent(name, link, self._lease))
 
     def choose(self, number: int) -> list[Agent] | str:
-        """So many agents, those with the least to do; or why there are too few."""
+        """See `Agents`."""
         there = sorted(self._agents.values(), key=lambda each: (each.blocks, each.name))
         if len(there) >= number:
             return there[:number]
@@ -98,12 +103,23 @@ class Exchange:
             f"it needs agents on {number} other hosts, and {len(there)} are connected{names}{lost}"
         )
 
+    def expect(self, spec: RankSpec, folder: Path, artifact: Artifact) -> None:
+        """See `Agents`. Of each model its latest version."""
+        self._expected.pop(spec.source[1], None)
+        self._expected[spec.source[1]] = expected = spec.to_json(), folder, artifact
+        if len(self._expected) > _MOST_EXPECTED:
+            del self._expected[next(iter(self._expected))]
+        for agent in self._agents.values():
+            agent.prepare(*expected)
+
     async def _serve(self, agent: Agent) -> None:
         if before := self._agents.get(agent.name):
             before.link.close()
             before.lose("its agent has connected anew")
         self._agents[agent.name] = agent
         self._lost.pop(agent.name, None)
+        for expected in self._expected.values():
+            agent.prepare(*expected)
         log.info("agent %s is connected, from %s", agent.name, agent.link.address)
         why = await agent.listen()
         agent.lose(why)
@@ -134,7 +150,7 @@ class Exchange:
         except OSError:
             return
         if is_of_this_user(connection):
-            Front(connection, self.choose)
+            Front(connection, self)
         else:
             connection.close()
 

@@ -8,10 +8,9 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..machine.vital import Vital
 from ..model.errors import InvalidInput, describe
@@ -123,15 +122,23 @@ class Relay:
         self._block.agent.link.send(self._channel, data, payload)
 
 
+class Agents(Protocol):
+    """Those that are connected."""
+
+    def choose(self, number: int) -> list[Agent] | str:
+        """So many, those with the least to do; or why there are too few."""
+
+    def expect(self, spec: RankSpec, folder: Path, artifact: Artifact) -> None:
+        """Ranks like this one were started: any agent may be asked for some when a host is lost."""
+
+
 class Front:
     """A line to a front, until that hangs up."""
 
-    def __init__(
-        self, connection: socket.socket, choose: Callable[[int], list[Agent] | str]
-    ) -> None:
+    def __init__(self, connection: socket.socket, agents: Agents) -> None:
         connection.setblocking(False)
         self._socket = connection
-        self._choose = choose
+        self._agents = agents
         self._blocks: list[Block] = []
         self._relays: dict[int, Relay] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -177,7 +184,7 @@ class Front:
                 self._relays[rank].order(Kind.STACKS)
 
     def _find(self, number: int) -> dict[str, Any]:
-        found = self._choose(number)
+        found = self._agents.choose(number)
         if isinstance(found, str):
             return {"missing": found}
         for agent in found:
@@ -200,6 +207,7 @@ class Front:
             folder = spec.config.folder
             artifact = await asyncio.to_thread(Artifact.of, folder)
             relay.start(spec, folder, artifact)
+            self._agents.expect(spec, folder, artifact)
         except Exception as error:
             log.exception("a rank cannot be started on another host")
             relay.end(End(lost=f"it cannot be started on another host: {describe(error)}"))

@@ -21,38 +21,12 @@ from .agents import PULSE_SECONDS
 from .blocks import Block
 from .contents import Artifact
 from .fetching import PIECE, Cache
+from .forkservers import Forkservers
 from .link import CONTROL, Frame, Link, LinkError
 
 log = logging.getLogger("agent")
 
 _ORDER_BYTES = 4 << 20
-_LOOK_SECONDS = 0.02
-
-
-class Forkservers:
-    """One for each engine and version directory, kept from generation to generation: it has
-    imported the engine. The kernel ends them with this process's main thread."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[str, Path], ForkserverClient] = {}
-
-    async def get(self, engine: str, folder: Path, seconds: float) -> ForkserverClient:
-        """Raises ForkserverLost, TimeoutError or OSError."""
-        key = engine, folder
-        made = self._made.get(key)
-        if made is None or not (made.is_sound or made.is_starting):
-            if made:
-                made.kill()
-            made = self._made[key] = ForkserverClient(engine, folder, 0)
-        async with asyncio.timeout(seconds):
-            while not made.wait_ready(0.0):
-                await asyncio.sleep(_LOOK_SECONDS)
-        return made
-
-    def close(self) -> None:
-        for made in self._made.values():
-            made.stop()
-        self._made.clear()
 
 
 class Connected:
@@ -128,6 +102,8 @@ class Connected:
         if frame.channel == CONTROL:
             if kind is Kind.FETCH and self._wanted:
                 self._wanted.popleft().set_result(frame.payload)
+            elif kind is Kind.PREPARE:
+                self._run(self._prepare(json.loads(frame.payload)))
             elif kind is not Kind.PULSE:
                 raise LinkError(f"the exchange says {kind.name}")
             return
@@ -158,15 +134,10 @@ class Connected:
 
     async def _start(self, channel: int, order: dict[str, Any]) -> None:
         try:
-            spec = RankSpec.from_json(order["spec"])
-            artifact = Artifact.from_json(order["files"])
-            spec = await self._placed(spec, artifact)
-            parameters = spec.config.parameters
-            seconds = parameters.start_timeout_seconds
-            forkserver = await self._forkservers.get(parameters.engine, spec.config.folder, seconds)
-            block = self._block(order["block"], spec)
+            spec, forkserver = await self._prepared(order)
+            block = self._block(order["block"], spec, forkserver)
             self._of_channel[channel] = block
-            block.start(channel, spec, forkserver)
+            block.start(channel, spec)
         except asyncio.CancelledError:
             self._say_end(channel, "it was ended while it started")
             raise
@@ -177,21 +148,31 @@ class Connected:
     def _say_end(self, channel: int, why: str) -> None:
         self._link.send(channel, Message(Kind.ENDED), json.dumps({"lost": why}).encode())
 
-    async def _placed(self, spec: RankSpec, artifact: Artifact) -> RankSpec:
-        """With the model's folder as it is on this host."""
-        there, version = Path(spec.source[1]), spec.source[2]
-        repository = await self._cache.repository(there, version, artifact)
-        return replace(spec, source=(spec.source[0], str(repository), *spec.source[2:]))
+    async def _prepare(self, order: dict[str, Any]) -> None:
+        try:
+            await self._prepared(order)
+        except Exception as error:
+            log.warning("a model cannot be prepared: %s", describe(error))
 
-    def _block(self, name: str, spec: RankSpec) -> Block:
+    async def _prepared(self, order: dict[str, Any]) -> tuple[RankSpec, ForkserverClient]:
+        """With the model's folder as it is on this host, and what has imported its engine."""
+        spec = RankSpec.from_json(order["spec"])
+        there, version = Path(spec.source[1]), spec.source[2]
+        artifact = Artifact.from_json(order["files"])
+        repository = await self._cache.repository(there, version, artifact)
+        spec = replace(spec, source=(spec.source[0], str(repository), *spec.source[2:]))
+        return spec, await self._forkservers.get(spec.config)
+
+    def _block(self, name: str, spec: RankSpec, forkserver: ForkserverClient) -> Block:
         if name not in self._blocks:
             over = lambda: self._forget(name)  # noqa: E731
-            self._blocks[name] = Block(name, spec, self._runtime, self._link, over)
+            self._blocks[name] = Block(name, spec, forkserver, self._runtime, self._link, over)
         return self._blocks[name]
 
     def _forget(self, name: str) -> None:
         block = self._blocks.pop(name, None)
         self._of_channel = {c: each for c, each in self._of_channel.items() if each is not block}
+        self._forkservers.retire({each.forkserver for each in self._blocks.values()})
 
     async def _fetch(self, digest: str, name: str, offset: int) -> bytes:
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()

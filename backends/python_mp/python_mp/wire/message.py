@@ -72,6 +72,8 @@ class Kind(IntEnum):
     """Exchange to agent: have a rank write the stacks of its threads. And back: what it wrote."""
     FETCH = 16
     """Agent to exchange: a part of a file is wanted. And back: its bytes."""
+    PREPARE = 17
+    """Exchange to agent: ranks of this model may be started soon."""
 
 
 class Placed(NamedTuple):
