@@ -28,9 +28,9 @@ fi
 
 combined() { # every way in which README and docs combine the compose files
     local more
-    for more in "" "-f docker-compose.gpu.yml" "-f docker-compose.tracing.yml"; do
+    for more in "" "-f docker-compose.gpu.yml" "-f docker-compose.tracing.yml" "-f docker-compose.hosts.yml"; do
         # shellcheck disable=SC2086 # two words
-        compose -f docker-compose.yml $more config -q || return
+        AGENT_TOKEN=for-the-check compose -f docker-compose.yml $more config -q || return
     done
 }
 

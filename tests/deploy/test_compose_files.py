@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from python_mp.agent import __main__ as agent
+from server.__main__ import parse
+from server.endpoints import Endpoints
 from server.process.installation import PROJECT
 
 FILES = sorted(PROJECT.glob("docker-compose*.yml"))
@@ -72,8 +75,25 @@ def test_one_broken_model_keeps_no_server_from_starting() -> None:
     commands = [
         each["command"] for name, each in services() if name == "triton" and "command" in each
     ]
-    assert len(commands) == 2
+    assert len(commands) == 3
     assert all("--keep-going" in command for command in commands)
+
+
+def test_agents_are_told_what_they_take() -> None:
+    """And triton lets them connect, with the same token, which must be given."""
+    said = yaml.safe_load((PROJECT / "docker-compose.hosts.yml").read_text())["services"]
+    triton = said.pop("triton")
+    ours, theirs = parse([w for w in triton["command"].split() if not w.startswith("$")][:3])
+    assert (ours.agents, theirs) == (True, [])
+    token = triton["environment"]["AGENT_TOKEN"]
+    assert token.startswith("${AGENT_TOKEN:?")
+    asked = [agent.parse(each["command"].split()) for each in said.values()]
+    assert {each.connect for each in asked} == {f"triton:{Endpoints().agents}"}
+    assert len({each.name for each in asked}) == len(asked) == 2
+    for each in said.values():
+        assert each["entrypoint"][-2:] == ["-m", "python_mp.agent"]
+        assert each["environment"]["AGENT_TOKEN"] == token
+        assert "ports" not in each
 
 
 def alertmanager(folder: Path, **own: str) -> subprocess.CompletedProcess[str]:

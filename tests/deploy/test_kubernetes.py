@@ -9,24 +9,51 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
+from python_mp.agent import __main__ as agent
 from server import __version__
 from server.__main__ import parse
 from server.process.installation import PROJECT
 from tests.support.programs import Program
 
 FOLDER = PROJECT / "deploy" / "kubernetes"
-COMPONENTS = ("autoscaling", "gpu", "monitoring", "public", "repository", "spot")
-COMBINATIONS = [(), ("monitoring", "autoscaling"), ("gpu", "repository"), ("spot",), COMPONENTS]
-FOREIGN = ("ServiceMonitor", "PrometheusRule")
+ALONE = ("autoscaling", "gpu", "monitoring", "public", "repository", "spot")
+COMPONENTS = (*ALONE, "hosts")
+COMBINATIONS = [(), ("monitoring", "autoscaling"), ("gpu", "repository"), ("spot",), ALONE]
+COMBINATIONS += [("hosts",), (*ALONE[1:], "hosts")]
+FOREIGN = ("ServiceMonitor", "PrometheusRule", "LeaderWorkerSet")
 LABEL = "app.kubernetes.io/component"
 PROCESSES = 1.2 * (1 << 30)
 """Bytes that Triton, its stubs and the ranks of the models here were seen to take under load, and
 some more; docs/sizing.md has the figure."""
 DOCKERFILE = (PROJECT / "Dockerfile").read_text()
+AGENT_PORT, ANY = 8005, 0
+GROUP_SCHEMA = """
+additionalProperties: false
+required: [leaderWorkerTemplate]
+properties:
+  replicas: { type: integer, minimum: 0 }
+  rolloutStrategy:
+    additionalProperties: false
+    required: [type]
+    properties:
+      type: { enum: [RollingUpdate] }
+      rollingUpdateConfiguration:
+        additionalProperties: false
+        properties: { maxUnavailable: { type: integer }, maxSurge: { type: integer } }
+  leaderWorkerTemplate:
+    additionalProperties: false
+    required: [workerTemplate]
+    properties:
+      size: { type: integer, minimum: 1 }
+      restartPolicy: { enum: [RecreateGroupOnPodRestart, RecreateGroupAfterStart, None] }
+      leaderTemplate: { type: object }
+      workerTemplate: { type: object }
+"""
 Resource = dict[str, Any]
 
 
@@ -37,25 +64,30 @@ class Rendered(list[Resource]):
         """Those of one kind, by their names."""
         return {each["metadata"]["name"]: each for each in self if each["kind"] == kind}
 
+    def templates(self) -> dict[str, Resource]:
+        """Of all Deployments' Pods, and of a group's: Triton's, and an agent's."""
+        found = {n: each["spec"]["template"] for n, each in self.of("Deployment").items()}
+        for each in self.of("LeaderWorkerSet").values():
+            group = each["spec"]["leaderWorkerTemplate"]
+            found |= {"triton": group["leaderTemplate"], "agent": group["workerTemplate"]}
+        return found
+
     def pods(self) -> dict[str, Resource]:
-        """The specifications of all Deployments' Pods."""
-        return {n: d["spec"]["template"]["spec"] for n, d in self.of("Deployment").items()}
+        return {name: template["spec"] for name, template in self.templates().items()}
 
     def containers(self) -> dict[str, Resource]:
         """Each Pod's only container."""
         return {name: only for name, pod in self.pods().items() for only in pod["containers"]}
 
     def ports(self, name: str) -> dict[str, int]:
-        return {each["name"]: each["containerPort"] for each in self.containers()[name]["ports"]}
+        ports = self.containers()[name].get("ports", [])
+        return {each["name"]: each["containerPort"] for each in ports}
 
     def selected(self, selector: Mapping[str, Any]) -> str:
-        """The one Deployment whose Pods have these labels."""
+        """Whose Pods have these labels."""
         labels = selector.get("matchLabels", selector).items()
-        [found] = [
-            name
-            for name, each in self.of("Deployment").items()
-            if labels <= each["spec"]["template"]["metadata"]["labels"].items()
-        ]
+        templates = self.templates().items()
+        [found] = [name for name, each in templates if labels <= each["metadata"]["labels"].items()]
         return found
 
     def environment(self, name: str) -> dict[str, str]:
@@ -106,6 +138,30 @@ def test_it_fits_the_schemas(rendered: Rendered) -> None:
         assert "namespace" not in each["metadata"]
         if each["kind"] not in FOREIGN:
             kubernetes_validate.validate(each, "1.37", strict=True)
+    for template in rendered.templates().values():
+        bare = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "any"}}
+        kubernetes_validate.validate(bare | {"template": template}, "1.37", strict=True)
+
+
+def test_a_group_fits_its_schema_and_the_agents_what_they_run(rendered: Rendered) -> None:
+    """The schema is that of leaderworkerset.x-k8s.io/v1 for the fields that are used here."""
+    schema = yaml.safe_load(GROUP_SCHEMA)
+    for group in rendered.of("LeaderWorkerSet").values():
+        jsonschema.validate(group["spec"], schema)
+        [only] = rendered.pods()["agent"]["containers"]
+        assert only["command"] == ["tini", "--", "python", "-m", "python_mp.agent"]
+        address = {"LWS_LEADER_ADDRESS": "triton-hosts-0.triton-hosts.a-namespace"}
+        ours = agent.parse([expand(text, address) for text in only["args"]])
+        host, port = agent.split_address(ours.connect)
+        assert (host, port) == (*address.values(), rendered.ports("triton")["agents"])
+        tokens = [
+            {each["name"]: each.get("valueFrom") for each in rendered.containers()[name]["env"]}
+            for name in ("triton", "agent")
+        ]
+        assert tokens[0]["AGENT_TOKEN"] == tokens[1]["AGENT_TOKEN"] is not None
+        assert rendered.environment("triton")["AGENT_HOST"] == "0.0.0.0"
+        assert only["image"] == rendered.containers()["triton"]["image"]
+        assert only["resources"] == rendered.containers()["triton"]["resources"]
 
 
 def test_services_and_probes_name_ports_of_their_own(rendered: Rendered) -> None:
@@ -113,28 +169,40 @@ def test_services_and_probes_name_ports_of_their_own(rendered: Rendered) -> None
         named = {port["targetPort"] for port in service["spec"]["ports"]}
         assert named <= rendered.ports(rendered.selected(service["spec"]["selector"])).keys()
     for name, only in rendered.containers().items():
+        if name == "agent":  # It listens nowhere, and its end is what Kubernetes sees.
+            assert not [kind for kind in only if kind.endswith("Probe") or kind == "ports"]
+            continue
         probes = {kind: only[kind]["httpGet"] for kind in only if kind.endswith("Probe")}
         pages = {kind: probe["path"] for kind, probe in probes.items()}
         live, ready = ("/live", "/ready") if name == "triton" else ("/healthz", "/healthz")
         assert pages.pop("startupProbe", live) == live
         assert pages == {"livenessProbe": live, "readinessProbe": ready}
         assert {probe["port"] for probe in probes.values()} <= rendered.ports(name).keys()
-        assert " ".join(map(str, rendered.ports(name).values())) in DOCKERFILE, "as it exposes them"
+        numbers = [port for port in rendered.ports(name).values() if port != AGENT_PORT]
+        assert " ".join(map(str, numbers)) in DOCKERFILE, "as it exposes them"
 
 
 def test_only_what_is_needed_is_let_through(rendered: Rendered) -> None:
     metrics = (
         {("prometheus", 8002), ("prometheus", 8003)} if rendered.of("ServiceMonitor") else set()
     )
+    groups = {"agent": {("triton", ANY), ("agent", ANY)}} if "agent" in rendered.pods() else {}
     assert allowed(rendered) == {
-        "triton": {("front", port) for port in (8000, 8001, 8003, 8004)} | metrics,
+        "triton": {("front", port) for port in (8000, 8001, 8003, 8004)}
+        | metrics
+        | {("agent", ANY) for _ in groups},
         "front": {("anybody", port) for port in (8000, 8001, 8004, 8443)},
+        **groups,
     }
     policies = {name: each["spec"] for name, each in rendered.of("NetworkPolicy").items()}
     assert all(
-        policies[name]["policyTypes"] == ["Ingress", "Egress"] for name in ("triton", "front")
+        policies[name]["policyTypes"] == ["Ingress", "Egress"]
+        for name in ("triton", "front", *groups)
     )
-    assert policies["triton"]["egress"] == []
+    assert [
+        [rendered.selected(to["podSelector"]) for to in rule["to"]]
+        for rule in policies["triton"]["egress"]
+    ] == [["agent"] for _ in groups]
     to_triton, to_dns = policies["front"]["egress"]
     [peer] = to_triton["to"]
     assert rendered.selected(peer["podSelector"]) == "triton"
@@ -150,7 +218,8 @@ def allowed(rendered: Rendered) -> dict[str, set[tuple[str, int]]]:
         for rule in policy["spec"]["ingress"]:
             peers = [peer["podSelector"]["matchLabels"] for peer in rule.get("from", [])]
             who = [labels.get(LABEL, labels["app.kubernetes.io/name"]) for labels in peers]
-            numbers = [rendered.ports(to)[port["port"]] for port in rule["ports"]]
+            ports = rule.get("ports")
+            numbers = [rendered.ports(to)[port["port"]] for port in ports] if ports else [ANY]
             found.setdefault(to, set()).update((n, p) for n in who or ["anybody"] for p in numbers)
     return found
 
@@ -160,13 +229,14 @@ def test_what_is_mounted_is_there(rendered: Rendered) -> None:
         there = {volume["name"]: volume for volume in rendered.pods()[name]["volumes"]}
         assert {mount["name"] for mount in only["volumeMounts"]} == there.keys()
         writable = {each["mountPath"] for each in only["volumeMounts"] if not each.get("readOnly")}
-        assert writable == ({"/tmp", "/dev/shm"} if name == "triton" else {"/tmp"})
+        assert writable == ({"/tmp"} if name == "front" else {"/tmp", "/dev/shm"})
         for volume in there.values():
             claim, config = volume.get("persistentVolumeClaim"), volume.get("configMap")
             assert not claim or claim["claimName"] in rendered.of("PersistentVolumeClaim")
             assert not config or config["name"] in rendered.of("ConfigMap")
             assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""})
-        assert all(secret.get("optional") for secret in secrets(only, there.values())), name
+        for secret in secrets(only, there.values()):
+            assert secret.get("optional") or secret["name"] == "triton-agents", name
 
 
 def secrets(container: Resource, volumes: Any) -> Iterator[Resource]:
@@ -243,7 +313,7 @@ def test_images_and_locks_are_those_of_the_dockerfile(rendered: Rendered) -> Non
         assert only["securityContext"] == inside
         assert pod["automountServiceAccountToken"] is pod["enableServiceLinks"] is False
         assert pod["serviceAccountName"] in rendered.of("ServiceAccount")
-        on_gpus = "nvidia.com/gpu" in only["resources"]["limits"] if name == "triton" else False
+        on_gpus = name != "front" and "nvidia.com/gpu" in only["resources"]["limits"]
         assert only["image"].endswith("-gpu") == on_gpus
 
 
