@@ -118,6 +118,30 @@ class Event:
         return self._set
 
 
+class Condition:
+    """Wakes all that wait, whatever number is asked for."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._told = 0
+
+    def __enter__(self) -> None:
+        self._lock.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.__exit__()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        before = self._told
+        self._lock.__exit__()
+        told = _park(until=lambda: self._told > before, timeout=timeout)
+        self._lock.__enter__()
+        return told
+
+    def notify(self, n: int = 1) -> None:
+        self._told += 1
+
+
 class Thread:
     def __init__(
         self,
@@ -150,11 +174,12 @@ class Thread:
             _park(until=lambda: not self.is_alive(), timeout=timeout)
 
 
-_NO_THREADS = ("Condition", "Semaphore", "BoundedSemaphore", "Barrier", "Timer", "local", "RLock")
+_NO_THREADS = ("Semaphore", "BoundedSemaphore", "Barrier", "Timer", "local", "RLock")
 sim_threading = Stand(
     threading,
     (*_NO_THREADS, "current_thread", "get_ident"),
     Lock=Lock,
+    Condition=Condition,
     Event=Event,
     Thread=Thread,
 )

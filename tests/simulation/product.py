@@ -47,8 +47,8 @@ def _vital(pid: int) -> Vital:
 def _load() -> SimpleNamespace:
     importlib.import_module("python_mp.machine.vital").vital = _vital
     names = (
-        *("front.replica", "rank.main", "rank.engines.echo", "wire.arena", "wire.message"),
-        *("wire.sockets", "model.rank_spec"),
+        *("front.replica", "rank.main", "rank.engines.echo", "rank.engines.echo_decoder"),
+        *("wire.arena", "wire.message", "wire.sockets", "model.rank_spec"),
     )
     modules = {n.rpartition(".")[2]: importlib.import_module(f"python_mp.{n}") for n in names}
     log = modules["main"].log = logging.Logger("simulated_ranks")  # They have no stub to log to.

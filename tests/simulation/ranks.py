@@ -1,4 +1,4 @@
-"""Simulated ranks: the product's own loop and its echo engine, in a simulated process each."""
+"""Simulated ranks: the product's own loop and its echo engines, in a simulated process each."""
 
 import json
 import os
@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from python_mp.rank.engines.echo_decoder import FAULTS_FROM
+
 from .machine import Process
 from .modules import Popen, Socket, here
 
 RAISE, EXIT, SLEEP, HANG, SEGFAULT, REFUSE = range(1, 7)
 _MAX_ORDER = 1 << 20
+_ARGUMENTS = 1000
 
 
 class Ranks:
@@ -75,25 +78,27 @@ class Ranks:
         if self.failing_starts.get(spec.replica, 0) > 0:
             self.failing_starts[spec.replica] -= 1
             rank.end(1)
-        engine = _Engine(self._product.echo, spec, rank, self._computed)
+        engine = _Engine(self._product, spec, rank, self._computed)
         code = 0
         with suppress(OSError):  # The front has hung up.
-            connection.send(message.Message(message.Kind.READY, text="{}"))
+            ready = json.dumps({"blocks": engine.blocks})
+            connection.send(message.Message(message.Kind.READY, text=ready))
             code = self._product.main.serve(spec, connection, arena, engine)
         rank.end(code)
 
 
 class _Engine:
-    """Engine echo, of which one hears what it is given; to sleep is to work here."""
+    """An echo engine, of which one hears what it is given; to sleep is to work here."""
 
     def __init__(
         self,
-        echo: Any,
+        product: SimpleNamespace,
         spec: Any,
         rank: Process,
         computed: Callable[[Process, Mapping[str, Any]], None],
     ) -> None:
-        self._echo = echo.Echo(spec)
+        generates = spec.config.parameters.generates
+        self._echo = (product.echo_decoder.EchoDecoder if generates else product.echo.Echo)(spec)
         self._rank = rank
         self._computed = computed
         self.phases: dict[str, float] = {}
@@ -101,8 +106,7 @@ class _Engine:
     def begin(self, inputs: Mapping[str, Any]) -> Callable[[], Mapping[str, Any]]:
         self._computed(self._rank, inputs)
         here.machine.wobble()
-        faults = inputs["FAULT"]
-        self._rank.works = bool(np.any(faults[:, 0] == SLEEP)) and not np.any(faults[:, 0] == HANG)
+        self._rank.works = _works(inputs)
         try:
             outputs = self._echo.begin(inputs)
         finally:
@@ -112,3 +116,11 @@ class _Engine:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._echo, name)
+
+
+def _works(inputs: Mapping[str, Any]) -> bool:
+    """Whether it uses its processor for as long as it takes."""
+    if "FAULT" in inputs:
+        faults = inputs["FAULT"][:, 0]
+        return bool(np.any(faults == SLEEP)) and not np.any(faults == HANG)
+    return not any(each // _ARGUMENTS == HANG for each in inputs["INPUT_IDS"] - FAULTS_FROM)

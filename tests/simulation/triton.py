@@ -124,7 +124,7 @@ class Stub:
         return self._post(lambda: self.model.finalize())
 
     def _execute(self, requests: Sequence[InferenceRequest]) -> None:
-        responses = self.model.execute(list(requests))
+        responses = self.model.execute(list(requests)) or [None] * len(requests)
         for request, response in zip(requests, responses, strict=True):
             here.machine.wobble()  # The other threads and the ranks go on meanwhile.
             if response is not None:

@@ -85,18 +85,27 @@ def decoder_config(
     **more: Any,
 ) -> ModelConfig:
     """A model of engine echo_decoder. Ids that it generates are below 65536."""
-    (folder / version).mkdir(parents=True, exist_ok=True)
+    decoder_version(folder / version, context, vocabulary, eos)
+    return parse(json.dumps(raw_decoder(folder.name, **more)), str(folder), version)
+
+
+def decoder_version(folder: Path, context: int, vocabulary: int, eos: int) -> None:
+    """What its version directory has."""
+    folder.mkdir(parents=True, exist_ok=True)
     said = {"kind": "generate", "context_length": context, "vocabulary": vocabulary}
-    (folder / version / "task.json").write_text(json.dumps(said | {"eos_token_ids": [eos]}))
+    (folder / "task.json").write_text(json.dumps(said | {"eos_token_ids": [eos]}))
+
+
+def raw_decoder(name: str, **more: Any) -> dict[str, Any]:
+    """As `raw_config`."""
     outputs = {"OUTPUT_IDS": INT32, "FINISH_REASON": "TYPE_STRING", "USAGE": INT32}
     raw = raw_config(
-        folder.name,
+        name,
         [tensor("INPUT_IDS", INT32, -1, allow_ragged_batch=True)],
         [tensor(name, dtype, -1) for name, dtype in outputs.items()],
         **{"engine": "echo_decoder", "task": "generate", **more},
     )
-    raw["model_transaction_policy"] = {"decoupled": True}
-    return parse(json.dumps(raw), str(folder), version)
+    return raw | {"model_transaction_policy": {"decoupled": True}}
 
 
 def manifest(**values: Any) -> Manifest:

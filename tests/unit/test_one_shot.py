@@ -191,6 +191,20 @@ def test_a_late_request_is_given_up_after_an_error() -> None:
     expiry.stop()
 
 
+@pytest.mark.parametrize("open_", [1, 32, 1000])
+def test_who_has_gone_is_asked_often_and_all_are_in_turn(open_: int) -> None:
+    """Among the oldest 32 each time; and however many there are, no more of them at a time."""
+    clients = [Mock(is_cancelled=Mock(return_value=False)) for _ in range(open_)]
+    waiting = [Request({}, [[1]], (), client, arrived=float(n)) for n, client in enumerate(clients)]
+    expiry = Expiry(lambda _: waiting, Mock(), Net())
+    turns = -(-open_ // 24)
+    for _ in range(turns):
+        expiry._sweep()
+    asked = [client.is_cancelled.call_count for client in clients]
+    assert min(asked) >= 1
+    assert sum(asked) <= 32 * turns
+
+
 @pytest.mark.parametrize("flying", [False, True])
 @pytest.mark.parametrize("suspected", [False, True])
 def test_a_suspect_flies_alone(flying: bool, suspected: bool) -> None:

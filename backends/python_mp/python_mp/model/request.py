@@ -57,7 +57,8 @@ class Request:
     may have. Past `deadline` it need not be computed any more. A `guest` came from another replica
     and stays with this one; `strays` are the peers that were lost with it, or to which it could not
     be sent. `output_nbytes` is the size of its outputs, as far as config.pbtxt says it. A part that
-    `continues` a larger request belongs to one that the queue has taken already.
+    `continues` a larger request belongs to one that the queue has taken already. `asked` is when it
+    was last asked for whether its client has gone.
     """
 
     inputs: Mapping[str, Array]
@@ -74,12 +75,14 @@ class Request:
     output_nbytes: int = 0
     company: float = math.inf
     continues: bool = False
+    asked: float = 0.0
 
     def described(self) -> tuple[Mapping[str, Array], dict[str, Any]]:
         """For a peer that is to compute it: its tensors, and what else JSON can have."""
         return self.inputs, {}
 
     def is_cancelled(self) -> bool:
+        self.asked = time.perf_counter()
         return not self.answered and self.answer.is_cancelled()
 
     def deliver(self, send: Callable[[Any], None], what: Any) -> None:

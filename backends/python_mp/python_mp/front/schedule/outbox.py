@@ -8,32 +8,24 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
 from ...machine.thread import Thread
-from ...model.errors import Cancelled, InvalidInput, PythonMpError, RequestFailed
+from ...model.errors import InvalidInput, PythonMpError, RequestFailed
 from ..metrics import Metrics
 from ..refusing import Refusals
-from .expiry import GONE
 from .stream import Stream
 
 log = logging.getLogger(__name__)
 
-_ASK_SECONDS = 0.02
-"""Between two times that a stream is asked whether its client has gone. That is a round trip to the
-server, and who waits for it sends nothing."""
-_REST = 19
-"""Times as long as it took nobody is asked then: a twentieth of the time goes into it, however many
-streams there are. The expiry asks them, too."""
 _IDLE_SECONDS = 1.0
 
 
 class Outbox:
     """
     Args:
-        give_up: takes out and refuses a stream whose client has gone.
+        give_up: takes out and refuses a stream.
     """
 
     def __init__(
@@ -47,7 +39,6 @@ class Outbox:
         self._metrics = metrics
         self._queue: deque[Stream] = deque()
         self._queued: set[Stream] = set()
-        self._next_ask = 0.0
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._thread = Thread(target=self._run, name="outbox", daemon=True)
@@ -113,14 +104,3 @@ class Outbox:
             stream.deliver(stream.answer.send, outputs)
         else:
             stream.answer.part(outputs)
-        self._ask(stream)
-
-    def _ask(self, stream: Stream) -> None:
-        now = time.perf_counter()
-        if now < self._next_ask or now - stream.asked < _ASK_SECONDS:
-            return
-        is_gone = stream.is_cancelled()
-        stream.asked = time.perf_counter()
-        self._next_ask = stream.asked + _REST * (stream.asked - now)
-        if is_gone:
-            self._give_up(stream, Cancelled(GONE))

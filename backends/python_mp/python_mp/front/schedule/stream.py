@@ -82,8 +82,6 @@ class Stream(Request):
     """It has blocks."""
     found: int | None = None
     """Tokens of the prompt that were in the cache when it began; None before that."""
-    asked: float = 0.0
-    """When it was last asked for whether its client has gone."""
     last_token: float = 0.0
     shown: Shown = field(default_factory=Shown)
     failure: PythonMpError | None = None
