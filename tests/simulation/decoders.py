@@ -40,6 +40,7 @@ LATE_SECONDS = 1.5
 """A client's time-out, or its leave, holds so soon."""
 KINDS = {"raises": RAISE, "exits": EXIT, "hangs": HANG, "refused": REFUSE}
 OUTPUTS = ["OUTPUT_IDS", "FINISH_REASON", "USAGE"]
+UNSENDABLE = "no shared memory is left"
 
 
 @dataclass(eq=False)
@@ -48,6 +49,8 @@ class StreamRequest(InferenceRequest):
     parts: list[Outputs] = field(default_factory=list)
     last: float = 0.0
     """When the latest part came."""
+    unsendable: bool = False
+    """Its next part fails; nothing but an error may come then."""
 
     def parameters(self) -> str:
         return json.dumps(self.settings)
@@ -67,6 +70,11 @@ class StreamSender(ResponseSender):
         request = self._request
         if request.answers:
             request.faults.append("a response after the last one")
+        if request.unsendable and flags != FINAL:
+            if request.last < 0:
+                request.faults.append("a part after one that was lost")
+            request.last = -1.0
+            raise RuntimeError(UNSENDABLE)
         if not response.error:
             request.parts.append(response.outputs)
             request.last = here.machine.now
@@ -130,6 +138,7 @@ class Decoders:
         start_seconds: float = 0.3,
         blocks: int = 40,
         budget: int = 64,
+        step_milliseconds: int = 20,
     ) -> None:
         self.machine = here.machine = Machine(seed)
         self.machine.on_end = self._ended
@@ -148,7 +157,7 @@ class Decoders:
             kv_cache_blocks=blocks,
             hang_seconds=HANG_SECONDS,
             drain_seconds=DRAIN_SECONDS,
-            **{"module.step_milliseconds": 2},
+            **{"module.step_milliseconds": step_milliseconds},
         )
         self.ranks = Ranks(product, start_seconds, lambda rank, inputs: None)
         self.asked: list[Asked] = []
@@ -304,11 +313,21 @@ class Decoders:
         for thread, error in self.machine.crashes:
             self._fail(f"thread {thread.process.name}/{thread.name} ended: {error!r}")
         for text in Logger.errors:
-            if "Traceback" in text:
+            if "Traceback" in text and UNSENDABLE not in text:
                 self._fail(text)
+        for key, stub in list(self.stubs.items()):
+            if stub.loading.error:
+                self._drop(key, stub)
         for asked in self.asked:
             if not asked.judged and (fault := self._fault(asked)):
                 self._fail(f"{asked}: {fault}")
+
+    def _drop(self, key: tuple[int, int], stub: Stub) -> None:
+        """Its load has failed."""
+        if self.trouble < stub.loading.began:
+            self._fail(f"{stub.process.name} could not be loaded: {stub.loading.error!r}")
+        del self.stubs[key]
+        stub.process.end(0)
 
     def _fault(self, asked: Asked) -> str:
         request, ids = asked.request, asked.ids
@@ -342,7 +361,9 @@ class Decoders:
             TritonError.CANCELLED: asked.request.cancelled,
             TritonError.UNAVAILABLE: self._may_be_unavailable(asked, str(error)),
             # Nobody can tell a stream from the killer that always comes when it is alone.
-            TritonError.INTERNAL: asked.kind in KINDS or self.ends >= asked.ends + 2,
+            TritonError.INTERNAL: asked.kind in KINDS
+            or asked.request.unsendable
+            or self.ends >= asked.ends + 2,
         }
         return "" if allowed[error.code] else f"{error.code} {error}"
 

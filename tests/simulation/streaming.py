@@ -35,6 +35,7 @@ class Streams(RuleBasedStateMachine):
         wobbles=st.sampled_from([0.0, 0.1, 0.5]),
         blocks=st.sampled_from([11, 20, 100]),
         budget=st.sampled_from([17, 64]),
+        step_milliseconds=st.sampled_from([20, 100]),  # Streams outlive a drain, or silence.
     )
     def start(
         self,
@@ -44,8 +45,10 @@ class Streams(RuleBasedStateMachine):
         wobbles: float,
         blocks: int,
         budget: int,
+        step_milliseconds: int,
     ) -> None:
-        self.world = Decoders(product(), seed, sizes, start_seconds, blocks, budget)
+        sizes_of = start_seconds, blocks, budget, step_milliseconds
+        self.world = Decoders(product(), seed, sizes, *sizes_of)
         self.world.machine.wobbles = wobbles
 
     # -- clients ---------------------------------------------------------------------------------
@@ -65,7 +68,13 @@ class Streams(RuleBasedStateMachine):
         going = [asked for asked in self.world.asked if asked.open]
         self.world.cancel(data.draw(st.sampled_from(going)))
 
-    @rule(seconds=st.sampled_from([0.003, 0.02, 0.05, 0.2, 1.0, 5.0]))
+    @precondition(lambda self: any(asked.open for asked in self.world.asked))
+    @rule(data=st.data())
+    def lose_part(self, data: Any) -> None:
+        going = [asked for asked in self.world.asked if asked.open]
+        data.draw(st.sampled_from(going)).request.unsendable = True
+
+    @rule(seconds=st.sampled_from([0.003, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0]))
     def pass_time(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
@@ -106,7 +115,12 @@ class Streams(RuleBasedStateMachine):
     @rule(data=st.data(), after=st.sampled_from([0, 5, 50]))
     def die(self, data: Any, after: int) -> None:
         key = data.draw(st.sampled_from(sorted(self.world.stubs)))
-        self.world.machine.plan(after, lambda: key in self.world.stubs and self.world.die(key))
+
+        def end() -> None:
+            if key in self.world.stubs:
+                self.world.die(key)
+
+        self.world.machine.plan(after, end)
 
     @precondition(lambda self: self.world.complete)
     @rule(replica=replicas)

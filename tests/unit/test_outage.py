@@ -74,7 +74,7 @@ class World:
         config = decoder_config(folder, kv_cache_blocks=64)
         self.reader = StreamReader(config)
         self.replica = Replica(
-            *(config, layout.replicas(config)[0], [()], folder, Metrics(Mock(), {}))
+            config, layout.replicas(config)[0], [()], folder, Metrics(Mock(), {})
         )
         self.schedule = self.replica._schedule
         self.schedule.start()
@@ -118,7 +118,8 @@ class World:
                 if not (how[0] or self.ranks):
                     self.replica.stand_alone()
             case "lend" if self.peers.is_hopeful:
-                self.lent += filter(None, [self.replica.lend()])
+                if lent := self.replica.lend():
+                    self.lent.append(lent)  # type: ignore[arg-type]
             case "back" if self.lent:
                 self.come_back([self.lent.pop()], *how)
             case "part" if self.lent:

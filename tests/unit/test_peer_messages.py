@@ -66,7 +66,7 @@ def test_what_no_message_can_describe_is_not_sent() -> None:
         assert received[0].kind is Kind.PULSE
 
 
-LARGE = {
+LARGE: dict[str, Any] = {
     "logit_bias": json.dumps(dict.fromkeys(range(1000), -12.345678901234567)),
     "stop_token_ids": json.dumps(list(range(1000))),
 }

@@ -10,7 +10,7 @@ import os
 import time
 
 import pytest
-from hypothesis import seed
+from hypothesis import seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.simulation.streaming import Streams
@@ -26,7 +26,8 @@ _ = everything_as_before
     "part", [0, *(pytest.param(n, marks=pytest.mark.campaign) for n in some(range(1, 11), 4))]
 )
 def test_every_stream_comes_to_its_own_end(part: int) -> None:
-    steps = int(os.environ.get("SIMULATION_STEPS", 10_000 if part else 500))
+    steps = int(os.environ.get("SIMULATION_STEPS", 20_000 if part else 500))
+    examples = settings(ROUND, max_examples=60 if part else 20)
     began, before, number = time.monotonic(), Streams.steps, SEED + 1000 * part
     gc.collect()
     gc.freeze()
@@ -35,7 +36,7 @@ def test_every_stream_comes_to_its_own_end(part: int) -> None:
         while (taken := Streams.steps - before) < steps:
             spent = time.monotonic() - began
             print(f"{taken} steps after {spent:.0f} s; SIMULATION_SEED={number}", flush=True)
-            run_state_machine_as_test(seed(number)(Streams), settings=ROUND)
+            run_state_machine_as_test(seed(number)(Streams), settings=examples)
             number += 1
     finally:
         gc.enable()

@@ -64,6 +64,7 @@ class Helper:
         self._numbers = count()
         self._window = MOST_AWAY
         self._made = self._heard = time.monotonic()
+        self._next_pulse = 0.0
         self._has_spoken = False
         self._rests_until = 0.0
         self._thread = Thread(target=self._run, name="helper", daemon=True)
@@ -131,7 +132,7 @@ class Helper:
     def _converse(self) -> None:
         with suppress(OSError):
             news.tell(self._connection, self._home)
-            self._connection.send(Kind.PULSE)
+            self._pulse()
             while self._listen():
                 pass
 
@@ -140,24 +141,30 @@ class Helper:
         try:
             received = self._connection.receive()
         except BlockingIOError:
-            return self._wait_on()
-        if received is None:
-            return False
-        message, tensors = received
+            pass
+        else:
+            if received is None:
+                return False
+            self._hear(*received)
+        if time.monotonic() >= self._next_pulse:
+            self._pulse()
+        return time.monotonic() - self._heard < line.SILENCE_SECONDS
+
+    def _hear(self, message: Message, tensors: dict[str, Array]) -> None:
         if message.kind is Kind.POISON:
             self._home.hear(message.text)
         elif message.kind is not Kind.PULSE:
             self._book(message, tensors)
         self._heard, self._has_spoken = time.monotonic(), True
         self._changed()
-        return True
 
-    def _wait_on(self) -> bool:
+    def _pulse(self) -> None:
+        """Also to one that says much: it has to hear of us as well."""
+        self._next_pulse = time.monotonic() + line.PULSE_SECONDS
         now = time.perf_counter()
         self._give_back([n for n, each in self._copy() if each.deadline < now])
         with suppress(BlockingIOError):
             self._connection.send(Kind.PULSE)
-        return time.monotonic() - self._heard < line.SILENCE_SECONDS
 
     def _book(self, message: Message, tensors: dict[str, Array]) -> None:
         if message.kind is Kind.PART:
