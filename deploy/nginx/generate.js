@@ -6,6 +6,8 @@ import json from 'json.js';
 import shapes from 'shapes.js';
 
 const LIMITS = {objects: 4, depth: 1, advice: ''};
+const MAX_PARTS = 200000;
+let parts = 0;  // of this request: each has these variables for itself
 
 function whole(r) {
     shapes.admit(r, () => check(r), '@http');
@@ -15,10 +17,14 @@ function stream(r) {
     shapes.admit(r, () => check(r), '@stream');
 }
 
-// Once the answer began, nobody but nginx can end it.
+// Once the answer began, nobody but nginx can end it. njs gives memory back when a request ends, and
+// not before: each part costs half a kilobyte.
 function bounded(r, data, flags) {
     if (Number(r.variables.request_time) > Number(r.variables.stream_seconds)) {
         throw new Error('a stream took longer than STREAM_LIFETIME');
+    }
+    if (++parts > MAX_PARTS) {
+        throw new Error(`a stream had more than ${MAX_PARTS} parts`);
     }
     r.sendBuffer(data, flags);
 }

@@ -8,27 +8,48 @@ import calls from 'grpc.js';
 import shapes from 'shapes.js';
 
 const PREFACE = 24;
-const DATA = 0, HEADERS = 1;
+const DATA = 0, HEADERS = 1, CONTINUATION = 9;
 const END_STREAM = 1, END_HEADERS = 4, PADDED = 8;
 const STATUS = {400: 3, 405: 12, 413: 8, 429: 8, 408: 4};  // gRPC's, of HTTP's
 const QUIET_MS = 50;  // what Triton is writing comes whole before an end of ours
+const WHOLE_MS = 1000;  // so long may a frame take to its end then
 // njs gives memory back when a stream ends, and not before: each message that is read costs some
-// kilobytes, and so would each part of an answer that was looked at.
+// kilobytes, each piece that comes half of one, in either direction.
 const MAX_MESSAGES = 10000;
+const MAX_PIECES = 200000;
+const MAX_ANSWERED = 50000;  // pieces; of a longer answer nobody knows where its frames end
 const LATE = {status: 408, why: 'The stream took longer than is allowed here.'};
 
 function checked(s) {
-    const call = {hasAnswered: false, refusal: null};
+    const call = {hasAnswered: false, isWhole: true, refusal: null, isDue: false, isOver: false};
+    let pieces = 0, answered = 0;
     const messages = {memory: Buffer.alloc(0), used: 0, count: 0, most: Number(s.variables.max_body)};
     const up = frames(PREFACE, (frame, data, at, end) => sent(messages, frame, data, at, end));
-    const down = frames(0, (frame) => {
-        call.hasAnswered = call.hasAnswered || frame.kind === HEADERS;
+    const down = frames(0, (frame, data, at, end, isEnd) => {
+        call.hasAnswered = call.hasAnswered || isEnd && isOfHead(frame);
     });
 
     function refuse(refusal) {
         if (!call.refusal) {
             call.refusal = refusal;
-            setTimeout(() => s.sendDownstream(answer(call), {flush: true}), QUIET_MS);
+            setTimeout(end, QUIET_MS);
+        }
+    }
+
+    // Only where a frame ends: what is written elsewhere would be taken for a part of it.
+    function end() {
+        call.isDue = true;
+        if (call.isWhole) {
+            call.isOver = true;
+            s.sendDownstream(answer(call), {flush: true});
+        } else {
+            setTimeout(breakOff, WHOLE_MS);
+        }
+    }
+
+    function breakOff() {
+        if (!call.isOver) {
+            throw new Error('a stream was refused, or took longer than STREAM_LIFETIME');
         }
     }
 
@@ -39,6 +60,9 @@ function checked(s) {
             return;
         }
         try {
+            if (++pieces > MAX_PIECES) {
+                shapes.refuse(429, `A stream has at most ${MAX_PIECES} pieces; begin another one.`);
+            }
             up(data);
         } catch (refusal) {
             if (!refusal.status) {
@@ -51,23 +75,34 @@ function checked(s) {
     });
 
     s.on('downstream', (data, flags) => {
-        down(data);
+        if (call.isOver) {
+            return;
+        }
+        const whole = down(data);
+        if (call.isDue && whole >= 0) {
+            call.isOver = true;
+            s.send(Buffer.concat([data.subarray(0, whole), answer(call)]), {flush: true});
+            return;
+        }
         s.send(data, flags);
-        if (call.hasAnswered) {
+        call.isWhole = data.length ? whole === data.length : call.isWhole;
+        if (++answered > MAX_ANSWERED) {
+            call.isWhole = false;
             s.off('downstream');
         }
     });
 }
 
-// Reads frames as they come, behind some octets: visit(frame, data, at, end) is called for each
-// stretch of a frame's content, and once for one that has none.
+// Reads frames as they come, behind some octets: visit(frame, data, at, end, isEnd) is called for
+// each stretch of a frame's content, and once for one that has none; after the last one any other
+// frame may follow. Returns where that was last so; -1 if it was not.
 function frames(skip, visit) {
     const frame = {length: 0, kind: 0, flags: 0};
     let head = -skip;  // octets of the frame's head that are read
     let left = 0;  // of its content
 
     return (data) => {
-        let at = 0;
+        let at = 0, whole = -1;
         while (at < data.length) {
             if (head < 9) {
                 headed(frame, head++, data[at++]);
@@ -75,13 +110,20 @@ function frames(skip, visit) {
             }
             if (head === 9) {
                 const end = Math.min(at + left, data.length);
-                visit(frame, data, at, end);
                 left -= end - at;
+                const isEnd = !left && !(isOfHead(frame) && !(frame.flags & END_HEADERS));
+                visit(frame, data, at, end, isEnd);
                 at = end;
                 head = left ? 9 : 0;
+                whole = isEnd ? at : whole;
             }
         }
+        return whole;
     };
+}
+
+function isOfHead(frame) {
+    return frame.kind === HEADERS || frame.kind === CONTINUATION;
 }
 
 function headed(frame, index, octet) {

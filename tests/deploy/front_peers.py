@@ -59,8 +59,8 @@ class NameServer:
 @dataclass
 class Upstream:
     """Takes connections on an address, keeps what it is sent, and after `delay` seconds answers
-    with `reply`; without one it closes. Where there is a `part`, it is sent again and again until
-    the other side goes away, and then it has `left`."""
+    with `reply`; without one it closes. Where there is a `part`, it is sent again and again, with
+    pauses, until the other side goes away, and then it has `left`."""
 
     address: str
     port: int
@@ -68,6 +68,7 @@ class Upstream:
     delay: float = 0.0
     ready: bytes = b""
     part: bytes = b""
+    pause: float = 0.02
     requests: list[bytes] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)
 
@@ -105,7 +106,7 @@ class Upstream:
 
     def _go_on(self, connection: socket.socket) -> None:
         try:
-            while self.part and not self._ended.wait(0.02):
+            while self.part and not self._ended.wait(self.pause):
                 connection.sendall(self.part)
         except OSError:
             self.left.set()
