@@ -54,12 +54,19 @@ def _record(name: str, used: dict[tuple[str, int], float], seconds: float) -> di
 def processor_seconds(watcher: int) -> dict[tuple[str, int], float]:
     """(kind, pid) -> processor seconds of it so far."""
     found = {}
-    for pid in (watcher, *descendants(watcher)):
+    for pid, kind in processes(watcher).items():
         with suppress(psutil.Error):  # it has ended
-            process = psutil.Process(pid)
-            times = process.cpu_times()
-            kind = "watcher" if pid == watcher else _kind(process)
+            times = psutil.Process(pid).cpu_times()
             found[kind, pid] = times.user + times.system
+    return found
+
+
+def processes(watcher: int) -> dict[int, str]:
+    """Kinds by pid, of all that the watcher has started and of itself."""
+    found = {watcher: "watcher"}
+    for pid in descendants(watcher):
+        with suppress(psutil.Error):  # it has ended
+            found[pid] = _kind(psutil.Process(pid))
     return found
 
 

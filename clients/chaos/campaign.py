@@ -4,8 +4,9 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from clients.chaos.commit import commit, schedule, told
@@ -13,8 +14,9 @@ from clients.chaos.exchange import Connection
 from clients.chaos.faults import KINDS
 from clients.chaos.journal import Journal, Outcome
 from clients.chaos.leaks import Bounds, Usage
+from clients.chaos.next_token import Streams, Waits, prefill_rate
 from clients.chaos.processes import ChaosError
-from clients.chaos.questions import Exam
+from clients.chaos.questions import Exam, Question
 from clients.chaos.results import Report
 from clients.chaos.scene import Scene
 from clients.chaos.target import Target
@@ -67,12 +69,13 @@ class Run:
         self.journal = journal
         self.interrupted = False
         self._committed: list[Committed] = []
+        self._streams = Streams()
 
     def __call__(self) -> Report:
         """Raises ChaosError and QuestionError when it cannot begin."""
         plan = self._plan
         exams = self._learn()
-        scene = self._scene(exams, self._warm_up(exams))
+        scene, rate = self._scene(exams, self._warm_up(exams)), self._prefill(exams)
         if "flood" in plan.faults:  # a server may keep what it needed at its peak
             with self._under_load(exams) as probes:
                 self._commit("flood", scene, probes)
@@ -90,8 +93,11 @@ class Run:
         after, leaks = self._settle(before)
         self.journal.close()
         verdict = judge(self.journal.records, self._committed, self._wanted())
-        verdict.findings.extend(leaks)
-        return Report(seconds, plan.seed, self.journal, self._committed, verdict, before, after)
+        waits = Waits(rate, self._streams.struck) if rate else None
+        verdict.findings.extend([*leaks, *(waits.findings() if waits else [])])
+        return Report(
+            seconds, plan.seed, self.journal, self._committed, verdict, before, after, waits
+        )
 
     def _learn(self) -> list[Exam]:
         self._doing("learning what is right")
@@ -114,6 +120,20 @@ class Run:
         self._say(f"{rate:.0f} right answers a second without faults")
         return max(rate, 1.0)
 
+    def _prefill(self, exams: Sequence[Exam]) -> float:
+        """Tokens a second, of as many prompts at once as there are clients; 0 without streams."""
+        asks = [
+            partial(self._ask_once, exam.long(number))
+            for exam in exams
+            if exam.streams
+            for number in range(self._plan.clients)
+        ]
+        return prefill_rate(self._streams, asks) if asks else 0.0
+
+    def _ask_once(self, question: Question) -> None:
+        with closing(self._connect("grpc")) as connection:
+            connection.ask(question)
+
     def _scene(self, exams: Sequence[Exam], rate: float) -> Scene:
         plan = self._plan
         return Scene(
@@ -127,6 +147,7 @@ class Run:
             freeze_seconds=plan.freeze_seconds,
             patience=plan.patience,
             repository=plan.repository,
+            streams=self._streams,
         )
 
     @contextmanager
@@ -141,7 +162,7 @@ class Run:
             }
 
     def _connect(self, protocol: Protocol) -> Connection:
-        return Connection(protocol, self._plan.urls[protocol], self._plan.deadline)
+        return Connection(protocol, self._plan.urls[protocol], self._plan.deadline, self._streams)
 
     def _harm(self, scene: Scene, probes: dict[str, Probe], until: float) -> None:
         """Until that moment, and until each kind has had all its turns."""

@@ -10,6 +10,7 @@ from tritonclient.utils import InferenceServerException
 from clients import proxy
 from clients.chaos import streams
 from clients.chaos.journal import Outcome
+from clients.chaos.next_token import Streams
 from clients.chaos.questions import Array, Exam, Question
 from clients.connection import MODULES, Protocol
 
@@ -19,12 +20,16 @@ GONE = "is not healthy"  # Triton's INTERNAL for what a stub had in hand that di
 
 
 class Connection:
-    """A client of its own for each thread: the HTTP one must not be shared."""
+    """A client of its own for each thread: the HTTP one must not be shared.
 
-    def __init__(self, protocol: Protocol, url: str, deadline: float) -> None:
+    Args:
+        running: takes note of answers in parts.
+    """
+
+    def __init__(self, protocol: Protocol, url: str, deadline: float, running: Streams) -> None:
         self._module: Any = MODULES[protocol]
         self.protocol = protocol
-        self._url, self._patience = url, deadline
+        self._url, self._patience, self._running = url, deadline, running
         timeouts = {"connection_timeout": deadline, "network_timeout": deadline}
         options = timeouts if protocol == "http" else proxy.direct(url)
         self._client = self._module.InferenceServerClient(url, **options)
@@ -54,14 +59,17 @@ class Connection:
 
     def _stream(self, question: Question) -> dict[str, Array]:
         if self.protocol == "http":
-            return streams.over_http(self._url, question, self._patience)
+            with self._running.one() as heard:
+                return streams.over_http(self._url, question, self._patience, heard)
         with closing(self._connect()) as client:
             return self._stream_over(client, question, streams.Results())
 
     def _stream_over(
         self, client: Any, question: Question, found: streams.Results
     ) -> dict[str, Array]:
-        return streams.over_grpc(client, self._inputs(question), question, self._patience, found)
+        inputs = self._inputs(question)
+        with self._running.one() as heard:
+            return streams.over_grpc(client, inputs, question, self._patience, found, heard)
 
     def _connect(self) -> Any:
         """A client has one stream at a time."""

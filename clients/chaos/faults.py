@@ -22,7 +22,10 @@ CANCEL_SECONDS = 3.0
 def strike(
     scene: Scene, number: Signals, find: Callable[[Scene], Victim] = any_rank
 ) -> Iterator[Harm]:
-    yield find(scene).hit(number)
+    victim = find(scene)
+    if find is any_rank:
+        scene.streams.strike()
+    yield victim.hit(number)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ Array = NDArray[Any]
 Ask = Callable[["Question"], Mapping[str, Array]]
 POOL, STREAMS = 32, 12  # rows that are told apart; of answers that take long
 PROMPT = 24  # tokens
+LONG = 8  # as much in one
 MOST_ROWS = 4  # of a request
 _NOUNS = ["river", "engine", "letter", "garden", "window", "market", "doctor", "winter", "mirror"]
 _VERBS = ["keeps", "follows", "breaks", "remembers", "paints", "sells", "crosses", "forgets"]
@@ -52,9 +53,9 @@ class Exam:
     ) -> None:
         self.model: str = metadata["name"]
         self._tolerance = tolerance
-        self._streams = bool(metadata.get("streams"))
-        self._parameters = {"max_tokens": tokens, "ignore_eos": True} if self._streams else {}
-        self._rows = STREAMS if self._streams else POOL
+        self.streams = bool(metadata.get("streams"))
+        self._parameters = {"max_tokens": tokens, "ignore_eos": True} if self.streams else {}
+        self._rows = STREAMS if self.streams else POOL
         numbers = np.random.default_rng(seed)
         self._pool = {
             tensor["name"]: _generate(self.model, tensor, numbers) for tensor in metadata["inputs"]
@@ -78,12 +79,23 @@ class Exam:
 
     def draw(self, order: random.Random, most: int = MOST_ROWS) -> Question:
         """A question of 1 to `most` rows, all different."""
-        count = 1 if self._streams else order.randint(1, most)
+        count = 1 if self.streams else order.randint(1, most)
         return self.question(tuple(order.sample(range(self._rows), count)))
 
     def question(self, rows: tuple[int, ...]) -> Question:
         inputs = {name: pool[list(rows)] for name, pool in self._pool.items()}
-        return Question(self.model, rows, inputs, self._streams, self._parameters)
+        return Question(self.model, rows, inputs, self.streams, self._parameters)
+
+    def long(self, number: int) -> Question:
+        """A prompt that nobody else has, to be answered by one token."""
+        rows = np.arange(LONG) * POOL * POOL + number * POOL
+        inputs = {
+            name: np.array([[" ".join(map(_sentence, rows.tolist())).encode()]], np.object_)
+            if pool.dtype.kind == "O"
+            else np.random.default_rng(number).integers(8, 200, (1, LONG * PROMPT), np.int32)
+            for name, pool in self._pool.items()
+        }
+        return Question(self.model, (), inputs, True, self._parameters | {"max_tokens": 1})
 
     def mistake(self, question: Question, answer: Mapping[str, Array]) -> str:
         """What is wrong with the answer; nothing if it is right."""

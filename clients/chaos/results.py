@@ -11,6 +11,7 @@ from rich.table import Table
 
 from clients.chaos.journal import Journal, Outcome
 from clients.chaos.leaks import PARTS, Usage
+from clients.chaos.next_token import Waits
 from clients.chaos.verdict import CALM, Committed, Row, Verdict, spread
 
 SHOWN = (Outcome.FAILED, Outcome.REFUSED, Outcome.WRONG, Outcome.HUNG)
@@ -32,6 +33,7 @@ class Report:
     verdict: Verdict
     before: Usage
     after: Usage
+    waits: Waits | None = None
 
     def show(self, console: Console) -> None:
         console.print(table(self.verdict.rows))
@@ -39,6 +41,8 @@ class Report:
         console.print(
             f"{self.journal.total} requests, {self.seconds:.0f} s of faults: {', '.join(said)}"
         )
+        if self.waits:
+            console.print(self.waits.told(), soft_wrap=True)
         for line in growth(self.before, self.after):
             console.print(line, soft_wrap=True)
         for finding in self.verdict.findings:
@@ -53,6 +57,7 @@ class Report:
             "requests": {outcome: self.journal.counts[outcome] for outcome in Outcome},
             "kinds": {row.kind: as_json(row) for row in self.verdict.rows},
             "faults": [asdict(fault) for fault in self.committed],
+            "streams": self.waits and self.waits.json(),
             "before": dict(self.before.figures),
             "after": dict(self.after.figures),
             "findings": self.verdict.findings,

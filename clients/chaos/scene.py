@@ -8,6 +8,7 @@ from pathlib import Path
 from signal import Signals
 
 from clients.chaos.journal import Journal
+from clients.chaos.next_token import Streams
 from clients.chaos.processes import ChaosError, Process
 from clients.chaos.questions import Exam
 from clients.chaos.target import Model, Status, Target
@@ -40,6 +41,7 @@ class Scene:
         freeze_seconds: shortest and longest.
         patience: seconds that a recovery may take.
         repository: where the server's models lie.
+        streams: those that run.
     """
 
     target: Target
@@ -52,6 +54,7 @@ class Scene:
     freeze_seconds: tuple[float, float]
     patience: float
     repository: Path
+    streams: Streams
 
     def any_exam(self) -> Exam:
         return self.order.choice(self.exams)

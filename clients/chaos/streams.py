@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
+from clients.chaos.next_token import Heard
 from clients.chaos.questions import Array, Question
 
 SHOWN = "ANSWER", "OUTPUT_IDS"
@@ -19,7 +20,12 @@ Results = queue.SimpleQueue[tuple[Any, Any]]
 
 
 def over_grpc(
-    client: Any, inputs: list[Any], question: Question, deadline: float, found: Results
+    client: Any,
+    inputs: list[Any],
+    question: Question,
+    deadline: float,
+    found: Results,
+    heard: Heard,
 ) -> dict[str, Array]:
     """All of the answer, whose parts come over a client of its own and through `found`. Raises what
     tritonclient does, and TimeoutError."""
@@ -32,7 +38,7 @@ def over_grpc(
             parameters=dict(question.parameters),
             enable_empty_final_response=True,
         )
-        answer = joined(_parts(found, deadline))
+        answer = joined(_told(_parts(found, deadline), heard))
         is_whole = True
         return answer
     finally:
@@ -54,7 +60,7 @@ def _parts(found: Results, deadline: float) -> Iterator[Mapping[str, Array]]:
             return
 
 
-def over_http(url: str, question: Question, deadline: float) -> dict[str, Array]:
+def over_http(url: str, question: Question, deadline: float, heard: Heard) -> dict[str, Array]:
     """The same by server-sent events. Raises OSError, and InferenceServerException with what an
     event says instead of a part."""
     given = {name: _plain(array) for name, array in question.inputs.items()}
@@ -62,7 +68,7 @@ def over_http(url: str, question: Question, deadline: float) -> dict[str, Array]
     at = f"http://{url}/v2/models/{question.model}/generate_stream"
     with urllib.request.urlopen(urllib.request.Request(at, body), timeout=deadline) as answer:
         lines = (line[6:] for line in answer if line.startswith(b"data: "))
-        return joined(_checked(json.loads(line)) for line in lines)
+        return joined(_told((_checked(json.loads(line)) for line in lines), heard))
 
 
 def _plain(array: Array) -> Any:
@@ -72,10 +78,17 @@ def _plain(array: Array) -> Any:
 def _checked(event: dict[str, Any]) -> Mapping[str, Array]:
     if "error" in event:
         raise InferenceServerException(event["error"])
-    made = {"OUTPUT_IDS": np.array(event["OUTPUT_IDS"], np.int32).reshape(1, -1)}
+    numbers = "OUTPUT_IDS", "USAGE"
+    made = {name: np.array(event[name], np.int32).reshape(1, -1) for name in numbers}
     if "ANSWER" in event:
         made["ANSWER"] = np.array([[event["ANSWER"].encode()]], np.object_)
     return made
+
+
+def _told(parts: Iterator[Mapping[str, Array]], heard: Heard) -> Iterator[Mapping[str, Array]]:
+    for part in parts:
+        heard(int(part["USAGE"].ravel()[:2].sum()))
+        yield part
 
 
 def joined(parts: Iterator[Mapping[str, Array]]) -> dict[str, Array]:

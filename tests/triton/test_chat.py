@@ -76,11 +76,18 @@ def wanted(checkpoint: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def server(serve: Serve, checkpoint: Path) -> Iterator[TritonServer]:
-    where = f"--repository={checkpoint.parent / 'models'}"
+def models(checkpoint: Path) -> Path:
+    """A repository with `chat`."""
+    folder = checkpoint.parent / "models"
+    where = f"--repository={folder}"
     assert new(["chat", str(checkpoint), "--tensor-parallel-size=2", where]) == 0
     assert build.main([where, f"--workspace={checkpoint.parent / 'workspace'}"]) == 0
-    with serve(checkpoint.parent / "models") as running:
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, models: Path) -> Iterator[TritonServer]:
+    with serve(models) as running:
         yield running
 
 
