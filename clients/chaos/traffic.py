@@ -15,6 +15,7 @@ from clients.connection import Protocol
 Connect = Callable[[Protocol], Connection]
 PAUSE_AFTER_TROUBLE = 0.05  # seconds; a client that is refused does not ask ten thousand times
 PROBE_PAUSE, PROBE_PATIENCE = 0.02, 0.25
+STREAM_PATIENCE = 5.0  # seconds; an answer in parts takes its time, and more of them would be load
 
 
 class Client(threading.Thread):
@@ -112,7 +113,7 @@ class Probe(threading.Thread):
         with Burst(self._connect("grpc"), self._journal, "probe") as burst:
             while not self._stopping.wait(PROBE_PAUSE):
                 call = burst.send(self._exam, self._exam.draw(self._order, 1), self._note)
-                call.done.wait(PROBE_PATIENCE)
+                call.done.wait(STREAM_PATIENCE if self._exam.streams else PROBE_PATIENCE)
 
     def first_right(self, after: float, timeout: float) -> float | None:
         """When the first right answer to a request came that was sent `after` that moment; None if

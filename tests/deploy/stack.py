@@ -103,13 +103,13 @@ class Stack:
         return file
 
 
-def fresh_clone(folder: Path, owner: int) -> Path:
+def fresh_clone(folder: Path, owner: int, *, has_chat: bool = False) -> Path:
     """The project's models without what was built, in `folder`, which belongs to another user where
-    this one may give things away. `chat` is left out: its build takes minutes."""
+    this one may give things away. `chat`, whose build takes minutes, is there if that is said."""
 
     def built(parent: str, names: list[str]) -> set[str]:
         made = {name for name in names if (Path(parent) / name / "manifest.json").exists()}
-        out = (".building-", "__pycache__", "chat")
+        out = (".building-", "__pycache__", *(() if has_chat else ("chat",)))
         return made | {name for name in names if name.startswith(out)}
 
     shutil.copytree(PROJECT / "model_repository", folder, ignore=built)

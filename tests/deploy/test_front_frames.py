@@ -9,6 +9,7 @@ import re
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,10 +25,11 @@ from hypothesis import strategies as st
 from server.endpoints import Endpoints
 from tests.deploy.conftest import NewFront
 from tests.deploy.front import SECONDS, Front, at, behind
-from tests.deploy.front_peers import PREFACE, Upstream
+from tests.deploy.front_peers import ANY_AMOUNT, PREFACE, Upstream
 from tests.deploy.test_front_crashes import prefixed
 from tests.deploy.test_front_streams import BAD, HEAD, PART, STREAM, message, opened
 from tests.support.bad_json import GENERATED
+from tests.support.calls import in_background
 
 DATA, HEADERS, SETTINGS, CONTINUATION = 0, 1, 4, 9
 END_STREAM, END_HEADERS = 1, 4
@@ -191,16 +193,33 @@ def check_end(got: bytes, at_least: int) -> None:
     assert content.startswith(b"\x88") != bool(heads)
 
 
-def test_a_frame_without_an_end_is_broken_off(new_front: NewFront, tmp_path: Path) -> None:
-    """And the client is told that what came is not all; of any other it is told why."""
-    one = Upstream("127.0.0.1", 0)
+def test_clients_are_told_where_a_frame_ended(new_front: NewFront, tmp_path: Path) -> None:
+    one = Upstream("127.0.0.1", 0, BEGINS + ANSWERED[:5], part=ANSWERED[5:] + ANSWERED[:5])
     with one, new_front(tmp_path / "front", **at(one.port), STREAM_LIFETIME="1s") as front:
-        one.reply, one.part = BEGINS + ANSWERED[:5], ANSWERED[5:] + ANSWERED[:5]
         code, sentence, _ = front.stream([message(1.0)])
-        assert (code, "longer than" in sentence) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
-        one.reply, one.part = BEGINS + ANSWERED + frame(DATA, 0, bytes(1 << 14))[:9], b"\0"
-        code, sentence, _ = front.stream([message(1.0)])
-        assert code == grpc.StatusCode.INTERNAL, sentence
+    assert (code, "longer than" in sentence) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
+
+
+def test_a_frame_without_an_end_is_broken_off(new_front: NewFront, tmp_path: Path) -> None:
+    """A client that has one answer, and half of the next, sends a bad message."""
+    came = threading.Event()
+
+    def messages() -> Iterator[bytes]:
+        yield message(1.0)
+        assert came.wait(SECONDS)
+        yield BAD["a shape"][0]
+
+    with beside(new_front, tmp_path / "front") as (front, triton):
+        ended = in_background(lambda: front.stream(messages(), came=came.set))
+        server, _ = triton.accept()
+        with server:
+            head = frame(DATA, 0, prefixed(bytes(16_000)))[:14]
+            server.sendall(ANY_AMOUNT + BEGINS + ANSWERED + head)
+            with suppress(OSError):
+                while not ended.done():
+                    server.sendall(b"\0")
+                    time.sleep(0.02)
+            assert ended.result(SECONDS)[::2] == (grpc.StatusCode.INTERNAL, 1)
         assert "a stream was refused, or took longer" in front.errors
 
 
@@ -212,7 +231,7 @@ def most_held(front: Front) -> int:
 
 @pytest.mark.campaign
 def test_an_answer_has_some_parts_at_most(new_front: NewFront, tmp_path: Path) -> None:
-    """Each costs memory until it ends, however much nginx takes for one."""
+    """Each costs memory until it ends."""
     one = Upstream("127.0.0.1", 0, HEAD, part=PART * 2000, pause=0.0)
     with one, new_front(tmp_path / "front", **at(one.port)) as front:
         before = most_held(front)
@@ -221,6 +240,21 @@ def test_an_answer_has_some_parts_at_most(new_front: NewFront, tmp_path: Path) -
                 pass
         assert 30 << 20 < most_held(front) - before < 256 << 20
         assert "more than 200000 parts" in front.errors
+
+
+@pytest.mark.campaign
+def test_an_answer_in_too_many_pieces_is_broken_off(new_front: NewFront, tmp_path: Path) -> None:
+    """Nobody knows where its frames end."""
+    with beside(new_front, tmp_path / "front") as (front, triton), line(front, triton) as ends:
+        client, server = ends
+        for _ in range(50_001):
+            server.sendall(ANSWERED[:1])
+            assert client.recv(1) == ANSWERED[:1]
+        client.sendall(HANDSHAKE + WRONG)
+        with suppress(OSError):
+            while client not in select.select([client], [], [], 0.02)[0] or client.recv(1 << 16):
+                server.sendall(b"\0")
+        assert "a stream was refused, or took longer" in front.errors
 
 
 @pytest.mark.campaign

@@ -63,3 +63,13 @@ def body(asked: str, said: str) -> Any:
     """Of the request; bytes go as they are, and None is a GET."""
     change = WORDS[said] if said in WORDS else json.loads(said.strip("`"))
     return GOOD[asked] | change if isinstance(change, dict) else change
+
+
+def expect(row: list[str], answer: tuple[int, Any, dict[str, str]]) -> None:
+    """Asserts that this is what the row says."""
+    status, content, headers = answer
+    error = content["error"]
+    found = [str(status), error["type"], error["code"], error["param"] or ""]
+    assert found == row[2:], error["message"]
+    assert error["message"]
+    assert ("retry-after" in headers) == ("Retry-After" in row[1])

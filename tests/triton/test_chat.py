@@ -32,6 +32,7 @@ from clients.streaming import Part, StreamError, stream
 from server.process.launch import TritonServer
 from tests.support.calls import in_parallel, settled
 from tests.support.gateways import Gateway, gateway
+from tests.support.openai_rows import PATHS, SETTINGS, body, expect, rows
 from tests.support.processes import until
 from tests.support.serving import Serve
 from tests.unit.test_prompt import CHATML
@@ -169,6 +170,21 @@ def test_by_openais_client(served: Gateway, wanted: dict[str, str], question: st
     for token in tokens:
         assert len(token.top_logprobs) == 3
         assert token.logprob == token.top_logprobs[0].logprob <= 0
+
+
+TABLE = [
+    row
+    for row in rows()
+    if row[0] in ("chat", "completions") and row[1] not in SETTINGS and int(row[2]) < 429
+]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=" ".join)
+def test_refusals_are_those_of_the_page(served: Gateway, row: list[str]) -> None:
+    given = body(*row[:2])
+    if isinstance(given, dict) and given["model"] == "talk":
+        given |= {"model": "chat"}
+    expect(row, served.ask(PATHS.get(row[0], f"/v1/{row[0]}"), given))
 
 
 def test_openais_client_goes_on_with_ids(served: Gateway, checkpoint: Path) -> None:

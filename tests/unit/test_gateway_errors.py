@@ -23,7 +23,7 @@ from python_mp.model.config import Parameters
 from python_mp.model.errors import Unavailable
 from python_mp.model.request import Request
 from tests.support.gateways import Gateway, gateway
-from tests.support.openai_rows import GOOD, KINDS, PATHS, SETTINGS, WORDS, body, rows
+from tests.support.openai_rows import GOOD, KINDS, PATHS, SETTINGS, WORDS, body, expect, rows
 
 BODIES = {
     "chat": Conversation,
@@ -37,15 +37,6 @@ BODIES = {
 def served() -> Iterator[Gateway]:
     with gateway() as running:
         yield running
-
-
-def expect(row: list[str], answer: tuple[int, Any, dict[str, str]]) -> None:
-    status, content, headers = answer
-    error = content["error"]
-    found = [str(status), error["type"], error["code"], error["param"] or ""]
-    assert found == row[2:], error["message"]
-    assert error["message"]
-    assert ("retry-after" in headers) == ("Retry-After" in row[1])
 
 
 def expect_raised(row: list[str], client: openai.OpenAI, path: str, given: Any) -> None:
