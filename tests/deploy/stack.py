@@ -46,7 +46,7 @@ class Stack:
         own = {name: str(port) for name, port in self.ports.items()}
         own |= self._at_hand() | {"RUNBOOKS": RUNBOOKS}
         own |= {"HOST": "127.0.0.1", "ADMIN_TOKEN": TOKEN, "MODEL_REPOSITORY": str(repository)}
-        own |= {"GATEWAY_TOKEN": KEY}
+        own |= {"GATEWAY_TOKEN": KEY, "AGENT_TOKEN": secrets.token_hex(32)}
         self._environment = {**os.environ, **own}
 
     def _at_hand(self) -> dict[str, str]:

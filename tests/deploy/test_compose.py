@@ -262,6 +262,15 @@ def test_the_repository_of_the_clone_is_built_and_served(stack: Stack) -> None:
         assert {path.stat().st_uid, path.parent.stat().st_uid} == {OWNER}
 
 
+def test_agents_in_containers_connect(stack: Stack) -> None:
+    files = ["-f", "docker-compose.yml", "-f", "docker-compose.hosts.yml"]
+    agents = "agent-b", "agent-c"
+    stack.compose(*files, "up", "--detach", "--no-deps", "triton", *agents)
+    for each in agents:
+        said = f"connected to triton:8005 as {each[-1]}"
+        until(lambda: said in stack.compose(*files, "logs", each), 120)  # noqa: B023
+
+
 @pytest.mark.campaign
 def test_the_documented_commands_build_and_serve_another_engine(stack: Stack) -> None:
     """In their order, once the recipe says it; and the next `up` does not undo it."""
