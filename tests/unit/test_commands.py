@@ -32,7 +32,7 @@ RUN = {
     r"\S*python -m pytest": ".ci/run",  # all of them
     r"\S*python -m python_mp\.agent ": "tests/process/test_hosts.py",
     r"make up$": "tests/deploy/test_compose.py",  # as what it calls
-    r"docker compose (-f \S+ -f \S+hosts\.yml )?(build|up|exec|run)": "tests/deploy/test_compose.py",
+    r"docker compose (-f \S+ )*(build|up|exec|run)": "tests/deploy/test_compose.py",
 }
 """What begins so is run by this, itself or as what it calls."""
 
