@@ -54,7 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--budget-minutes", type=_above_zero, default=10.0, metavar="M")
     add("--lengths", type=Path, metavar="FILE", help="LENGTH or LENGTH COUNT a line, in tokens")
     add("--save", action="store_true", help="write the choice into recipe.toml and config.pbtxt")
-    add("--machine", metavar="WORDS", help="predict for another one, as in gpus=8,nvlink,hosts=2")
+    add(
+        "--machine",
+        metavar="WORDS",
+        help="predict for others: gpus=8,nvlink,hosts=2 or cores=16,hosts=4",
+    )
     add("--repository", type=Path, default=REPOSITORY, metavar="DIR")
     add("--workspace", type=Path, default=WORKSPACE, metavar="DIR")
     return made

@@ -38,7 +38,8 @@ class Machine:
         near, far: inside a host and between hosts; of several protocols the best is taken.
         request: of a host's core for a request: protocols, Triton, front.
         cores: of a host.
-        is_shared: the ranks compute on these cores, too; a device is a core.
+        is_shared: the ranks compute on these cores, too; a device is a core. Then the first rank of
+            a host sends for all beside it, whereas each GPU sends its part.
     """
 
     devices: int
@@ -90,7 +91,8 @@ def all_reduce(machine: Machine, ranks: int, nbytes: float) -> float:
     """Seconds."""
     inside = min(ranks, machine.devices)
     hosts = -(-ranks // machine.devices)
-    return _ring(machine.near, inside, nbytes) + _ring(machine.far, hosts, nbytes / inside)
+    sent = nbytes if machine.is_shared else nbytes / inside
+    return _ring(machine.near, inside, nbytes) + _ring(machine.far, hosts, sent)
 
 
 def forecast(machine: Machine, work: Work, layout: Layout, threads: int = 1) -> Forecast:
@@ -111,7 +113,7 @@ def forecast(machine: Machine, work: Work, layout: Layout, threads: int = 1) -> 
     }
     if machine.is_shared:
         busy = layout.world_size * threads * (computed + met) / count
-        bounds["host"] = machine.cores / (machine.request + busy)
+        bounds["host"] = machine.cores * machine.hosts / (machine.request + busy)
     limit = min(bounds, key=lambda name: bounds[name])
     name = "collectives" if limit == "devices" and met > computed else limit
     return Forecast(bounds[limit], _alone(machine, work, layout, threads), name)

@@ -1,4 +1,5 @@
-"""Machines that are not here, by a few words (gpus=8,nvlink,hosts=16), and their constants."""
+"""Machines that are not here, by a few words (gpus=8,nvlink,hosts=16; cores=16,hosts=4), and their
+constants."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ MOST_DEVICES = 1024
 NUMBERS = {"gpus": 0, "hosts": 1, "cores": 16, "network": 400}
 WORDS = ("nvlink", "pcie")
 WRITE = (
-    "write gpus=N, and as you like nvlink or pcie, hosts=N, cores=N (of a host), network=N (Gb/s)"
+    "write gpus=N, and as you like nvlink or pcie, hosts=N, cores=N (of a host), network=N (Gb/s);"
+    " without gpus the cores compute"
 )
 SHARE_OF_PRODUCTS = {384: 0.21, 1024: 0.60}
 """By a model's width."""
@@ -50,6 +52,19 @@ CONSTANTS: Mapping[str, Constant] = {
     "network simple hop": Constant(14e-6, "s", NCCL),
     "LL share": Constant(0.25, "of a link's bandwidth, one host or several", NCCL),
 }
+"""Of GPUs."""
+CORES = "MiniLM on 2 cores with AVX-512, docs/costs.md"
+BETWEEN = "2 x 2 ranks in network namespaces of one machine, `make bench ARGS=collectives`"
+ON_CORES: Mapping[str, Constant] = {
+    "core": Constant(150e9, "FLOP/s in float32", f"{CORES}: full load"),
+    "core's layer": Constant(3e-4, "s a layer of a batch", f"{CORES}: one text"),
+    "request": CONSTANTS["request"],
+    "undivided": CONSTANTS["undivided"],
+    "memory start": Constant(1e-6, "s of an all-reduce inside a host", BETWEEN),
+    "memory bandwidth": Constant(12e9, "bytes/s", BETWEEN),
+    "TCP start": Constant(130e-6, "s of an all-reduce between hosts", BETWEEN),
+    "TCP bandwidth": Constant(0.7e9, "bytes/s, or the network's if that is less", BETWEEN),
+}
 
 
 @dataclass(frozen=True)
@@ -74,14 +89,25 @@ def read(words: str) -> dict[str, str | int]:
             said[name] = int(number)
         else:
             raise BuildError(f"--machine {words}: {word!r} says nothing; {WRITE}")
-    devices = int(said["gpus"]) * int(said["hosts"])
-    if not 0 < devices <= MOST_DEVICES or not said["cores"] or not said["network"]:
-        raise BuildError(f"--machine {words}: 1 to {MOST_DEVICES} GPUs can be planned; {WRITE}")
+    says_what_computes = said["gpus"] or "cores" in words
+    devices = int(said["gpus"] or said["cores"]) * int(said["hosts"])
+    none = not (says_what_computes and said["cores"] and said["network"])
+    if none or not 0 < devices <= MOST_DEVICES:
+        raise BuildError(
+            f"--machine {words}: 1 to {MOST_DEVICES} GPUs or cores can be planned; {WRITE}"
+        )
     return said
+
+
+def constants(said: Mapping[str, str | int]) -> Mapping[str, Constant]:
+    """Those by which this machine is made."""
+    return CONSTANTS if said["gpus"] else ON_CORES
 
 
 def machine(said: Mapping[str, str | int], size: Size) -> Machine:
     """For this model."""
+    if not said["gpus"]:
+        return _of_cores(said, size)
     speed = _value("products") * share_of_products(size.width)
     return Machine(
         devices=int(said["gpus"]),
@@ -95,6 +121,24 @@ def machine(said: Mapping[str, str | int], size: Size) -> Machine:
         request=_value("request"),
         cores=int(said["cores"]),
         is_shared=False,
+    )
+
+
+def _of_cores(said: Mapping[str, str | int], size: Size) -> Machine:
+    value = {name: each.value for name, each in ON_CORES.items()}
+    network = min(value["TCP bandwidth"], int(said["network"]) / 8 * 1e9)
+    return Machine(
+        devices=int(said["cores"]),
+        hosts=int(said["hosts"]),
+        batch=value["core's layer"] * size.layers,
+        token=2 * size.weights / value["core"],
+        undivided=value["undivided"],
+        single=value["undivided"],
+        near=[Link(value["memory start"], 0.0, value["memory bandwidth"])],
+        far=[Link(value["TCP start"], 0.0, network)],
+        request=value["request"],
+        cores=int(said["cores"]),
+        is_shared=True,
     )
 
 

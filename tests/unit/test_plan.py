@@ -317,6 +317,8 @@ def test_constants_of_this_machine_give_back_what_was_measured(seed: int) -> Non
         ("gpus=8,nvlnk", "'nvlnk' says nothing"),
         ("gpus=eight", "'gpus=eight' says nothing"),
         ("gpus=8,network=0", "1 to 1024 GPUs"),
+        ("cores=0,hosts=2", "1 to 1024 GPUs"),
+        ("hosts=2", "1 to 1024 GPUs"),
     ],
 )
 def test_words_that_are_no_machine_are_refused(words: str, sentence: str) -> None:
@@ -339,6 +341,25 @@ def test_layouts_elsewhere_are_those_that_fit() -> None:
     for layout in found:
         rates = [alpha_beta.forecast(each, work, layout).rate for each in (nvlink, pcie)]
         assert rates[0] >= rates[1] * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(("nbytes", "microseconds"), [(1536, 132), (49_152, 172), (786_432, 1406)])
+def test_hosts_without_gpus_meet_as_was_measured(nbytes: int, microseconds: float) -> None:
+    """By `make bench ARGS=collectives`: float32, two hosts of two ranks."""
+    model = machines.Size(10_600_000, 6, 384, 12, 91_000_000)
+    two = machines.machine(machines.read("cores=2,hosts=2"), model)
+    found = 1e6 * alpha_beta.all_reduce(two, 4, nbytes)
+    assert microseconds / 1.5 < found < microseconds * 1.5
+    assert alpha_beta.all_reduce(two, 2, nbytes) < found / 10
+
+
+def test_stages_cross_hosts_more_cheaply_than_tensor_parallelism() -> None:
+    large = machines.Size(8_000_000_000, 32, 4096, 32, 32_000_000_000)
+    there = machines.machine(machines.read("cores=16,hosts=2,network=10"), large)
+    work = Work(32, 4 * 4096, 500.0, 64, 8192)
+    across = [alpha_beta.forecast(there, work, layout) for layout in (Layout(32), Layout(16, 2))]
+    assert across[0].rate < across[1].rate
+    assert len({*elsewhere.layouts(there, large)}) > 10
 
 
 # Files
