@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,11 +20,16 @@ from tests.support.calls import BOUND, Client, reference
 from tests.support.command import variables
 from tests.support.network import Host
 from tests.support.other_hosts import Program
-from tests.support.processes import children
+from tests.support.processes import alive, children, until
 from tests.support.repository import Layout
 
 LEASE, START_SECONDS = 5.0, 120.0
-CLIENTS, REQUESTS = 8, 100
+BACK_SECONDS = 15.0
+"""A third of a second to three, where the machine has nothing else to do."""
+CLIENTS, REQUESTS = 8, 25
+OFTEN = [REQUESTS, pytest.param(100, marks=pytest.mark.campaign)]
+RIGHT = "right"
+REFUSED = "agents on 1 other hosts, and 0 are connected"
 TOKEN = "a token of these tests"
 ACROSS = Layout(1, 2, hosts=2)
 
@@ -34,6 +40,7 @@ class Served:
 
     server: Program
     leader: Host
+    others: list[Host]
     endpoints: Endpoints
     folder: Path
     held: ExitStack
@@ -48,32 +55,41 @@ class Served:
         self.agents[host.name] = started
         return started
 
-    def embed(self, number: int, model: str) -> bool:
-        """Whether the answer is right; raises where there is none. Call it on the leader's host."""
-        with Client(self.endpoints, "http") as client:
-            which = [number % 200]
-            vectors = client.embed([reference().texts[number % 200]], model)
-        return reference().cosine(which, vectors) >= BOUND["float32"]
+    def kill_agent(self, host: Host) -> None:
+        self.agents[host.name].kill()
 
-    def answers(self, model: str) -> bool:
-        with self.leader.entered():
-            try:
-                return self.embed(0, model)
-            except (InferenceServerException, OSError):
-                return False
+    def ranks(self, host: Host) -> list[int]:
+        forkservers = children(self.agents[host.name].process.pid)
+        return [pid for each in forkservers for pid in children(each)]
+
+    @property
+    def busy(self) -> Host:
+        """Where the second stage is."""
+        (found,) = (host for host in self.others if self.ranks(host))
+        return found
+
+    def answers(self) -> bool:
+        with self.leader.entered(), Client(self.endpoints, "http") as client:
+            return _embed(client, 0) == RIGHT
 
     @contextmanager
-    def load(self, model: str, requests: int = REQUESTS) -> Iterator[Counter[str]]:
-        """CLIENTS clients with so many requests each; counts them by what became of them."""
-        found: Counter[str] = Counter()
+    def back(self, what: str) -> Iterator[None]:
+        """Within it something happens after which there is a new generation."""
+        before, began = len(self.server.lines), time.monotonic()
+        yield
+        self.server.says(r"generation \d+: 2 ranks serve", BACK_SECONDS, since=before)
+        print(f"{what}; serves {time.monotonic() - began:.1f} s later")
+
+    @contextmanager
+    def load(self, requests: int) -> Iterator[list[str]]:
+        """CLIENTS clients with so many requests each; what became of them."""
+        found: list[str] = []
 
         def ask(first: int) -> None:
-            with self.leader.entered():
+            with self.leader.entered(), Client(self.endpoints, "http") as client:
                 for number in range(first, first + requests):
-                    try:
-                        found["right" if self.embed(number, model) else "wrong"] += 1
-                    except (InferenceServerException, OSError) as error:
-                        found[str(error)] += 1
+                    answer = _embed(client, number)
+                    found.append(answer)
 
         threads = [threading.Thread(target=ask, args=(n * requests,)) for n in range(CLIENTS)]
         for thread in threads:
@@ -84,9 +100,16 @@ class Served:
             for thread in threads:
                 thread.join()
 
-    def ranks(self, host: str) -> list[int]:
-        forkservers = children(self.agents[host].process.pid)
-        return [pid for each in forkservers for pid in children(each)]
+
+def _embed(client: Client, number: int) -> str:
+    """RIGHT, or what went wrong."""
+    which = [number % 200]
+    try:
+        vectors = client.embed([reference().texts[which[0]]], ACROSS.name)
+    except (InferenceServerException, OSError) as error:
+        return str(error)
+    right = reference().cosine(which, vectors) >= BOUND["float32"]
+    return RIGHT if right else f"another answer to {number}"
 
 
 @contextmanager
@@ -103,17 +126,76 @@ def serving(leader: Host, others: list[Host], folder: Path, *layouts: Layout) ->
         with leader.entered():
             server = Program("server", f"--model-repository={models}", **variables(endpoints))
         held.callback(server.kill)
-        served = Served(server, leader, endpoints, folder, held)
+        reference()
+        served = Served(server, leader, others, endpoints, folder, held)
         for other in others:
             served.agent(other)
         server.says("Ctrl-C drains", START_SECONDS)
         yield served
 
 
-def test_answers_and_failures(hosts: Hosts, tmp_path: Path) -> None:
-    """One server for all: to start it takes most of the time."""
-    with hosts(3) as (a, b, c), serving(a, [b, c], tmp_path, ACROSS) as served:
-        model = ACROSS.name
-        with served.load(model) as found:
-            pass
-        assert found == {"right": CLIENTS * REQUESTS}
+@pytest.fixture(scope="module")
+def served(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Triton on a, agents on b and c, of which one has the second stage."""
+    folder = tmp_path_factory.mktemp("over_hosts")
+    with hosts(3) as (a, b, c), serving(a, [b, c], folder, ACROSS) as served:
+        yield served
+
+
+@pytest.mark.parametrize("requests", OFTEN)
+def test_answers_are_right(served: Served, requests: int) -> None:
+    with served.load(requests) as found:
+        pass
+    assert Counter(found) == {RIGHT: CLIENTS * requests}
+
+
+@pytest.mark.parametrize("requests", OFTEN)
+@pytest.mark.parametrize("whole", [False, True], ids=["agent", "host"])
+def test_what_dies_loses_nothing(served: Served, requests: int, whole: bool) -> None:
+    """There is another host, whose agent is ready for it."""
+    busy = served.busy
+    with served.load(requests) as found:
+        until(lambda: len(found) > CLIENTS)
+        with served.back("killed"):
+            busy.kill() if whole else served.kill_agent(busy)
+    assert Counter(found) == {RIGHT: CLIENTS * requests}
+    served.agent(busy).says("ready for ranks of")
+
+
+@pytest.mark.parametrize("seconds", [LEASE + 2, pytest.param(20.0, marks=pytest.mark.campaign)])
+def test_beyond_a_cut_link_nothing_goes_on(served: Served, seconds: float) -> None:
+    """Neither side is told. There is no other host, so requests are kept, and then refused."""
+    busy = served.busy
+    (spare,) = (host for host in served.others if host is not busy)
+    served.kill_agent(spare)
+    ranks = served.ranks(busy)
+    with served.load(REQUESTS) as found:
+        until(lambda: len(found) > CLIENTS)
+        busy.cut()
+        began = time.monotonic()
+        until(lambda: not any(map(alive, ranks)))
+        gone = time.monotonic() - began
+        until(lambda: time.monotonic() > began + seconds, 2 * seconds)
+        with served.back("mended"):
+            busy.mend()
+        until(served.answers)
+    print(f"ranks beyond the cut were gone after {gone:.1f} s")
+    counts = Counter(found)
+    assert {why for why in counts if why != RIGHT and REFUSED not in why} == set()
+    assert gone < LEASE + 1
+    served.agent(spare).says("ready for ranks of")
+
+
+@pytest.mark.parametrize("trouble", ["slow", "losing"])
+def test_a_poor_link_only_takes_longer(served: Served, trouble: str) -> None:
+    """50 ms there and 50 back, or every twentieth packet lost."""
+    busy, before = served.busy, len(served.server.lines)
+    busy.delay(0.05) if trouble == "slow" else busy.lose(0.05)
+    began = time.monotonic()
+    with served.load(REQUESTS) as found:
+        pass
+    print(f"{trouble}: {len(found) / (time.monotonic() - began):.1f} texts/s")
+    busy.delay(0)
+    busy.lose(0)
+    assert Counter(found) == {RIGHT: CLIENTS * REQUESTS}
+    assert not [line for line in served.server.lines[before:] if "generation" in line]

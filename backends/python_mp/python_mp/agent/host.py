@@ -150,7 +150,8 @@ class Connected:
 
     async def _prepare(self, order: dict[str, Any]) -> None:
         try:
-            await self._prepared(order)
+            spec, _ = await self._prepared(order)
+            log.info("ready for ranks of %s", spec.config.name)
         except Exception as error:
             log.warning("a model cannot be prepared: %s", describe(error))
 
