@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from pathlib import Path
 from typing import Protocol
 
@@ -15,11 +14,11 @@ from ..wire.exchange_line import End
 from ..wire.message import MAX_MESSAGE, Kind, Message
 from .contents import Artifact
 from .fetching import PIECE
+from .lease import keep
 from .link import CONTROL, Frame, Link, LinkError
 
 log = logging.getLogger("exchange")
 
-PULSE_SECONDS = 1.0
 _LONGEST = 1 << 20
 """Bytes of a frame that is about the host itself: vitals of ranks, stacks."""
 
@@ -54,11 +53,6 @@ class Agent:
         self._next_channel = 1
         link.most = self._most
 
-    @property
-    def silence(self) -> float:
-        """Seconds since anything was heard of it."""
-        return time.monotonic() - self.link.heard
-
     def start(self, rank: Rank, block: str, spec: str, folder: Path, artifact: Artifact) -> int:
         """Has it start a rank; the channel on which messages reach that."""
         channel, self._next_channel = self._next_channel, self._next_channel + 1
@@ -79,7 +73,7 @@ class Agent:
 
     async def listen(self) -> str:
         """Until the connection ends; why it did."""
-        pulse = asyncio.create_task(self._pulse())
+        pulse = asyncio.create_task(keep(self.link, self._lease, self._say_pulse))
         why = "its agent has ended"
         try:
             while frame := await self.link.receive():
@@ -91,7 +85,7 @@ class Agent:
         finally:
             pulse.cancel()
             self.link.close()
-        if self.silence >= self._lease:
+        if self.link.silence >= self._lease:
             why = f"no word from it for {self._lease:g} s"
         return why
 
@@ -101,11 +95,8 @@ class Agent:
             rank.end(End(lost=f"host {self.name} is lost: {why}"))
         self._ranks.clear()
 
-    async def _pulse(self) -> None:
-        while self.silence < self._lease:
-            self.link.send(CONTROL, Message(Kind.PULSE))
-            await asyncio.sleep(min(PULSE_SECONDS, self._lease / 4))
-        self.link.close()
+    def _say_pulse(self) -> None:
+        self.link.send(CONTROL, Message(Kind.PULSE))
 
     async def _take(self, frame: Frame) -> None:
         if frame.channel == CONTROL:

@@ -140,7 +140,7 @@ class Exchange:
 
     def _object(self, name: str, versions: Mapping[str, str]) -> str:
         known = self._agents.get(name)
-        if known and known.silence < _TAKEN_SECONDS:
+        if known and known.link.silence < _TAKEN_SECONDS:
             return f"an agent named {name} is connected already: give each a --name of its own"
         return difference(versions)
 

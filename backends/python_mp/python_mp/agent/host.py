@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -17,11 +16,11 @@ from ..front.supervise.forkserver_client import ForkserverClient
 from ..model.errors import describe
 from ..model.rank_spec import RankSpec
 from ..wire.message import MAX_MESSAGE, Kind, Message
-from .agents import PULSE_SECONDS
 from .blocks import Block
 from .contents import Artifact
 from .fetching import PIECE, Cache
 from .forkservers import Forkservers
+from .lease import keep
 from .link import CONTROL, Frame, Link, LinkError
 
 log = logging.getLogger("agent")
@@ -54,7 +53,7 @@ class Connected:
 
     async def serve(self) -> str:
         """Until the connection ends; why it did. No rank is left then."""
-        pulse = asyncio.create_task(self._pulse())
+        pulse = asyncio.create_task(keep(self._link, self._lease, self._say_pulse))
         why = "the exchange has hung up"
         try:
             while frame := await self._link.receive():
@@ -67,13 +66,9 @@ class Connected:
         finally:
             pulse.cancel()
             self._end()
-        if self._silence >= self._lease:
+        if self._link.silence >= self._lease:
             why = f"no word of the exchange for {self._lease:g} s"
         return why
-
-    @property
-    def _silence(self) -> float:
-        return time.monotonic() - self._link.heard
 
     def _end(self) -> None:
         self._link.close()
@@ -84,18 +79,14 @@ class Connected:
         for block in list(self._blocks.values()):
             block.kill()
 
-    async def _pulse(self) -> None:
-        """Vitals of all ranks each second. Once the lease is over the link is closed, and with it
-        all ranks end."""
-        while self._silence < self._lease:
-            vitals: dict[int, Any] = {}
-            for channel, block in self._of_channel.items():
-                if rank := block.ranks.get(channel):
-                    with suppress(OSError):
-                        vitals[channel] = rank.vital()
-            self._link.send(CONTROL, Message(Kind.PULSE), json.dumps(vitals).encode())
-            await asyncio.sleep(min(PULSE_SECONDS, self._lease / 4))
-        self._link.close()
+    def _say_pulse(self) -> None:
+        """With the vitals of all ranks."""
+        vitals: dict[int, Any] = {}
+        for channel, block in self._of_channel.items():
+            if rank := block.ranks.get(channel):
+                with suppress(OSError):
+                    vitals[channel] = rank.vital()
+        self._link.send(CONTROL, Message(Kind.PULSE), json.dumps(vitals).encode())
 
     def _take(self, frame: Frame) -> None:
         kind = frame.message.kind

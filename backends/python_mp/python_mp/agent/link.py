@@ -63,6 +63,11 @@ class Link:
         """Of the other host."""
         return str(self._writer.get_extra_info("peername")[0])
 
+    @property
+    def silence(self) -> float:
+        """Seconds since anything was heard."""
+        return time.monotonic() - self.heard
+
     def send(
         self, channel: int, message: Message | bytes, payload: bytes | memoryview = b""
     ) -> None:
