@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from build_scripts import artifact, job, stages
+from build_scripts import artifact, fetch, job, stages
 from build_scripts.job import Job
 from python_mp.front.local import Local, served
 from python_mp.model.config import ModelConfig, parse
@@ -29,7 +29,7 @@ LIMIT = 300.0
 
 def checkpoint() -> Path:
     """transformers' folder that the model was made of."""
-    return _built(1).output("fetch")
+    return fetch.read(_built(1)).folder
 
 
 def weights_nbytes() -> int:

@@ -116,6 +116,22 @@ class Ranks:
         for cache_ in (each for stage in self._caches for each in stage):
             cache_.open(blocks, device)
 
+    def capture(self, most: int) -> bool:
+        """Whether all later steps of up to so many rows are replayed; for one rank a stage."""
+        decoders = [decoder for stage in self._stages for decoder in stage]
+        rows = [decoder.capture_steps(most) for decoder in decoders]
+        for count in (max(rows), 1, 9):
+            self.step(
+                {
+                    "INPUT_IDS": [n % 2 for n in range(count)],
+                    "cu_seqlens": range(count + 1),
+                    "context_lengths": range(CONTEXT - count + 1, CONTEXT + 1),
+                    "block_table": [[0] * -(-CONTEXT // BLOCK)] * count,
+                    "sampled": [0],
+                }
+            )
+        return all(decoder.encoder.is_replayed for decoder in decoders)
+
     @torch.inference_mode()
     def step(self, tensors: dict[str, Any]) -> torch.Tensor:
         """Logits of the sequences that are sampled."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ..model import layout
+from ..model import decoders, layout
 from ..model.config import ModelConfig
 from ..model.errors import InvalidInput, LoadError, PythonMpError
 from ..model.request import Array
@@ -20,6 +20,10 @@ SHARE = {"cpu": 0.25, "cuda": 0.9}
 taken only as blocks are written: what looks free then may be promised to another cache."""
 MOST = 1 << 16
 """Blocks that are taken of themselves: a million tokens. The front keeps a list of them."""
+MOST_CAPTURED = 512
+"""Rows of a step that is replayed: memory is taken for so many."""
+CHECKED = 1, 9
+FAR = 4096
 ROWS = 2
 """Of each sequence of the batch that tells what layers keep."""
 
@@ -47,6 +51,18 @@ def open_cache(forward: Forward, cache: KvCache, config: ModelConfig, device: De
     except Exception as error:
         text = f"the module raised {type(error).__name__} for a first step: {error}"
         raise LoadError(text) from error
+
+
+def capture_steps(forward: Forward, module: object, config: ModelConfig) -> None:
+    """On a CPU: what a step computes is captured, so that later ones need no Python, where the
+    module knows how. Later steps are other rows, near and far."""
+    begin = getattr(module, "capture_steps", None)
+    if begin is None:
+        return
+    longest = decoders.read(config.folder).context_length
+    most = min(config.parameters.max_batch_tokens, MOST_CAPTURED)
+    for rows in (begin(most), *CHECKED):
+        forward(_step(rows, 1, config, min(longest, FAR)))
 
 
 def _blocks(cache: KvCache, config: ModelConfig, device: Device) -> int:
@@ -83,7 +99,7 @@ def _step(
     none, ints = np.zeros(0, np.int32), np.zeros(sampled, np.int32)
     ends = np.zeros(sampled + 1, np.int32)
     step: dict[str, Array] = {
-        "INPUT_IDS": np.zeros(sequences * rows, np.int32),
+        "INPUT_IDS": np.arange(sequences * rows, dtype=np.int32) % 2,
         "cu_seqlens": np.arange(sequences + 1, dtype=np.int32) * rows,
         "sampled": np.arange(sampled, dtype=np.int32),
         "sampling": np.array([[1, 0.5, 0, 0, 0, 1, 0]] * sampled, np.float32),
@@ -97,7 +113,7 @@ def _step(
     }
     if context is not None:
         step |= {
-            "context_lengths": np.full(sequences, context, np.int32),
-            "block_table": np.zeros((sequences, 1), np.int32),
+            "context_lengths": np.linspace(context, rows, sequences).astype(np.int32),
+            "block_table": np.zeros((sequences, -(-context // BLOCK)), np.int32),
         }
     return step

@@ -22,7 +22,7 @@ from ..sharding.products import let_many_rows_differ
 from ..sharding.running import KvCache, Running
 from ..sharding.shard import Shard
 from ..sharding.source import Source, read
-from .cache import most_running, open_cache
+from .cache import capture_steps, most_running, open_cache
 from .collectives import Communicator, connect
 from .control_store import ControlStore
 from .device import CPU, CudaDevice, Device, Landing, of_index
@@ -101,6 +101,8 @@ class Stage:
         times.append(time.monotonic())
         if cache is not None:
             open_cache(stage.forward, cache, spec.config, device)
+            if not isinstance(device, CudaDevice):
+                capture_steps(stage.forward, compute, spec.config)
             stage.blocks = cache.blocks
         else:
             warm_up(stage.forward, spec.config, manifest.sample_dims if manifest else {})

@@ -1,3 +1,5 @@
+from typing import Any
+
 def instruction_sets() -> tuple[str, ...]: ...
 def is_amd() -> bool: ...
 def choose(which: int, /) -> None: ...
@@ -14,7 +16,34 @@ def multiply(
     many: bool,
     /,
 ) -> None: ...
-def gelu(y: int, x: int, count: int, threads: int, /) -> None: ...
+def combine(
+    what: int,
+    y: int,
+    a: int,
+    b: int,
+    rows: int,
+    width: int,
+    y_stride: int,
+    a_stride: int,
+    b_stride: int,
+    factor: float,
+    threads: int,
+    /,
+) -> None: ...
+def record(calls: list[tuple[Any, ...]] | None, /) -> None: ...
+def program(rows: int, calls: list[tuple[str, tuple[Any, ...]]], /) -> object: ...
+def run(
+    program: object,
+    rows: int,
+    places: int,
+    table: int,
+    contexts: int,
+    starts: int,
+    sequences: int,
+    width: int,
+    threads: int,
+    /,
+) -> None: ...
 def store(
     keys: int,
     values: int,

@@ -12,7 +12,7 @@ import math
 import sys
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,15 @@ ALIGNMENT = 64
 """Bytes, as of torch's own tensors."""
 MOST_HEAD = 512
 """Numbers of a head that the kernel has room for."""
+
+
+class Pages(NamedTuple):
+    """What `store` and `attend_pages` are told of a step, the same for all layers."""
+
+    places: Tensor
+    table: Tensor
+    contexts: Tensor
+    cu_seqlens: Tensor
 
 
 def new_cache(

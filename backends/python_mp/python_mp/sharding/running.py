@@ -141,6 +141,13 @@ class Running(Packed):
         block = self[TABLE][sequence, self.positions // paged.BLOCK].long()
         return block * paged.BLOCK + self.positions % paged.BLOCK
 
+    @property
+    def pages(self) -> paged.Pages | None:
+        """Where its rows go and what they see; None where it is computed for itself."""
+        if TABLE not in self:
+            return None
+        return paged.Pages(self._places, self[TABLE], self[CONTEXTS], self.cu_seqlens)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
         """As `Sequences.attend`; layers are told apart by the order of the calls.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..model.errors import LoadError
 from ..rank.collectives import Communicator
+from .capture import collective
 from .cut import uneven
 from .parallelize import parallelize
 from .slices import read
@@ -91,7 +92,7 @@ class Shard:
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum over the stage's ranks, in place."""
-        return self.communicator.all_reduce(x) if self.size > 1 else x
+        return collective(self.communicator.all_reduce, x) if self.size > 1 else x
 
     def all_gather(self, x: Tensor) -> Tensor:
         """The ranks' [..., n] in rank order along the last dimension: [..., size * n]."""

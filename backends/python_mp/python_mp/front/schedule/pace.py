@@ -7,7 +7,7 @@ some 1.6 times as long as alone.
 
 from __future__ import annotations
 
-_MORE = 1.7
+_MORE = 1.8
 """Times the calm step that prompts may add."""
 _WEIGHT = 0.2
 """Of the latest step."""

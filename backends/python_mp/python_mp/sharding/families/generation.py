@@ -55,6 +55,9 @@ class Decoder(nn.Module):
     def take_kernels(self) -> None:
         self.encoder.take_kernels()
 
+    def capture_steps(self, most: int) -> int:
+        return self.encoder.capture_steps(most)
+
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
         found: Tensor | dict[str, Tensor] = self.encoder(batch, hidden)
         if self.logits is None or isinstance(found, Tensor):

@@ -24,6 +24,7 @@ from .. import checkpoint
 from ..packed import Packed
 from ..parallelize import load_weights, split
 from ..rectangles import MOST_PADDING, Rectangle
+from ..running import Running
 from ..shard import Shard
 from ..weights import Prefixed
 from . import kernelled, norms, shortcuts, skeleton
@@ -31,9 +32,11 @@ from .arrangement import MASKED, Rows
 from .attending import computing
 from .pipeline import Given, cut_to_stage
 from .plans import JOINED, plan
+from .stepping import Stepping, rows_to_capture
 from .task import Task
 
 IDS, TYPES, TYPE_COUNT = "INPUT_IDS", "TOKEN_TYPE_IDS", "type_vocab_size"
+HANDED_ON = "hidden"
 MOST, MOST_LAYERS = 1 << 31, 10_000
 """Of anything in config.json: beyond it a number is a mistake."""
 BEGIN_BEHIND_PADDING = {
@@ -155,6 +158,8 @@ class Encoder(nn.Module):
         shortcuts.take(model)
         self.is_last = shard.is_last
         self.model = model
+        self._shard = shard
+        self._stepping: Stepping | None = None
         self._takes = inspect.signature(type(model).forward).parameters
         self._padding = config.pad_token_id if _begins_behind_padding(config) else None
         self.generates = self.rows == "packed" and self._padding is None
@@ -164,6 +169,24 @@ class Encoder(nn.Module):
     def take_kernels(self) -> None:
         """For a module that is computed as it is: no graph is made of it from here on."""
         kernelled.take(self.model)
+
+    def capture_steps(self, most: int) -> int:
+        """The next steps are captured and checked; of how many rows the first one is to be.
+
+        Args:
+            most: rows of those that are replayed.
+        """
+        if self.generates and not self._has_types:
+            self._stepping = Stepping(most, self._agree)
+        return rows_to_capture(self.model)
+
+    @property
+    def is_replayed(self) -> bool:
+        return self._stepping is not None and self._stepping.is_replayed
+
+    def _agree(self, said: bool) -> bool:
+        shard = self._shard
+        return bool(shard.all_reduce(torch.tensor([float(said)])) == shard.size)
 
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
         found = self._forwards[self.rows](self, batch, hidden)
@@ -178,8 +201,16 @@ class Encoder(nn.Module):
         if self._has_types and not types:
             types = {"token_type_ids": torch.zeros_like(ids)}
         given = {"input_ids": ids, "position_ids": positions, **types}
-        with computing(batch, self._layers):
-            return self._call(hidden, **{name: rows[None] for name, rows in given.items()})[0]
+
+        def compute() -> Tensor:
+            with computing(batch, self._layers):
+                return self._call(hidden, **{name: rows[None] for name, rows in given.items()})[0]
+
+        pages = batch.pages if self._stepping and isinstance(batch, Running) else None
+        if self._stepping is None or pages is None:
+            return compute()
+        inputs = given if hidden is None else {**given, HANDED_ON: hidden}
+        return self._stepping.step(inputs, pages, compute)
 
     def _in_rectangles(self, batch: Packed, hidden: Tensor | None) -> Tensor:
         rows, has_mask = {"input_ids": batch[IDS], **self._types(batch)}, self._most_padding > 0

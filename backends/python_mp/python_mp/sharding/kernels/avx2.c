@@ -11,7 +11,7 @@
 #include "tasks.h"
 #include "gelu.h"
 #include "rows.h"
+#include "combine.h"
 
-const Kernels kernels_avx2 = {"avx2", multiply, gelu, attend, normalise,
-                              rotate};
+const Kernels kernels_avx2 = {"avx2", multiply, attend, normalise, rotate, combine};
 #endif

@@ -10,6 +10,6 @@
 #include "tasks.h"
 #include "gelu.h"
 #include "rows.h"
+#include "combine.h"
 
-const Kernels kernels_baseline = {"baseline", multiply, gelu, attend, normalise,
-                                  rotate};
+const Kernels kernels_baseline = {"baseline", multiply, attend, normalise, rotate, combine};

@@ -24,13 +24,7 @@ INLINE Vector gelu_of(Vector x) {
     return x * 0.5f * (1.0f + error_function(x * 0.70710678118654752f));
 }
 
-static void gelu(float *y, const float *x, size_t count, int threads) {
-    long vectors = count / LANES;
-#pragma omp parallel for schedule(static) num_threads(count < SMALL ? 1 : threads)
-    for (long i = 0; i < vectors; i++) save(y + i * LANES, gelu_of(load(x, i * LANES, 0)));
-    Vector rest = {0};
-    size_t left = count % LANES;
-    memcpy(&rest, x + vectors * LANES, left * sizeof *x);
-    rest = gelu_of(rest);
-    memcpy(y + vectors * LANES, &rest, left * sizeof *y);
+/* Of the approximation by a hyperbolic tangent. */
+INLINE Vector gelu_tanh_of(Vector x) {
+    return x * sigmoid((x + x * x * x * 0.044715f) * 1.59576912f);
 }

@@ -27,7 +27,7 @@ typedef struct {
     const int32_t *contexts;    /* [sequences]: tokens in the cache, this step's included */
     const int32_t *starts;      /* [sequences + 1]: where the rows of each begin */
     const float *sinks;         /* [heads], or NULL */
-    size_t sequences, width, blocks, heads, kv_heads, head, filled;
+    size_t tokens, sequences, width, blocks, heads, kv_heads, head, filled;
     size_t window;              /* tokens that a row sees, at most, its own included; each way */
     int causal;                 /* none behind its own */
     float scale, softcap;       /* 0: no cap */
@@ -64,15 +64,28 @@ typedef struct {
     int threads;
 } Rotation;
 
+/* What is done to each number by itself: y = a b, a + b, silu(a) b, ... */
+enum { ADD, TIMES, SCALE, COPY, SILU, SILU_TIMES, GELU, GELU_TANH, COMBINATIONS };
+
+typedef struct {
+    int what;
+    float *y;
+    const float *a, *b; /* [rows, width] each, so many floats from row to row; b: of two */
+    size_t rows, width, y_stride, a_stride, b_stride;
+    float factor; /* of SCALE */
+    int threads;
+} Combination;
+
 typedef struct {
     const char *name;
     int (*multiply)(const Product *); /* -1: no memory */
-    void (*gelu)(float *y, const float *x, size_t count, int threads);
     int (*attend)(const Attention *); /* -1: no memory */
     void (*normalise)(const Norm *);
     void (*rotate)(const Rotation *);
+    void (*combine)(const Combination *);
 } Kernels;
 
 extern const Kernels kernels_avx512, kernels_avx2, kernels_baseline;
+extern const Kernels *chosen;
 
 #endif

@@ -1,12 +1,9 @@
-/* Python's side of the kernels. Pointers are what torch's `data_ptr` says; sizes are checked by the
- * callers in Python, which know the tensors. */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
-#include <Python.h>
+/* Python's side of the kernels. */
+#include "arguments.h"
+#include "program.h"
 
-#include "kernels.h"
-
-static const Kernels *chosen = &kernels_baseline;
+const Kernels *chosen = &kernels_baseline;
+static PyObject *record; /* a list of what is called, or NULL */
 
 /* Those that this processor has, the best one first. */
 static int available(const Kernels **found) {
@@ -52,73 +49,42 @@ static PyObject *choose(PyObject *Py_UNUSED(module), PyObject *args) {
     return Py_NewRef(Py_None);
 }
 
+/* From here on what is called stands in a list, too, as (name, arguments); or no more, with None. */
+static PyObject *record_in(PyObject *Py_UNUSED(module), PyObject *list) {
+    if (list != Py_None && !PyList_Check(list))
+        return PyErr_Format(PyExc_TypeError, "a list or None");
+    Py_XDECREF(record);
+    record = list == Py_None ? NULL : Py_NewRef(list);
+    return Py_NewRef(Py_None);
+}
+
+static int is_noted(const char *name, PyObject *args) {
+    if (!record) return 1;
+    PyObject *entry = Py_BuildValue("(sO)", name, args);
+    int status = entry ? PyList_Append(record, entry) : -1;
+    Py_XDECREF(entry);
+    return status == 0;
+}
+
 static PyObject *multiply(PyObject *Py_UNUSED(module), PyObject *args) {
-    unsigned long long y, x, weight, bias;
-    Py_ssize_t rows, outputs, inputs;
     Product p = {0};
-    if (!PyArg_ParseTuple(args, "KKKKnnnpip", &y, &x, &weight, &bias, &rows, &outputs, &inputs,
-                          &p.bfloat16, &p.threads, &p.many))
-        return NULL;
-    p.y = (float *)(uintptr_t)y;
-    p.x = (const float *)(uintptr_t)x;
-    p.weight = (const char *)(uintptr_t)weight;
-    p.bias = (const float *)(uintptr_t)bias;
-    p.rows = rows;
-    p.outputs = outputs;
-    p.inputs = inputs;
+    if (!parse_product(args, &p) || !is_noted("multiply", args)) return NULL;
     int status;
     Py_BEGIN_ALLOW_THREADS status = chosen->multiply(&p);
     Py_END_ALLOW_THREADS return status ? PyErr_NoMemory() : Py_NewRef(Py_None);
 }
 
-static PyObject *gelu(PyObject *Py_UNUSED(module), PyObject *args) {
-    unsigned long long y, x;
-    Py_ssize_t count;
-    int threads;
-    if (!PyArg_ParseTuple(args, "KKni", &y, &x, &count, &threads)) return NULL;
-    Py_BEGIN_ALLOW_THREADS chosen->gelu((float *)(uintptr_t)y, (const float *)(uintptr_t)x, count,
-                                        threads);
+static PyObject *combine(PyObject *Py_UNUSED(module), PyObject *args) {
+    Combination c = {0};
+    if (!parse_combination(args, &c) || !is_noted("combine", args)) return NULL;
+    Py_BEGIN_ALLOW_THREADS chosen->combine(&c);
     Py_END_ALLOW_THREADS return Py_NewRef(Py_None);
 }
 
-/* Why pages cannot be read as asked, or NULL. */
-static const char *refusal(const Attention *a, size_t tokens) {
-    if (a->starts[0] != 0 || (size_t)a->starts[a->sequences] != tokens)
-        return "cu_seqlens does not begin at 0 and end with the rows of q";
-    for (size_t i = 0; i < a->sequences; i++) {
-        int64_t rows = (int64_t)a->starts[i + 1] - a->starts[i], context = a->contexts[i];
-        if (rows < 0 || context < rows || context > (int64_t)(a->width * BLOCK))
-            return "a sequence's context is shorter than its rows, or longer than its table";
-        int64_t seen = context - rows + 1 - (int64_t)a->window;
-        int64_t block = seen > 0 ? seen / BLOCK : 0;
-        for (; rows && block * BLOCK < context; block++) {
-            int32_t id = a->table[i * a->width + block];
-            if (id < 0 || (size_t)id >= a->blocks) return "block_table names no block of the cache";
-        }
-    }
-    return NULL;
-}
-
 static PyObject *attend(PyObject *Py_UNUSED(module), PyObject *args) {
-    unsigned long long out, q, keys, values, table, contexts, starts, sinks;
-    Py_ssize_t tokens, sequences, width, blocks, heads, kv_heads, head, filled, window;
     Attention a = {0};
-    if (!PyArg_ParseTuple(args, "KKKKKKKKnnnnnnnnnpffpi", &out, &q, &keys, &values, &table,
-                          &contexts, &starts, &sinks, &tokens, &sequences, &width, &blocks, &heads,
-                          &kv_heads, &head, &filled, &window, &a.causal, &a.scale, &a.softcap,
-                          &a.bfloat16, &a.threads))
-        return NULL;
-    a.out = (float *)(uintptr_t)out;
-    a.q = (const float *)(uintptr_t)q;
-    a.keys = (const char *)(uintptr_t)keys;
-    a.values = (const char *)(uintptr_t)values;
-    a.table = (const int32_t *)(uintptr_t)table;
-    a.contexts = (const int32_t *)(uintptr_t)contexts;
-    a.starts = (const int32_t *)(uintptr_t)starts;
-    a.sinks = (const float *)(uintptr_t)sinks;
-    a.sequences = sequences, a.width = width, a.blocks = blocks, a.heads = heads;
-    a.kv_heads = kv_heads, a.head = head, a.filled = filled, a.window = window;
-    const char *why = refusal(&a, tokens);
+    if (!parse_attention(args, &a) || !is_noted("attend", args)) return NULL;
+    const char *why = refusal(&a);
     if (why) {
         PyErr_SetString(PyExc_ValueError, why);
         return NULL;
@@ -129,49 +95,24 @@ static PyObject *attend(PyObject *Py_UNUSED(module), PyObject *args) {
 }
 
 static PyObject *store_tokens(PyObject *Py_UNUSED(module), PyObject *args) {
-    unsigned long long keys, values, k, v, places;
-    Py_ssize_t tokens, blocks, kv_heads, head, filled;
     Store s = {0};
-    if (!PyArg_ParseTuple(args, "KKKKKnnnnnp", &keys, &values, &k, &v, &places, &tokens, &blocks,
-                          &kv_heads, &head, &filled, &s.bfloat16))
-        return NULL;
-    s.keys = (char *)(uintptr_t)keys;
-    s.values = (char *)(uintptr_t)values;
-    s.k = (const char *)(uintptr_t)k;
-    s.v = (const char *)(uintptr_t)v;
-    s.places = (const int64_t *)(uintptr_t)places;
-    s.tokens = tokens, s.blocks = blocks, s.kv_heads = kv_heads, s.head = head, s.filled = filled;
+    if (!parse_store(args, &s) || !is_noted("store", args)) return NULL;
     if (store(&s))
-        return PyErr_Format(PyExc_IndexError, "a place is not in the cache's %zd blocks", blocks);
+        return PyErr_Format(PyExc_IndexError, "a place is not in the cache's %zd blocks",
+                            (Py_ssize_t)s.blocks);
     return Py_NewRef(Py_None);
 }
 
 static PyObject *normalise(PyObject *Py_UNUSED(module), PyObject *args) {
-    unsigned long long y, x, gain;
-    Py_ssize_t rows, width;
     Norm n = {0};
-    if (!PyArg_ParseTuple(args, "KKKnnfi", &y, &x, &gain, &rows, &width, &n.epsilon, &n.threads))
-        return NULL;
-    n.y = (float *)(uintptr_t)y;
-    n.x = (const float *)(uintptr_t)x;
-    n.gain = (const float *)(uintptr_t)gain;
-    n.rows = rows, n.width = width;
+    if (!parse_norm(args, &n) || !is_noted("normalise", args)) return NULL;
     Py_BEGIN_ALLOW_THREADS chosen->normalise(&n);
     Py_END_ALLOW_THREADS return Py_NewRef(Py_None);
 }
 
 static PyObject *rotate(PyObject *Py_UNUSED(module), PyObject *args) {
-    unsigned long long to, from, cos, sin;
-    Py_ssize_t tokens, heads, head, stride;
     Rotation r = {0};
-    if (!PyArg_ParseTuple(args, "KKKKnnnni", &to, &from, &cos, &sin, &tokens, &heads, &head, &stride,
-                          &r.threads))
-        return NULL;
-    r.to = (float *)(uintptr_t)to;
-    r.from = (const float *)(uintptr_t)from;
-    r.cos = (const float *)(uintptr_t)cos;
-    r.sin = (const float *)(uintptr_t)sin;
-    r.tokens = tokens, r.heads = heads, r.head = head, r.stride = stride;
+    if (!parse_rotation(args, &r) || !is_noted("rotate", args)) return NULL;
     Py_BEGIN_ALLOW_THREADS chosen->rotate(&r);
     Py_END_ALLOW_THREADS return Py_NewRef(Py_None);
 }
@@ -180,8 +121,11 @@ static PyMethodDef methods[] = {
     {"instruction_sets", instruction_sets, METH_NOARGS, NULL},
     {"is_amd", is_amd, METH_NOARGS, NULL},
     {"choose", choose, METH_VARARGS, NULL},
+    {"record", record_in, METH_O, NULL},
+    {"program", new_program, METH_VARARGS, NULL},
+    {"run", run_program, METH_VARARGS, NULL},
     {"multiply", multiply, METH_VARARGS, NULL},
-    {"gelu", gelu, METH_VARARGS, NULL},
+    {"combine", combine, METH_VARARGS, NULL},
     {"store", store_tokens, METH_VARARGS, NULL},
     {"attend", attend, METH_VARARGS, NULL},
     {"normalise", normalise, METH_VARARGS, NULL},

@@ -40,6 +40,11 @@ INLINE Vector exponential(Vector x) {
     return either(x > -87.0f, p * scale, all(0));
 }
 
+INLINE Vector sigmoid(Vector x) {
+    Vector e = exponential(either(x < 0.0f, x, -x)); /* of -|x| */
+    return either(x < 0.0f, e, all(1)) / (1.0f + e);
+}
+
 /* By halves, since one after the other each would wait for the one before. */
 INLINE float largest(Vector vector) {
     UNROLL for (int step = LANES / 2; step > 0; step /= 2) {

@@ -1,0 +1,90 @@
+"""Steps of generation on a CPU without the module's Python: one is captured when the module is
+loaded, and replayed where that computes the same."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..capture import NotCapturable, capturing, free_of
+from ..paged import Pages
+from ..replay import Replay
+
+log = logging.getLogger(__name__)
+
+CHECKS = 2
+NEAR = 1e-4
+
+
+class Stepping:
+    """The first step is captured, the next ones are computed in both ways and compared; the ranks
+    of a stage go the same way in each.
+
+    Args:
+        most: rows of a step that is replayed.
+        agree: whether all ranks of the stage say so.
+    """
+
+    def __init__(self, most: int, agree: Callable[[bool], bool]) -> None:
+        self._most, self._agree = most, agree
+        self._replay: Replay | None = None
+        self._unchecked = CHECKS + 1
+
+    @property
+    def is_replayed(self) -> bool:
+        return self._replay is not None and not self._unchecked
+
+    def step(
+        self, inputs: Mapping[str, Tensor], pages: Pages, compute: Callable[[], Tensor]
+    ) -> Tensor:
+        """What `compute()` returns, by it or by what was captured.
+
+        Args:
+            inputs: all that it is a function of, beside the pages.
+        """
+        if self._unchecked:
+            return self._learn(inputs, pages, compute)
+        if self._replay is None or len(pages.places) > self._most:
+            return compute()
+        return self._replay.run(inputs, pages)
+
+    def _learn(
+        self, inputs: Mapping[str, Tensor], pages: Pages, compute: Callable[[], Tensor]
+    ) -> Tensor:
+        self._unchecked -= 1
+        if self._unchecked == CHECKS:
+            return self._capture(inputs, pages, compute)
+        wanted = compute()
+        if self._replay is None:
+            return wanted
+        found = self._replay.run(inputs, pages)
+        size = float(wanted.abs().max())
+        self._keep(torch.allclose(found, wanted, rtol=NEAR, atol=NEAR * size), "it differs")
+        return wanted
+
+    def _capture(
+        self, inputs: Mapping[str, Tensor], pages: Pages, compute: Callable[[], Tensor]
+    ) -> Tensor:
+        why = ""
+        with capturing(len(pages.places), inputs) as mode:
+            found = compute()
+        try:
+            self._replay = Replay(mode.finish(found), self._most)
+        except NotCapturable as error:
+            why = str(error)
+        self._keep(not why, why)
+        return found
+
+    def _keep(self, is_right: bool, why: str) -> None:
+        if not self._agree(is_right):
+            self._replay = None
+            log.info("steps are computed by the module itself: %s", why or "so another rank says")
+
+
+def rows_to_capture(module: nn.Module) -> int:
+    """A number of rows that is no size of the module's."""
+    weights = (*module.parameters(), *module.buffers())
+    return free_of({size for weight in weights for size in weight.shape})
