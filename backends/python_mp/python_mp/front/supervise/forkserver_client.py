@@ -33,6 +33,11 @@ class ForkserverLost(Exception):
     """It is dead or does not answer. Its ranks are gone with it; make another one."""
 
 
+_SPINS = "20000"
+"""Some 50 us of waiting for a core's other threads, where OpenMP's own is milliseconds: beside
+another model on the same cores each waits for threads that the other keeps from running."""
+
+
 class ForkserverClient:
     """Make it in a thread that outlives it, and use it there: the kernel kills the forkserver when
     that thread ends, and every rank when the forkserver does (PR_SET_PDEATHSIG).
@@ -48,7 +53,8 @@ class ForkserverClient:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(_ANSWER_SECONDS)
         path = os.pathsep.join(filter(None, (str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
-        environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+        own = {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+        environment = {"GOMP_SPINCOUNT": _SPINS} | os.environ | own
         environment.pop("MALLOC_ARENA_MAX", None)  # The watcher sets it, for tritonserver alone.
         with theirs:
             numbers = theirs.fileno(), os.getpid(), server
