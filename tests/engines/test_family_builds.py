@@ -12,13 +12,13 @@ pytestmark = pytest.mark.timeout(600)
 # Each engine with each way to split, and what graphs have beside plain attention: a softcap and
 # windows over grouped queries, rectangles with a bias, images.
 PAIRWISE = [
-    Variant("distilbert", "aot_inductor", dtype="bfloat16"),
     Variant("gemma2", "onnxruntime", tp=2, pp=2),
     Variant("siglip", "onnxruntime", tp=1, pp=2),
     Variant("mpnet", "onnxruntime", dtype="int8_dynamic"),
     Variant("roformer", "torch", tp=2, pp=2),
 ]
 ALL = [
+    Variant("distilbert", "aot_inductor", dtype="bfloat16"),
     *(Variant(name, "onnxruntime") for name in FAMILIES),
     *(Variant(name, "aot_inductor") for name in FAMILIES),
     Variant("deberta_v2", "onnxruntime", tp=3),

@@ -54,6 +54,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known, "in_process", list)
 
 
+@pytest.mark.campaign  # An environment takes pip a while.
 @pytest.mark.usefixtures("places")
 def test_each_peer_has_its_row_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {each.pid for each in psutil.Process().children(recursive=True)}

@@ -48,6 +48,7 @@ GIVEN: dict[str, int | str] = {
     "engine": "torch",
     "tensor_parallel_size": 2,
     "pipeline_parallel_size": 3,
+    "hosts": 3,
     "dtype": "bfloat16",
     "float32_products": "exact",
     "collectives": "gloo",
