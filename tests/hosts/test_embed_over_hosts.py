@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGKILL
 
 import pytest
 from tritonclient.utils import InferenceServerException
@@ -199,3 +201,27 @@ def test_a_poor_link_only_takes_longer(served: Served, trouble: str) -> None:
     busy.lose(0)
     assert Counter(found) == {RIGHT: CLIENTS * REQUESTS}
     assert not [line for line in served.server.lines[before:] if "generation" in line]
+
+
+@pytest.mark.parametrize("what", ["the stub", "tritonserver", "the watcher"])
+def test_with_the_leader_all_ranks_end(served: Served, what: str) -> None:
+    """Whoever dies there: within the lease nothing of the old generation is left on any host."""
+    ranks = [pid for host in served.others for pid in served.ranks(host)]
+    assert ranks
+    watcher = served.server.process.pid
+    (triton,) = (pid for pid in children(watcher) if _name(pid) == "tritonserver")
+    (stub,) = (pid for pid in children(triton) if f"{ACROSS.name}_encoder" in _command(pid))
+    os.kill({"the stub": stub, "tritonserver": triton, "the watcher": watcher}[what], SIGKILL)
+    until(lambda: not any(map(alive, ranks)), LEASE + 2)
+    if what == "the watcher":
+        until(lambda: not alive(triton))
+    else:
+        until(served.answers, START_SECONDS)
+
+
+def _name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def _command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()

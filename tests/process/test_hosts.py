@@ -5,7 +5,10 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
@@ -18,9 +21,13 @@ from python_mp.model.errors import LoadError, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, HANG, RAISE, SEGFAULT
 from python_mp.wire.exchange_line import VARIABLE
 from tests.support.configs import echo_config, module_config
-from tests.support.other_hosts import Hosts, Program, hosts
-from tests.support.processes import alive, children, until
+from tests.support.other_hosts import QUICK, Hosts, Program, hosts
+from tests.support.processes import alive, children, cpu_seconds, until
 from tests.support.replicas import LIMIT, Fault, ask, counted, served, values
+
+IDLE_SECONDS = 3.0
+NOISE = 3
+"""Times as long as on a machine that does nothing else."""
 
 
 def echo(folder: Path, pp: int = 2, count: int = 2, **more: object) -> ModelConfig:
@@ -234,3 +241,63 @@ def test_ranks_of_several_hosts_meet(two: Hosts, tmp_path: Path) -> None:
             answers = [f.result(LIMIT)["Y"].item() for f in replica.ask_all(requests)]
         assert answers == [n * 10_000 + total for n in range(20)]
         until(lambda: not ranks_of(two.agents["b"]))
+
+
+def test_connections_are_encrypted_where_that_is_asked_for(tmp_path: Path) -> None:
+    """Both show a certificate; who shows none, or speaks plainly, is not let in."""
+    key, certificate = tmp_path / "tls.key", tmp_path / "tls.crt"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    made += ["-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(made, check=True, capture_output=True)
+    own = "--tls-certificate", certificate, "--tls-key", key
+    with ExitStack() as held:
+        made_hosts = Hosts(tmp_path, held, (*QUICK, *own, "--tls-client-ca", certificate))
+        made_hosts.connected("b", "--tls-ca", certificate, *own)
+        made_hosts.agent("c").says("the exchange refuses this agent|cannot be reached")
+        alone = made_hosts.agent("d", "--tls-ca", certificate)
+        alone.says("the exchange refuses this agent|cannot be reached|broke")
+        with served(echo(tmp_path), tmp_path) as replica:
+            assert values([ask(replica, n) for n in range(9)]) == [[n] for n in range(9)]
+
+
+@pytest.mark.campaign
+def test_many_hosts_start_soon_and_wait_for_nothing_in_vain(tmp_path: Path) -> None:
+    """8 agents with two ranks each; one that is killed is back, and what waits costs nothing."""
+    names = "bcdefghi"
+    with hosts(tmp_path, *names) as made:
+        began = time.monotonic()
+        with served(echo(tmp_path, 18, 9), tmp_path) as replica:
+            started = time.monotonic() - began
+            programs = [made.exchange, *made.agents.values()]
+            before = [cpu_seconds(each.process.pid) for each in programs]
+            began = time.monotonic()
+            until(lambda: time.monotonic() > began + IDLE_SECONDS)
+            used = [cpu_seconds(each.process.pid) for each in programs]
+            shares = [(now - then) / IDLE_SECONDS for now, then in zip(used, before, strict=True)]
+            made.agents["e"].kill()
+            began = time.monotonic()
+            made.agent("e")
+            assert values([ask(replica, n) for n in range(9)]) == [[n] for n in range(9)]
+            back = time.monotonic() - began
+    print(f"started in {started:.1f} s, back in {back:.1f} s, idle {max(shares):.1%} of a core")
+    assert started < 10 * NOISE
+    assert back < 3 * NOISE
+    assert max(shares) < 0.01 * NOISE
+
+
+def test_what_a_killed_agent_has_left_goes_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with hosts(tmp_path, "b", "c") as made:
+        before = {*tmp_path.glob("python_mp-agent-*")}
+        made.agents["b"].kill()
+        assert {*tmp_path.glob("python_mp-agent-*")} == before, "else this tests nothing"
+        made.connected("b")
+        after = {*tmp_path.glob("python_mp-agent-*")}
+        assert len(before) == len(after) == 2
+        assert len(before & after) == 1
+        for name in ("b", "c"):
+            made.agents[name].signal(signal.SIGTERM)
+        until(lambda: not [*tmp_path.glob("python_mp-agent-*")])

@@ -13,12 +13,10 @@ import ipaddress
 import logging
 import os
 import random
-import shutil
 import signal
 import socket
 import ssl
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,6 +29,7 @@ from .forkservers import Forkservers
 from .handshake import Refused
 from .host import Connected
 from .link import Link, LinkError
+from .run_folder import run_folder
 from .shared_token import TokenMissing, read_token
 from .versions import versions
 
@@ -158,18 +157,17 @@ async def _until_told(dialler: Dialler) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     ours = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
-    runtime = Path(tempfile.mkdtemp(prefix="python_mp-agent-", dir=temporary_folder()))
     try:
         address = split_address(ours.connect)
         token = read_token(ours.token_file, os.environ, is_local=_is_local(address[0]))
         cache = ours.cache or Path.home() / ".cache" / "python_mp" / "artifacts" / ours.name
-        dialler = Dialler(address, ours.name, token, tls.of_agent(ours), runtime, cache)
-        asyncio.run(_until_told(dialler))
+        encryption = tls.of_agent(ours)
+        with run_folder(temporary_folder()) as runtime:
+            dialler = Dialler(address, ours.name, token, encryption, runtime, cache)
+            asyncio.run(_until_told(dialler))
     except (TokenMissing, OSError, ValueError) as error:
         print(f"agent: {describe(error)}", file=sys.stderr)
         return 1
-    finally:
-        shutil.rmtree(runtime, ignore_errors=True)
     return 0
 
 
