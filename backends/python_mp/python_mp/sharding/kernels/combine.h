@@ -31,7 +31,8 @@ INLINE void combine_rows(const Combination *c, size_t first, size_t last, const 
 }
 
 static void combine(const Combination *c) {
-    int threads = c->rows * c->width < SMALL ? 1 : c->threads;
+    int is_much = c->what >= SILU; /* each number takes some fifty operations */
+    int threads = c->rows * c->width < (is_much ? SMALL / 8 : SMALL) ? 1 : c->threads;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int thread = 0; thread < threads; thread++) {
         size_t first = c->rows * thread / threads, last = c->rows * (thread + 1) / threads;
