@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from tritonclient.grpc import InferInput
+from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 
 from clients.proxy import direct
@@ -76,7 +76,13 @@ async def _stream(
 ) -> list[tuple[float, int]]:
     """When each part came, and its tokens."""
     parameters = {"max_tokens": order.max_tokens, "ignore_eos": True}
-    request = {"model_name": order.model, "inputs": [_tensor(prompt)], "parameters": parameters}
+    names = ["ANSWER", "OUTPUT_IDS"] if isinstance(prompt, str) else ["OUTPUT_IDS"]
+    request = {
+        "model_name": order.model,
+        "inputs": [_tensor(prompt)],
+        "outputs": [InferRequestedOutput(name) for name in names],
+        "parameters": parameters,
+    }
 
     async def requests() -> AsyncIterator[dict[str, Any]]:
         yield request
