@@ -36,6 +36,7 @@ from benchmarks import (
     processor,
     refusals,
     serving,
+    two_hosts,
 )
 from benchmarks.peers import chart, side_by_side
 
@@ -43,6 +44,7 @@ Section = Callable[[], Iterable[dict[str, Any]]]
 SECTIONS: dict[str, Section] = {
     "collectives": collectives.run,
     "parallel": parallel.run,
+    "hosts": two_hosts.run,
     "engines": engines.run,
     "in_process": in_process.run,
     "serving": serving.run,

@@ -51,7 +51,7 @@ def _compare(
             Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in ("model", *sides)
         )
         one, two = (
-            stack.enter_context(served(_encoder(folder, dtype, layers, side), runtime))
+            stack.enter_context(served(encoder(folder, dtype, layers, side), runtime))
             for side, runtime in zip(sides, runtimes, strict=True)
         )
         measure(one), measure(two)
@@ -61,7 +61,8 @@ def _compare(
     return {"comparison": label, "unit": unit, "1 rank": before, "2 ranks": after, "ratio": ratio}
 
 
-def _encoder(folder: Path, dtype: str, layers: int, side: dict[str, int]) -> Any:
+def encoder(folder: Path, dtype: str, layers: int, side: dict[str, int]) -> Any:
+    """The shipped encoder's config, or that of its first layers."""
     version = folder / f"{dtype}-{layers}" / "1"
     if not version.exists():
         version.mkdir(parents=True)
@@ -90,11 +91,11 @@ def latency_ms(replica: Served, ids: npt.NDArray[np.int32] | None = None) -> flo
     return median(times) * 1e3
 
 
-def texts_per_second(replica: Served) -> float:
-    """256 texts, 64 of them in flight."""
+def texts_per_second(replica: Served, in_flight: int = 64) -> float:
+    """256 texts, so many of them in flight."""
     ids = deque(token_ids(short_texts()[:256]))
     total, start = len(ids), time.perf_counter()
-    flying = deque(replica.ask(INPUT_IDS=ids.popleft()) for _ in range(64))
+    flying = deque(replica.ask(INPUT_IDS=ids.popleft()) for _ in range(in_flight))
     while flying:
         flying.popleft().result()
         if ids:
