@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.distributed import FileStore
+from torch._C._distributed_c10d import FileStore
 
 from python_mp.rank.collectives import Communicator, connect
 from tests.support.network import Host, network, why_not
@@ -59,7 +59,8 @@ def run() -> list[dict[str, Any]]:
     sizes = [size for size in (2, 4) if size <= len(cores)]
     records = [r for size in sizes for r in _measure(Ranks(size, cores=cores[:size]))]
     with _two_hosts() as hosts:
-        enter = [host.entered for host in hosts] or [nullcontext] * 2
+        enter: list[Enter] = [host.entered for host in hosts]
+        enter = enter or [nullcontext] * 2
         where = tuple(host.address for host in hosts) or ("127.0.0.1",) * 2
         return records + _measure(Ranks(4, where), enter)
 
