@@ -188,6 +188,7 @@ def test_beyond_a_cut_link_nothing_goes_on(served: Served, seconds: float) -> No
     served.agent(spare).says("ready for ranks of")
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("trouble", ["slow", "losing"])
 def test_a_poor_link_only_takes_longer(served: Served, trouble: str) -> None:
     """50 ms there and 50 back, or every twentieth packet lost."""

@@ -22,7 +22,7 @@ from python_mp.rank.engines.echo import EXIT, HANG, RAISE, SEGFAULT
 from python_mp.wire.exchange_line import VARIABLE
 from tests.support.configs import echo_config, module_config
 from tests.support.other_hosts import QUICK, Hosts, Program, hosts
-from tests.support.processes import alive, children, cpu_seconds, until
+from tests.support.processes import alive, children, cpu_seconds, python, until
 from tests.support.replicas import LIMIT, Fault, ask, counted, served, values
 
 IDLE_SECONDS = 3.0
@@ -145,6 +145,27 @@ def test_a_load_waits_for_hosts_and_says_what_is_missing(
 
 def test_ranks_end_with_their_front(two: Hosts, tmp_path: Path) -> None:
     with served(echo(tmp_path), tmp_path):
+        (rank,) = ranks_of(two.agents["b"])
+    until(lambda: not alive(rank))
+
+
+FRONT = """
+import sys, time
+from pathlib import Path
+from tests.support.configs import echo_config
+from tests.support.replicas import served
+
+folder = Path(sys.argv[1])
+config = echo_config(folder / "echo", pipeline_parallel_size=2, hosts=2)
+with served(config, folder):
+    print("serves", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_ranks_end_with_a_front_that_is_killed(two: Hosts, tmp_path: Path) -> None:
+    (tmp_path / "echo" / "1").mkdir(parents=True)
+    with python(FRONT, tmp_path, says="serves"):
         (rank,) = ranks_of(two.agents["b"])
     until(lambda: not alive(rank))
 
