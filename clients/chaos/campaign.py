@@ -75,7 +75,7 @@ class Run:
         """Raises ChaosError and QuestionError when it cannot begin."""
         plan = self._plan
         exams = self._learn()
-        scene, rate = self._scene(exams, self._warm_up(exams)), self._prefill(exams)
+        scene, rates = self._scene(exams, self._warm_up(exams)), [self._prefill(exams, 0)]
         if "flood" in plan.faults:  # a server may keep what it needed at its peak
             with self._under_load(exams) as probes:
                 self._commit("flood", scene, probes)
@@ -91,9 +91,10 @@ class Run:
         seconds = time.monotonic() - began
         self._doing("calm")
         after, leaks = self._settle(before)
+        rates.append(self._prefill(exams, 1))
         self.journal.close()
         verdict = judge(self.journal.records, self._committed, self._wanted())
-        waits = Waits(rate, self._streams.struck) if rate else None
+        waits = Waits(min(rates), self._streams.struck) if all(rates) else None
         verdict.findings.extend([*leaks, *(waits.findings() if waits else [])])
         return Report(
             seconds, plan.seed, self.journal, self._committed, verdict, before, after, waits
@@ -120,10 +121,10 @@ class Run:
         self._say(f"{rate:.0f} right answers a second without faults")
         return max(rate, 1.0)
 
-    def _prefill(self, exams: Sequence[Exam]) -> float:
+    def _prefill(self, exams: Sequence[Exam], turn: int) -> float:
         """Tokens a second, of as many prompts at once as there are clients; 0 without streams."""
         asks = [
-            partial(self._ask_once, exam.long(number))
+            partial(self._ask_once, exam.long(self._plan.clients * turn + number))
             for exam in exams
             if exam.streams
             for number in range(self._plan.clients)

@@ -86,7 +86,7 @@ def prefill_rate(streams: Streams, asks: Sequence[Callable[[], object]]) -> floa
 
 @dataclass(frozen=True)
 class Waits:
-    """What came of it; `rate` is that of `prefill_rate`."""
+    """What came of it; `rate` is the lower `prefill_rate` of before and after."""
 
     rate: float
     struck: Sequence[Struck]
