@@ -20,7 +20,7 @@ from tests.triton.test_chat import checkpoint, models
 from tests.triton.test_gateway_served import running
 
 __all__ = ["checkpoint", "models"]
-FIRST, MANY, AT_ONCE = 2_000, 10_000, 16
+FIRST, MANY, AT_ONCE = 3_000, 10_000, 16
 LEAK = 8 << 20  # bytes: 0.8 KB a request
 Ask = Callable[[openai.AsyncOpenAI, str], Awaitable[Any]]
 
@@ -81,14 +81,18 @@ def held(served: Command) -> Counter[str]:
 @pytest.mark.campaign
 @pytest.mark.timeout(3600)
 def test_memory_is_flat(models: Path) -> None:
-    """A tenth of the clients go away in the middle, a tenth are refused."""
+    """A tenth of the clients go away in the middle, a tenth are refused. The cache is full soon."""
+    with (models / "chat_decoder" / "config.pbtxt").open("a") as config:
+        config.write('parameters { key: "kv_cache_blocks" value { string_value: "256" } }')
     with command(models, "--openai") as served:
         served.wait_ready()
         until(lambda: running(served) is not None)
         asyncio.run(ask(served, FIRST))
         before = held(served)
-        asyncio.run(ask(served, MANY))
-        grown = {kind: size - before[kind] for kind, size in held(served).items()}
+        for _ in range(4):
+            asyncio.run(ask(served, MANY // 4))
+            grown = {kind: size - before[kind] for kind, size in held(served).items()}
+            print(grown)
     print(
         {
             kind: f"{before[kind] >> 20} MiB {more / MANY:+.0f} B a request"
