@@ -69,12 +69,13 @@ async def ask(served: Command, count: int) -> None:
 
 
 def held(served: Command) -> Counter[str]:
-    """Bytes of the processes' own, by kind; once all that ran is over."""
+    """Bytes by kind, once all that ran is over. Pages that forked processes share count for each:
+    they come to be their own without being more."""
     free = settled(served.endpoints, lambda page: not page.total("kv_blocks_used"))
     assert free.total("running_sequences") == 0
     found: Counter[str] = Counter()
     for pid, kind in processes(served.process.pid).items():
-        found[kind] += psutil.Process(pid).memory_full_info().uss
+        found[kind] += psutil.Process(pid).memory_info().rss
     return found
 
 

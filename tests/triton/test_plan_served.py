@@ -19,7 +19,7 @@ class Net(nn.Module):
         super().__init__()
         self.up = nn.Linear(4, 2)
     def forward(self, x):
-        time.sleep(0.02)  # A batch costs the same however large: the larger bound is better.
+        time.sleep(0.1)  # A batch costs the same however large: the larger bound is better.
         return self.up(x)
 """
 
@@ -46,7 +46,7 @@ def test_the_better_bound_is_found_saved_and_remembered(
     assert plan([*command, "--budget-minutes=4", "--save"]) == 0
     said = capsys.readouterr().out
     assert "chosen" in said
-    assert any(bound.format(rows) in config.read_text() for rows in (32, 64))
+    assert any(bound.format(rows) in config.read_text() for rows in (32, 64)), said
     kept = (workspace / "slow" / "plan.jsonl").read_text().splitlines()
     assert len(kept) > 4
     assert (workspace / "slow" / "plan.svg").read_text().startswith("<svg")
