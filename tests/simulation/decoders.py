@@ -35,7 +35,7 @@ REPLICAS = 2
 CONTEXT = 160
 HANG_SECONDS, DRAIN_SECONDS = 5, 1
 QUIET_SECONDS = 20.0
-"""Without a token, and nothing happens: somebody waits in vain."""
+"""Without a token, and nothing happens, beyond what all others take: somebody waits in vain."""
 CALM_SECONDS = 90.0
 """Longer than any pause before a start."""
 LATE_SECONDS = 1.5
@@ -150,6 +150,8 @@ class Decoders:
         self._product = product
         tensor_parallel, pipeline = sizes
         self.world_size = tensor_parallel * pipeline
+        # A prompt of 53 tokens takes four steps of 17.
+        self._step_seconds = (step_milliseconds + 10) / 1e3 * pipeline
         self._config = raw_decoder(
             "decoder",
             replicas=REPLICAS,
@@ -301,7 +303,8 @@ class Decoders:
         """It may take as long as something happens: what hangs ends group after group."""
         while not self.machine.run(done, 1.0):
             self.check()
-            if self.machine.now - self.trouble > CALM_SECONDS:
+            last = max((a.request.last for a in self.asked), default=0.0)
+            if self.machine.now - max(self.trouble, last) > CALM_SECONDS:
                 self._fail(f"{what} took more than {CALM_SECONDS} s")
 
     @property
@@ -360,7 +363,14 @@ class Decoders:
         if now - max(due, self.trouble) > LATE_SECONDS:
             return f"it goes on {now - due:.1f} s after its time-out, or its client's leave"
         quiet = now - max(asked.arrived, asked.request.last, self.trouble)
-        return f"no token for {quiet:.1f} s" if quiet > QUIET_SECONDS else ""
+        if quiet > QUIET_SECONDS and quiet > QUIET_SECONDS + self._work:
+            return f"no token for {quiet:.1f} s"
+        return ""
+
+    @property
+    def _work(self) -> float:
+        """Seconds that all that is open takes, one after the other."""
+        return self._step_seconds * sum(6 + a.most - len(a.ids) for a in self.asked if a.open)
 
     def _judge(self, asked: Asked, error: TritonError) -> str:
         allowed = {
