@@ -20,10 +20,11 @@ from python_mp.model.config import ModelConfig
 from python_mp.model.errors import LoadError, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, HANG, RAISE, SEGFAULT
 from python_mp.wire.exchange_line import VARIABLE
-from tests.support.configs import echo_config, module_config
+from tests.support.configs import decoder_config, echo_config, module_config
 from tests.support.other_hosts import QUICK, Hosts, Program, hosts
 from tests.support.processes import alive, children, cpu_seconds, python, until
 from tests.support.replicas import LIMIT, Fault, ask, counted, served, values
+from tests.support.streams import Parts, expected
 
 IDLE_SECONDS = 3.0
 NOISE = 3
@@ -262,6 +263,22 @@ def test_ranks_of_several_hosts_meet(two: Hosts, tmp_path: Path) -> None:
             answers = [f.result(LIMIT)["Y"].item() for f in replica.ask_all(requests)]
         assert answers == [n * 10_000 + total for n in range(20)]
         until(lambda: not ranks_of(two.agents["b"]))
+
+
+def test_streams_go_on_when_a_host_of_theirs_dies(two: Hosts, tmp_path: Path) -> None:
+    """A decoder in two stages; what it has in its blocks is lost with the host."""
+    more = {"pipeline_parallel_size": 2, "hosts": 2, "module.step_milliseconds": 3}
+    prompts = [[100 + n, 200, 300 + n] for n in range(10)]
+    two.connected("c")
+    with served(decoder_config(tmp_path / "decoder", **more), tmp_path) as replica:
+        answers = [Parts() for _ in prompts]
+        for prompt, answer in zip(prompts, answers, strict=True):
+            replica.stream(prompt, answer, max_tokens=150, ignore_eos=True)
+        until(lambda: all(len(answer.ids) > 20 for answer in answers))
+        next(agent for agent in two.agents.values() if ranks_of(agent)).kill()
+        wanted = [expected(prompt, 150, eos=-1) for prompt in prompts]
+        assert [answer.done.result(LIMIT) for answer in answers] == wanted
+        assert counted(replica, "restarts_total") == [1]
 
 
 def test_connections_are_encrypted_where_that_is_asked_for(tmp_path: Path) -> None:

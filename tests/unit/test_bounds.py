@@ -32,6 +32,10 @@ def test_usual_sizes_are_admitted() -> None:
         (config(inputs=[tensor(f"F{n:060}", FP32, 1) for n in range(900)]), "900 inputs take"),
         (config(max_batch_bytes=1 << 36), "max_batch_bytes 68719476736.*has 1073741824: lower"),
         (config(pipeline_parallel_size=9), "10 batches in flight"),
+        (
+            config(pipeline_parallel_size=2, hosts=2, max_batch_bytes=1 << 31),
+            "between hosts a batch may take at most 1073741824",
+        ),
         (config(max_queue_bytes=1 << 40), "max_queue_bytes is 1099511627776; this machine"),
         (config(**{"module.table": "x" * 200_000}), "200[0-9]* bytes of JSON, of which .* 180000:"),
     ],

@@ -19,6 +19,7 @@ from ..front.supervise import scratch
 from ..front.supervise.forkserver_client import ForkserverClient
 from ..front.supervise.process import RankProcess, wait_all
 from ..machine.vital import Vital
+from ..model.errors import InvalidInput
 from ..model.rank_spec import RankSpec
 from ..wire.arena import Arena
 from ..wire.message import MAX_MESSAGE, Kind, Message
@@ -178,8 +179,13 @@ class AgentRank:
         if not data:
             self._loop.remove_reader(self.process.connection.fileno())
             return False
-        message = Message.decode(data)
-        answer = self._block.arena.output_bytes(message.slot, message.tensors)
+        try:
+            message = Message.decode(data)
+            answer = self._block.arena.output_bytes(message.slot, message.tensors)
+        except (ValueError, InvalidInput) as error:  # A user's module may write there.
+            log.error("rank %d says what none of ours says: %s", self.process.rank, error)
+            self.process.kill()
+            return False
         self._link.send(self._channel, data, answer if message.tensors else b"")
         return True
 

@@ -16,6 +16,7 @@ from .schedule.block_pool import blocks_for
 
 _MOST_CONFIG = 180_000
 """Bytes: what Linux lets a socket hold, by default, less the rest of a rank's order."""
+_MOST_FRAME = 1 << 30
 _A_STREAM, _STEP_TENSORS = 256, 16
 
 
@@ -53,6 +54,7 @@ def admit(config: ModelConfig, memory: int | None = None) -> None:
     _check_rows("outputs", config.outputs, config)
     _check_descriptions(config)
     _check_source(config)
+    _check_hosts(config)
     _check_memory(config, memory or _memory())
 
 
@@ -86,6 +88,15 @@ def _check_source(config: ModelConfig) -> None:
             f"config.pbtxt makes {nbytes} bytes of JSON, of which ranks can be told {_MOST_CONFIG}:"
             " put what is large into a file of the version directory, which a module finds by"
             " shard.folder"
+        )
+
+
+def _check_hosts(config: ModelConfig) -> None:
+    """What a batch has goes to another host as one frame, which is bounded there."""
+    if config.parameters.hosts > 1 and half(config) > _MOST_FRAME:
+        raise ConfigError(
+            f"max_batch_bytes is {config.parameters.max_batch_bytes}; between hosts a batch may"
+            f" take at most {_MOST_FRAME} bytes, with what says where its sequences lie: lower it"
         )
 
 
