@@ -31,7 +31,8 @@ def run() -> Iterator[dict[str, Any]]:
     if reason := why_not():
         Console().print(f"no hosts: {reason}")
         return
-    with ExitStack() as held, network(2) as (a, b):
+    with ExitStack() as held:
+        a, b = held.enter_context(network(2))
         folder, *runtimes = (
             Path(held.enter_context(tempfile.TemporaryDirectory())) for _ in range(3)
         )
