@@ -202,17 +202,20 @@ class Decoders:
     def ask(
         self, replica: int, prompt: Sequence[int], most: int, kind: str = "good", **how: Any
     ) -> Asked | None:
-        """Triton gives it to the newest version that serves."""
-        loaded = [v for (v, r), stub in self.stubs.items() if r == replica and stub.model]
+        """Triton gives it to the newest version, whichever replicas of that there are."""
+        loaded = [key for key, stub in self.stubs.items() if stub.model]
         if not loaded:
             return None
-        stub = self.stubs[max(loaded), replica]
+        version = max(loaded)[0]
+        if (version, replica) not in loaded:
+            replica = 1 - replica
+        stub = self.stubs[version, replica]
         ids = [*prompt, *([fault_id(KINDS[kind])] if kind in KINDS else [])]
         microseconds = how.pop("microseconds", 0)
         settings = {"max_tokens": most, **how}
         inputs = {"INPUT_IDS": np.array([ids], np.int32)}
         request = StreamRequest(inputs, microseconds, settings=settings)
-        what = ids, most, kind, stub, max(loaded), request, self.machine.now, replica, self.ends
+        what = ids, most, kind, stub, version, request, self.machine.now, replica, self.ends
         asked = Asked(*what)
         self.asked.append(asked)
         call = stub.execute([request])
