@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from python_mp.agent import exchange_server
+from python_mp.agent.shared_token import TokenMissing
 from python_mp.machine.net import Net
 from python_mp.model import pbtxt
 from python_mp.wire.exchange_line import VARIABLE
 from server.endpoints import Endpoints
+from server.errors import ServerError
 from server.process.beside import Beside, spawn
 from server.watch import repository
 from server.watch.backoff import Backoff
@@ -78,13 +83,22 @@ class AgentsExchange(Beside):
         self._backoff = Backoff()
 
     def __enter__(self) -> Self:
+        """Raises ServerError where it cannot work: by its port, its token or its certificate."""
+        replace(self._endpoints, host=self._endpoints.agent_host).listen("agents").close()
+        ours = exchange_server.parse([self._socket, *self._where(), *self._options])
+        try:
+            exchange_server.check(ours, dict(os.environ))
+        except (TokenMissing, OSError, ValueError) as error:
+            raise ServerError(f"agents cannot be let in: {error}") from error
         self._say(f"agents connect to {self._endpoints.agent_host}:{self._endpoints.agents}")
         return super().__enter__()
 
     def start(self) -> subprocess.Popen[str]:
-        host, port = self._endpoints.agent_host, self._endpoints.agents
-        where = self._socket, f"--host={host}", f"--port={port}"
-        return spawn("python_mp.agent.exchange_server", *where, *self._options, output=None)
+        order = self._socket, *self._where(), *self._options
+        return spawn("python_mp.agent.exchange_server", *order, output=None)
+
+    def _where(self) -> tuple[str, str]:
+        return f"--host={self._endpoints.agent_host}", f"--port={self._endpoints.agents}"
 
     def ended(self, code: int) -> float:
         now = time.monotonic()

@@ -25,11 +25,12 @@ from tests.support.other_hosts import Program
 from tests.support.processes import alive, children, until
 from tests.support.repository import Layout
 
+pytestmark = pytest.mark.campaign
 LEASE, START_SECONDS = 5.0, 120.0
 BACK_SECONDS = 15.0
 """A third of a second to three, where the machine has nothing else to do."""
-CLIENTS, REQUESTS = 8, 25
-OFTEN = [REQUESTS, pytest.param(100, marks=pytest.mark.campaign)]
+CLIENTS, REQUESTS = 8, 100
+CUT_SECONDS = 20.0
 RIGHT = "right"
 REFUSED = "agents on 1 other hosts, and 0 are connected"
 TOKEN = "a token of these tests"
@@ -83,17 +84,17 @@ class Served:
         print(f"{what}; serves {time.monotonic() - began:.1f} s later")
 
     @contextmanager
-    def load(self, requests: int) -> Iterator[list[str]]:
-        """CLIENTS clients with so many requests each; what became of them."""
+    def load(self) -> Iterator[list[str]]:
+        """CLIENTS clients with REQUESTS each; what became of them."""
         found: list[str] = []
 
         def ask(first: int) -> None:
             with self.leader.entered(), Client(self.endpoints, "http") as client:
-                for number in range(first, first + requests):
+                for number in range(first, first + REQUESTS):
                     answer = _embed(client, number)
                     found.append(answer)
 
-        threads = [threading.Thread(target=ask, args=(n * requests,)) for n in range(CLIENTS)]
+        threads = [threading.Thread(target=ask, args=(n * REQUESTS,)) for n in range(CLIENTS)]
         for thread in threads:
             thread.start()
         try:
@@ -144,40 +145,37 @@ def served(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield served
 
 
-@pytest.mark.parametrize("requests", OFTEN)
-def test_answers_are_right(served: Served, requests: int) -> None:
-    with served.load(requests) as found:
+def test_answers_are_right(served: Served) -> None:
+    with served.load() as found:
         pass
-    assert Counter(found) == {RIGHT: CLIENTS * requests}
+    assert Counter(found) == {RIGHT: CLIENTS * REQUESTS}
 
 
-@pytest.mark.parametrize("requests", OFTEN)
 @pytest.mark.parametrize("whole", [False, True], ids=["agent", "host"])
-def test_what_dies_loses_nothing(served: Served, requests: int, whole: bool) -> None:
+def test_what_dies_loses_nothing(served: Served, whole: bool) -> None:
     """There is another host, whose agent is ready for it."""
     busy = served.busy
-    with served.load(requests) as found:
+    with served.load() as found:
         until(lambda: len(found) > CLIENTS)
         with served.back("killed"):
             busy.kill() if whole else served.kill_agent(busy)
-    assert Counter(found) == {RIGHT: CLIENTS * requests}
+    assert Counter(found) == {RIGHT: CLIENTS * REQUESTS}
     served.agent(busy).says("ready for ranks of")
 
 
-@pytest.mark.parametrize("seconds", [LEASE + 2, pytest.param(20.0, marks=pytest.mark.campaign)])
-def test_beyond_a_cut_link_nothing_goes_on(served: Served, seconds: float) -> None:
+def test_beyond_a_cut_link_nothing_goes_on(served: Served) -> None:
     """Neither side is told. There is no other host, so requests are kept, and then refused."""
     busy = served.busy
     (spare,) = (host for host in served.others if host is not busy)
     served.kill_agent(spare)
     ranks = served.ranks(busy)
-    with served.load(REQUESTS) as found:
+    with served.load() as found:
         until(lambda: len(found) > CLIENTS)
         busy.cut()
         began = time.monotonic()
         until(lambda: not any(map(alive, ranks)))
         gone = time.monotonic() - began
-        until(lambda: time.monotonic() > began + seconds, 2 * seconds)
+        until(lambda: time.monotonic() > began + CUT_SECONDS, 2 * CUT_SECONDS)
         with served.back("mended"):
             busy.mend()
         until(served.answers)
@@ -188,14 +186,13 @@ def test_beyond_a_cut_link_nothing_goes_on(served: Served, seconds: float) -> No
     served.agent(spare).says("ready for ranks of")
 
 
-@pytest.mark.campaign
 @pytest.mark.parametrize("trouble", ["slow", "losing"])
 def test_a_poor_link_only_takes_longer(served: Served, trouble: str) -> None:
     """50 ms there and 50 back, or every twentieth packet lost."""
     busy, before = served.busy, len(served.server.lines)
     busy.delay(0.05) if trouble == "slow" else busy.lose(0.05)
     began = time.monotonic()
-    with served.load(REQUESTS) as found:
+    with served.load() as found:
         pass
     print(f"{trouble}: {len(found) / (time.monotonic() - began):.1f} texts/s")
     busy.delay(0)

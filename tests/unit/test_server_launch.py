@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from python_mp.machine.net import Net
 from server import shell_names
+from server.__main__ import endpoints, parse
 from server.endpoints import Endpoints
 from server.errors import PortError, ServerError
-from server.process import installation
+from server.process import agents_exchange, installation
+from server.process.agents_exchange import AgentsExchange
 from server.process.launch import TritonServer
 
 
@@ -106,3 +109,35 @@ def test_what_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "model_repository" / "embed" / "config.pbtxt").touch()
     with pytest.raises(ServerError, match="run 'make build'"):
         TritonServer(tmp_path / "model_repository").start()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--agent-host=0.0.0.0"], "hosts need one token of at least 16 characters"),
+        (["--agent-token-file=/nowhere"], "No such file"),
+        (["--agent-tls-key=/nowhere"], "both --tls-certificate and --tls-key"),
+    ],
+)
+def test_agents_that_could_not_be_let_in_end_the_start(
+    options: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AGENT_TOKEN", raising=False)
+    ours, _ = parse([*options, f"--agent-port={Endpoints.free().agents}"])
+    more = endpoints(ours), agents_exchange.options(ours), Net(), print
+    with pytest.raises(ServerError, match=f"agents cannot be let in: .*{said}"):
+        AgentsExchange("name", *more).__enter__()
+
+
+def test_only_models_with_hosts_need_agents(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    (model / "1").mkdir(parents=True)
+    config = 'parameters { key: "hosts" value { string_value: "%s" } }'
+    for text, expected in (
+        ("", False),
+        (config % 1, False),
+        (config % 2, True),
+        ("hosts {", False),
+    ):
+        (model / "config.pbtxt").write_text(text)
+        assert agents_exchange.spans_hosts(tmp_path) is expected

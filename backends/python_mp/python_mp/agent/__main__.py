@@ -80,9 +80,10 @@ class Dialler:
                     unreached = 0
                     refused = 0 if time.monotonic() - began > _LASTED_SECONDS else refused + 1
                     self._say(why)
-                except (OSError, TimeoutError) as error:
+                except OSError as error:
                     unreached += 1
-                    self._say(f"the exchange cannot be reached: {describe(error)}")
+                    why = describe(error) if str(error) else "it does not answer in time"
+                    self._say(f"the exchange cannot be reached: {why}")
                 except (Refused, LinkError) as error:
                     refused += 1
                     self._say(f"the exchange refuses this agent: {describe(error)}")

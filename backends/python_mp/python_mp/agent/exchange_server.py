@@ -18,7 +18,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..model.errors import describe
@@ -71,7 +72,11 @@ class Exchange:
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Somebody has dialled; until the connection ends."""
+        """Somebody has dialled; until the connection ends, or the exchange."""
+        with suppress(asyncio.CancelledError):  # Which asyncio's callback takes for a fault.
+            await self._greet(reader, writer)
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = Link(reader, writer)
         self._strangers[link] = None
         if len(self._strangers) > _MOST_STRANGERS:  # Nobody keeps agents out by saying nothing.
@@ -182,12 +187,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def check(ours: argparse.Namespace, environment: MutableMapping[str, str]) -> bytes:
+    """The token, if it can work with these options.
+
+    Raises:
+        TokenMissing: it is to be reached from other hosts without one.
+        OSError, ValueError: a file cannot be read, or is missing.
+    """
+    tls.of_exchange(ours)
+    local = ipaddress.ip_address(ours.host).is_loopback
+    return read_token(ours.token_file, environment, is_local=local)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     ours = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     try:
-        local = ipaddress.ip_address(ours.host).is_loopback
-        asyncio.run(serve(ours, read_token(ours.token_file, os.environ, is_local=local)))
+        asyncio.run(serve(ours, check(ours, os.environ)))
     except (TokenMissing, OSError, ValueError) as error:
         print(f"exchange: {describe(error)}", file=sys.stderr)
         return 1

@@ -18,6 +18,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ..model.errors import PythonMpError
 from ..wire.message import Kind, Message
 from .link import CONTROL, Link, LinkError
 
@@ -27,7 +28,7 @@ _NONCE_BYTES = 32
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
-class Refused(Exception):
+class Refused(PythonMpError):
     """The other side is none of ours, or will not have us; the text says why."""
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from ..model.errors import PythonMpError
 from ..wire.message import MAX_MESSAGE, Message
 
 _SIZE = struct.Struct("<I")
@@ -30,7 +31,7 @@ GREETING = 1 << 12
 CONTROL = 0
 
 
-class LinkError(Exception):
+class LinkError(PythonMpError):
     """The other side says what nobody of ours would say."""
 
 

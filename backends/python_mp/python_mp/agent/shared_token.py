@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from ..model.errors import PythonMpError
+
 VARIABLE = "AGENT_TOKEN"
 _LEAST = 16
 
 
-class TokenMissing(Exception):
+class TokenMissing(PythonMpError):
     """There is none, or none that is worth the name."""
 
 
