@@ -68,7 +68,9 @@ def state_of_chat(url: str) -> str:
 
 def by_events(url: str) -> str:
     body = json.dumps({"MESSAGES": json.dumps(TALK), "parameters": FEW}).encode()
-    with urllib.request.urlopen(f"{url}/v2/models/chat/generate_stream", body, 120) as answer:
+    kind = {"Content-Type": "application/json"}
+    at = urllib.request.Request(f"{url}/v2/models/chat/generate_stream", body, kind)
+    with urllib.request.urlopen(at, timeout=120) as answer:
         return "".join(json.loads(line[6:])["ANSWER"] for line in answer if line.strip())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ class Net(nn.Module):
         super().__init__()
         self.up = nn.Linear(4, 2)
     def forward(self, x):
-        time.sleep(0.1)  # A batch costs the same however large: the larger bound is better.
+        time.sleep(0.1)  # A batch costs the same however large, and nothing where it is exported.
         return self.up(x)
 """
 
@@ -42,11 +43,16 @@ def test_the_better_bound_is_found_saved_and_remembered(
     text = config.read_text().replace(bound.format(64), bound.format(8))
     assert text != config.read_text()
     config.write_text(text)
+    recipe = models / "slow" / "recipe.toml"
+    before = config.read_text(), recipe.read_text()
     command = ["slow", f"--repository={models}", f"--workspace={workspace}", "--concurrency=48"]
     assert plan([*command, "--budget-minutes=4", "--save"]) == 0
     said = capsys.readouterr().out
     assert "chosen" in said
-    assert any(bound.format(rows) in config.read_text() for rows in (32, 64)), said
+    rates = dict(re.findall(r"a batch +([\d.]+) .* (now|chosen)\b", said))
+    by_verdict = {verdict: float(rate) for rate, verdict in rates.items()}
+    assert by_verdict["chosen"] > 3 * by_verdict["now"], said
+    assert (config.read_text(), recipe.read_text()) != before
     kept = (workspace / "slow" / "plan.jsonl").read_text().splitlines()
     assert len(kept) > 4
     assert (workspace / "slow" / "plan.svg").read_text().startswith("<svg")
