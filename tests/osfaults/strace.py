@@ -29,7 +29,13 @@ def attached(pid: int, *options: str, program: str = "strace") -> Iterator[None]
         yield
     finally:
         strace.terminate()
-        strace.communicate(timeout=_ATTACH_SECONDS)
+        try:
+            strace.communicate(timeout=_ATTACH_SECONDS)
+        except subprocess.TimeoutExpired:
+            # It waits for a parent that the kernel keeps until its child execs, which strace has
+            # stopped. Once strace is gone, both go on.
+            strace.kill()
+            strace.communicate()
 
 
 def inject(call: str, error: str, when: int = 0) -> list[str]:
