@@ -1,5 +1,8 @@
 """python -m server [--demo] [--openai] [--build NAME] [any option of tritonserver ...]"""
 
+from server.process import blas as blas
+
+# isort: split
 import argparse
 import os
 import sys
@@ -12,7 +15,6 @@ from typing import Any
 from server.endpoints import Endpoints
 from server.errors import ModelError, ServerError
 from server.process import agents_exchange
-from server.process import blas as blas
 from server.process.agents_exchange import AgentsExchange
 from server.process.companion import Companion
 from server.process.installation import PROJECT

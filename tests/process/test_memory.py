@@ -50,6 +50,7 @@ def built(made: Job) -> tuple[Manifest, str]:
     return found, shown.file.getvalue()
 
 
+@pytest.mark.campaign
 def test_what_does_not_fit_the_memory_is_published_unverified_and_a_rank_takes_its_slice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,7 +99,13 @@ def tokenizer(repository: Path) -> None:
     (model / "recipe.toml").write_text(f'family = "tokenizer"\nsource = "{source}"\n')
 
 
-@pytest.fixture(params=[ranker, encoder, tokenizer], ids=lambda make: make.__name__)
+LONG = {"marks": pytest.mark.campaign}
+
+
+@pytest.fixture(
+    params=[pytest.param(ranker, **LONG), encoder, tokenizer],
+    ids=lambda make: make.__name__,
+)
 def built(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Job, dict[str, set[Path]]]:
     """A job, and what each of its stages opened in all processes."""
     repository, opened = tmp_path / "repository", tmp_path / "opened"
@@ -255,7 +261,9 @@ def compile_nothing(_program: object, package_path: str, **_: object) -> None:
     Path(package_path).write_text("compiled")
 
 
-@pytest.mark.parametrize("make", [tensorrt, ranker, encoder, compiled])
+@pytest.mark.parametrize(
+    "make", [tensorrt, pytest.param(ranker, **LONG), pytest.param(encoder, **LONG), compiled]
+)
 def test_what_a_stage_reads_of_them_is_in_its_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
 ) -> None:

@@ -86,6 +86,7 @@ def test_chaos_finds_no_stream_that_is_not_as_in_calm(
     assert report["requests"]["right"] > 50
 
 
+@pytest.mark.campaign
 def test_chaos_finds_what_nobody_announced(tmp_path: Path, check_left: CheckLeft) -> None:
     """A stub is killed behind its back, so what its requests meet is out of place: they are lost
     with it, or refused until it is there again."""
