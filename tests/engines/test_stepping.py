@@ -7,10 +7,10 @@ from copy import deepcopy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from python_mp.sharding.capture import Capture, NotCapturable, capturing
-from python_mp.sharding.families.stepping import Stepping
+from python_mp.sharding.families.stepping import LEARNT, ROWS, Stepping
 from python_mp.sharding.native import kernels
 from python_mp.sharding.paged import Pages
 from python_mp.sharding.products import linear
@@ -19,7 +19,7 @@ from tests.support import decoding
 from tests.support.decoding import Ranks
 
 pytestmark = pytest.mark.skipif(kernels is None, reason="the C extension was not built")
-BLOCKS, MOST, ROWS = 64, 40, 61
+BLOCKS, MOST = 64, 40
 REPLAYED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt2", "phi3", "granite", "smollm3")
 """Others' parts are torch's own for the most part."""
 
@@ -110,10 +110,21 @@ def test_what_differs_stays_the_modules(others_agree: bool) -> None:
         calls.append(x)
         return linear(x, WEIGHT if len(calls) < 3 else 2 * WEIGHT, None)
 
-    stepping = Stepping(MOST, lambda said: said and (others_agree or len(calls) < 2))
-    for rows in (ROWS, 1, 9, 9):
+    stepping = Stepping(nn.Identity(), MOST, lambda said: said and (others_agree or len(calls) < 2))
+    for rows in (*LEARNT, 9):
         x = torch.randn(rows, 24)
         found = stepping.step({"x": x}, pages(rows), lambda x=x: module(x))
         torch.testing.assert_close(found, linear(x, WEIGHT if len(calls) < 3 else 2 * WEIGHT, None))
     assert not stepping.is_replayed
     assert len(calls) == 4
+
+
+@torch.inference_mode()
+def test_rows_that_look_like_a_size_are_not_replayed() -> None:
+    """All ranks capture the same number of rows, whatever sizes each has."""
+    module = nn.Linear(24, 2 * ROWS)
+    stepping = Stepping(module, MOST, bool)
+    for rows in LEARNT:
+        x = torch.randn(rows, 24)
+        stepping.step({"x": x}, pages(rows), lambda x=x: linear(x, module.weight, module.bias))
+    assert not stepping.is_replayed

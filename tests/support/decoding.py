@@ -119,8 +119,8 @@ class Ranks:
     def capture(self, most: int) -> bool:
         """Whether all later steps of up to so many rows are replayed; for one rank a stage."""
         decoders = [decoder for stage in self._stages for decoder in stage]
-        rows = [decoder.capture_steps(most) for decoder in decoders]
-        for count in (max(rows), 1, 9):
+        (learnt,) = {tuple(decoder.capture_steps(most)) for decoder in decoders}
+        for count in learnt:
             self.step(
                 {
                     "INPUT_IDS": [n % 2 for n in range(count)],

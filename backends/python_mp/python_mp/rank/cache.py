@@ -22,8 +22,8 @@ MOST = 1 << 16
 """Blocks that are taken of themselves: a million tokens. The front keeps a list of them."""
 MOST_CAPTURED = 512
 """Rows of a step that is replayed: memory is taken for so many."""
-CHECKED = 1, 9
 FAR = 4096
+"""Tokens of the longest context in steps that are captured or checked."""
 ROWS = 2
 """Of each sequence of the batch that tells what layers keep."""
 
@@ -55,13 +55,13 @@ def open_cache(forward: Forward, cache: KvCache, config: ModelConfig, device: De
 
 def capture_steps(forward: Forward, module: object, config: ModelConfig) -> None:
     """On a CPU: what a step computes is captured, so that later ones need no Python, where the
-    module knows how. Later steps are other rows, near and far."""
+    module knows how."""
     begin = getattr(module, "capture_steps", None)
     if begin is None:
         return
     longest = decoders.read(config.folder).context_length
     most = min(config.parameters.max_batch_tokens, MOST_CAPTURED)
-    for rows in (begin(most), *CHECKED):
+    for rows in begin(most):
         forward(_step(rows, 1, config, min(longest, FAR)))
 
 

@@ -9,7 +9,7 @@ rows stand in a shape.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -227,12 +227,3 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _base(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
-
-
-def free_of(sizes: Iterable[int]) -> int:
-    """A number of rows that is none of these sizes, nor divides one."""
-    taken = set(sizes)
-    return next(p for p in _PRIMES if all(size % p for size in taken))
-
-
-_PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131)

@@ -41,7 +41,6 @@ class Replay:
     """
 
     def __init__(self, capture: Capture, most: int) -> None:
-        self.most = most
         self._rows = capture.rows
         self._capture = capture
         calls = combined(capture.calls, capture.rows)
@@ -49,8 +48,7 @@ class Replay:
         if by_torch * 2 > len(calls):
             raise NotCapturable(f"{by_torch} of {len(calls)} calls are torch's own")
         self._offsets, nbytes = _placed(capture, calls, most)
-        self._memory = torch.empty(nbytes + ALIGNMENT, dtype=torch.uint8)
-        self._memory = self._memory[-self._memory.data_ptr() % ALIGNMENT :][:nbytes]
+        self._memory = torch.empty(nbytes, dtype=torch.uint8)
         self._parts = [
             self._program(some) if is_ours else list(some)
             for is_ours, some in groupby(calls, lambda call: isinstance(call, KernelCall))
@@ -109,8 +107,7 @@ class Replay:
         shape = [rows if size == captured else size for size in view.shape]
         strides = [_scaled(stride, captured, rows) for stride in view.strides]
         begin = self._offsets[view.memory] // view.dtype.itemsize + view.offset
-        whole = self._memory[: len(self._memory) // view.dtype.itemsize * view.dtype.itemsize]
-        return whole.view(view.dtype).as_strided(shape, strides, begin)
+        return self._memory.view(view.dtype).as_strided(shape, strides, begin)
 
 
 def _run(program: object, rows: int, pages: Pages) -> None:
@@ -123,7 +120,7 @@ def _run(program: object, rows: int, pages: Pages) -> None:
 
 def _call_torch(operator: Any, given: Any, named: Any, outputs: Sequence[Tensor], _: Pages) -> None:
     found = operator(*given, **named)
-    if outputs:
+    if outputs:  # Else it has changed its arguments.
         for output, value in zip(outputs, tree_leaves(found), strict=True):
             output.copy_(value)
 
@@ -137,18 +134,20 @@ def _placed(capture: Capture, calls: Sequence[Call], most: int) -> tuple[dict[in
     free: list[tuple[int, int]] = []  # (bytes, offset)
     end = 0
 
+    def nbytes(memory: int) -> int:
+        exact = _scaled(capture.sizes[memory], capture.rows, most)
+        return -(-exact // ALIGNMENT) * ALIGNMENT
+
     def take(memory: int) -> None:
         nonlocal end
         if memory in offsets:
             return
-        nbytes = _scaled(capture.sizes[memory], capture.rows, most)
-        nbytes = -(-nbytes // ALIGNMENT) * ALIGNMENT
-        fitting = [each for each in free if each[0] == nbytes]
+        fitting = next((each for each in free if each[0] == nbytes(memory)), None)
         if fitting:
-            free.remove(fitting[0])
-            offsets[memory] = fitting[0][1]
+            free.remove(fitting)
+            offsets[memory] = fitting[1]
             return
-        offsets[memory], end = end, end + nbytes
+        offsets[memory], end = end, end + nbytes(memory)
 
     for memory in kept:
         take(memory)
@@ -156,10 +155,7 @@ def _placed(capture: Capture, calls: Sequence[Call], most: int) -> tuple[dict[in
         mine = set(call.memories())
         for memory in mine:
             take(memory)
-        for memory in mine - kept:
-            if last[memory] == at:
-                nbytes = _scaled(capture.sizes[memory], capture.rows, most)
-                free.append((-(-nbytes // ALIGNMENT) * ALIGNMENT, offsets[memory]))
+        free += [(nbytes(m), offsets[m]) for m in mine - kept if last[m] == at]
     return offsets, end
 
 

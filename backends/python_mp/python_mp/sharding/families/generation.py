@@ -3,7 +3,7 @@ for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +55,7 @@ class Decoder(nn.Module):
     def take_kernels(self) -> None:
         self.encoder.take_kernels()
 
-    def capture_steps(self, most: int) -> int:
+    def capture_steps(self, most: int) -> Sequence[int]:
         return self.encoder.capture_steps(most)
 
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:

@@ -9,13 +9,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..capture import NotCapturable, capturing, free_of
+from ..capture import NotCapturable, capturing
 from ..paged import Pages
 from ..replay import Replay
 
 log = logging.getLogger(__name__)
 
-CHECKS = 2
+ROWS = 61
+"""Of the step that is captured, on all ranks the same: a prime, which hardly divides a size."""
+LEARNT = ROWS, 1, 9
+"""Rows of the first steps; those behind the captured one are checked."""
 NEAR = 1e-4
 
 
@@ -28,14 +31,14 @@ class Stepping:
         agree: whether all ranks of the stage say so.
     """
 
-    def __init__(self, most: int, agree: Callable[[bool], bool]) -> None:
-        self._most, self._agree = most, agree
+    def __init__(self, module: nn.Module, most: int, agree: Callable[[bool], bool]) -> None:
+        self._module, self._most, self._agree = module, most, agree
         self._replay: Replay | None = None
-        self._unchecked = CHECKS + 1
+        self._unlearnt = len(LEARNT)
 
     @property
     def is_replayed(self) -> bool:
-        return self._replay is not None and not self._unchecked
+        return self._replay is not None and not self._unlearnt
 
     def step(
         self, inputs: Mapping[str, Tensor], pages: Pages, compute: Callable[[], Tensor]
@@ -45,7 +48,7 @@ class Stepping:
         Args:
             inputs: all that it is a function of, beside the pages.
         """
-        if self._unchecked:
+        if self._unlearnt:
             return self._learn(inputs, pages, compute)
         if self._replay is None or len(pages.places) > self._most:
             return compute()
@@ -54,8 +57,8 @@ class Stepping:
     def _learn(
         self, inputs: Mapping[str, Tensor], pages: Pages, compute: Callable[[], Tensor]
     ) -> Tensor:
-        self._unchecked -= 1
-        if self._unchecked == CHECKS:
+        self._unlearnt -= 1
+        if self._unlearnt == len(LEARNT) - 1:
             return self._capture(inputs, pages, compute)
         wanted = compute()
         if self._replay is None:
@@ -68,13 +71,13 @@ class Stepping:
     def _capture(
         self, inputs: Mapping[str, Tensor], pages: Pages, compute: Callable[[], Tensor]
     ) -> Tensor:
-        why = ""
+        why = _ambiguous(self._module)
         with capturing(len(pages.places), inputs) as mode:
             found = compute()
         try:
             self._replay = Replay(mode.finish(found), self._most)
         except NotCapturable as error:
-            why = str(error)
+            why = why or str(error)
         self._keep(not why, why)
         return found
 
@@ -84,7 +87,8 @@ class Stepping:
             log.info("steps are computed by the module itself: %s", why or "so another rank says")
 
 
-def rows_to_capture(module: nn.Module) -> int:
-    """A number of rows that is no size of the module's."""
+def _ambiguous(module: nn.Module) -> str:
+    """Why rows cannot be told apart in this module's shapes; empty where they can."""
     weights = (*module.parameters(), *module.buffers())
-    return free_of({size for weight in weights for size in weight.shape})
+    found = sorted({size for weight in weights for size in weight.shape if size % ROWS == 0})
+    return f"a size of {found[0]} looks like rows" if found else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from .arrangement import MASKED, Rows
 from .attending import computing
 from .pipeline import Given, cut_to_stage
 from .plans import JOINED, plan
-from .stepping import Stepping, rows_to_capture
+from .stepping import LEARNT, Stepping
 from .task import Task
 
 IDS, TYPES, TYPE_COUNT = "INPUT_IDS", "TOKEN_TYPE_IDS", "type_vocab_size"
@@ -170,15 +170,17 @@ class Encoder(nn.Module):
         """For a module that is computed as it is: no graph is made of it from here on."""
         kernelled.take(self.model)
 
-    def capture_steps(self, most: int) -> int:
-        """The next steps are captured and checked; of how many rows the first one is to be.
+    def capture_steps(self, most: int) -> Sequence[int]:
+        """Rows of the next steps, of which the first is captured and the others are checked; none
+        where steps are the module's.
 
         Args:
             most: rows of those that are replayed.
         """
-        if self.generates and not self._has_types:
-            self._stepping = Stepping(most, self._agree)
-        return rows_to_capture(self.model)
+        if not self.generates or self._has_types:
+            return ()
+        self._stepping = Stepping(self.model, most, self._agree)
+        return LEARNT
 
     @property
     def is_replayed(self) -> bool:
