@@ -7,70 +7,24 @@ it finds, SIMULATION_STEPS=N makes it longer or shorter. Sequences that were fou
 with what it showed.
 """
 
-import gc
-import logging
-import os
-import random
-import time
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 
 import pytest
-from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from tests.simulation.clients import Front, product
+from tests.simulation.rounds import PARTS, everything_as_before, run
 from tests.simulation.world import World
-from tests.support.campaigns import some
 
 # What a stub that was killed had open is closed by nobody but the simulated kernel.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-AGAIN = os.environ.get("SIMULATION_SEED")
-SEED = int(AGAIN or random.SystemRandom().randrange(1 << 32))
-
-
-@pytest.fixture(autouse=True)
-def everything_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A stub has a process of its own, and so its environment and its log."""
-    monkeypatch.setenv("PYTHON_MP_RUNTIME_DIR", "")
-    log = logging.getLogger("python_mp")
-    monkeypatch.setattr(log, "propagate", False)
-    before = log.handlers, log.level
-    yield
-    log.handlers, level = before
-    log.setLevel(level)
-
-
-ROUND = settings(
-    max_examples=60,  # Of up to 50 steps, from one seed.
-    stateful_step_count=50,
-    phases=[Phase.generate, *([Phase.shrink] if AGAIN else [])],
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    report_multiple_bugs=False,
-)
+_ = everything_as_before
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "part", [0, *(pytest.param(n, marks=pytest.mark.campaign) for n in some(range(1, 11), 4))]
-)
+@pytest.mark.parametrize("part", PARTS)
 def test_every_request_is_answered_once_with_its_own_answer(part: int) -> None:
-    steps = int(os.environ.get("SIMULATION_STEPS", 20_000 if part else 2_500))
-    began, before, number = time.monotonic(), Front.steps, SEED + 1000 * part
-    gc.collect()
-    gc.freeze()  # Of what there is nothing becomes garbage, so that a run's own is found quickly.
-    gc.disable()  # What closes when it is collected would close at another time in each run.
-    try:
-        while (taken := Front.steps - before) < steps:
-            spent = time.monotonic() - began
-            print(f"{taken} steps after {spent:.0f} s; SIMULATION_SEED={number}", flush=True)
-            run_state_machine_as_test(seed(number)(Front), settings=ROUND)
-            number += 1
-    finally:
-        gc.enable()
-        gc.unfreeze()
+    run(Front, part, steps=20_000 if part else 2_500)
 
 
 @pytest.fixture
