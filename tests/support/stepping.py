@@ -79,6 +79,8 @@ class Bench:
         self.away: dict[Stream, Home] = {}
         self.spoil: Callable[[dict[str, Any]], object] | None = None
         """What the next step's outputs suffer."""
+        self.refuses = False
+        """The next step is refused as a whole, by ranks that can name nobody."""
         self.faults: list[str] = []
         self._blocks = blocks
         self._hoard: tuple[BlockPool, list[int]] = (BlockPool(0), [])
@@ -175,6 +177,9 @@ class Bench:
     def land(self) -> None:
         flight, inputs = self.flying.pop(0)
         try:
+            if self.refuses:
+                self.refuses = False
+                raise InvalidInput("no memory is left")
             flight.outputs = dict(self.engine.begin(inputs)())
         except InvalidInput as error:
             flight.refusal = Refusal("InvalidInput", str(error), error.sequences)

@@ -44,6 +44,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("cut")),
     st.tuples(st.just("land")),
     st.tuples(st.just("hoard")),
+    st.tuples(st.just("refuse")),
     st.tuples(st.just("die"), st.sampled_from([KILLED, CRASHED, HUNG])),
     st.tuples(st.just("cancel"), st.integers(0, 9)),
     st.tuples(st.just("poison"), prompts(), st.sampled_from([RAISE, REFUSE])),
@@ -78,6 +79,8 @@ def test_every_stream_gets_what_it_gets_alone(
                     bench.land()
                 case ("hoard",):
                     bench.hoard()
+                case ("refuse",):
+                    bench.refuses = True
                 case ("die", ended) if bench.flying and not ended.raised:
                     bench.die(ended)
                 case ("cancel", number) if number < len(good) and not good[number][0].done.done():
@@ -89,7 +92,7 @@ def test_every_stream_gets_what_it_gets_alone(
         for answer, prompt, most in good:
             if answer.done.done() and answer.done.exception():
                 # Nobody can tell a stream from the killer that always comes when it is alone.
-                assert sum(event[0] == "die" for event in events) >= 2
+                assert ("refuse",) in events or sum(event[0] == "die" for event in events) >= 2
                 continue
             wanted = expected(prompt, most)
             assert answer.ids == wanted
@@ -186,6 +189,20 @@ def test_steps_behind_a_refused_one_count_for_nothing(folder: Path) -> None:
     bench.close()
     assert isinstance(refused.done.exception(0), InvalidInput)
     assert [a.done.result(0) for a in answers] == [expected(p, 20, eos=-1) for p in asked]
+
+
+@pytest.mark.parametrize("before", [17, 26, 35])
+def test_suspects_are_computed_though_others_have_all_blocks(folder: Path, before: int) -> None:
+    """A step of all that run is refused once, by ranks that cannot say for whom."""
+    bench = Bench(folder, blocks=12, context=512)
+    asked = some(4)
+    answers = [bench.ask(prompt, max_tokens=80, ignore_eos=True) for prompt in asked]
+    for _ in range(before):
+        bench.step()
+    bench.refuses = True
+    bench.run()
+    bench.close()
+    assert [a.done.result(0) for a in answers] == [expected(p, 80, eos=-1) for p in asked]
 
 
 @pytest.mark.parametrize("budget", [20, 8, 4])

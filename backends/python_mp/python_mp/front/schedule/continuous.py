@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..refusing import Refusals
 from . import suspects, travelling
 from .block_pool import BLOCK, blocks_for
 from .cutting import Running
-from .generation_step import NO_NUMBERS, GenerationStep
+from .generation_step import NO_NUMBERS, Chunk, GenerationStep
 from .outbox import Outbox
 from .reading import StreamReader
 from .stream import Stream, StreamAnswer, Token
@@ -156,9 +156,10 @@ class Continuous(Waiting[Stream]):
         allowed = suspects.group(self._suspects) if self._suspects else None
         if allowed is not None and not flights.idle:
             return None
-        chunks = self._running.cut(
-            self.bounds.max_batch_tokens, lambda s: allowed is None or s in allowed
-        )
+        chunks = self._cut(allowed)
+        if not chunks and allowed and self._running.streams:
+            self._begin_again()  # Those that may not go on have the blocks that these need.
+            chunks = self._cut(allowed)
         if not chunks:
             return None
         streams = tuple(chunk.stream for chunk in chunks)
@@ -177,6 +178,10 @@ class Continuous(Waiting[Stream]):
                 begun,
             )
         )
+
+    def _cut(self, allowed: Collection[Stream] | None) -> list[Chunk]:
+        bound = self.bounds.max_batch_tokens
+        return self._running.cut(bound, lambda s: allowed is None or s in allowed)
 
     def lost(self, batch: Batch) -> None:
         self._begin_again()
