@@ -3,6 +3,8 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from python_mp.front.schedule.pace import Pace
 
@@ -22,7 +24,7 @@ def test_who_streams_waits_at_most_three_times_as_long(calm: float, a_token: flo
         step(16, 0)
     took = []
     while prompt:
-        tokens = min(prompt, pace.most(4096 - 16))
+        tokens = min(prompt, pace.most(4096 - 16, 16, 1))
         took.append(step(16, tokens))
         prompt -= tokens
     assert max(took) <= max(3 * calm, calm + 17 * a_token * 1.05)
@@ -31,8 +33,27 @@ def test_who_streams_waits_at_most_three_times_as_long(calm: float, a_token: flo
 
 def test_until_something_is_known_there_is_no_bound() -> None:
     pace = Pace()
-    assert pace.most(100) == 100
+    assert pace.most(100, 4, 1) == 100
     pace.learn(4, 0, 0.01)
-    assert pace.most(100) == 100
+    assert pace.most(100, 4, 1) == 100
     pace.learn(4, 50, 0.01)
-    assert pace.most(100) == 100, "prompts that cost nothing"
+    assert pace.most(100, 4, 1) == 100, "prompts that cost nothing"
+
+
+@given(st.integers(1, 64), st.integers(1, 64), st.floats(1e-6, 1.0))
+def test_it_grows_with_those_who_wait_and_shrinks_with_those_who_stream(
+    streaming: int, begin: int, a_token: float
+) -> None:
+    pace = Pace()
+    pace.learn(streaming, 0, 0.01)
+    pace.learn(streaming, 10, 0.01 + 10 * a_token)
+    now = pace.most(1000, streaming, begin)
+    assert pace.most(1000, streaming + 1, begin) <= now <= pace.most(1000, streaming, begin + 1)
+    assert 0 < now <= 1000
+
+
+def test_a_crowd_that_waits_counts_more_than_one_that_streams() -> None:
+    pace = Pace()
+    pace.learn(1, 0, 0.01)
+    pace.learn(1, 10, 0.02)
+    assert pace.most(4096, 1, 31) > 10 * pace.most(4096, 16, 1)

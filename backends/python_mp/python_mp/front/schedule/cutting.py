@@ -64,7 +64,8 @@ class Running:
         chunks: list[Chunk] = []
         left = self._go_on([s for s in ready if s.missing == 1], budget, chunks)
         if chunks:
-            left = self.pace.most(left)
+            begin = sum(s.missing > 1 for s in self.streams) + len(self._waiting)
+            left = self.pace.most(left, len(chunks), begin)
         left = self._go_on([s for s in ready if s.missing > 1], left, chunks)
         while left and (begun := self._begin(may_run)):
             chunks.append(self._chunk(begun, min(begun.missing, left)))
