@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from pydantic import (
@@ -27,9 +28,25 @@ class Body(BaseModel):
     @classmethod
     def _without_nulls(cls, given: Any) -> Any:
         """The official clients send null for what is not wanted."""
-        if isinstance(given, dict):
-            return {name: value for name, value in given.items() if value is not None}
-        return given
+        if not isinstance(given, dict):
+            return given
+        for name, value in given.items():
+            _check_text(name, value)
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def _check_text(name: str, value: Any) -> None:
+    """JSON may hold half a character, "\\ud800", which no text may, and nest without end."""
+    try:
+        json.dumps([name, value], ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        why = "holds half a character"
+    except RecursionError:
+        why = "is nested too deep"
+    else:
+        return
+    said = name.encode(errors="backslashreplace").decode()
+    raise PydanticCustomError("invalid_text", "{why}", {"why": why, "param": said})
 
 
 Unused: Any = Any

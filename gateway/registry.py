@@ -20,6 +20,7 @@ PATHS: Mapping[str, str] = {
 """Where the models of a task are asked."""
 FRESH = 1.0  # seconds for which Triton is not asked again
 RETRY_SECONDS = 2
+PATIENCE = 10.0  # seconds for which Triton may say nothing
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,16 @@ class Registry:
     def __init__(self, triton: Triton) -> None:
         self._triton = triton
         self._read_at = float("-inf")
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
         self._models: dict[str, Model] = {}
         self._reasons: dict[str, str] = {}
 
     async def all(self) -> list[Model]:
-        """Those that can be asked now."""
-        async with self._reading:
-            if time.monotonic() - self._read_at > FRESH:
-                await self._read()
-                self._read_at = time.monotonic()
+        """Those that can be asked now. All who ask meanwhile wait for the same answer."""
+        if time.monotonic() - self._read_at > FRESH:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read())
+            await asyncio.shield(self._reading)
         return sorted(self._models.values(), key=lambda model: model.name)
 
     async def find(self, name: str, task: Task) -> Model:
@@ -71,6 +72,15 @@ class Registry:
         raise ApiError(404, "model_not_found", told, "model")
 
     async def _read(self) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._ask()
+        except TimeoutError:
+            told = f"Triton has said nothing for {PATIENCE:g} s; try again"
+            raise ApiError(503, "not_available", told, retry_after=RETRY_SECONDS) from None
+        self._read_at = time.monotonic()
+
+    async def _ask(self) -> None:
         index = await self._triton.index()
         ready = {entry.name for entry in index if entry.state == "READY"}
         self._reasons = {
@@ -84,7 +94,8 @@ class Registry:
     async def _model(self, name: str) -> Model | None:
         try:
             config = await self._triton.config(name)
-        except ApiError:  # It went away meanwhile.
+        except ApiError as error:  # It, or Triton, went away meanwhile.
+            self._reasons[name] = str(error)
             return None
         task = config.parameters["task"].string_value if "task" in config.parameters else ""
         if config.platform != "ensemble" or task not in PATHS:

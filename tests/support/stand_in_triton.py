@@ -81,16 +81,20 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         asked: parameters of each stream, in their order.
         cancelled: names of models whose streams were cancelled.
         is_open: to whom the list of models is open: everybody, or who has the token.
+        is_frozen, is_leaving: it says nothing about its models; or no more than their names.
     """
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
         self.is_open = True
+        self.is_frozen = self.is_leaving = False
         self.calls: list[str] = []
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._admit(context)
+        while self.is_frozen:
+            await asyncio.sleep(0.01)
         found = service_pb2.RepositoryIndexResponse()
         for name in (*TASKS, *(step for steps in STEPS.values() for step in steps)):
             found.models.add(name=name, version="1", state="READY")
@@ -100,6 +104,8 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._admit(context)
+        if self.is_leaving:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         config = model_config_pb2.ModelConfig(name=request.name, max_batch_size=ROWS)
         if request.name in TASKS:
             config.platform = "ensemble"

@@ -4,7 +4,9 @@ and nothing missing."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -12,6 +14,7 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
+from gateway import registry
 from tests.support.gateways import LIMIT, Gateway, gateway
 from tests.support.stand_in_triton import rendered, said, score, vector
 
@@ -228,6 +231,38 @@ def test_without_admin_token_it_says_why() -> None:
         served.triton.is_open = False
         with pytest.raises(openai.InternalServerError, match="ADMIN_TOKEN"):
             client.models.list()
+
+
+def test_a_triton_that_says_nothing_is_waited_for_with_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "PATIENCE", 0.5)
+    monkeypatch.setattr(registry, "FRESH", 0.0)
+    with gateway() as served:
+        served.triton.is_frozen = True
+        with ThreadPoolExecutor(8) as pool:
+            began = time.monotonic()
+            asked = [pool.submit(served.ask, "/v1/models") for _ in range(8)]
+            for status, answer, headers in (each.result() for each in asked):
+                assert (status, answer["error"]["code"]) == (503, "not_available")
+                assert headers["retry-after"]
+        assert time.monotonic() - began < 2, "one after the other"
+        served.triton.is_frozen = False
+        assert served.ask("/v1/models")[0] == 200
+
+
+def test_models_of_a_triton_that_goes_are_not_said_to_be_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "FRESH", 0.0)
+    given = {"model": "talk", "prompt": "a"}
+    with gateway() as served:
+        served.triton.is_leaving = True
+        status, answer, headers = served.ask("/v1/completions", given)
+        assert (status, answer["error"]["code"]) == (503, "model_not_ready")
+        assert headers["retry-after"]
+        served.triton.is_leaving = False
+        assert served.ask("/v1/completions", given)[0] == 200
 
 
 def test_many_at_once(served: Gateway) -> None:

@@ -93,11 +93,11 @@ def test_a_full_queue_is_what_the_model_says_it_is() -> None:
     assert told.status == 429
 
 
+TEXTS = st.text(max_size=5) | st.sampled_from(["\ud800", "a\udfff"])
+"""The latter are what JSON can say and no text may hold."""
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=5,
 )
 
@@ -114,3 +114,16 @@ def test_any_body_is_answered(served: Gateway, asked: str, data: st.DataObject) 
     given = GOOD[asked] | {"max_tokens": 2} if asked in ("chat", "completions") else GOOD[asked]
     status, answer, _ = served.ask(PATHS.get(asked, f"/v1/{asked}"), {**given, name: value})
     assert status == 200 or (status in (400, 404) and answer["error"]["param"].startswith(name))
+
+
+@pytest.mark.parametrize("asked", GOOD)
+def test_what_no_text_may_hold_is_refused_wherever_it_stands(served: Gateway, asked: str) -> None:
+    path, good = PATHS.get(asked, f"/v1/{asked}"), GOOD[asked]
+    deep = b'{"model": "talk", "user": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    assert served.ask(path, deep)[0] == 400
+    for depth in range(100, 1100, 50):  # Where one can read it, and another cannot write it.
+        at = f'{{"model": "talk", "user": {"[" * depth}{"]" * depth}}}'.encode()
+        assert served.ask(path, at)[0] == 400
+    for wrong in (*({**good, name: "\ud800"} for name in good), {**good, "\ud800": 1}):
+        status, answer, _ = served.ask(path, wrong)
+        assert (status, answer["error"]["code"]) == (400, "invalid_value")

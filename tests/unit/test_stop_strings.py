@@ -18,6 +18,7 @@ TOKENIZER = Tokenizer(
     )
 )
 TOKENIZER.decoder = decoders.ByteLevel()
+TOKENIZER.add_special_tokens(["<|end|>"])
 IDS = st.lists(st.integers(0, TOKENIZER.get_vocab_size() - 1), max_size=14)
 STOPS = st.lists(
     st.text(st.sampled_from("ab \né€"), min_size=1, max_size=4), min_size=1, max_size=3
@@ -74,3 +75,19 @@ def test_bytes_that_never_make_a_character_are_shown_in_the_end() -> None:
     for _ in range(20):
         assert not strings.add(half)
     assert strings.clear >= 12
+
+
+def test_tokens_without_text_are_shown_at_once_and_cost_no_more_the_more_there_are() -> None:
+    """As of a model that is told to go on behind its end."""
+    end, most = TOKENIZER.token_to_id("<|end|>"), 0
+
+    def counted(ids: list[int]) -> str:
+        nonlocal most
+        most = max(most, len(ids))
+        return decode(ids)
+
+    strings = StopStrings(["stop"], counted)
+    for count in range(1, 101):
+        assert not strings.add(end)
+        assert strings.clear == count
+    assert most < 20

@@ -16,6 +16,8 @@ from typing import NamedTuple
 _INCOMPLETE = "\ufffd"
 _MOST_INCOMPLETE = 8
 """Tokens of one character; what is none by then never will be."""
+_MOST_CONTEXT = 8
+"""Tokens before a piece that decide on its text, however many of them have none."""
 
 
 class Piece(NamedTuple):
@@ -45,10 +47,13 @@ class StopStrings:
         begins to the end of the text; else 0."""
         self._ids.append(token)
         text = self._new_text()
-        if not text:
+        if text is None:
             return 0
         self._pieces.append(Piece(self._new_from, len(self._ids) - 1, text))
-        self._shown_from, self._new_from = self._new_from, len(self._ids)
+        if text:
+            self._shown_from = self._new_from
+        self._new_from = len(self._ids)
+        self._shown_from = max(self._shown_from, self._new_from - _MOST_CONTEXT)
         held = "".join(piece.text for piece in self._pieces)
         starts = [at for stop in self._stops if (at := held.find(stop)) >= 0]
         if starts:
@@ -62,13 +67,13 @@ class StopStrings:
         """Tokens, from the first, that belong to no stop whatever comes."""
         return self._pieces[0].first if self._pieces else self._new_from
 
-    def _new_text(self) -> str:
-        """Of the tokens since the last piece, as it is behind the piece before; none as long as
-        they end within a character."""
+    def _new_text(self) -> str | None:
+        """Of the tokens since the last piece, as it is behind the piece before; empty of special
+        ones. None as long as they end within a character."""
         before = self._decode(self._ids[self._shown_from : self._new_from])
         text = self._decode(self._ids[self._shown_from :])
         waits = text.endswith(_INCOMPLETE) and len(self._ids) - self._new_from < _MOST_INCOMPLETE
-        return "" if waits else text[len(before) :]
+        return None if waits else text[len(before) :]
 
     def _let_go(self, characters: int) -> None:
         """Pieces that end within so many."""
