@@ -9,9 +9,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
+from signal import SIGKILL
 
 from build_scripts.errors import BuildError
-from python_mp.rank import main
+from python_mp.machine.parent import die_with
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def pool(most: int, tasks: int | None = None) -> Iterator[ProcessPoolExecutor]:
     """
     spawn = get_context("spawn")
     # A killed build must not leave its workers behind: they would wait for work for ever.
-    started = spawn, main.die_with, (os.getpid(),)
+    started = spawn, die_with, (os.getpid(), SIGKILL)
     with ProcessPoolExecutor(most, *started, max_tasks_per_child=tasks) as executor:
         try:
             yield executor

@@ -36,6 +36,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..machine.parent import die_with
 from ..model.paths import present
 from ..model.rank_spec import RankSpec
 from . import main as rank
@@ -52,7 +53,7 @@ _stuck: set[int] = set()
 
 def serve(engine: str, folder: Path, descriptor: int, parent: int, server: int) -> None:
     """Serves orders for ranks of the version directory, until the socket's end of file."""
-    rank.die_with(parent)
+    die_with(parent)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us.
     orders = socket.socket(fileno=descriptor)

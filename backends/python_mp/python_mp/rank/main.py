@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
+from ..machine.parent import die_with
 from ..model.errors import EngineFailed, InvalidInput, PythonMpError, RequestFailed, describe
 from ..model.rank_spec import RankSpec
 from ..model.request import Array
@@ -36,7 +37,6 @@ _BATCHS_DOING = (
 )
 """What Python raises for values. A device in trouble raises RuntimeError."""
 _MOST_TRACEBACK = 16 << 10
-_PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
 
@@ -173,13 +173,6 @@ def exit_at_once(exit_code: int) -> NoReturn:
     """Ends the process, not by way of torch's destructors: they take most of a second."""
     logging.shutdown()
     os._exit(exit_code)
-
-
-def die_with(parent: int) -> None:
-    """Has the kernel kill this process when its parent dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _write_stacks_to(descriptor: int) -> None:
