@@ -16,16 +16,18 @@ import numpy as np
 import pytest
 
 from python_mp.agent.link import GREETING
+from python_mp.agent.versions import PACKAGE
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import LoadError, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, HANG, RAISE, SEGFAULT
 from python_mp.wire.exchange_line import VARIABLE
 from tests.support.configs import decoder_config, echo_config, module_config
 from tests.support.other_hosts import QUICK, Hosts, Program, hosts
-from tests.support.processes import alive, children, cpu_seconds, python, until
+from tests.support.processes import ENVIRONMENT, alive, children, cpu_seconds, python, until
 from tests.support.replicas import LIMIT, Fault, ask, counted, served, values
 from tests.support.streams import Parts, expected
 
+AGENT = "python_mp.agent"
 IDLE_SECONDS = 3.0
 NOISE = 3
 """Times as long as on a machine that does nothing else."""
@@ -177,11 +179,43 @@ def test_who_is_not_wanted_is_told_why(tmp_path: Path, monkeypatch: pytest.Monke
         made.agent("b").says("an agent named b is connected already")
         monkeypatch.setenv("AGENT_TOKEN", "a token of other hosts")
         made.agent("c").says("has another token")
+        made.exchange.says("is refused: .*has another token")
         monkeypatch.delenv("AGENT_TOKEN")
         made.agent("d").says("has another token")
-        other = made.started("python_mp.agent", "--connect", "192.0.2.1:8005", "--name", "e")
+        other = made.started(AGENT, "--connect", "192.0.2.1:8005", "--name", "e")
         other.says("agent: hosts need one token of at least 16 characters")
         assert [name for name in made.agents if made.agents[name].process.poll() is None]
+
+
+def test_an_agent_without_an_exchange_leaves_if_told_to(tmp_path: Path) -> None:
+    with hosts(tmp_path) as made:
+        agent = made.connected("b", "--leave-after-seconds", 1)
+        made.exchange.kill()
+        agent.says("there is no exchange for 1 s; it leaves")
+        until(lambda: not alive(agent.process.pid))
+
+
+@pytest.mark.parametrize("what", ["code", "torch"])
+def test_what_differs_is_told_on_both_sides(tmp_path: Path, what: str) -> None:
+    """An agent whose package has one more module, or beside another torch."""
+    there = tmp_path / "there"
+    shutil.copytree(PACKAGE, there / "python_mp", ignore=shutil.ignore_patterns("__pycache__"))
+    if what == "code":
+        (there / "python_mp" / "more.py").touch()
+    other = there / "torch-1.0.dist-info"
+    if what == "torch":
+        other.mkdir()
+        (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n")
+    found = os.pathsep.join([str(there), ENVIRONMENT["PYTHONPATH"]])
+    with hosts(tmp_path) as made:
+        where = "--connect", f"127.0.0.1:{made.port}", "--name", "b"
+        agent = Program(AGENT, *where, PYTHONPATH=found)
+        try:
+            said = rf"the agent has {what} \S+ \(here \S+\): install the same release"
+            agent.says(f"the exchange refuses this agent: {said}")
+            made.exchange.says(f"a connection from 127.0.0.1 is refused: {said}")
+        finally:
+            agent.kill()
 
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.campaign)])

@@ -11,114 +11,33 @@ import argparse
 import asyncio
 import ipaddress
 import logging
+import math
 import os
-import random
 import signal
 import socket
 import ssl
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+from ..machine.parent import die_with
 from ..machine.temporary import temporary_folder
 from ..model.errors import describe
-from . import handshake, tls
-from .forkservers import Forkservers
-from .handshake import Refused
-from .host import Connected
-from .link import Link, LinkError
+from . import tls
+from .dialler import Dialler
 from .run_folder import run_folder
 from .shared_token import TokenMissing, read_token
-from .versions import versions
 
-log = logging.getLogger("agent")
-
-_DIAL_SECONDS = 1.0
-_PAUSES = (0.1, 0.2, 0.4)
-"""Seconds between two tries of an exchange that cannot be reached: it may be back at any moment."""
-_REFUSED_PAUSES = (1.0, 2.0, 5.0, 10.0)
-"""Of one that refuses, or whose connection ends at once."""
-_LASTED_SECONDS = 5.0
+_LEAVE_HELP = "without an exchange, after which it ends"
 
 
-class Dialler:
-    """Connects, again and again.
-
-    Args:
-        address: the exchange's.
-        runtime: a private folder.
-    """
-
-    def __init__(
-        self,
-        address: tuple[str, int],
-        name: str,
-        token: bytes,
-        encryption: ssl.SSLContext | None,
-        runtime: Path,
-        cache: Path,
-    ) -> None:
-        self._address = address
-        self._name = name
-        self._token = token
-        self._encryption = encryption
-        self._runtime = runtime
-        self._cache = cache
-        self._forkservers = Forkservers()
-        self._said = ""
-
-    async def run(self) -> None:
-        """For ever; ends no other way than by being cancelled."""
-        unreached = refused = 0
-        try:
-            while True:
-                began = time.monotonic()
-                try:
-                    why = await self._serve()
-                    unreached = 0
-                    refused = 0 if time.monotonic() - began > _LASTED_SECONDS else refused + 1
-                    self._say(why)
-                except OSError as error:
-                    unreached += 1
-                    why = describe(error) if str(error) else "it does not answer in time"
-                    self._say(f"the exchange cannot be reached: {why}")
-                except (Refused, LinkError) as error:
-                    refused += 1
-                    self._say(f"the exchange refuses this agent: {describe(error)}")
-                await asyncio.sleep(_pause(unreached, refused))
-        finally:
-            self._forkservers.close()
-
-    async def _serve(self) -> str:
-        host, port = self._address
-        async with asyncio.timeout(_DIAL_SECONDS):
-            reader, writer = await asyncio.open_connection(host, port, ssl=self._encryption)
-        link = Link(reader, writer)
-        try:
-            async with asyncio.timeout(handshake.SECONDS):
-                greeted = await handshake.greet(link, self._token, self._name, versions())
-            log.info("connected to %s:%d as %s", host, port, self._name)
-            self._said = ""
-            connected = Connected(
-                link, greeted.lease, self._runtime, self._cache, self._forkservers
-            )
-            return await connected.serve()
-        finally:
-            link.close()
-
-    def _say(self, text: str) -> None:
-        """Once, as long as it is the same."""
-        if text != self._said:
-            log.warning("%s; it is tried again", text)
-        self._said = text
-
-
-def _pause(unreached: int, refused: int) -> float:
-    pauses, count = (_REFUSED_PAUSES, refused) if refused else (_PAUSES, unreached)
-    seconds = pauses[min(count, len(pauses)) - 1] if count else pauses[0]
-    return seconds * random.uniform(0.8, 1.2)
+class Settings(NamedTuple):
+    address: tuple[str, int]
+    """The exchange's."""
+    token: bytes
+    encryption: ssl.SSLContext | None
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -128,6 +47,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--name", default=socket.gethostname(), help="this host's; each agent has one of its own")
     add("--token-file", type=Path, metavar="FILE", help="else AGENT_TOKEN")
     add("--cache", type=Path, metavar="DIR", help="for artifacts that are not at the leader's path")
+    add("--leave-after-seconds", type=float, default=math.inf, metavar="S", help=_LEAVE_HELP)
+    add("--end-with", type=int, metavar="PID", help="of the process that started it")
     tls.add_to_agent(parser)
     return parser.parse_args(arguments)
 
@@ -155,16 +76,28 @@ async def _until_told(dialler: Dialler) -> None:
         await task
 
 
+def check(ours: argparse.Namespace, environment: MutableMapping[str, str]) -> Settings:
+    """What it needs to begin, and takes the token out of the environment.
+
+    Raises:
+        TokenMissing: other hosts are to be reached without one.
+        OSError, ValueError: a file cannot be read, or the address is none.
+    """
+    address = split_address(ours.connect)
+    token = read_token(ours.token_file, environment, is_local=_is_local(address[0]))
+    return Settings(address, token, tls.of_agent(ours))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     ours = parse(arguments)
+    if ours.end_with:
+        die_with(ours.end_with, signal.SIGTERM)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     try:
-        address = split_address(ours.connect)
-        token = read_token(ours.token_file, os.environ, is_local=_is_local(address[0]))
+        settings = check(ours, os.environ)
         cache = ours.cache or Path.home() / ".cache" / "python_mp" / "artifacts" / ours.name
-        encryption = tls.of_agent(ours)
         with run_folder(temporary_folder()) as runtime:
-            dialler = Dialler(address, ours.name, token, encryption, runtime, cache)
+            dialler = Dialler(ours.name, *settings, runtime, cache, ours.leave_after_seconds)
             asyncio.run(_until_told(dialler))
     except (TokenMissing, OSError, ValueError) as error:
         print(f"agent: {describe(error)}", file=sys.stderr)
