@@ -14,12 +14,14 @@ from typing import Any
 
 from server.endpoints import Endpoints
 from server.errors import ModelError, ServerError
-from server.process import agents_exchange
+from server.process import agents_exchange, ray_placement, spanning
 from server.process.agents_exchange import AgentsExchange
+from server.process.beside import Beside
 from server.process.companion import Companion
 from server.process.installation import PROJECT
 from server.process.late_build import LateBuild
 from server.process.launch import TritonServer
+from server.process.ray_placement import RayPlacement
 from server.settings import Settings, Tls
 from server.terminal import Lines, foreground
 from server.token import choose
@@ -67,6 +69,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--health-port", type=int, metavar="PORT")
     add("--openai-port", type=int, metavar="PORT")
     agents_exchange.add_options(parser)
+    ray_placement.add_options(parser)
     return parser.parse_known_args(arguments)
 
 
@@ -117,7 +120,15 @@ def _followers(ours: argparse.Namespace, server: TritonServer) -> Iterator[Any]:
 
 def _wants_exchange(ours: argparse.Namespace) -> bool:
     there = ours.model_repository.is_dir()
-    return bool(ours.agents or (there and agents_exchange.spans_hosts(ours.model_repository)))
+    return bool(ours.agents or (there and spanning.models(ours.model_repository)))
+
+
+def _hosts(ours: argparse.Namespace, server: TritonServer, exchange: str) -> Iterator[Beside]:
+    """What lets other hosts in, and what has agents started there."""
+    more = server.endpoints, agents_exchange.options(ours), server.net, say
+    yield AgentsExchange(exchange, *more)
+    if hosts := spanning.placed_by_ray(ours.model_repository):
+        yield RayPlacement(hosts, ours, server.endpoints, server.net, say)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,8 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warn(server.settings)
         with foreground(), ExitStack() as beside:
             if exchange:
-                more = server.endpoints, agents_exchange.options(ours), server.net, say
-                beside.enter_context(AgentsExchange(exchange, *more))
+                for each in _hosts(ours, server, exchange):
+                    beside.enter_context(each)
             if ours.openai:
                 beside.enter_context(Companion(server.settings, server.net, say))
             followers = [beside.enter_context(each) for each in _followers(ours, server)]

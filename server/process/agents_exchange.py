@@ -9,18 +9,15 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Self
 
 from python_mp.agent import exchange_server
 from python_mp.agent.shared_token import TokenMissing
 from python_mp.machine.net import Net
-from python_mp.model import pbtxt
 from python_mp.wire.exchange_line import VARIABLE
 from server.endpoints import Endpoints
 from server.errors import ServerError
 from server.process.beside import Beside, spawn
-from server.watch import repository
 from server.watch.backoff import Backoff
 
 PREFIX = "agent_"
@@ -44,23 +41,6 @@ def options(ours: argparse.Namespace) -> list[str]:
     names = ("token_file", "lease_seconds", "tls_certificate", "tls_key", "tls_client_ca")
     given = {name: getattr(ours, PREFIX + name) for name in names}
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value]
-
-
-def spans_hosts(folder: Path) -> bool:
-    """Whether a model of this repository has `hosts`; what cannot be read has not."""
-    return any(_hosts(folder / model / repository.CONFIG) for model in repository.models(folder))
-
-
-def _hosts(config: Path) -> bool:
-    try:
-        parameters = pbtxt.parse(config.read_text()).get("parameters", [])
-    except (OSError, ValueError):
-        return False
-    return any(
-        each.get("key") == ["hosts"] and each["value"][0]["string_value"] != ["1"]
-        for each in parameters
-        if isinstance(each, dict) and each.get("value")
-    )
 
 
 class AgentsExchange(Beside):

@@ -36,6 +36,7 @@ class Layout:
     dtype: str = "float32"
     policies: tuple[str, str] = ("", "")
     hosts: int = 1
+    placement: str = "list"
 
     @property
     def world_size(self) -> int:
@@ -68,7 +69,7 @@ class Layout:
             config,
             flags=re.DOTALL | re.MULTILINE,
         )
-        hosts = {"hosts": self.hosts} if self.hosts > 1 else {}
+        hosts = {"hosts": self.hosts, "placement": self.placement} if self.hosts > 1 else {}
         sizes = {"tensor_parallel_size": self.tp, "pipeline_parallel_size": self.pp, **hosts}
         return with_parameters(config, sizes)
 

@@ -98,3 +98,10 @@ def test_inputs_do_not_take_the_names_of_what_we_add() -> None:
     for engine, name in (("torch", "cu_seqlens"), ("aot_inductor", "positions")):
         with pytest.raises(ConfigError, match=f"input '{name}' has the name of a tensor"):
             model_config(Path("m"), [IDS, tensor(name, INT32, 1)], [X], engine=engine)
+
+
+def test_without_placement_there_are_no_other_hosts() -> None:
+    sizes = {"engine": "torch", "pipeline_parallel_size": 2, "placement": "none"}
+    with pytest.raises(ConfigError, match="placement 'none' lets no other host in"):
+        model_config(Path("m"), [X], [X], **sizes, hosts=2)
+    assert model_config(Path("m"), [X], [X], **sizes).parameters.hosts == 1

@@ -18,8 +18,8 @@ OWN = {"python_mp", "server", "gateway", "clients"}
 PACKAGES = {"PIL": "pillow", "google": "protobuf", "geventhttpclient": "tritonclient"}
 PACKAGES |= {"grpc": "tritonclient", "pydantic_core": "pydantic"}
 # Triton brings the first, torch for GPUs the second; others are asked for in a sentence where an
-# engine or dtype needs them.
-ELSEWHERE = {"triton_python_backend_utils", "triton", "tensorrt", "cuda", "_typeshed"}
+# engine, a dtype or a placement needs them.
+ELSEWHERE = {"triton_python_backend_utils", "triton", "ray", "tensorrt", "cuda", "_typeshed"}
 
 
 def imported(file: Path) -> Iterator[str]:

@@ -11,9 +11,10 @@ from server import shell_names
 from server.__main__ import endpoints, parse
 from server.endpoints import Endpoints
 from server.errors import PortError, ServerError
-from server.process import agents_exchange, installation
+from server.process import agents_exchange, installation, spanning
 from server.process.agents_exchange import AgentsExchange
 from server.process.launch import TritonServer
+from server.process.ray_placement import RayPlacement
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "0", "65536", "8000.0", "²", "9" * 5000, "1\n"])
@@ -130,14 +131,44 @@ def test_agents_that_could_not_be_let_in_end_the_start(
 
 
 def test_only_models_with_hosts_need_agents(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    (model / "1").mkdir(parents=True)
-    config = 'parameters { key: "hosts" value { string_value: "%s" } }'
-    for text, expected in (
-        ("", False),
-        (config % 1, False),
-        (config % 2, True),
-        ("hosts {", False),
+    for text, need, of_ray in (
+        ("", False, 0),
+        (spanning_config(hosts="1"), False, 0),
+        (spanning_config(hosts="2"), True, 0),
+        (spanning_config(hosts="4", placement="none"), False, 0),
+        (spanning_config(hosts="4", placement="ray"), True, 3),
+        (spanning_config(hosts="many", placement="ray"), True, 0),
+        ("hosts {", False, 0),
     ):
-        (model / "config.pbtxt").write_text(text)
-        assert agents_exchange.spans_hosts(tmp_path) is expected
+        write_model(tmp_path, "model", text)
+        assert bool(spanning.models(tmp_path)) is need
+        assert spanning.placed_by_ray(tmp_path) == of_ray
+    write_model(tmp_path, "model", spanning_config(hosts="3", placement="ray"))
+    write_model(tmp_path, "larger", spanning_config(hosts="4", placement="ray"))
+    assert spanning.placed_by_ray(tmp_path) == 3
+
+
+def spanning_config(**said: str) -> str:
+    entry = 'parameters { key: "%s" value { string_value: "%s" } }'
+    return "\n".join(entry % each for each in said.items())
+
+
+def write_model(folder: Path, name: str, config: str) -> None:
+    (folder / name / "1").mkdir(parents=True, exist_ok=True)
+    (folder / name / "config.pbtxt").write_text(config)
+
+
+def test_a_server_without_ray_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    ours, _ = parse([])
+    with pytest.raises(ServerError, match="placement 'ray' needs Ray: pip install"):
+        RayPlacement(1, ours, Endpoints(), Net(), print).__enter__()
+
+
+def test_options_that_no_agent_knows_are_refused_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ours, _ = parse(["--ray-agent-options=--no-such-option=1"])
+    with pytest.raises(SystemExit):
+        RayPlacement(1, ours, Endpoints(), Net(), print)
+    assert "unrecognized arguments: --no-such-option=1" in capsys.readouterr().err

@@ -27,6 +27,8 @@ UNBUILT = ("echo", "echo_decoder", "torch")
 """Those that can do without a build: they run the module as it is, or none."""
 TASKS = ("embed", "rerank", "classify", "tokens", "generate")
 """What a checkpoint may be served for; the build reads it, and clients may."""
+PLACEMENTS = ("list", "ray", "none")
+"""Who starts agents on other hosts: whoever runs them, Ray, or nobody."""
 COLLECTIVES = ("auto", "shm", "gloo", "nccl")
 FLOAT32_PRODUCTS = ("tf32", "exact")
 MOST_RANKS = 64
@@ -42,6 +44,7 @@ class Parameters:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     hosts: int = 1
+    placement: str = "list"
     dtype: str = "float32"
     float32_products: str = "tf32"
     collectives: str = "auto"
@@ -124,6 +127,11 @@ def _check_hosts(parameters: Parameters, ranks: int) -> None:
     hosts, width = parameters.hosts, parameters.tensor_parallel_size
     if hosts == 1:
         return
+    if parameters.placement == "none":
+        raise ConfigError(
+            f"placement 'none' lets no other host in, and 'hosts' is '{hosts}'; placement is 'list'"
+            " where agents are started by hand or by a cluster, or 'ray'"
+        )
     each = ranks // hosts
     if ranks % hosts or (each % width and width % each):
         raise ConfigError(
@@ -162,6 +170,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "tensor_parallel_size": _whole(1, MOST_RANKS),
     "pipeline_parallel_size": _whole(1, MOST_RANKS),
     "hosts": _whole(1, MOST_RANKS),
+    "placement": _one_of(*PLACEMENTS),
     "dtype": _one_of(*DTYPES),
     "float32_products": _one_of(*FLOAT32_PRODUCTS),
     "collectives": _one_of(*COLLECTIVES),
