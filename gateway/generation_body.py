@@ -48,7 +48,7 @@ class GenerationBody(Body):
 
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     stop_token_ids: Annotated[list[int], Field(default_factory=list, max_length=MOST_IDS)]
     ignore_eos: bool = False

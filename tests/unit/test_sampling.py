@@ -9,11 +9,13 @@ from itertools import accumulate
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from python_mp.model.errors import InvalidInput
 from python_mp.model.sampling_columns import Real, Whole
+from python_mp.model.sampling_parameters import read
 from python_mp.sharding import sampling
 from python_mp.sharding.philox import philox, uniform
 from python_mp.sharding.sampling import Sampling, sample
@@ -283,3 +285,31 @@ def test_nothing_is_chosen_of_what_is_no_distribution(
 ) -> None:
     asked = [Wish(logits, temperature, logprobs=1), Wish([0.0, 0.0, 9.0], 1e-30)]
     assert sampled(asked).ids.tolist() == [-1, 2]
+
+
+EXTREMES = [0, 1e-320, 1e-46, 1e-38, 1e-6, 0.01, 1, 1.9, 2, 50, 100, 1e38, 1e300]
+"""As float32 the second and the third are 0, and their reciprocals infinite."""
+NAMES = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "presence_penalty": "presence",
+    "frequency_penalty": "frequency",
+    "repetition_penalty": "repetition",
+}
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(NAMES)), st.sampled_from(EXTREMES), max_size=4),
+    st.sampled_from([1e-30, 1.0, 1e4, 1e30]),
+)
+def test_whatever_may_be_asked_numbers_give_a_token(asked: dict[str, float], size: float) -> None:
+    """What is said to be the model's fault is never the client's."""
+    try:
+        read(asked, VOCABULARY)
+    except InvalidInput:
+        assume(False)
+    logits = [size * math.sin(n) for n in range(VOCABULARY)]
+    reals = {NAMES[name]: value for name, value in asked.items()}
+    found = sampled([Wish(logits, prompt=[1, 2, 3], answer=[3, 4, 5], **reals)])
+    assert found.ids.item() >= 0

@@ -176,7 +176,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "min_p": _real(0, 1),
     "presence_penalty": _real(-2, 2),
     "frequency_penalty": _real(-2, 2),
-    "repetition_penalty": _real(0, 100, open_below=True),
+    "repetition_penalty": _real(0.01, 100),
     "logit_bias": _biases,
     "seed": _whole(-(2**63), 2**63 - 1),
     "stop": _stops,
