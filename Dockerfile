@@ -1,4 +1,4 @@
-# Stages: front (nginx); packages -> build -> models -> cpu; gpu-build and gpu, from NVIDIA's images.
+# Stages: front (nginx); packages -> build -> models -> cpu -> ray; gpu-build and gpu, from NVIDIA's images.
 # What changes seldom stands first, so that a changed source builds no package and no engine anew:
 # the engines depend on build_scripts/, backends/ and the recipes, not on server/ and clients/.
 #
@@ -88,6 +88,15 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=2s --timeout=2s --start-period=120s --retries=5 \
     CMD ["python", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8003, timeout=1); c.request('GET', '/ready'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["tini", "--", "python", "-m", "server"]
+
+
+# With Ray, for models of placement "ray".
+FROM cpu AS ray
+USER 0:0
+COPY requirements-ray.txt ./
+RUN pip install --no-cache-dir --progress-bar off -r requirements-ray.txt
+USER 10001:10001
+EXPOSE 8005
 
 
 # TensorRT builds on the GPU that serves, so not here but when this image is run.

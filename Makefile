@@ -86,7 +86,7 @@ venv: .venv/.developer  ## and what tests and checks need
 	@$(PIP) -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.venv/.developer: .venv/.installed requirements-dev.txt requirements-modelopt.txt
+.venv/.developer: .venv/.installed requirements-dev.txt requirements-ray.txt requirements-modelopt.txt
 	@echo "[dev] dependencies of tests and checks"
 	@$(PIP) -r requirements-dev.txt | $(PROGRESS)
 	@$(PIP) --no-deps -r requirements-modelopt.txt | $(PROGRESS)

@@ -58,7 +58,7 @@ check "compose files, combined" "$composer" combined
 check "nginx" nginx front
 check "Prometheus" promtool rules
 check "Grafana" python python -m deploy.grafana.dashboard --check
-check "Kubernetes, plain" kubernetes-validate kubernetes-validate --strict --quiet deploy/kubernetes/base/{front,network,triton}.yaml
+check "Kubernetes, plain" kubernetes-validate kubernetes-validate --strict --quiet deploy/kubernetes/{base/{front,network,triton},ray/network}.yaml
 for version in 1.37 1.34; do
     check "Kubernetes $version" kubectl rendered "$version"
 done

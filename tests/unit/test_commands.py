@@ -45,7 +45,7 @@ NOT_RUN = {
     r"git pull && docker compose build": "there is nothing to pull; its other halves are run",
     r"docker run --rm --gpus": "it needs a GPU and NVIDIA's container",
     r"pip install .*--editable|python -m build_scripts\.build embed'$": "inside that container",
-    r"kubectl (create|set|apply)": "it needs a cluster; the manifests are checked by kubectl",
+    r"kubectl (apply|create|delete|set)": "it needs a cluster; kubectl checks the manifests",
 }
 """What begins so is run by no test, and why."""
 
