@@ -1,6 +1,6 @@
 // OpenAI's client for Node before the gateway (docs/openai.md): a vector, then an answer as it comes.
 //
-//   npm install --omit=dev --prefix clients
+//   npm install --omit=dev --no-package-lock --prefix clients
 //   node clients/openai_node.mjs "What is a kitten?" [chat model] [embed model]
 //
 // OPENAI_BASE_URL (http://127.0.0.1:8004/v1) and OPENAI_API_KEY say where and who.
