@@ -119,8 +119,9 @@ class Ranks:
     def capture(self, most: int) -> bool:
         """Whether all later steps of up to so many rows are replayed; for one rank a stage."""
         decoders = [decoder for stage in self._stages for decoder in stage]
-        (learnt,) = {tuple(decoder.capture_steps(most)) for decoder in decoders}
-        for count in learnt:
+        every = [decoder.capture(most) for decoder in decoders]
+        assert every == every[:1] * len(every)
+        for count in map(len, every[0]):
             self.step(
                 {
                     "INPUT_IDS": [n % 2 for n in range(count)],

@@ -6,11 +6,13 @@ import itertools
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from python_mp.sharding import packed_pages
+from python_mp.sharding import _kernels, packed_attention
+from python_mp.sharding.attention import Masking, attention
 from python_mp.sharding.packed import Packed
 from tests.support.replicas import Array
 
@@ -66,7 +68,9 @@ def test_it_computes_its_formula(
     sinks = random.standard_normal(HEADS) if "sinks" in more else None
     ends = np.cumsum([0, *lengths])
     batch = Packed({"cu_seqlens": ends.astype(np.int32)}, torch.device("cpu"))
-    with patch.object(packed_pages, "kernels", packed_pages.kernels if is_compiled else None):
+    with patch.object(
+        packed_attention, "kernels", packed_attention.kernels if is_compiled else None
+    ):
         found = batch.attend(
             *(torch.from_numpy(each).float() for each in (q, k, v)),
             **asked,  # type: ignore[arg-type]
@@ -77,3 +81,39 @@ def test_it_computes_its_formula(
         rows = slice(start, stop)
         wanted = formula(q[rows], k[rows], v[rows], bias, sinks, **asked)
         np.testing.assert_allclose(found[rows].numpy(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("which", range(len(_kernels.instruction_sets())))
+@settings(max_examples=15, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 3) | st.sampled_from([16, 17, 150, 300]), min_size=1).filter(
+        any
+    ),
+    size=st.integers(1, 40) | st.just(80),
+    groups=st.sampled_from([1, 3]),
+    masking=st.builds(Masking, causal=st.booleans(), window=st.none() | st.just(20)),
+)
+def test_columns_of_one_product(
+    which: int, lengths: list[int], size: int, groups: int, masking: Masking
+) -> None:
+    """Queries, keys and values side by side, of texts that several threads share."""
+    heads = 2 * groups
+    every = torch.randn(sum(lengths), (heads + 4) * size)
+    q, k, v = (
+        part.unflatten(1, (-1, size))
+        for part in every.split_with_sizes([heads * size, 2 * size, 2 * size], 1)
+    )
+    ends = torch.tensor([0, *lengths]).cumsum(0).int()
+    _kernels.choose(which)
+    try:
+        found = packed_attention.attend(q, k, v, ends, masking, None)
+    finally:
+        _kernels.choose(0)
+    torch.testing.assert_close(found, attention(q, k, v, lengths, masking), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ends", [[0, 3], [1, 4], [0, 3, 1, 4]])
+def test_rows_that_are_not_there_are_refused(ends: list[int]) -> None:
+    q = torch.zeros(4, 2, 8)
+    with pytest.raises(ValueError, match="cu_seqlens"):
+        packed_attention.attend(q, q, q, torch.tensor(ends).int(), Masking(), None)

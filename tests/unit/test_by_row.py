@@ -38,6 +38,31 @@ def test_it_is_the_norm(which: int, rows: int, width: int) -> None:
 @pytest.mark.parametrize("which", SETS)
 @settings(max_examples=30, deadline=None)
 @given(
+    rows=st.integers(0, 5) | st.just(300),
+    width=st.integers(1, 70) | st.just(576),
+    adds=st.booleans(),
+    shifts=st.booleans(),
+    mean=st.sampled_from([0.0, 10.0]),
+)
+def test_it_is_the_layer_norm(
+    which: int, rows: int, width: int, adds: bool, shifts: bool, mean: float
+) -> None:
+    """Of a sum, too, and where rows are far from zero."""
+    _kernels.choose(which)
+    a, b = torch.randn(rows, width) + mean, torch.randn(rows, width)
+    gain, bias = torch.randn(2, width)
+    y = torch.empty(rows, width)
+    pointers = (y.data_ptr(), a.data_ptr(), b.data_ptr() if adds else 0)
+    of_width = gain.data_ptr(), bias.data_ptr() if shifts else 0
+    _kernels.standardise(*pointers, *of_width, rows, width, 1e-5, 2)
+    x = (a + b if adds else a).double()
+    wanted = nn.functional.layer_norm(x, (width,), gain.double(), shifts * bias.double(), 1e-5)
+    torch.testing.assert_close(y, wanted.float(), atol=2e-3 if mean else 1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("which", SETS)
+@settings(max_examples=30, deadline=None)
+@given(
     tokens=st.integers(0, 5) | st.just(300),
     heads=st.integers(1, 9),
     half=st.integers(1, 70),

@@ -55,14 +55,14 @@ def open_cache(forward: Forward, cache: KvCache, config: ModelConfig, device: De
 
 def capture_steps(forward: Forward, module: object, config: ModelConfig) -> None:
     """On a CPU: what a step computes is captured, so that later ones need no Python, where the
-    module knows how."""
-    begin = getattr(module, "capture_steps", None)
+    module knows how. Each sequence has one row."""
+    begin = getattr(module, "capture", None)
     if begin is None:
         return
     longest = decoders.read(config.folder).context_length
     most = min(config.parameters.max_batch_tokens, MOST_CAPTURED)
-    for rows in begin(most):
-        forward(_step(rows, 1, config, min(longest, FAR)))
+    for lengths in begin(most):
+        forward(_step(len(lengths), 1, config, min(longest, FAR)))
 
 
 def _blocks(cache: KvCache, config: ModelConfig, device: Device) -> int:

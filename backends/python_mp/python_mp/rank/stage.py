@@ -30,7 +30,7 @@ from .graphs import Given, Graphs
 from .handover import Handover, Hidden
 from .static_rows import StaticRows, possible
 from .static_steps import StaticSteps
-from .warm_up import warm_up
+from .warm_up import capture_batches, warm_up
 
 Compute = Callable[[Packed, Any], Hidden]
 """(batch, what the stage before returned) -> what the next one gets, or the outputs by name."""
@@ -106,6 +106,7 @@ class Stage:
             stage.blocks = cache.blocks
         else:
             warm_up(stage.forward, spec.config, manifest.sample_dims if manifest else {})
+            capture_batches(stage.forward, compute, spec.config)
         stage._use_graphs(spec.config)
         times.append(time.monotonic())
         names = ("rendezvous", "load", "warm_up")

@@ -15,6 +15,8 @@ from ..model.sample_dims import sample_dims
 
 log = logging.getLogger(__name__)
 
+MOST_CAPTURED = 8192
+"""Tokens of a batch that is replayed: addresses are taken for so many, memory as it is written."""
 Forward = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Dims = Mapping[str, Sequence[int]]
 
@@ -51,6 +53,23 @@ def warm_up(forward: Forward, config: ModelConfig, said: Dims) -> None:
         shapes = {name: list(zeros[name].shape) for name in guessed}
         log.warning(
             "not warmed up: %s, of shapes %s; see shapes.samples of recipe.toml", text, shapes
+        )
+
+
+def capture_batches(forward: Forward, module: object, config: ModelConfig) -> None:
+    """On a CPU: what is computed for texts is captured, so that later ones need no Python, where
+    the module knows how."""
+    begin = getattr(module, "capture", None)
+    if begin is None or not config.has_ragged_input:
+        return
+    for lengths in begin(min(config.parameters.max_batch_tokens, MOST_CAPTURED)):
+        inputs = _zeros(config, {}, sum(lengths))
+        ids = {name: np.arange(len(a)) % 2 for name, a in inputs.items() if name == "INPUT_IDS"}
+        ends = np.cumsum([0, *lengths]).astype(np.int32)
+        forward(
+            inputs
+            | {name: each.astype(np.int32) for name, each in ids.items()}
+            | {group.cu_seqlens: ends for group in config.groups}
         )
 
 

@@ -83,6 +83,40 @@ def attend(
     threads: int,
     /,
 ) -> None: ...
+def attend_packed(
+    out: int,
+    q: int,
+    k: int,
+    v: int,
+    starts: int,
+    sinks: int,
+    tokens: int,
+    sequences: int,
+    heads: int,
+    kv_heads: int,
+    head: int,
+    q_stride: int,
+    k_stride: int,
+    v_stride: int,
+    window: int,
+    causal: bool,
+    scale: float,
+    softcap: float,
+    threads: int,
+    /,
+) -> None: ...
+def standardise(
+    y: int,
+    a: int,
+    b: int,
+    gain: int,
+    bias: int,
+    rows: int,
+    width: int,
+    epsilon: float,
+    threads: int,
+    /,
+) -> None: ...
 def normalise(
     y: int, x: int, gain: int, rows: int, width: int, epsilon: float, threads: int, /
 ) -> None: ...

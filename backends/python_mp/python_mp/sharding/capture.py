@@ -126,6 +126,12 @@ def collective(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return found
 
 
+def refuse_capture(why: str) -> None:
+    """For what is computed in a way that another batch would not be computed in."""
+    if _present is not None:
+        _present.refuse(why)
+
+
 class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, rows: int, inputs: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -145,7 +151,7 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         named = named or {}
         if _looks_at_numbers(operator, arguments):
-            self._refusal = f"it looks at numbers ({operator})"
+            self.refuse(f"it looks at numbers ({operator})")
         found = operator(*arguments, **named)
         outputs, given = _tensors(found), {_base(x) for x in _tensors((arguments, named))}
         is_new = [_base(x) not in given and self._take(x) for x in outputs]
@@ -154,6 +160,9 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif any(is_new) and "empty" not in operator.overloadpacket.__name__:
             self.noted.append((operator, arguments, named, tuple(outputs)))
         return found
+
+    def refuse(self, why: str) -> None:
+        self._refusal = why
 
     def finish(self, result: Tensor) -> Capture:
         """

@@ -13,12 +13,15 @@ from .capture import Call, KernelCall, Pointer, TorchCall, View
 from .way import Way
 
 aten = torch.ops.aten
+STANDARDISE = "standardise"
 _OF_TWO = {aten.add.Tensor: Way.ADD, aten.mul.Tensor: Way.TIMES}
 _OF_ONE = {
     aten.silu.default: Way.SILU,
     aten.clone.default: Way.COPY,
     aten.contiguous.default: Way.COPY,
 }
+_IN_PLACE = {aten.add_.Tensor: Way.ADD, aten.mul_.Tensor: Way.TIMES}
+_GELU = {"none": Way.GELU, "tanh": Way.GELU_TANH}
 
 
 class _Rows(NamedTuple):
@@ -29,33 +32,58 @@ class _Rows(NamedTuple):
     stride: int
 
 
-def combined(calls: Sequence[Call], rows: int) -> list[Call]:
-    """The same calls, with those of torch that can be made by the kernel `combine` as such."""
+_NONE = _Rows(0, 0, 0)
+_USUAL: list[Any] = [None, None, 1e-5]
+"""Gain, bias and epsilon of a layer norm."""
+
+
+def combined(calls: Sequence[Call], rows: int, result: int) -> list[Call]:
+    """The same calls, with those of torch that can be made by our kernels as such.
+
+    Args:
+        result: the memory that is read in the end.
+    """
     found = [_by_kernel(call, rows) if isinstance(call, TorchCall) else call for call in calls]
-    uses = Counter(memory for call in found for memory in call.memories())
+    uses = Counter([result, *(memory for call in found for memory in call.memories())])
     return list(_joined(found, uses))
 
 
 def _by_kernel(call: TorchCall, rows: int) -> Call:
     given = call.arguments
+    if call.operator is aten.layer_norm.default:
+        return _layer_norm(call, rows) or call
+    if call.operator in _IN_PLACE and not call.named and (y := _rows(given[0], rows)):
+        return _of_two(_IN_PLACE[call.operator], call, rows, y) or call
     if len(call.outputs) != 1 or not (y := _rows(call.outputs[0], rows)):
         return call
     if (way := _of_one(call)) is not None and (a := _rows(given[0], rows)) and a.width == y.width:
         return _combine(way, rows, y, a)
     if call.operator in _OF_TWO and not call.named:
-        return _of_two(call, rows, y) or call
+        return _of_two(_OF_TWO[call.operator], call, rows, y) or call
     return call
 
 
 def _of_one(call: TorchCall) -> Way | None:
-    if call.operator is aten.gelu.default and call.named.get("approximate") == "tanh":
-        return Way.GELU_TANH
+    if call.operator is aten.gelu.default:
+        return _GELU.get(call.named.get("approximate", "none"))
     return _OF_ONE.get(call.operator)
 
 
-def _of_two(call: TorchCall, rows: int, y: _Rows) -> KernelCall | None:
+def _layer_norm(call: TorchCall, rows: int) -> KernelCall | None:
+    x, shape, *rest = call.arguments  # Without those that are as usual.
+    gain, bias, epsilon = [*rest, *_USUAL[len(rest) :]][:3]
+    y, a, by = _rows(call.outputs[0], rows), _rows(x, rows), _rows(gain, rows)
+    added = _NONE if bias is None else _rows(bias, rows)
+    if y is None or a is None or by is None or added is None or list(shape) != [by.width]:
+        return None
+    if not y.width == y.stride == a.width == a.stride == by.width:
+        return None
+    pointers = y.begin, a.begin, 0, by.begin, added.begin
+    return KernelCall(STANDARDISE, (*pointers, rows, y.width, epsilon, 1))
+
+
+def _of_two(way: Way, call: TorchCall, rows: int, y: _Rows) -> KernelCall | None:
     a, b = call.arguments
-    way = _OF_TWO[call.operator]
     first, second = _rows(a, rows), _rows(b, rows)
     if first is None or first.width != y.width:
         return None
@@ -69,7 +97,7 @@ def _of_two(call: TorchCall, rows: int, y: _Rows) -> KernelCall | None:
 def _combine(
     way: Way, rows: int, y: _Rows, a: _Rows, b: _Rows | None = None, factor: float = 0.0
 ) -> KernelCall:
-    other = b or _Rows(0, 0, 0)
+    other = b or _NONE
     return KernelCall(
         "combine",
         (
@@ -80,13 +108,13 @@ def _combine(
 
 
 def _joined(calls: Sequence[Call], uses: Mapping[int, int]) -> Iterator[Call]:
-    """silu(a), and then its product with b, are one."""
+    """silu(a), and then its product with b, are one; so are a + b and then its layer norm."""
     after = iter([*calls[1:], None])
     skip = False
     for call, following in zip(calls, after, strict=True):
         if skip:
             skip = False
-        elif joined := _silu_times(call, following, uses):
+        elif joined := _silu_times(call, following, uses) or _added(call, following, uses):
             skip = True
             yield joined
         else:
@@ -108,6 +136,19 @@ def _silu_times(call: Call, following: Call | None, uses: Mapping[int, int]) -> 
         return None
     strides = y_stride, call.arguments[7], second_stride
     return KernelCall("combine", (int(Way.SILU_TIMES), y, a, second, rows, width, *strides, *rest))
+
+
+def _added(call: Call, following: Call | None, uses: Mapping[int, int]) -> KernelCall | None:
+    if not (_is(call, Way.ADD) and isinstance(following, KernelCall)):
+        return None
+    if following.name != STANDARDISE:
+        return None
+    assert isinstance(call, KernelCall)
+    _, added, a, b, _, width, *strides, _, _ = call.arguments
+    y, x, _, *rest = following.arguments
+    if added != x or uses[x.memory] > 2 or set(strides) != {width}:
+        return None
+    return KernelCall(STANDARDISE, (y, a, b, *rest))
 
 
 def _is(call: Call | None, way: Way) -> bool:

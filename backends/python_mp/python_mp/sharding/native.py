@@ -13,7 +13,7 @@ import torch  # noqa: F401 (its OpenMP is to be the one in the process)
 try:
     from . import _kernels
 
-    if not hasattr(_kernels, "combine"):
+    if not hasattr(_kernels, "attend_packed"):
         raise ImportError("_kernels was compiled from older sources: run `make install`")
 except ImportError as error:
     logging.getLogger(__name__).warning(

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..model.batch import CU_SEQLENS
 from ..model.request import Array
 from .bins import fill
+from .paged import Pages
 from .rectangles import MOST_PADDING, Rectangle, in_rectangles, rectangles, rows
 from .sequences import Sequences, refuse_rows
 
@@ -125,6 +126,11 @@ class Packed:
     def is_ragged(self) -> bool:
         """Whether its rows are those of sequences."""
         return CU_SEQLENS in self
+
+    @property
+    def pages(self) -> Pages | None:
+        """What a captured module is told of the batch; None where it is not to be replayed."""
+        return Pages.none(self.cu_seqlens)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
         """Softmax attention of each row to the rows of its sequence: see `Sequences.attend`."""

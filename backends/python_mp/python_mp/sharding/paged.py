@@ -38,6 +38,17 @@ class Pages(NamedTuple):
     contexts: Tensor
     cu_seqlens: Tensor
 
+    @classmethod
+    def none(cls, cu_seqlens: Tensor) -> Pages:
+        """Of sequences that leave nothing behind."""
+        nothing = torch.empty(0)
+        return cls(nothing, nothing, nothing, cu_seqlens)
+
+    @property
+    def width(self) -> int:
+        """Blocks of a sequence, at most."""
+        return self.table.shape[1] if self.table.dim() == 2 else 0
+
 
 def new_cache(
     blocks: int, kv_heads: int, head: int, dtype: torch.dtype, device: torch.device

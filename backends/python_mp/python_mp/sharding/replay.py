@@ -21,6 +21,8 @@ from .native import kernels
 from .paged import ALIGNMENT, Pages
 
 Part = Callable[[Pages], object]
+MOST_BOUND = 512
+"""Numbers of rows for which a replay is ready; each takes some kilobytes."""
 
 
 class _Bound(NamedTuple):
@@ -41,12 +43,12 @@ class Replay:
     """
 
     def __init__(self, capture: Capture, most: int) -> None:
-        self._rows = capture.rows
+        self._rows, self._most = capture.rows, most
         self._capture = capture
-        calls = combined(capture.calls, capture.rows)
+        calls = combined(capture.calls, capture.rows, capture.result.memory)
         by_torch = sum(isinstance(call, TorchCall) for call in calls)
-        if by_torch * 2 > len(calls):
-            raise NotCapturable(f"{by_torch} of {len(calls)} calls are torch's own")
+        if by_torch * 2 > len(capture.calls):  # Before some became one.
+            raise NotCapturable(f"{by_torch} of {len(capture.calls)} calls are torch's own")
         self._offsets, nbytes = _placed(capture, calls, most)
         self._memory = torch.empty(nbytes, dtype=torch.uint8)
         self._parts = [
@@ -61,7 +63,11 @@ class Replay:
         Raises:
             ValueError, IndexError: the pages are not in the cache, or do not fit the rows.
         """
-        rows = len(pages.places)
+        rows = len(next(iter(inputs.values())))
+        if rows > self._most:
+            raise ValueError(f"{rows} rows; there is room for {self._most}")
+        if rows not in self._bound and len(self._bound) >= MOST_BOUND:
+            self._bound.clear()
         bound = self._bound.get(rows) or self._bound.setdefault(rows, self._bind(rows))
         for name, place in bound.inputs.items():
             place.copy_(inputs[name])
@@ -111,11 +117,9 @@ class Replay:
 
 
 def _run(program: object, rows: int, pages: Pages) -> None:
-    table = pages.table
-    kernels.run(
-        *(program, rows, pages.places.data_ptr(), table.data_ptr(), pages.contexts.data_ptr()),
-        *(pages.cu_seqlens.data_ptr(), table.shape[0], table.shape[1], torch.get_num_threads()),
-    )
+    places, table, contexts, starts = (each.data_ptr() for each in pages)
+    sequences, threads = len(pages.cu_seqlens) - 1, torch.get_num_threads()
+    kernels.run(program, rows, places, table, contexts, starts, sequences, pages.width, threads)
 
 
 def _call_torch(operator: Any, given: Any, named: Any, outputs: Sequence[Tensor], _: Pages) -> None:

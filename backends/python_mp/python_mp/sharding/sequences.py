@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..model.errors import InvalidInput
-from . import cuda_attention
+from . import cuda_attention, packed_attention
 from .attention import Bias, Masking, attention
-from .packed_pages import PackedPages, takes
+from .capture import refuse_capture
 
 
 class Sequences:
@@ -85,13 +85,10 @@ class Sequences:
             packed = cuda_attention.attention(q, k, v, self.cu_seqlens, self.longest, masking)
             if packed is not None:
                 return packed
-        if bias is None and takes(q, k, v):
-            return self._pages.attend(q, k, v, masking, sinks)
+        if bias is None and packed_attention.takes(q, k, v):
+            return packed_attention.attend(q, k, v, self.cu_seqlens, masking, sinks)
+        refuse_capture("attention goes from sequence to sequence")
         return attention(q, k, v, self.lengths, masking, bias, sinks)
-
-    @cached_property
-    def _pages(self) -> PackedPages:
-        return PackedPages(self.cu_seqlens, self.positions)
 
     def refuse(self, bad: Tensor, text: str) -> None:
         """For `check`: refuses the sequences with a row that is bad; all others are computed.

@@ -55,8 +55,8 @@ class Decoder(nn.Module):
     def take_kernels(self) -> None:
         self.encoder.take_kernels()
 
-    def capture_steps(self, most: int) -> Sequence[int]:
-        return self.encoder.capture_steps(most)
+    def capture(self, most: int) -> Sequence[Sequence[int]]:
+        return self.encoder.capture(most)
 
     def forward(self, batch: Packed, hidden: Tensor | None) -> Tensor | dict[str, Tensor]:
         found: Tensor | dict[str, Tensor] = self.encoder(batch, hidden)

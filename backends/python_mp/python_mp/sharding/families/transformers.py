@@ -21,10 +21,10 @@ from transformers.models.auto import configuration_auto
 
 from ...model.errors import LoadError, describe
 from .. import checkpoint
+from ..native import kernels
 from ..packed import Packed
 from ..parallelize import load_weights, split
 from ..rectangles import MOST_PADDING, Rectangle
-from ..running import Running
 from ..shard import Shard
 from ..weights import Prefixed
 from . import kernelled, norms, shortcuts, skeleton
@@ -170,17 +170,18 @@ class Encoder(nn.Module):
         """For a module that is computed as it is: no graph is made of it from here on."""
         kernelled.take(self.model)
 
-    def capture_steps(self, most: int) -> Sequence[int]:
-        """Rows of the next steps, of which the first is captured and the others are checked; none
-        where steps are the module's.
+    def capture(self, most: int) -> Sequence[Sequence[int]]:
+        """Rows of each sequence of the next batches, of which the first is captured and the others
+        are checked; none where batches are the module's.
 
         Args:
             most: rows of those that are replayed.
         """
-        if not self.generates or self._has_types:
+        if self.rows != "packed" or self._shard.device.type != "cpu" or kernels is None:
             return ()
         self._stepping = Stepping(self.model, most, self._agree)
-        return LEARNT
+        longest = longest_text(self.model.config) or max(map(max, LEARNT))
+        return [[min(length, longest) for length in lengths] for lengths in LEARNT]
 
     @property
     def is_replayed(self) -> bool:
@@ -208,7 +209,7 @@ class Encoder(nn.Module):
             with computing(batch, self._layers):
                 return self._call(hidden, **{name: rows[None] for name, rows in given.items()})[0]
 
-        pages = batch.pages if self._stepping and isinstance(batch, Running) else None
+        pages = batch.pages if self._stepping else None
         if self._stepping is None or pages is None:
             return compute()
         inputs = given if hidden is None else {**given, HANDED_ON: hidden}

@@ -26,6 +26,19 @@ int parse_norm(PyObject *args, Norm *n) {
     return 1;
 }
 
+int parse_layer_norm(PyObject *args, LayerNorm *n) {
+    Pointer y, a, b, gain, bias;
+    if (!PyArg_ParseTuple(args, "KKKKKnnfi", &y, &a, &b, &gain, &bias, &n->rows, &n->width,
+                          &n->epsilon, &n->threads))
+        return 0;
+    n->y = (float *)(uintptr_t)y;
+    n->a = (const float *)(uintptr_t)a;
+    n->b = (const float *)(uintptr_t)b;
+    n->gain = (const float *)(uintptr_t)gain;
+    n->bias = (const float *)(uintptr_t)bias;
+    return 1;
+}
+
 int parse_rotation(PyObject *args, Rotation *r) {
     Pointer to, from, cos, sin;
     if (!PyArg_ParseTuple(args, "KKKKnnnni", &to, &from, &cos, &sin, &r->tokens, &r->heads,
@@ -79,12 +92,40 @@ int parse_attention(PyObject *args, Attention *a) {
     a->contexts = (const int32_t *)(uintptr_t)contexts;
     a->starts = (const int32_t *)(uintptr_t)starts;
     a->sinks = (const float *)(uintptr_t)sinks;
+    a->q_stride = a->heads * a->head;
     return 1;
 }
 
+int parse_packed(PyObject *args, Packed *p) {
+    Pointer out, q, k, v, starts, sinks;
+    if (!PyArg_ParseTuple(args, "KKKKKKnnnnnnnnnpffi", &out, &q, &k, &v, &starts, &sinks,
+                          &p->tokens, &p->sequences, &p->heads, &p->kv_heads, &p->head,
+                          &p->q_stride, &p->k_stride, &p->v_stride, &p->window, &p->causal,
+                          &p->scale, &p->softcap, &p->threads))
+        return 0;
+    p->out = (float *)(uintptr_t)out;
+    p->q = (const float *)(uintptr_t)q;
+    p->k = (const float *)(uintptr_t)k;
+    p->v = (const float *)(uintptr_t)v;
+    p->starts = (const int32_t *)(uintptr_t)starts;
+    p->sinks = (const float *)(uintptr_t)sinks;
+    return 1;
+}
+
+static const char *refusal_of_starts(const int32_t *starts, size_t sequences, size_t tokens) {
+    int is_whole = starts[0] == 0 && (size_t)starts[sequences] == tokens;
+    return is_whole ? NULL : "cu_seqlens does not begin at 0 and end with the rows of q";
+}
+
+const char *refusal_of_packed(const Packed *p) {
+    for (size_t i = 0; i < p->sequences; i++)
+        if (p->starts[i + 1] < p->starts[i]) return "cu_seqlens falls";
+    return refusal_of_starts(p->starts, p->sequences, p->tokens);
+}
+
 const char *refusal(const Attention *a) {
-    if (a->starts[0] != 0 || (size_t)a->starts[a->sequences] != a->tokens)
-        return "cu_seqlens does not begin at 0 and end with the rows of q";
+    const char *why = refusal_of_starts(a->starts, a->sequences, a->tokens);
+    if (why) return why;
     for (size_t i = 0; i < a->sequences; i++) {
         int64_t rows = (int64_t)a->starts[i + 1] - a->starts[i], context = a->contexts[i];
         if (rows < 0 || context < rows || context > (int64_t)(a->width * BLOCK))

@@ -16,8 +16,13 @@ int parse_rotation(PyObject *args, Rotation *r);
 int parse_combination(PyObject *args, Combination *c);
 int parse_store(PyObject *args, Store *s);
 int parse_attention(PyObject *args, Attention *a);
+int parse_packed(PyObject *args, Packed *p);
+int parse_layer_norm(PyObject *args, LayerNorm *n);
 
 /* Why pages cannot be read as asked, or NULL. */
 const char *refusal(const Attention *a);
+
+/* Why rows do not lie end to end as said, or NULL. */
+const char *refusal_of_packed(const Packed *p);
 
 #endif

@@ -9,9 +9,11 @@
 #include "products.h"
 #include "pages.h"
 #include "tasks.h"
+#include "packed.h"
 #include "gelu.h"
 #include "rows.h"
 #include "combine.h"
 
-const Kernels kernels_avx512 = {"avx512", multiply, attend, normalise, rotate, combine};
+const Kernels kernels_avx512 = {"avx512",    multiply,    attend, attend_packed,
+                                normalise, standardise, rotate, combine};
 #endif

@@ -8,8 +8,10 @@
 #include "products.h"
 #include "pages.h"
 #include "tasks.h"
+#include "packed.h"
 #include "gelu.h"
 #include "rows.h"
 #include "combine.h"
 
-const Kernels kernels_baseline = {"baseline", multiply, attend, normalise, rotate, combine};
+const Kernels kernels_baseline = {"baseline",    multiply,    attend, attend_packed,
+                                  normalise, standardise, rotate, combine};

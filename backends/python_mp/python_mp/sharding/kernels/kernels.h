@@ -21,18 +21,31 @@ enum { BLOCK = 16, MAX_HEAD = 512 };
 /* Attention of the last rows of sequences to what they have in a cache of pages. */
 typedef struct {
     float *out;                 /* [tokens, heads, head] */
-    const float *q;             /* the same */
+    const float *q;             /* the same, but `q_stride` floats from token to token */
     const char *keys, *values;  /* [blocks, kv heads, head, 16], [blocks, kv heads, 16, filled] */
-    const int32_t *table;       /* [sequences, width]: ids of blocks */
+    const int32_t *table;       /* [sequences, width]: ids of blocks; NULL: 0, 1, ... of one head */
     const int32_t *contexts;    /* [sequences]: tokens in the cache, this step's included */
     const int32_t *starts;      /* [sequences + 1]: where the rows of each begin */
     const float *sinks;         /* [heads], or NULL */
-    size_t tokens, sequences, width, blocks, heads, kv_heads, head, filled;
+    size_t tokens, sequences, width, blocks, heads, kv_heads, head, filled, q_stride;
     size_t window;              /* tokens that a row sees, at most, its own included; each way */
     int causal;                 /* none behind its own */
     float scale, softcap;       /* 0: no cap */
     int bfloat16, threads;
 } Attention;
+
+/* The same of rows that lie end to end, to those of their own sequence. */
+typedef struct {
+    float *out;             /* [tokens, heads, head] */
+    const float *q, *k, *v; /* the same, k and v of kv heads; strides are floats between tokens */
+    const int32_t *starts;  /* as above, and all from here on */
+    const float *sinks;
+    size_t tokens, sequences, heads, kv_heads, head, q_stride, k_stride, v_stride;
+    size_t window;
+    int causal;
+    float scale, softcap;
+    int threads;
+} Packed;
 
 /* What `attend` is to find: keys and values of new tokens. */
 typedef struct {
@@ -54,6 +67,16 @@ typedef struct {
     float epsilon;
     int threads;
 } Norm;
+
+/* Rows, their mean taken off and divided by their deviation: arXiv:1607.06450. */
+typedef struct {
+    float *y;                 /* [rows, width] */
+    const float *a, *b;       /* the same: what is added to each other first; b: or NULL */
+    const float *gain, *bias; /* [width]; bias: or NULL */
+    size_t rows, width;
+    float epsilon;
+    int threads;
+} LayerNorm;
 
 /* Heads of tokens turned by their positions: arXiv:2104.09864, with halves for pairs. */
 typedef struct {
@@ -80,7 +103,9 @@ typedef struct {
     const char *name;
     int (*multiply)(const Product *); /* -1: no memory */
     int (*attend)(const Attention *); /* -1: no memory */
+    int (*attend_packed)(const Packed *); /* -1: no memory */
     void (*normalise)(const Norm *);
+    void (*standardise)(const LayerNorm *);
     void (*rotate)(const Rotation *);
     void (*combine)(const Combination *);
 } Kernels;

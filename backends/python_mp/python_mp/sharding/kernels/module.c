@@ -94,6 +94,19 @@ static PyObject *attend(PyObject *Py_UNUSED(module), PyObject *args) {
     Py_END_ALLOW_THREADS return status ? PyErr_NoMemory() : Py_NewRef(Py_None);
 }
 
+static PyObject *attend_packed(PyObject *Py_UNUSED(module), PyObject *args) {
+    Packed p = {0};
+    if (!parse_packed(args, &p) || !is_noted("attend_packed", args)) return NULL;
+    const char *why = refusal_of_packed(&p);
+    if (why) {
+        PyErr_SetString(PyExc_ValueError, why);
+        return NULL;
+    }
+    int status;
+    Py_BEGIN_ALLOW_THREADS status = chosen->attend_packed(&p);
+    Py_END_ALLOW_THREADS return status ? PyErr_NoMemory() : Py_NewRef(Py_None);
+}
+
 static PyObject *store_tokens(PyObject *Py_UNUSED(module), PyObject *args) {
     Store s = {0};
     if (!parse_store(args, &s) || !is_noted("store", args)) return NULL;
@@ -107,6 +120,13 @@ static PyObject *normalise(PyObject *Py_UNUSED(module), PyObject *args) {
     Norm n = {0};
     if (!parse_norm(args, &n) || !is_noted("normalise", args)) return NULL;
     Py_BEGIN_ALLOW_THREADS chosen->normalise(&n);
+    Py_END_ALLOW_THREADS return Py_NewRef(Py_None);
+}
+
+static PyObject *standardise(PyObject *Py_UNUSED(module), PyObject *args) {
+    LayerNorm n = {0};
+    if (!parse_layer_norm(args, &n) || !is_noted("standardise", args)) return NULL;
+    Py_BEGIN_ALLOW_THREADS chosen->standardise(&n);
     Py_END_ALLOW_THREADS return Py_NewRef(Py_None);
 }
 
@@ -128,7 +148,9 @@ static PyMethodDef methods[] = {
     {"combine", combine, METH_VARARGS, NULL},
     {"store", store_tokens, METH_VARARGS, NULL},
     {"attend", attend, METH_VARARGS, NULL},
+    {"attend_packed", attend_packed, METH_VARARGS, NULL},
     {"normalise", normalise, METH_VARARGS, NULL},
+    {"standardise", standardise, METH_VARARGS, NULL},
     {"rotate", rotate, METH_VARARGS, NULL},
     {0},
 };

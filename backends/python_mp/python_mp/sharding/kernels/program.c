@@ -5,9 +5,9 @@
 
 #include "arguments.h"
 
-enum { MULTIPLY, NORMALISE, ROTATE, COMBINE, STORE, ATTEND, KINDS };
-static const char *const names[KINDS] = {"multiply", "normalise", "rotate",
-                                         "combine",  "store",     "attend"};
+enum { MULTIPLY, NORMALISE, STANDARDISE, ROTATE, COMBINE, STORE, ATTEND, ATTEND_PACKED, KINDS };
+static const char *const names[KINDS] = {"multiply", "normalise", "standardise", "rotate",
+                                         "combine",  "store",     "attend",      "attend_packed"};
 static const char NAME[] = "program";
 
 typedef struct {
@@ -16,10 +16,12 @@ typedef struct {
     union {
         Product product;
         Norm norm;
+        LayerNorm layer_norm;
         Rotation rotation;
         Combination combination;
         Store store;
         Attention attention;
+        Packed packed;
     } of;
 } Call;
 
@@ -32,9 +34,11 @@ static size_t *rows_of(Call *call) {
     switch (call->kind) {
     case MULTIPLY: return &call->of.product.rows;
     case NORMALISE: return &call->of.norm.rows;
+    case STANDARDISE: return &call->of.layer_norm.rows;
     case ROTATE: return &call->of.rotation.tokens;
     case COMBINE: return &call->of.combination.rows;
     case STORE: return &call->of.store.tokens;
+    case ATTEND_PACKED: return &call->of.packed.tokens;
     default: return &call->of.attention.tokens;
     }
 }
@@ -44,9 +48,11 @@ static int *threads_of(Call *call) {
     switch (call->kind) {
     case MULTIPLY: return &call->of.product.threads;
     case NORMALISE: return &call->of.norm.threads;
+    case STANDARDISE: return &call->of.layer_norm.threads;
     case ROTATE: return &call->of.rotation.threads;
     case COMBINE: return &call->of.combination.threads;
     case ATTEND: return &call->of.attention.threads;
+    case ATTEND_PACKED: return &call->of.packed.threads;
     default: return &none;
     }
 }
@@ -57,10 +63,12 @@ static int parse(Call *call, const char *name, PyObject *args) {
     switch (call->kind) {
     case MULTIPLY: return parse_product(args, &call->of.product);
     case NORMALISE: return parse_norm(args, &call->of.norm);
+    case STANDARDISE: return parse_layer_norm(args, &call->of.layer_norm);
     case ROTATE: return parse_rotation(args, &call->of.rotation);
     case COMBINE: return parse_combination(args, &call->of.combination);
     case STORE: return parse_store(args, &call->of.store);
     case ATTEND: return parse_attention(args, &call->of.attention);
+    case ATTEND_PACKED: return parse_packed(args, &call->of.packed);
     }
     PyErr_Format(PyExc_ValueError, "a program has no %s", name);
     return 0;
@@ -112,17 +120,26 @@ static int attend(Attention *a, const Step *step, const char **why) {
     return *why ? REFUSED : chosen->attend(a) ? NO_MEMORY : DONE;
 }
 
+static int attend_packed(Packed *p, const Step *step, const char **why) {
+    p->starts = (const int32_t *)(uintptr_t)step->starts;
+    p->sequences = step->sequences;
+    *why = refusal_of_packed(p);
+    return *why ? REFUSED : chosen->attend_packed(p) ? NO_MEMORY : DONE;
+}
+
 static int run_one(Call call, const Step *step, const char **why) {
     *rows_of(&call) = call.each * step->rows;
     *threads_of(&call) = step->threads;
     switch (call.kind) {
     case MULTIPLY: return chosen->multiply(&call.of.product) ? NO_MEMORY : DONE;
     case NORMALISE: return chosen->normalise(&call.of.norm), DONE;
+    case STANDARDISE: return chosen->standardise(&call.of.layer_norm), DONE;
     case ROTATE: return chosen->rotate(&call.of.rotation), DONE;
     case COMBINE: return chosen->combine(&call.of.combination), DONE;
     case STORE:
         call.of.store.places = (const int64_t *)(uintptr_t)step->places;
         return store(&call.of.store) ? NO_PLACE : DONE;
+    case ATTEND_PACKED: return attend_packed(&call.of.packed, step, why);
     default: return attend(&call.of.attention, step, why);
     }
 }

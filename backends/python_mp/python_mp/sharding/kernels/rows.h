@@ -19,6 +19,39 @@ static void normalise(const Norm *n) {
     }
 }
 
+INLINE void standardise_row(const LayerNorm *n, const float *a, const float *b, float *y) {
+    size_t width = n->width, whole = width / LANES * LANES, i = 0;
+    Vector totals = {0}, squares = {0};
+    for (; i < whole; i += LANES) {
+        Vector some = b ? load(a, i, 0) + load(b, i, 0) : load(a, i, 0);
+        totals += some;
+        save(y + i, some);
+    }
+    float total = sum(totals), square = 0;
+    for (; i < width; i++) total += y[i] = b ? a[i] + b[i] : a[i];
+    float mean = total / width;
+    for (i = 0; i < whole; i += LANES) {
+        Vector apart = load(y, i, 0) - mean;
+        squares += apart * apart;
+    }
+    for (; i < width; i++) square += (y[i] - mean) * (y[i] - mean);
+    float scale = 1 / sqrtf((sum(squares) + square) / width + n->epsilon);
+    for (i = 0; i < whole; i += LANES)
+        save(y + i, (load(y, i, 0) - mean) * scale * load(n->gain, i, 0) +
+                        (n->bias ? load(n->bias, i, 0) : all(0)));
+    for (; i < width; i++)
+        y[i] = (y[i] - mean) * scale * n->gain[i] + (n->bias ? n->bias[i] : 0);
+}
+
+static void standardise(const LayerNorm *n) {
+    int threads = n->rows * n->width < SMALL / 4 ? 1 : n->threads; /* it goes over a row three times */
+#pragma omp parallel for num_threads(threads)
+    for (size_t row = 0; row < n->rows; row++) {
+        size_t at = row * n->width;
+        standardise_row(n, n->a + at, n->b ? n->b + at : NULL, n->y + at);
+    }
+}
+
 INLINE void rotate_head(float *to, const float *from, const float *cos, const float *sin,
                         size_t half) {
     size_t i = 0;

@@ -19,20 +19,20 @@ typedef struct {
 /* a / b, where b mostly is 1 and a division would take longer than a key of a short head. */
 INLINE size_t over(size_t a, size_t b) { return b == 1 ? a : a / b; }
 
-/* The float of a query or its output. */
-static size_t place_of(const Task *task, int row) {
+/* The float of a query or its output, of tokens that are `stride` floats apart. */
+static size_t place_of(const Task *task, int row, size_t stride) {
     const Attention *a = task->a;
     size_t groups = a->heads / a->kv_heads, query = task->first + row;
     size_t place = over(query, groups), token = a->starts[task->sequence] + place;
     size_t head = task->kv_head * groups + query - place * groups;
-    return (token * a->heads + head) * a->head;
+    return token * stride + head * a->head;
 }
 
 static void begin(const Task *task, State *state) {
     const Attention *a = task->a;
     size_t groups = a->heads / a->kv_heads;
     for (int row = 0; row < task->count; row++) {
-        const float *query = a->q + place_of(task, row);
+        const float *query = a->q + place_of(task, row, a->q_stride);
         size_t place = over(task->first + row, groups);
         size_t token = a->contexts[task->sequence] - task->rows + place;
         size_t context = a->contexts[task->sequence];
@@ -52,7 +52,7 @@ static void begin(const Task *task, State *state) {
 static void finish(const Task *task, const Result *result) {
     const Attention *a = task->a;
     for (int row = 0; row < task->count; row++) {
-        float *out = a->out + place_of(task, row);
+        float *out = a->out + place_of(task, row, a->heads * a->head);
         for (size_t i = 0; i < a->head; i++) out[i] = result->totals[row][i] / result->sum[row];
     }
 }
@@ -77,11 +77,11 @@ static void attend_task(const Task *task, Result *result) {
     }
     size_t key_bytes = a->head * BLOCK * width(a->bfloat16);
     size_t value_bytes = a->filled * BLOCK * width(a->bfloat16);
-    const int32_t *table = a->table + task->sequence * a->width;
+    const int32_t *table = a->table ? a->table + task->sequence * a->width : NULL;
     while (block * BLOCK < end) {
         size_t first = block * BLOCK, last = smaller((block / GROUP + 1) * KEYS, end);
         for (size_t i = 0; block * BLOCK < last; i++, block++) {
-            size_t page = table[block] * a->kv_heads + task->kv_head;
+            size_t page = table ? table[block] * a->kv_heads + task->kv_head : block;
             score[task->count - 1](a, &state, a->keys + page * key_bytes, i * BLOCK);
             state.values[i] = a->values + page * value_bytes;
         }
@@ -120,9 +120,9 @@ static size_t parts_of(const Attention *a, size_t sequence) {
     return (a->contexts[sequence] - 1) / PART - first_seen(a, sequence) / PART + 1;
 }
 
-/* Task number `number`; `before` counts the tasks before each sequence. */
-static Task task_of(const Attention *a, const size_t *before, size_t number) {
-    size_t low = 0, high = a->sequences;
+/* Whose task has this number; `before` counts the tasks before each sequence. */
+static size_t owner_of(const size_t *before, size_t sequences, size_t number) {
+    size_t low = 0, high = sequences;
     while (high - low > 1) {
         size_t middle = (low + high) / 2;
         if (before[middle] <= number)
@@ -130,6 +130,11 @@ static Task task_of(const Attention *a, const size_t *before, size_t number) {
         else
             high = middle;
     }
+    return low;
+}
+
+static Task task_of(const Attention *a, const size_t *before, size_t number) {
+    size_t low = owner_of(before, a->sequences, number);
     size_t tiles = tiles_of(a, low), parts = parts_of(a, low), within = number - before[low];
     size_t rows = a->starts[low + 1] - a->starts[low], first = within / parts % tiles * ROWS;
     int count = (int)smaller(ROWS, rows * (a->heads / a->kv_heads) - first);
