@@ -133,7 +133,7 @@ def _encoder(dtype: str) -> Callable[[Packed], object]:
         parameters={},
         communicator=connect("auto", tensor_rank=0, tensor_size=1),
     )
-    module = source.read(shard.folder).build(shard).eval()
+    module: Any = source.read(shard.folder).build(shard).eval()
     call_directly(module)
     products.let_many_rows_differ(True)
     with torch.inference_mode():

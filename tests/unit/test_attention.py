@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from python_mp.sharding import _kernels, packed_attention
+from python_mp.sharding import _kernels, row_attention
 from python_mp.sharding.attention import Masking, attention
 from python_mp.sharding.packed import Packed
 from tests.support.replicas import Array
@@ -68,9 +68,7 @@ def test_it_computes_its_formula(
     sinks = random.standard_normal(HEADS) if "sinks" in more else None
     ends = np.cumsum([0, *lengths])
     batch = Packed({"cu_seqlens": ends.astype(np.int32)}, torch.device("cpu"))
-    with patch.object(
-        packed_attention, "kernels", packed_attention.kernels if is_compiled else None
-    ):
+    with patch.object(row_attention, "kernels", row_attention.kernels if is_compiled else None):
         found = batch.attend(
             *(torch.from_numpy(each).float() for each in (q, k, v)),
             **asked,  # type: ignore[arg-type]
@@ -106,7 +104,7 @@ def test_columns_of_one_product(
     ends = torch.tensor([0, *lengths]).cumsum(0).int()
     _kernels.choose(which)
     try:
-        found = packed_attention.attend(q, k, v, ends, masking, None)
+        found = row_attention.attend(q, k, v, ends, masking, None)
     finally:
         _kernels.choose(0)
     torch.testing.assert_close(found, attention(q, k, v, lengths, masking), atol=1e-5, rtol=1e-4)
@@ -116,4 +114,4 @@ def test_columns_of_one_product(
 def test_rows_that_are_not_there_are_refused(ends: list[int]) -> None:
     q = torch.zeros(4, 2, 8)
     with pytest.raises(ValueError, match="cu_seqlens"):
-        packed_attention.attend(q, q, q, torch.tensor(ends).int(), Masking(), None)
+        row_attention.attend(q, q, q, torch.tensor(ends).int(), Masking(), None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..model.errors import InvalidInput
-from . import cuda_attention, packed_attention
+from . import cuda_attention, row_attention
 from .attention import Bias, Masking, attention
 from .capture import refuse_capture
 
@@ -85,8 +85,8 @@ class Sequences:
             packed = cuda_attention.attention(q, k, v, self.cu_seqlens, self.longest, masking)
             if packed is not None:
                 return packed
-        if bias is None and packed_attention.takes(q, k, v):
-            return packed_attention.attend(q, k, v, self.cu_seqlens, masking, sinks)
+        if bias is None and row_attention.takes(q, k, v):
+            return row_attention.attend(q, k, v, self.cu_seqlens, masking, sinks)
         refuse_capture("attention goes from sequence to sequence")
         return attention(q, k, v, self.lengths, masking, bias, sinks)
 
