@@ -57,3 +57,13 @@ def test_a_crowd_that_waits_counts_more_than_one_that_streams() -> None:
     pace.learn(1, 0, 0.01)
     pace.learn(1, 10, 0.02)
     assert pace.most(4096, 1, 31) > 10 * pace.most(4096, 16, 1)
+
+
+def test_a_calm_step_is_one_of_as_many_streams() -> None:
+    """As a burst ends its steps are short ones of few: the next burst is not paced by these."""
+    pace = Pace()
+    for streaming in (*[32] * 20, *range(31, 0, -1)):
+        pace.learn(streaming, 0, 0.01 + 0.002 * streaming)
+    pace.learn(32, 100, 0.074 + 100 * 0.001)
+    assert pace.most(4096, 32, 1) >= 100
+    assert pace.most(4096, 1, 0) < 30

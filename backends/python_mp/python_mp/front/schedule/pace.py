@@ -20,24 +20,33 @@ _LEAST = 16
 
 class Pace:
     def __init__(self) -> None:
-        self._calm = 0.0
+        self._calm: dict[int, float] = {}
+        """Seconds of a step without prompts, by the binary digits of how many stream."""
         self._a_token = 0.0
 
     def learn(self, streaming: int, prompts: int, seconds: float) -> None:
         """A step with so many next tokens and tokens of prompts took so long."""
-        if streaming and not prompts:
-            self._calm = _mean(self._calm, seconds)
-        elif prompts:
-            calm = self._calm if streaming else 0.0
+        if prompts:
+            calm = self._calm_step(streaming) if streaming else 0.0
             self._a_token = _mean(self._a_token, max(0.0, seconds - calm) / prompts)
+        elif streaming:
+            size = streaming.bit_length()
+            self._calm[size] = _mean(self._calm.get(size, 0.0), seconds)
 
     def most(self, budget: int, streaming: int, begin: int) -> int:
         """Tokens of prompts for a step that has `streaming` next tokens, where so many streams are
         still to have their first one."""
-        if not self._calm or not self._a_token:
+        calm = self._calm_step(streaming)
+        if not calm or not self._a_token:
             return budget
         more = _MORE * max(1.0, _FIRST * begin / streaming)
-        return min(budget, max(_LEAST, int(more * self._calm / self._a_token)))
+        return min(budget, max(_LEAST, int(more * calm / self._a_token)))
+
+    def _calm_step(self, streaming: int) -> float:
+        """Of as many, or else of fewer; 0 where nothing is known."""
+        size = streaming.bit_length()
+        known = [each for each in self._calm if each <= size]
+        return self._calm[max(known)] if known else min(self._calm.values(), default=0.0)
 
 
 def _mean(before: float, latest: float) -> float:
