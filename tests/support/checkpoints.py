@@ -1,5 +1,5 @@
 """A tiny checkpoint of a BERT, as a sentence-transformers folder, to be changed in every way; and
-that of `embed`."""
+those of the project's models."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def split(folder: Path, seed: int = 0) -> Path:
     return folder / HALVES[1]
 
 
-def packaged() -> Checkpoint:
-    """What embed/recipe.toml names."""
-    folder = fetch.local_folder(job.load("embed_encoder"))
+def packaged(model: str = "embed_encoder") -> Checkpoint:
+    """What the model's recipe.toml names."""
+    folder = fetch.local_folder(job.load(model))
     assert folder is not None
     return Checkpoint(folder)

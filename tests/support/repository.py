@@ -120,16 +120,24 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def add_variant(repository: Path, layout: Layout) -> None:
-    """The encoder in this layout, and the ensemble NAME over it; needs the other steps there."""
-    encoder = f"{layout.name}_encoder"
-    source = MODELS / "embed_encoder"
+RANKS_OF = {"embed": "embed_encoder", "chat": "chat_decoder"}
+"""The step that has ranks, by the ensemble."""
+
+
+def add_variant(repository: Path, layout: Layout, name: str = "", of: str = "embed") -> None:
+    """The ensemble `of` once more as `name` (that of the layout, if that is not said), its ranks in
+    this layout; needs the other steps there."""
+    name, step = name or layout.name, RANKS_OF[of]
+    ranks = f"{name}_{step.removeprefix(of + '_')}"
+    source, checkpoint = MODELS / step, packaged(step)
     config = layout.apply((source / "config.pbtxt").read_text())
-    files = [packaged().file(name) for name in ("config.json", "model.safetensors")]
-    files.append(newest("embed_encoder") / "task.json")
-    config = config.replace('name: "embed_encoder"', f'name: "{encoder}"')
-    model = add(repository, encoder, config, files)
-    shutil.copytree(source / "warmup", model / "warmup")
-    ensemble = (MODELS / "embed" / "config.pbtxt").read_text()
-    ensemble = ensemble.replace('"embed_encoder"', f'"{encoder}"')
-    add(repository, layout.name, ensemble.replace('name: "embed"', f'name: "{layout.name}"'))
+    files = [checkpoint.file(each) for each in ("config.json", "model.safetensors")]
+    files += [
+        path for path in newest(step).iterdir() if path.name in ("task.json", "tokenizer.json")
+    ]
+    config = config.replace(f'name: "{step}"', f'name: "{ranks}"')
+    model = add(repository, ranks, config, files)
+    if (source / "warmup").is_dir():
+        shutil.copytree(source / "warmup", model / "warmup")
+    ensemble = (MODELS / of / "config.pbtxt").read_text().replace(f'"{step}"', f'"{ranks}"')
+    add(repository, name, ensemble.replace(f'name: "{of}"', f'name: "{name}"'))
