@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 
-from clients.chaos.processes import ChaosError, descendants, state
+from clients.chaos.processes import ChaosError, agent_of, descendants, state
 from clients.chaos.target import Status
 
 SEGMENTS = Path("/dev/shm")
-PARTS = ("watcher", "tritonserver", "stubs")
+PARTS = ("watcher", "tritonserver", "stubs", "agents")
 _FOLDER = "PYTHON_MP_RUNTIME_DIR"
 _REPOSITORY = "--model-repository="
 _MIB = 1 << 20
@@ -60,7 +60,8 @@ class Usage:
 
     @classmethod
     def _of(cls, status: Status) -> "Usage":
-        tree = [status.watcher, *descendants(status.watcher)]
+        agents = agents_of(status)
+        tree = [*own_tree(status.watcher), *(pid for each in agents for pid in own_tree(each))]
         folder = run_folder(status.server)
         segments = [each.stat() for each in SEGMENTS.glob(f"{folder.name}*")]
         files = [each.lstat() for each in folder.rglob("*") if not each.is_dir()]
@@ -73,7 +74,7 @@ class Usage:
             "MiB of files": _megabytes_of(files),
         }
         stubs = [pid for pid in tree if is_stub(pid)]
-        pids = [[status.watcher], [status.server] if status.server else [], stubs]
+        pids = [[status.watcher], [status.server] if status.server else [], stubs, agents]
         for part, those in zip(PARTS, pids, strict=True):
             for name, count in _COUNTS.items():
                 figures[f"{name} of {part}"] = sum(count(psutil.Process(pid)) for pid in those)
@@ -90,6 +91,16 @@ class Usage:
             for name, more in self.growth(before).items()
             if more > bounds.of(name)
         ]
+
+
+def own_tree(pid: int) -> list[int]:
+    return [pid, *descendants(pid)]
+
+
+def agents_of(status: Status) -> list[int]:
+    """Those on this machine that have ranks which serve."""
+    ranks = [rank for model in status.models.values() for rank in model.ranks if rank.host]
+    return sorted({agent for rank in ranks if (agent := agent_of(rank.pid, rank.host))})
 
 
 def is_stub(pid: int) -> bool:

@@ -2,9 +2,15 @@
 
 import os
 import signal
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 
 import psutil
+
+AGENT = "python_mp.agent"
+"""The module, in the command line of an agent."""
 
 
 class ChaosError(Exception):
@@ -63,6 +69,25 @@ def ancestors(pid: int) -> list[int]:
         return [each.pid for each in psutil.Process(pid).parents()]
     except psutil.NoSuchProcess:
         return []
+
+
+def agent_of(pid: int, host: str) -> int | None:
+    """The agent of that name from which a rank descends; None if that is no process of this
+    machine: here the same number is another process's, or nobody's."""
+    for each in ancestors(pid):
+        with suppress(psutil.Error):
+            command = psutil.Process(each).cmdline()
+            if AGENT in command and _name(command) == host:
+                return each
+    return None
+
+
+def _name(command: list[str]) -> str:
+    """An agent's: what `--name` says, else its host's."""
+    for option, value in pairwise([*command, ""]):
+        if option == "--name" or option.startswith("--name="):
+            return option.partition("=")[2] or value
+    return socket.gethostname()
 
 
 def descendants(pid: int) -> list[int]:

@@ -81,15 +81,21 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def growth(before: Usage, after: Usage) -> Iterator[str]:
-    """What is held, and how much more that is: a line for the whole, and one for each part."""
+    """What is held, and how much more that is: a line for the whole, and one for each part that
+    there is."""
     grown = after.growth(before)
     for part in ("", *PARTS):
-        said = [
-            f"{name.removesuffix(f' of {part}')} {value:.4g} ({grown[name]:+.3g})"
+        figures = {
+            name: value
             for name, value in after.figures.items()
             if name.endswith(f" of {part}") or not (part or name.endswith(PARTS))
+        }
+        said = [
+            f"{name.removesuffix(f' of {part}')} {value:.4g} ({grown[name]:+.3g})"
+            for name, value in figures.items()
         ]
-        yield f"{part or 'all'}: {', '.join(said)}"
+        if any(figures.values()):
+            yield f"{part or 'all'}: {', '.join(said)}"
 
 
 def as_json(row: Row) -> dict[str, Any]:

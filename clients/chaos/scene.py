@@ -9,9 +9,9 @@ from signal import Signals
 
 from clients.chaos.journal import Journal
 from clients.chaos.next_token import Streams
-from clients.chaos.processes import ChaosError, Process
+from clients.chaos.processes import ChaosError, Process, agent_of
 from clients.chaos.questions import Exam
-from clients.chaos.target import Model, Status, Target
+from clients.chaos.target import Model, Rank, Status, Target
 from clients.chaos.traffic import Connect
 
 
@@ -79,29 +79,48 @@ class Victim:
 
 
 def any_rank(scene: Scene, model: str | None = None) -> Victim:
-    """Of that model, or of any that the load needs."""
-    return _any(scene, lambda each: [(f"rank {rank}", pid) for rank, pid in each.ranks], model)
+    """Of that model, or of any that the load needs; on another host, too, if that is one of this
+    machine's: a container, a network namespace."""
+    return _any(
+        scene,
+        lambda now, each: [
+            (str(rank), process) for rank in each.ranks if (process := _of_rank(now, rank))
+        ],
+        model,
+    )
 
 
 def any_stub(scene: Scene) -> Victim:
-    return _any(scene, lambda each: [("a stub", pid) for pid in each.stubs])
+    return _any(
+        scene, lambda now, each: [("a stub", Process.of(pid, now.watcher)) for pid in each.stubs]
+    )
+
+
+def _of_rank(now: Status, rank: Rank) -> Process | None:
+    """None if it is a process of another machine."""
+    if not rank.host:
+        return Process.of(rank.pid, now.watcher)
+    agent = agent_of(rank.pid, rank.host)
+    return Process.of(rank.pid, agent) if agent else None
 
 
 def _any(
-    scene: Scene, processes: Callable[[Model], list[tuple[str, int]]], model: str | None = None
+    scene: Scene,
+    processes: Callable[[Status, Model], list[tuple[str, Process]]],
+    model: str | None = None,
 ) -> Victim:
     status = scene.target.status()
     found = [
-        (exam, name, what, pid)
+        (exam, name, what, process)
         for exam in scene.exams
         for name in scene.behind[exam.model]
-        for what, pid in processes(status.models[name])
         if model in (None, name)
+        for what, process in processes(status, status.models[name])
     ]
     if not found:
         raise ChaosError("/status names no process to hit")
-    exam, name, what, pid = scene.order.choice(found)
-    return Victim(f"{what} of {name}", name, exam, Process.of(pid, status.watcher))
+    exam, name, what, process = scene.order.choice(found)
+    return Victim(f"{what} of {name}", name, exam, process)
 
 
 def tritonserver(scene: Scene) -> Victim:

@@ -7,13 +7,29 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Any
+from typing import Any, NamedTuple
 
 from clients.chaos.processes import ChaosError
 
 HEADER = "triton-admin"
 LOOK_SECONDS = 0.05
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Rank(NamedTuple):
+    """Of a replica that serves.
+
+    Attributes:
+        pid: on its host; 0 where that is not known.
+        host: empty for Triton's own.
+    """
+
+    number: int
+    pid: int
+    host: str
+
+    def __str__(self) -> str:
+        return f"rank {self.number}" + (f" on host {self.host}" if self.host else "")
 
 
 @dataclass(frozen=True)
@@ -28,14 +44,15 @@ class Model:
     replicas: tuple[dict[str, Any], ...]
 
     @property
-    def ranks(self) -> list[tuple[int, int]]:
-        """(rank, pid) of the ranks that serve, of all replicas; of those on this host."""
+    def ranks(self) -> list[Rank]:
+        """Those that serve, of all replicas."""
         return [
-            (rank, pid)
+            Rank(number, pid, host)
             for replica in self.replicas
             if replica["state"] == "serving"
-            for rank, pid in enumerate(replica["ranks"])
-            if pid
+            for number, (pid, host) in enumerate(
+                zip(replica["ranks"], replica["hosts"], strict=True)
+            )
         ]
 
     @property
@@ -77,7 +94,7 @@ class Status:
     def names(self, pid: int) -> bool:
         """Whether it counts on that process."""
         return pid == self.server or any(
-            pid in model.stubs or pid in dict(model.ranks).values()
+            pid in model.stubs or pid in [rank.pid for rank in model.ranks]
             for model in self.models.values()
         )
 

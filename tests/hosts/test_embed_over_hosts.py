@@ -14,6 +14,8 @@ import pytest
 from tests.hosts.conftest import Hosts
 from tests.support import repository
 from tests.support.calls import Client
+from tests.support.command import variables
+from tests.support.other_hosts import Program
 from tests.support.processes import alive, children, until
 from tests.support.repository import Layout
 from tests.support.triton_over_hosts import (
@@ -28,7 +30,7 @@ from tests.support.triton_over_hosts import (
 pytestmark = pytest.mark.campaign
 LEASE = 5.0
 ALL_RIGHT = {RIGHT: CLIENTS * 100}
-CUT_SECONDS = 20.0
+CUT_SECONDS, CHAOS_SECONDS = 20.0, 240.0
 REFUSED = "agents on 1 other hosts, and 0 are connected"
 ACROSS = Layout(1, 2, hosts=2)
 
@@ -110,6 +112,18 @@ def test_a_poor_link_only_takes_longer(served: Served, trouble: str) -> None:
     busy.lose(0)
     assert Counter(found) == ALL_RIGHT
     assert not [line for line in served.server.lines[before:] if "generation" in line]
+
+
+@pytest.mark.timeout(2 * CHAOS_SECONDS)
+def test_chaos_hits_ranks_on_all_hosts_and_finds_nothing(served: Served) -> None:
+    options = f"--model={ACROSS.name}", "--faults=kill,segfault,freeze", "--times=4", "--seconds=1"
+    quick = "--warm-up=2", "--interval=0.5", "--freeze-seconds", "0.5", "8"
+    with served.leader.entered():
+        program = Program("clients.chaos", *options, *quick, **variables(served.endpoints))
+    assert program.process.wait(CHAOS_SECONDS) == 0, program.lines
+    hit = [line for line in program.lines if "rank" in line and "answers again" in line]
+    assert any(" on host " in line for line in hit), hit
+    assert any(" on host " not in line for line in hit), hit
 
 
 @pytest.mark.parametrize("what", ["the stub", "tritonserver", "the watcher"])

@@ -20,13 +20,19 @@ QUICK = ("--lease-seconds", "2")
 
 
 class Program:
-    """A process whose lines are kept, and can be waited for."""
+    """A process whose lines are kept, and can be waited for.
 
-    def __init__(self, module: str, *arguments: object, **environment: str) -> None:
+    Args:
+        by: a command that executes the rest of its line.
+    """
+
+    def __init__(
+        self, module: str, *arguments: object, by: Sequence[object] = (), **environment: str
+    ) -> None:
         self.lines: list[str] = []
         self._heard = threading.Condition()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)],
+            [*map(str, by), sys.executable, "-m", module, *map(str, arguments)],
             cwd=ROOT,
             env=os.environ | ENVIRONMENT | environment,
             stdout=subprocess.PIPE,

@@ -22,7 +22,7 @@ from tests.support.processes import children
 START_SECONDS = 120.0
 BACK_SECONDS = 15.0
 """A third of a second to three, where the machine has nothing else to do."""
-TOKEN = "a token of these tests"
+TOKEN = "a-token-of-these-tests"
 CLIENTS = 8
 RIGHT = "right"
 
@@ -105,7 +105,12 @@ def embedded(client: Client, model: str, number: int) -> str:
 def serving(leader: Host, others: Sequence[Host], folder: Path, *options: str) -> Iterator[Served]:
     """The models of `folder`/repository, once all of them serve."""
     endpoints = Endpoints(**dict(zip(VARIABLES, range(8000, 8100), strict=False)))
-    names = {"AGENT_TOKEN": TOKEN, "AGENT_HOST": leader.address, "PYTHONPATH": ""}
+    names = {
+        "AGENT_TOKEN": TOKEN,
+        "ADMIN_TOKEN": TOKEN,
+        "AGENT_HOST": leader.address,
+        "PYTHONPATH": "",
+    }
     models = f"--model-repository={folder / 'repository'}"
     with pytest.MonkeyPatch.context() as patch, ExitStack() as held:
         for name, value in names.items():

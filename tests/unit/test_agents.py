@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from python_mp.agent import lease
 from python_mp.agent.contents import Artifact
-from python_mp.agent.fetching import PIECE, Cache
+from python_mp.agent.fetching import PIECE, Cache, Room
 from python_mp.agent.link import Link, LinkError
 from python_mp.model.errors import LoadError
 from python_mp.wire.message import Kind, Message
@@ -129,13 +130,42 @@ def fetching(folder: Path, most: int) -> tuple[Fetch, list[int]]:
     return fetch, offsets
 
 
+def cache_in(folder: Path, fetch: Fetch, most: int = 1 << 30, *in_use: Path) -> Cache:
+    return Cache(Room(folder / "cache", most), fetch, lambda: in_use)
+
+
+def test_what_was_used_longest_ago_makes_room(version: Path, tmp_path: Path) -> None:
+    """Not what ranks have, not what is no artifact; and what was left in parts goes, too."""
+    digests = []
+
+    def fetch_another(number: int, *in_use: Path) -> Path:
+        (version / "inside" / "small").write_text(str(number))
+        artifact = Artifact.of(version)
+        digests.append(artifact.digest)
+        cache = cache_in(tmp_path, fetching(version, 99)[0], 2 * artifact.size, *in_use)
+        model = asyncio.run(cache.repository(Path("/nowhere/model"), "7", artifact))
+        os.utime(model.parent, (number, number))
+        return model / "7"
+
+    (tmp_path / "cache" / "notes").mkdir(parents=True)
+    (tmp_path / "cache" / f"{0:064}.part" / "model").mkdir(parents=True)
+    (tmp_path / "cache" / f"{0:064}.part" / "model" / "half").write_bytes(bytes(PIECE))
+    os.utime(tmp_path / "cache" / f"{0:064}.part", (0, 0))
+    first = fetch_another(1)
+    fetch_another(2)
+    fetch_another(3, first)
+    fetch_another(4, first)
+    left = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert left == {"notes", digests[0], digests[3]}
+
+
 def test_a_fetch_that_was_cut_goes_on_where_it_was(version: Path, tmp_path: Path) -> None:
     artifact, found = Artifact.of(version), []
     pieces = 5  # One of a small file, four of the large one.
     for most, expected in ((3, 3), (99, pieces - 3), (0, 0)):
         fetch, offsets = fetching(version, most)
         with suppress(ConnectionResetError):
-            cache = Cache(tmp_path / "cache", fetch)
+            cache = cache_in(tmp_path, fetch)
             found.append(asyncio.run(cache.repository(Path("/nowhere/model"), "7", artifact)))
         assert len(offsets) == expected
     assert found[0] == found[1]
@@ -145,7 +175,7 @@ def test_a_fetch_that_was_cut_goes_on_where_it_was(version: Path, tmp_path: Path
 
 def test_the_leaders_path_is_taken_only_for_the_same_files(version: Path, tmp_path: Path) -> None:
     artifact, there = Artifact.of(version), version.parent
-    cache = Cache(tmp_path / "cache", fetching(version, 0)[0])
+    cache = cache_in(tmp_path, fetching(version, 0)[0])
     assert asyncio.run(cache.repository(there, "7", artifact)) == there
     (version / "inside" / "small").write_text("b")
     assert Artifact.of(version).digest != artifact.digest
@@ -161,7 +191,7 @@ def test_other_bytes_than_announced_are_not_kept(version: Path, tmp_path: Path) 
     async def fetch(_: str, name: str, offset: int) -> bytes:
         return bytes(min(PIECE, artifact.files[name].size - offset))
 
-    cache = Cache(tmp_path / "cache", fetch)
+    cache = cache_in(tmp_path, fetch)
     with pytest.raises(LoadError, match="came with another content than was announced"):
         asyncio.run(cache.repository(Path("/nowhere/model"), "7", artifact))
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]

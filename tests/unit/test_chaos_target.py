@@ -14,13 +14,13 @@ import pytest
 
 from clients.chaos import __main__ as program
 from clients.chaos.leaks import Bounds, Usage, run_folder
-from clients.chaos.processes import ChaosError, Process, ancestors, descendants
+from clients.chaos.processes import ChaosError, Process, agent_of, ancestors, descendants
 from clients.chaos.target import Status, Target
 
 
 def status(**change: Any) -> dict[str, Any]:
     """What /status says of an ensemble of one sharded model."""
-    replica = {"state": "serving", "ranks": [31, 32], "generation": 1}
+    replica = {"state": "serving", "ranks": [31, 32], "hosts": ["", "b"], "generation": 1}
     model = {"ready": True, "reason": "", "versions": [3], "stubs": [], "replicas": []}
     sharded = {**model, "stubs": [{"instance": "lead_0", "pid": 21}], "replicas": [replica]}
     models = {"embed": model, "encoder": sharded}
@@ -32,7 +32,7 @@ def test_what_can_be_hit_and_whether_all_serves() -> None:
     said = status()
     parsed = Status.parse(said)
     assert parsed.is_whole
-    assert parsed.models["encoder"].ranks == [(0, 31), (1, 32)]
+    assert parsed.models["encoder"].ranks == [(0, 31, ""), (1, 32, "b")]
     assert [parsed.names(pid) for pid in (11, 21, 31, 32, 33)] == [True] * 4 + [False]
     replicas = said["models"]["encoder"]["replicas"]
     replicas.append({**replicas[0], "state": "restarting", "ranks": [33, 34]})
@@ -78,6 +78,22 @@ def test_only_the_server_s_processes_are_hit() -> None:
         assert mine.send(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
         assert not mine.send(signal.SIGKILL)
+
+
+def test_ranks_of_an_agent_here_are_hit_and_of_another_machine_s_are_not() -> None:
+    script = (
+        "import subprocess as s, sys; child = s.Popen(['sleep', '60']);"
+        "print(child.pid, flush=True); child.wait()"
+    )
+    command = [sys.executable, "-c", script, "python_mp.agent", "--name", "b"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as agent:
+        assert agent.stdout
+        rank = int(agent.stdout.readline())
+        assert agent_of(rank, "b") == agent.pid
+        assert agent_of(rank, "c") is None
+        assert agent_of(os.getpid(), "b") is None
+        assert agent_of(0, "b") is None
+        Process.of(rank, agent.pid).send(signal.SIGKILL)
 
 
 def test_growth_beyond_its_bound_is_a_leak() -> None:

@@ -85,3 +85,14 @@ def test_a_first_start_outlasts_what_passes(clock: SimpleNamespace, ended: Group
     assert not patience.is_over(ended)
     clock.now += 60
     assert patience.is_over(ended)
+
+
+def test_a_first_start_outlasts_a_host_that_is_lost(clock: SimpleNamespace) -> None:
+    """As long as a start may take; where all ranks are on one host, nobody waits for another."""
+    patience = Patience(120, apart=True)
+    clock.now += 119
+    assert not patience.is_over(KILLED)
+    assert patience.is_over(CANNOT)
+    clock.now += 2
+    assert patience.is_over(KILLED)
+    assert Patience(120).is_over(KILLED)

@@ -27,6 +27,7 @@ from ..machine.temporary import temporary_folder
 from ..model.errors import describe
 from . import tls
 from .dialler import Dialler
+from .fetching import Room
 from .run_folder import run_folder
 from .shared_token import TokenMissing, read_token
 
@@ -47,6 +48,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--name", default=socket.gethostname(), help="this host's; each agent has one of its own")
     add("--token-file", type=Path, metavar="FILE", help="else AGENT_TOKEN")
     add("--cache", type=Path, metavar="DIR", help="for artifacts that are not at the leader's path")
+    add("--cache-gigabytes", type=float, default=100.0, metavar="GB", help="of these, at most")
     add("--leave-after-seconds", type=float, default=math.inf, metavar="S", help=_LEAVE_HELP)
     add("--end-with", type=int, metavar="PID", help="of the process that started it")
     tls.add_to_agent(parser)
@@ -96,8 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = check(ours, os.environ)
         cache = ours.cache or Path.home() / ".cache" / "python_mp" / "artifacts" / ours.name
+        room = Room(cache, int(ours.cache_gigabytes * 1e9))
         with run_folder(temporary_folder()) as runtime:
-            dialler = Dialler(ours.name, *settings, runtime, cache, ours.leave_after_seconds)
+            dialler = Dialler(ours.name, *settings, runtime, room, ours.leave_after_seconds)
             asyncio.run(_until_told(dialler))
     except (TokenMissing, OSError, ValueError) as error:
         print(f"agent: {describe(error)}", file=sys.stderr)

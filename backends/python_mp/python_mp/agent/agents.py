@@ -31,7 +31,8 @@ class Rank(Protocol):
     def hear(self, message: Message, payload: bytes) -> None:
         """It says something to its front."""
 
-    def note(self, vital: Vital) -> None: ...
+    def note(self, pid: int, vital: Vital) -> None:
+        """By the host's last heartbeat."""
 
     def write_stacks(self, text: bytes) -> None: ...
 
@@ -112,9 +113,9 @@ class Agent:
 
     async def _take_own(self, frame: Frame) -> None:
         if frame.message.kind is Kind.PULSE:
-            for channel, (state, seconds) in json.loads(frame.payload or b"{}").items():
+            for channel, (pid, state, seconds) in json.loads(frame.payload or b"{}").items():
                 if rank := self._ranks.get(int(channel)):
-                    rank.note(Vital(str(state)[:1], float(seconds)))
+                    rank.note(int(pid), Vital(str(state)[:1], float(seconds)))
         elif frame.message.kind is Kind.FETCH:
             digest, name, offset = json.loads(frame.message.text)
             piece = await asyncio.to_thread(_read, self._folders[digest], name, int(offset))

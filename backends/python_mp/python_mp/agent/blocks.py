@@ -56,6 +56,7 @@ class Block:
         self._link = link
         self._ended = ended
         self.half = spec.half
+        self.version = spec.config.folder
         with ExitStack() as held:
             self.arena = Arena.create(spec.slots, spec.half)
             held.callback(self.arena.close)

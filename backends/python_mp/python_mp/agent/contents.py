@@ -55,6 +55,11 @@ class Artifact:
         return json.dumps(self.files)
 
     @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(file.size for file in self.files.values())
+
+    @property
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 

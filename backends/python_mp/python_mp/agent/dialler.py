@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..model.errors import describe
 from . import handshake
+from .fetching import Room
 from .forkservers import Forkservers
 from .handshake import Refused
 from .host import Connected
@@ -23,7 +24,7 @@ log = logging.getLogger("agent")
 _DIAL_SECONDS = 1.0
 _PAUSES = (0.1, 0.2, 0.4)
 """Seconds between two tries of an exchange that cannot be reached: it may be back at any moment."""
-_REFUSED_PAUSES = (1.0, 2.0, 5.0, 10.0)
+_REFUSED_PAUSES = (1.0, 2.0, 5.0)
 """Of one that refuses, or whose connection ends at once."""
 _LASTED_SECONDS = 5.0
 
@@ -45,7 +46,7 @@ class Dialler:
         token: bytes,
         encryption: ssl.SSLContext | None,
         runtime: Path,
-        cache: Path,
+        room: Room,
         leave_after: float = math.inf,
     ) -> None:
         self._address = address
@@ -53,7 +54,7 @@ class Dialler:
         self._token = token
         self._encryption = encryption
         self._runtime = runtime
-        self._cache = cache
+        self._room = room
         self._forkservers = Forkservers()
         self._said = ""
         self._leave_after = leave_after
@@ -93,9 +94,7 @@ class Dialler:
                 greeted = await handshake.greet(link, self._token, self._name, versions())
             log.info("connected to %s:%d as %s", host, port, self._name)
             self._said = ""
-            connected = Connected(
-                link, greeted.lease, self._runtime, self._cache, self._forkservers
-            )
+            connected = Connected(link, greeted.lease, self._runtime, self._room, self._forkservers)
             try:
                 return await connected.serve()
             finally:

@@ -30,6 +30,14 @@ class Forkservers:
 
     async def get(self, config: ModelConfig) -> ForkserverClient:
         """Of this version. Raises ForkserverLost, TimeoutError or OSError."""
+        client = self.begin(config)
+        async with asyncio.timeout(config.parameters.start_timeout_seconds):
+            while not client.wait_ready(0.0):
+                await asyncio.sleep(_LOOK_SECONDS)
+        return client
+
+    def begin(self, config: ModelConfig) -> ForkserverClient:
+        """It may not have imported the engine yet. Raises OSError."""
         made = self._made.get(config.name)
         wanted = config.parameters.engine, config.folder
         if made and made[:2] != wanted:
@@ -40,9 +48,6 @@ class Forkservers:
             made = None
         if made is None:
             made = self._made[config.name] = _Made(*wanted, ForkserverClient(*wanted, 0))
-        async with asyncio.timeout(config.parameters.start_timeout_seconds):
-            while not made.client.wait_ready(0.0):
-                await asyncio.sleep(_LOOK_SECONDS)
         return made.client
 
     def retire(self, in_use: set[ForkserverClient]) -> None:

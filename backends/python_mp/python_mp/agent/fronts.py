@@ -74,9 +74,9 @@ class Relay:
         except OSError as error:
             self.end(End(lost=f"its front does not hear it: {describe(error)}"))
 
-    def note(self, vital: Vital) -> None:
+    def note(self, pid: int, vital: Vital) -> None:
         if not self.is_over:
-            self._vitals.write(vital)
+            self._vitals.write(pid, vital)
 
     def write_stacks(self, text: bytes) -> None:
         if not self.is_over:

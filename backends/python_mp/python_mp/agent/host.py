@@ -18,7 +18,7 @@ from ..model.rank_spec import RankSpec
 from ..wire.message import MAX_MESSAGE, Kind, Message
 from .blocks import Block
 from .contents import Artifact
-from .fetching import PIECE, Cache
+from .fetching import PIECE, Cache, Room
 from .forkservers import Forkservers
 from .lease import keep
 from .link import CONTROL, Frame, Link, LinkError
@@ -36,13 +36,13 @@ class Connected:
     """
 
     def __init__(
-        self, link: Link, lease: float, runtime: Path, cache: Path, forkservers: Forkservers
+        self, link: Link, lease: float, runtime: Path, room: Room, forkservers: Forkservers
     ) -> None:
         self._link = link
         self._lease = lease
         self._runtime = runtime
         self._forkservers = forkservers
-        self._cache = Cache(cache, self._fetch)
+        self._cache = Cache(room, self._fetch, self._versions)
         self._blocks: dict[str, Block] = {}
         self._of_channel: dict[int, Block] = {}
         self._wanted: deque[asyncio.Future[bytes]] = deque()
@@ -80,12 +80,12 @@ class Connected:
             block.kill()
 
     def _say_pulse(self) -> None:
-        """With the vitals of all ranks."""
+        """With the pids and vitals of all ranks."""
         vitals: dict[int, Any] = {}
         for channel, block in self._of_channel.items():
             if rank := block.ranks.get(channel):
                 with suppress(OSError):
-                    vitals[channel] = rank.vital()
+                    vitals[channel] = rank.process.pid, *rank.vital()
         self._link.send(CONTROL, Message(Kind.PULSE), json.dumps(vitals).encode())
 
     def _take(self, frame: Frame) -> None:
@@ -129,6 +129,7 @@ class Connected:
             block = self._block(order["block"], spec, forkserver)
             self._of_channel[channel] = block
             block.start(channel, spec)
+            self._say_pulse()  # So that its front knows the pid before it serves.
         except asyncio.CancelledError:
             self._say_end(channel, "it was ended while it started")
             raise
@@ -151,9 +152,14 @@ class Connected:
         spec = RankSpec.from_json(order["spec"])
         there, version = Path(spec.source[1]), spec.source[2]
         artifact = Artifact.from_json(order["files"])
+        if (there / version).is_dir():  # The files' hashes take seconds; so do imports.
+            self._forkservers.begin(spec.config)
         repository = await self._cache.repository(there, version, artifact)
         spec = replace(spec, source=(spec.source[0], str(repository), *spec.source[2:]))
         return spec, await self._forkservers.get(spec.config)
+
+    def _versions(self) -> list[Path]:
+        return [block.version for block in self._blocks.values()]
 
     def _block(self, name: str, spec: RankSpec, forkserver: ForkserverClient) -> Block:
         if name not in self._blocks:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -63,9 +63,10 @@ class Status:
         *,
         reason: str = "",
         generation: int = 0,
-        ranks: list[int] | None = None,
+        ranks: Sequence[tuple[int, str]] = (),
     ) -> None:
-        """`reason` says why it does not serve; `ranks` are pids in rank order."""
+        """`reason` says why it does not serve; `ranks` are, in rank order, pids and where they
+        are: the host's name, nothing for this one."""
         self._state = {
             **self._model,
             **self._more,
@@ -75,7 +76,8 @@ class Status:
             "reason": reason,
             "generation": generation,
             "restarts": max(0, generation - 1),
-            "ranks": ranks or [],
+            "ranks": [pid for pid, _ in ranks],
+            "hosts": [host for _, host in ranks],
             "since": time.time(),
         }
         self.refresh()

@@ -28,7 +28,7 @@ VARIABLE = "PYTHON_MP_EXCHANGE"
 nothing can be left behind."""
 MAX_ORDER = 1 << 20
 DESCRIPTORS = 5
-_VITALS = struct.Struct("<cxxxxxxxd")
+_VITALS = struct.Struct("<cxxxId")
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: see unix(7), SO_PEERCRED
 
 
@@ -55,16 +55,21 @@ class Vitals(NamedTuple):
 
     fd: int
 
-    def write(self, vital: Vital) -> None:
-        os.pwrite(self.fd, _VITALS.pack(vital.state.encode()[:1], vital.cpu_seconds), 0)
+    def write(self, pid: int, vital: Vital) -> None:
+        os.pwrite(self.fd, _VITALS.pack(vital.state.encode()[:1], pid, vital.cpu_seconds), 0)
 
     def read(self) -> Vital:
         """One of which nothing was heard yet sleeps."""
-        said = os.pread(self.fd, _VITALS.size, 0)
-        if len(said) < _VITALS.size:
-            return Vital("S", 0.0)
-        state, seconds = _VITALS.unpack(said)
+        state, _, seconds = self._read()
         return Vital(state.decode(), seconds)
+
+    def pid(self) -> int:
+        """On its host; 0 as long as nothing was heard."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[bytes, int, float]:
+        said = os.pread(self.fd, _VITALS.size, 0)
+        return _VITALS.unpack(said) if len(said) == _VITALS.size else (b"S", 0, 0.0)
 
 
 def is_of_this_user(connection: socket.socket) -> bool:

@@ -90,7 +90,7 @@ class OtherRank:
         Args:
             fds: its end of the connection, the arena, and the file for stacks.
         """
-        self.rank, self.pid = spec.rank, 0
+        self.rank = spec.rank
         self.host = hosts.name(spec.host)
         self.connection = connection
         self.is_reaped = False
@@ -107,6 +107,10 @@ class OtherRank:
             finally:
                 os.close(theirs)
             self._held = held.pop_all()
+
+    @property
+    def pid(self) -> int:
+        return self._vitals.pid()
 
     def vital(self) -> Vital:
         return self._vitals.read()

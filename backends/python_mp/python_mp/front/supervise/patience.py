@@ -36,12 +36,15 @@ class Patience:
     """
     Args:
         start_seconds: the limit of a start.
+        apart: whether its ranks are on several hosts, of which any may be lost.
     """
 
-    def __init__(self, start_seconds: float) -> None:
+    def __init__(self, start_seconds: float, *, apart: bool = False) -> None:
         self.served = False
         """It has, at least once."""
-        self._first_deadline = time.monotonic() + min(_FIRST_SECONDS, start_seconds)
+        most = start_seconds if apart else min(_FIRST_SECONDS, start_seconds)
+        self._first_deadline = time.monotonic() + most
+        self._apart = apart
         self._began = 0.0
         self._failed = 0
         self._own = 0
@@ -62,10 +65,8 @@ class Patience:
 
     def is_over(self, ended: GroupEnded | None) -> bool:
         """Whether nothing is to be tried again: the model cannot be loaded."""
-        may_pass = (
-            ended is not None and time.monotonic() < self._first_deadline and _is_fault(ended)
-        )
-        return not self.served and not may_pass
+        may_pass = ended and (_is_fault(ended) or (self._apart and ended.killed))
+        return not self.served and not (may_pass and time.monotonic() < self._first_deadline)
 
     def seconds(self, ended: GroupEnded | None) -> float:
         """Until the next start, of a generation that has just ended so."""

@@ -28,14 +28,16 @@ class Rank(Protocol):
     """A rank that was started."""
 
     rank: int
-    pid: int
-    """0 on another host."""
     host: str
     """Which one; empty on this one."""
     connection: Connection
     ended_fd: int
     """Readable once it has ended."""
     is_reaped: bool
+
+    @property
+    def pid(self) -> int:
+        """On its host."""
 
     def vital(self) -> Vital:
         """Raises OSError where it cannot be said."""

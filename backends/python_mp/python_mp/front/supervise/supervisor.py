@@ -84,7 +84,8 @@ class Supervisor:
         self._forkserver: ForkserverClient | None = None
         self._group: Group | None = None
         self._net = metrics.net
-        self._patience = Patience(config.parameters.start_timeout_seconds)
+        start_seconds, apart = config.parameters.start_timeout_seconds, config.parameters.hosts > 1
+        self._patience = Patience(start_seconds, apart=apart)
         self._generation = 0
         self._down = ""
         self._stopping = threading.Event()
@@ -169,7 +170,7 @@ class Supervisor:
         self._owner.group_serves(group)
         self._patience.serves()
         self._down = ""
-        ranks = [rank.pid for rank in group.ranks]
+        ranks = [(rank.pid, rank.host) for rank in group.ranks]
         self._status.write(State.SERVING, generation=group.generation, ranks=ranks)
         self._metrics.gauge("ranks_alive", group.alive)
         for phase, took in group.phases.items():
