@@ -135,7 +135,6 @@ def _encoder(dtype: str) -> Callable[[Packed], object]:
     )
     module: Any = source.read(shard.folder).build(shard).eval()
     call_directly(module)
-    products.let_many_rows_differ(True)
     with torch.inference_mode():
         for lengths in module.capture(MOST):
             module(_pack([np.arange(n, dtype=np.int32) % 2 for n in lengths]), None)

@@ -54,4 +54,5 @@ def shard(
         communicator=communicator,
         inputs=job.config.batch_inputs,
         outputs=tuple(spec.name for spec in job.config.outputs),
+        panels=False,
     )

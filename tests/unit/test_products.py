@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from python_mp.sharding import _kernels, products
 from python_mp.sharding.gelu import gelu
+from python_mp.sharding.panels import PANEL, Panels, in_panels, in_rows
 from python_mp.sharding.products import linear
 
 SETS = range(len(_kernels.instruction_sets()))
@@ -32,7 +33,7 @@ def _the_best_afterwards() -> Iterator[None]:
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     has_bias=st.booleans(),
     threads=st.integers(1, 5),
-    many=st.booleans(),
+    panels=st.integers(0, 3),
 )
 def test_it_is_the_product(
     which: int,
@@ -42,29 +43,59 @@ def test_it_is_the_product(
     dtype: torch.dtype,
     has_bias: bool,
     threads: int,
-    many: bool,
+    panels: int,
 ) -> None:
+    """In rows, or in so many panels."""
     _kernels.choose(which)
+    outputs = panels * PANEL or outputs
     x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs).to(dtype)
+    held = weight.view(-1, PANEL, inputs).transpose(1, 2).contiguous() if panels else weight
     bias = torch.randn(outputs) if has_bias else None
     beyond = torch.full((rows + 2, outputs), 7.0)
     _kernels.multiply(
         beyond[1].data_ptr(),
         x.data_ptr(),
-        weight.data_ptr(),
+        held.data_ptr(),
         0 if bias is None else bias.data_ptr(),
         rows,
         outputs,
         inputs,
         dtype is torch.bfloat16,
         threads,
-        many,
+        panels > 0,
     )
     wide = None if bias is None else bias.double()
     torch.testing.assert_close(
         beyond[1:-1], F.linear(x.double(), weight.double(), wide).float(), rtol=1e-5, atol=2e-4
     )
     assert (beyond[[0, -1]] == 7).all()
+
+
+@pytest.mark.parametrize("which", SETS)
+def test_in_panels_a_row_has_the_same_bits_in_any_company(which: int) -> None:
+    """One, few or many rows, on any number of threads."""
+    weight, bias, x = torch.randn(96, 576), torch.randn(96), torch.randn(200, 576)
+    panels = Panels(in_panels(weight))
+    _kernels.choose(which)
+    together = linear(x, panels, bias)
+    for rows in (1, 2, 3, 11, 31, 97):
+        for start in range(0, 200 - rows, 41):
+            found = linear(x[start : start + rows], panels, bias)
+            assert torch.equal(found, together[start : start + rows])
+
+
+def test_panels_are_the_weight_to_whoever_looks() -> None:
+    weight = torch.randn(64, 5)
+    panels = Panels(in_panels(weight))
+    assert (panels.shape, panels.dtype, panels.device) == (
+        weight.shape,
+        weight.dtype,
+        weight.device,
+    )
+    assert torch.equal(in_rows(in_panels(weight)), weight)
+    assert torch.equal(panels + 0, weight)
+    x = torch.randn(3, 5)
+    assert torch.equal(F.linear(x, panels), F.linear(x, weight))
 
 
 @pytest.mark.parametrize("which", SETS)

@@ -18,7 +18,6 @@ from ..model.parameters import UNBUILT
 from ..model.rank_spec import RankSpec
 from ..model.request import Array
 from ..sharding.packed import Packed
-from ..sharding.products import let_many_rows_differ
 from ..sharding.running import KvCache, Running
 from ..sharding.shard import Shard
 from ..sharding.source import Source, read
@@ -95,7 +94,6 @@ class Stage:
         source = read(shard.folder)
         compute = engine(shard, source)
         cache = KvCache() if source.generates else None
-        let_many_rows_differ(cache is None)
         stage = cls(shard, device, compute, source, spec.config.outputs, cache)
         stage._is_compiled = spec.config.parameters.engine not in UNBUILT
         times.append(time.monotonic())

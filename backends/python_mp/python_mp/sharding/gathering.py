@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cut import EVEN, uneven
-from .layers import ColumnParallelLinear, RowParallelLinear
+from .layers import ColumnParallelLinear, RowParallelLinear, product_weight
+from .panels import fits
 from .products import linear
 from .tensor_parallel import TensorParallel
 
@@ -75,8 +76,8 @@ class VocabularyLinear(nn.Module):
         pieces = [uneven(total, rank, shard.size) for rank in range(shard.size)]
         self._widths = [piece.stop - piece.start for piece in pieces]
         mine = pieces[shard.rank]
-        if embedding is None:
-            weight = weights.split(f"{name}.weight", 0, *place)
+        if embedding is None or fits(embedding):
+            weight = product_weight(shard, [f"{name}.weight"], 0, [None])
         else:
             weight = embedding[mine.start : mine.stop] if len(embedding) == total else embedding
         self.register_buffer("weight", weight)

@@ -13,13 +13,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cut import EVEN, Cut, uneven
+from .panels import in_panels, taken
 from .products import linear
 from .tensor_parallel import TensorParallel
 from .weights import Weights
 
 
+def product_weight(
+    shard: TensorParallel,
+    names: Sequence[str],
+    dim: int,
+    cuts: Sequence[Cut | None],
+    transposed: bool = False,
+) -> Tensor:
+    """The rank's part of a weight [outputs, inputs] that is multiplied with and not looked at."""
+
+    def make(weights: Weights) -> Tensor:
+        return in_panels(_part(shard, weights, names, dim, cuts, transposed))
+
+    return taken(shard.weights.made(f"{'+'.join(names)}:product", make), shard.panels)
+
+
 def _part(
     shard: TensorParallel,
+    weights: Weights,
     names: Sequence[str],
     dim: int,
     cuts: Sequence[Cut | None],
@@ -44,7 +61,7 @@ def _part(
         return joined.t().contiguous() if transposed else joined
 
     plain = len(names) == 1 and not transposed
-    return make(shard.weights) if plain else shard.weights.made("+".join(names), make)
+    return make(weights) if plain else weights.made("+".join(names), make)
 
 
 class ColumnParallelLinear(nn.Module):
@@ -70,10 +87,13 @@ class ColumnParallelLinear(nn.Module):
             cut.share(whole, shard.size) for cut, whole in zip(cuts, wholes, strict=True)
         ]
         weights = [f"{name}.weight" for name in names]
-        self.register_buffer("weight", _part(shard, weights, int(transposed), cuts, transposed))
+        weight = product_weight(shard, weights, int(transposed), cuts, transposed)
+        self.register_buffer("weight", weight)
         biases = [f"{name}.bias" for name in names]
         has_bias = any(name in shard.weights for name in biases)
-        bias = _part(shard, biases, 0, cuts, widths=self.widths) if has_bias else None
+        bias = None
+        if has_bias:
+            bias = _part(shard, shard.weights, biases, 0, cuts, widths=self.widths)
         self.register_buffer("bias", bias)
 
     @property
@@ -155,8 +175,8 @@ class RowParallelLinear(nn.Module):
         weights, dim = shard.weights, int(not transposed)
         if cut is None:
             shard.share(weights.shape(f"{name}.weight")[dim], f"columns of {name}.weight")
-        part = _part(shard, [f"{name}.weight"], dim, [cut], transposed)
-        self.register_buffer("weight", part)
+        weight = product_weight(shard, [f"{name}.weight"], dim, [cut], transposed)
+        self.register_buffer("weight", weight)
         bias = weights.full(f"{name}.bias") if f"{name}.bias" in weights else None
         self.register_buffer("bias", bias)
 

@@ -26,10 +26,10 @@ from torch.compiler import is_compiling
 
 from .native import kernels
 from .numerics import widened
+from .panels import Panels
 
 MOST_ROWS = {"avx512": 64, "avx2": 16, "baseline": 3}
 """With more MKL is as fast, on Intel's processors; on AMD's it is slow, whatever the rows."""
-_many_rows_differ = False
 MOST_ROWS_BFLOAT16 = 12
 """Where the processor multiplies bfloat16, as torch then does."""
 
@@ -51,19 +51,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def let_many_rows_differ(allowed: bool) -> None:
-    """Whether a product of many rows may sum in another order than one of few, 1.3 times as fast:
-    then a row's last bits depend on how many others there are. It holds for all of this process. A
-    model that generates must not, since its choices hang on last bits."""
-    global _many_rows_differ
-    _many_rows_differ = allowed
-
-
 def _is_ours(x: Tensor, weight: Tensor) -> bool:
     if kernels is None or weight.device.type != "cpu" or x.dtype != weight.dtype:
         return False
     if is_compiling():  # Sizes are symbols, which must not be compared.
         return False
+    if isinstance(weight, Panels):
+        return True
     rows = x.numel() // max(x.shape[-1], 1)
     return rows * weight.numel() > 0 and rows <= _most_rows(x.dtype)
 
@@ -83,18 +77,19 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     outputs, inputs = weight.shape
     if x.shape[-1] != inputs:
         raise ValueError(f"a weight of {inputs} columns cannot take {x.shape[-1]}")
-    x, weight = x.contiguous(), weight.contiguous()
+    is_panels = isinstance(weight, Panels)
+    x, held = x.contiguous(), weight.panels if isinstance(weight, Panels) else weight.contiguous()
     y = x.new_empty(*x.shape[:-1], outputs)
     kernels.multiply(
         y.data_ptr(),
         x.data_ptr(),
-        weight.data_ptr(),
+        held.data_ptr(),
         0 if bias is None else bias.data_ptr(),
         y.numel() // outputs,
         outputs,
         inputs,
         weight.dtype is torch.bfloat16,
         torch.get_num_threads(),
-        _many_rows_differ,
+        is_panels,
     )
     return y

@@ -42,6 +42,8 @@ class Shard:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     """The names of config.pbtxt, in its order; of inputs those that batches have."""
+    panels: bool = True
+    """Whether weights of products may lie in panels; a module that is traced has them in rows."""
 
     @property
     def is_first(self) -> bool:

@@ -21,6 +21,10 @@ class TensorParallel(Protocol):
     @property
     def weights(self) -> Weights: ...
 
+    @property
+    def panels(self) -> bool:
+        """Whether weights of products may lie in panels."""
+
     def share(self, total: int, what: str) -> int:
         """This rank's part of `total` heads or columns; LoadError where it does not divide."""
 

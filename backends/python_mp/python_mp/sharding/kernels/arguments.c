@@ -6,7 +6,7 @@ typedef unsigned long long Pointer;
 int parse_product(PyObject *args, Product *p) {
     Pointer y, x, weight, bias;
     if (!PyArg_ParseTuple(args, "KKKKnnnpip", &y, &x, &weight, &bias, &p->rows, &p->outputs,
-                          &p->inputs, &p->bfloat16, &p->threads, &p->many))
+                          &p->inputs, &p->bfloat16, &p->threads, &p->panels))
         return 0;
     p->y = (float *)(uintptr_t)y;
     p->x = (const float *)(uintptr_t)x;

@@ -2,8 +2,8 @@
 #pragma GCC target("avx2,fma")
 #define LANES 8
 #define ROWS 3
-#define HIGH 6
-#define WIDE_PANEL 2
+#define HIGH 3
+#define ACROSS 4
 #include "lanes.h"
 #include "panels.h"
 #include "products.h"

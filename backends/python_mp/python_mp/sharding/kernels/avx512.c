@@ -3,7 +3,7 @@
 #define LANES 16
 #define ROWS 6
 #define HIGH 12
-#define WIDE_PANEL 2
+#define ACROSS 2
 #include "lanes.h"
 #include "panels.h"
 #include "products.h"

@@ -1,8 +1,8 @@
 /* What every processor of the architecture has: SSE2, NEON. */
 #define LANES 4
 #define ROWS 3
-#define HIGH 6
-#define WIDE_PANEL 2
+#define HIGH 3
+#define ACROSS 4
 #include "lanes.h"
 #include "panels.h"
 #include "products.h"

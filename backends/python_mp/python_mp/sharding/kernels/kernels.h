@@ -9,11 +9,11 @@
 typedef struct {
     float *y;       /* [rows, outputs] */
     const float *x; /* [rows, inputs] */
-    const char *weight; /* [outputs, inputs], float32 or bfloat16 */
+    const char *weight; /* float32 or bfloat16, [outputs, inputs], or as below */
     const float *bias;  /* [outputs], or NULL */
     size_t rows, outputs, inputs;
     int bfloat16, threads;
-    int many; /* by panels, where there are rows enough */
+    int panels; /* whether it is [outputs / 32, inputs, 32] */
 } Product;
 
 enum { BLOCK = 16, MAX_HEAD = 512 };
@@ -101,7 +101,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    int (*multiply)(const Product *); /* -1: no memory */
+    void (*multiply)(const Product *);
     int (*attend)(const Attention *); /* -1: no memory */
     int (*attend_packed)(const Packed *); /* -1: no memory */
     void (*normalise)(const Norm *);

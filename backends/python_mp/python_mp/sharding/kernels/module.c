@@ -69,9 +69,8 @@ static int is_noted(const char *name, PyObject *args) {
 static PyObject *multiply(PyObject *Py_UNUSED(module), PyObject *args) {
     Product p = {0};
     if (!parse_product(args, &p) || !is_noted("multiply", args)) return NULL;
-    int status;
-    Py_BEGIN_ALLOW_THREADS status = chosen->multiply(&p);
-    Py_END_ALLOW_THREADS return status ? PyErr_NoMemory() : Py_NewRef(Py_None);
+    Py_BEGIN_ALLOW_THREADS chosen->multiply(&p);
+    Py_END_ALLOW_THREADS return Py_NewRef(Py_None);
 }
 
 static PyObject *combine(PyObject *Py_UNUSED(module), PyObject *args) {

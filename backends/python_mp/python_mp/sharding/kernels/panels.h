@@ -1,133 +1,94 @@
-/* A product of many rows, bound by the processor's multiplications.
+/* A product with a weight in panels, as `sharding/panels.py` arranges it.
  *
- * Outputs lie side by side in vectors: WIDE_PANEL vectors of them are a panel, whose weights are
- * turned on their side once, into the second cache, for all rows. A tile is up to HIGH rows of a
- * panel, as many sums as there are registers for. To turn a panel costs about what two rows do.
+ * A panel is PANEL outputs; their weights for one input lie side by side, so that each vector holds
+ * outputs, all of them take the same number of x, and nothing is summed across a vector. A tile is
+ * some rows of a panel, as many sums as there are registers for. Each result is summed in the order
+ * of the inputs, whatever else is computed with it.
  */
 enum {
-    PANEL = WIDE_PANEL * LANES, /* outputs */
-    DEEP = 1536,                /* inputs of a panel that are turned at a time */
-    MANY = HIGH * (HIGH - 1) / 2, /* rows, from which on all tiles have about HIGH of them */
+    PANEL = 32,               /* outputs */
+    COLUMNS = ACROSS * LANES, /* of a tile */
+    CHUNK_OF_ROWS = 96,       /* of x, which stay in the second cache */
+    AHEAD = 4096,             /* bytes by which memory is fetched in advance */
+    LINE = 64,
 };
 
-/* Rows become columns: LANES vectors of LANES. */
-INLINE void turn(Vector *rows) {
-    UNROLL for (int step = LANES / 2; step > 0; step /= 2) {
-        Ints low, high;
-        UNROLL for (int i = 0; i < LANES; i++) {
-            low[i] = i & step ? i - step + LANES : i;
-            high[i] = i & step ? i + LANES : i + step;
-        }
-        UNROLL for (int i = 0; i < LANES; i++) {
-            if (i & step) continue;
-            Vector first = rows[i], second = rows[i + step];
-            rows[i] = __builtin_shuffle(first, second, low);
-            rows[i + step] = __builtin_shuffle(first, second, high);
-        }
-    }
-}
+#define OF_PANEL                                                                              \
+    const Product *p, const float *x, const char *panel, const float *bias, float *y,         \
+        const char *next, size_t step
 
-/* Weights of `outputs` outputs from `first` on, of inputs [from, to), as [to - from, PANEL]; zeros
- * where there are no more outputs. */
-static void turn_panel(const Product *p, float *panel, size_t first, size_t outputs, size_t from,
-                       size_t to) {
-    for (size_t output = 0; output < PANEL; output += LANES) {
-        size_t i = from, here = output < outputs ? smaller(LANES, outputs - output) : 0;
-        const size_t place = (first + output) * p->inputs;
-        for (; i + LANES <= to; i += LANES) {
-            Vector rows[LANES] = {0};
-            for (size_t row = 0; row < here; row++)
-                rows[row] = load(p->weight, place + row * p->inputs + i, p->bfloat16);
-            turn(rows);
-            for (size_t row = 0; row < LANES; row++)
-                save(panel + (i - from + row) * PANEL + output, rows[row]);
-        }
-        for (; i < to; i++)
-            for (size_t row = 0; row < LANES; row++)
-                panel[(i - from) * PANEL + output + row] =
-                    row < here ? load_one(p->weight, place + row * p->inputs + i, p->bfloat16) : 0;
+/* next: where to fetch from meanwhile, and how much further for each input. */
+INLINE void panel_tile(OF_PANEL, const int rows, const int bfloat16) {
+    Vector totals[HIGH][ACROSS];
+    const float *thirds[(HIGH + 2) / 3]; /* A pointer for each row would not fit the registers. */
+    size_t inputs = p->inputs, bytes = PANEL * width(bfloat16);
+    UNROLL for (int i = 0; i < (HIGH + 2) / 3; i++) {
+        thirds[i] = x + 3 * i * inputs;
+        __asm__("" : "+r"(thirds[i])); /* The compiler would make them pointers of rows again. */
     }
-}
-
-/* y += x panel^T, of `rows` rows; y begins as it is. */
-INLINE void high_tile(const float *panel, const float *x, float *y, size_t inputs, size_t deep,
-                      size_t outputs, const int rows) {
-    Vector totals[HIGH][WIDE_PANEL];
     UNROLL for (int row = 0; row < rows; row++)
-        UNROLL for (int i = 0; i < WIDE_PANEL; i++)
-            totals[row][i] = load(y, row * outputs + i * LANES, 0);
-    for (size_t at = 0; at < deep; at++, panel += PANEL) {
-        Vector weight[WIDE_PANEL];
-        UNROLL for (int i = 0; i < WIDE_PANEL; i++) weight[i] = load(panel, i * LANES, 0);
+        UNROLL for (int i = 0; i < ACROSS; i++)
+            totals[row][i] = bias ? load(bias, i * LANES, 0) : (Vector){0};
+    for (size_t at = 0; at < inputs; at++, panel += bytes) {
+        Vector weight[ACROSS];
+        __builtin_prefetch(next, 0, 2);
+        if (!bfloat16) __builtin_prefetch(next + LINE, 0, 2);
+        next += step;
+        UNROLL for (int i = 0; i < ACROSS; i++) weight[i] = load(panel, i * LANES, bfloat16);
         UNROLL for (int row = 0; row < rows; row++)
-            UNROLL for (int i = 0; i < WIDE_PANEL; i++)
-                totals[row][i] += weight[i] * x[row * inputs + at];
+            UNROLL for (int i = 0; i < ACROSS; i++)
+                totals[row][i] += weight[i] * thirds[row / 3][row % 3 * inputs + at];
     }
     UNROLL for (int row = 0; row < rows; row++)
-        UNROLL for (int i = 0; i < WIDE_PANEL; i++)
-            save(y + row * outputs + i * LANES, totals[row][i]);
+        UNROLL for (int i = 0; i < ACROSS; i++)
+            save(y + row * p->outputs + i * LANES, totals[row][i]);
 }
 
-#define HIGH_TILE(rows)                                                                       \
-    static __attribute__((noinline)) void high_tile_##rows(                                  \
-        const float *panel, const float *x, float *y, size_t inputs, size_t deep,            \
-        size_t outputs) {                                                                     \
-        high_tile(panel, x, y, inputs, deep, outputs, rows);                                  \
+#define PANEL_TILE(rows, bfloat16)                                                            \
+    static __attribute__((noinline)) void panel_tile_##rows##_##bfloat16(OF_PANEL) {         \
+        panel_tile(p, x, panel, bias, y, next, step, rows, bfloat16);                            \
     }
-HIGH_TILE(1) HIGH_TILE(2) HIGH_TILE(3) HIGH_TILE(4) HIGH_TILE(5) HIGH_TILE(6)
+#define PANEL_TILES(rows) PANEL_TILE(rows, 0) PANEL_TILE(rows, 1)
+#define OF_ROWS(rows) {panel_tile_##rows##_0, panel_tile_##rows##_1}
+
+PANEL_TILES(1) PANEL_TILES(2) PANEL_TILES(3)
 #if HIGH == 12
-HIGH_TILE(7) HIGH_TILE(8) HIGH_TILE(9) HIGH_TILE(10) HIGH_TILE(11) HIGH_TILE(12)
+PANEL_TILES(4) PANEL_TILES(5) PANEL_TILES(6) PANEL_TILES(7) PANEL_TILES(8)
+PANEL_TILES(9) PANEL_TILES(10) PANEL_TILES(11) PANEL_TILES(12)
 #endif
 
-static void (*const high_tiles[HIGH])(const float *, const float *, float *, size_t, size_t,
-                                      size_t) = {
-    high_tile_1, high_tile_2, high_tile_3, high_tile_4, high_tile_5, high_tile_6,
+/* By rows, by type. */
+static void (*const panel_tiles[HIGH][2])(OF_PANEL) = {
+    OF_ROWS(1), OF_ROWS(2), OF_ROWS(3),
 #if HIGH == 12
-    high_tile_7, high_tile_8, high_tile_9, high_tile_10, high_tile_11, high_tile_12,
+    OF_ROWS(4), OF_ROWS(5), OF_ROWS(6), OF_ROWS(7), OF_ROWS(8),
+    OF_ROWS(9), OF_ROWS(10), OF_ROWS(11), OF_ROWS(12),
 #endif
 };
 
-/* One tile of the outputs from `first` on; a panel with fewer goes by way of `edge`. */
-static void one_tile(const Product *p, const float *panel, size_t first, size_t row, size_t rows,
-                     size_t from, size_t to) {
-    size_t outputs = smaller(PANEL, p->outputs - first);
-    float *y = p->y + row * p->outputs + first, edge[HIGH * PANEL] = {0};
-    const float *x = p->x + row * p->inputs + from, *bias = p->bias ? p->bias + first : NULL;
-    if (from == 0)
-        for (size_t r = 0; r < rows; r++)
-            for (size_t i = 0; i < outputs; i++) y[r * p->outputs + i] = bias ? bias[i] : 0;
-    if (outputs == PANEL) {
-        high_tiles[rows - 1](panel, x, y, p->inputs, to - from, p->outputs);
-        return;
-    }
-    for (size_t r = 0; r < rows; r++)
-        memcpy(edge + r * PANEL, y + r * p->outputs, outputs * sizeof *y);
-    high_tiles[rows - 1](panel, x, edge, p->inputs, to - from, PANEL);
-    for (size_t r = 0; r < rows; r++)
-        memcpy(y + r * p->outputs, edge + r * PANEL, outputs * sizeof *y);
-}
-
-static void multiply_panel(const Product *p, float *panel, size_t first) {
-    size_t passes = (p->rows + HIGH - 1) / HIGH;
-    for (size_t from = 0; from < p->inputs; from += DEEP) {
-        size_t to = smaller(from + DEEP, p->inputs);
-        turn_panel(p, panel, first, smaller(PANEL, p->outputs - first), from, to);
-        for (size_t pass = 0, row = 0, now; pass < passes; pass++, row += now) {
-            now = (p->rows - row) / (passes - pass);
-            one_tile(p, panel, first, row, now, from, to);
-        }
+/* Some rows of a panel, in passes of about the same size. One that is all runs behind what it
+ * fetches; of several each fetches its part of the next panel. */
+static void multiply_panel(const Product *p, size_t number, size_t row, size_t rows) {
+    size_t passes = (rows + HIGH - 1) / HIGH, each = width(p->bfloat16);
+    size_t bytes = p->inputs * PANEL * each, output = number * PANEL;
+    const char *panel = p->weight + number * bytes;
+    for (size_t pass = 0, left = rows, now; pass < passes; pass++, left -= now, row += now) {
+        now = left / (passes - pass);
+        const char *next = panel + (passes == 1 ? AHEAD : bytes + bytes / passes * pass);
+        size_t step = passes == 1 ? PANEL * each : LINE;
+        for (size_t column = 0; column < PANEL; column += COLUMNS)
+            panel_tiles[now - 1][p->bfloat16](
+                p, p->x + row * p->inputs, panel + column * each,
+                p->bias ? p->bias + output + column : NULL,
+                p->y + row * p->outputs + output + column, next, step);
     }
 }
 
-static int multiply_many(const Product *p) {
-    size_t panels = (p->outputs + PANEL - 1) / PANEL;
-    size_t bytes = (smaller(DEEP, p->inputs) * PANEL * sizeof(float) + 63) / 64 * 64;
-    char *room = aligned_alloc(64, bytes * p->threads);
-    if (!room) return -1;
-#pragma omp parallel for schedule(static) num_threads(p->threads)
-    for (int thread = 0; thread < p->threads; thread++)
-        for (size_t i = panels * thread / p->threads; i < panels * (thread + 1) / p->threads; i++)
-            multiply_panel(p, (float *)(room + bytes * thread), i * PANEL);
-    free(room);
-    return 0;
+static void multiply_panels(const Product *p, int thread, int threads) {
+    size_t panels = p->outputs / PANEL, chunks = (p->rows + CHUNK_OF_ROWS - 1) / CHUNK_OF_ROWS;
+    size_t first = panels * thread / threads, last = panels * (thread + 1) / threads;
+    for (size_t chunk = 0, row = 0, now; chunk < chunks; chunk++, row += now) {
+        now = (p->rows - row) / (chunks - chunk);
+        for (size_t i = first; i < last; i++) multiply_panel(p, i, row, now);
+    }
 }

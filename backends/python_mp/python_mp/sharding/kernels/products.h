@@ -1,6 +1,6 @@
-/* A product of few rows, bound by how fast the weight comes out of memory.
+/* A product with a weight that lies row by row.
  *
- * The weight is read as it lies, row by row, once, by each thread its rows. Four of its rows and
+ * It is read as it lies, row by row, once, by each thread its rows. Four of its rows and
  * up to ROWS of x at a time, as many as there are registers for; more rows of x pass over the four
  * again while they are in the first cache, and meanwhile the next four are fetched. A result is
  * summed in the same order whatever else is computed with it.
@@ -107,16 +107,17 @@ static void multiply_part(const Product *p, size_t first, size_t last, size_t ro
     free(wide);
 }
 
-static int multiply(const Product *p) {
-    if (p->many && p->rows >= MANY) return multiply_many(p);
+static void multiply_rows(const Product *p, int thread, int threads) {
+    size_t fours = (p->outputs + FOUR - 1) / FOUR;
+    size_t first = fours * thread / threads * FOUR;
+    size_t last = smaller(fours * (thread + 1) / threads * FOUR, p->outputs);
+    for (size_t row = 0; row < p->rows; row += CHUNK)
+        multiply_part(p, first, last, row, smaller(CHUNK, p->rows - row));
+}
+
+static void multiply(const Product *p) {
     int threads = p->rows * p->outputs * p->inputs < SMALL ? 1 : p->threads;
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int thread = 0; thread < threads; thread++) {
-        size_t fours = (p->outputs + FOUR - 1) / FOUR;
-        size_t first = fours * thread / threads * FOUR;
-        size_t last = smaller(fours * (thread + 1) / threads * FOUR, p->outputs);
-        for (size_t row = 0; row < p->rows; row += CHUNK)
-            multiply_part(p, first, last, row, smaller(CHUNK, p->rows - row));
-    }
-    return 0;
+    for (int thread = 0; thread < threads; thread++)
+        (p->panels ? multiply_panels : multiply_rows)(p, thread, threads);
 }

@@ -131,7 +131,7 @@ static int run_one(Call call, const Step *step, const char **why) {
     *rows_of(&call) = call.each * step->rows;
     *threads_of(&call) = step->threads;
     switch (call.kind) {
-    case MULTIPLY: return chosen->multiply(&call.of.product) ? NO_MEMORY : DONE;
+    case MULTIPLY: return chosen->multiply(&call.of.product), DONE;
     case NORMALISE: return chosen->normalise(&call.of.norm), DONE;
     case STANDARDISE: return chosen->standardise(&call.of.layer_norm), DONE;
     case ROTATE: return chosen->rotate(&call.of.rotation), DONE;
