@@ -20,6 +20,7 @@ from tests.support.triton_over_hosts import CLIENTS, RIGHT, Served, serving
 
 ACROSS = [Layout(1, 2, hosts=2), Layout(2, 1, hosts=2), Layout(2, 2, hosts=2)]
 """Stages apart, a stage on two hosts, and a stage of two ranks on each."""
+pytestmark = pytest.mark.campaign
 QUESTIONS = ["What is a kitten?", "Count from one to ten.", "Who wrote Faust?", "Say hello."]
 TOKENS = 32
 CHAT = "chat_across"
@@ -38,7 +39,7 @@ def embeds(hosts: Hosts, tmp_path: Path, layouts: list[Layout]) -> Iterator[Serv
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("layouts", "requests"),
-    [(ACROSS[2:], 10), pytest.param(ACROSS, 100, marks=pytest.mark.campaign)],
+    [(ACROSS[2:], 10), (ACROSS, 100)],
     ids=["few", "all"],
 )
 def test_vectors_are_those_of_one_host(
@@ -68,7 +69,6 @@ def drain(served: Served, layout: Layout) -> None:
     assert all(agent.process.poll() is None for agent in served.agents.values())
 
 
-@pytest.mark.campaign
 @pytest.mark.timeout(300)
 def test_streams_of_chat_are_those_of_one_host(hosts: Hosts, tmp_path: Path) -> None:
     """CLIENTS at a time, each question to both: the same texts, in as many parts."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import _TYPES, load_file, save_file
 from torch import Tensor
 
 from python_mp.sharding.slices import Recorder, Slices
@@ -53,6 +53,28 @@ def test_what_a_module_asks_for_is_saved_as_the_checkpoint_has_it(tmp_path: Path
     found = ask(Slices(tmp_path / "rank0.safetensors", torch.device("cpu")))
     assert all(map(torch.equal, found, wanted))
     assert _mapped(tmp_path / "rank0.safetensors", found)
+
+
+def test_every_dtype_that_the_format_has_is_saved_and_lines_of_the_cache_come_first(
+    tmp_path: Path,
+) -> None:
+    count, path = 3, tmp_path / "rank0.safetensors"
+    given = {str(dtype): torch.randint(2, (count, 1)).to(dtype) for dtype in _TYPES.values()}
+    given |= {"panels": torch.rand(2, 3, 32), "empty": torch.ones(0, 4), "one": torch.tensor(2.0)}
+    recorder = Recorder(Tensors(given, torch.float32))
+    wanted = {name: recorder.made(name, lambda _, name=name: given[name]) for name in given}
+    recorder.save(path)
+    found = load_file(path)
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert found[name].dtype is tensor.dtype
+        assert found[name].shape == tensor.shape
+        assert _bytes(found[name]) == _bytes(tensor)
+    assert Slices(path, torch.device("cpu")).full("panels").data_ptr() % 64 == 0
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return bytes(tensor.contiguous().flatten().view(torch.uint8).tolist())
 
 
 def _mapped(path: Path, tensors: list[Tensor]) -> bool:
