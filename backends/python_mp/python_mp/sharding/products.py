@@ -1,17 +1,18 @@
-"""Products with a weight on a CPU: of few rows by a kernel of ours, of many by torch.
+"""Products with a weight on a CPU.
 
-A product of one row is bound by reading the weight. torch's libraries need about twice as long as
-a plain sum over the same bytes, ours (`kernels/products.h`) hardly longer, and it needs no packed
-copy of the weight: it reads the one that is mapped from the file, which all ranks of a machine
-share. Times over the products of SmolLM2-135M in float32, 538 MB, relative to that sum, on one
-thread of an AMD Zen 5 with AVX-512 (on Intel's Sapphire Rapids MKL's are 1.0, 2.6 and 3.5):
+A weight that the build wrote in panels (`panels.py`) is multiplied by `kernels/panels.h`, whatever
+the rows. One that lies in rows, of sizes that panels do not fit, is multiplied by
+`kernels/products.h` where the rows are few, and else by torch. A product of one row is bound by
+reading the weight, which all ranks of a machine have from one mapped file. GFLOPS of products with
+weights [576 to 3072, 576 or 1536] in float32, processor time of one thread of an AMD Zen 4, whose
+peak is 114 (medians of 7 in turns, other work beside it):
 
-|                        | 1 row | 8 rows | 32 rows |
-|------------------------|-------|--------|---------|
-| ours                   | 1.1   | 1.5    | 3.7     |
-| ours, by AVX2          | 1.1   | 1.8    | 5.6     |
-| torch: MKL             | 2.2   | 4.2    | 10      |
-| oneDNN, packed weights | 1.7   | 1.8    | 3.7     |
+|                        | 1 row    | 8 rows | 32 rows   | 512 rows   |
+|------------------------|----------|--------|-----------|------------|
+| ours, in panels        | 10 to 11 | 72     | 99 to 106 | 103 to 110 |
+| ours, in rows          | 8 to 9   | 44     | 75 to 84  | -          |
+| oneDNN, packed weights | 5 to 7   | 49     | 71 to 92  | 103 to 107 |
+| torch: mm              | -        | -      | 53 to 69  | 87 to 90   |
 """
 
 from __future__ import annotations
