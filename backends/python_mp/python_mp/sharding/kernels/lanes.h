@@ -67,3 +67,20 @@ INLINE Quad sums(const Vector *vectors) {
     Quad b = __builtin_shuffle(four[2], four[3], low) + __builtin_shuffle(four[2], four[3], high);
     return __builtin_shuffle(a, b, first) + __builtin_shuffle(a, b, second);
 }
+
+/* Rows become columns: LANES vectors of LANES. */
+INLINE void turn(Vector *rows) {
+    UNROLL for (int step = LANES / 2; step > 0; step /= 2) {
+        Ints low, high;
+        UNROLL for (int i = 0; i < LANES; i++) {
+            low[i] = i & step ? i - step + LANES : i;
+            high[i] = i & step ? i + LANES : i + step;
+        }
+        UNROLL for (int i = 0; i < LANES; i++) {
+            if (i & step) continue;
+            Vector first = rows[i], second = rows[i + step];
+            rows[i] = __builtin_shuffle(first, second, low);
+            rows[i + step] = __builtin_shuffle(first, second, high);
+        }
+    }
+}
