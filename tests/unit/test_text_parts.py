@@ -99,9 +99,8 @@ def whole(tokenizer: Tokenizer, ids: list[int]) -> str:
     raw = b""
     for token in filter(None, (tokenizer.id_to_token(each) for each in ids if each not in (1, 2))):
         found = re.fullmatch("<0x(..)>", token)
-        said = bytes.fromhex(found[1]) if found else token.replace("▁", " ").encode()
-        raw += said if raw or found else said.removeprefix(b" ")
-    return raw.decode(errors="replace")
+        raw += bytes.fromhex(found[1]) if found else token.replace("▁", " ").encode()
+    return raw.removeprefix(b" ").decode(errors="replace")
 
 
 def telling(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
@@ -115,6 +114,13 @@ def telling(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
 
 
 CUTS = st.lists(st.integers(0, 60), max_size=60)
+
+
+def test_a_first_byte_that_is_a_space() -> None:
+    tokenizer = llama()
+    space = tokenizer.token_to_id("<0x20>")
+    for ids in ([space], [space, space], [space, tokenizer.token_to_id("<0xC3>")]):
+        assert "".join(parts_of(tokenizer, ids, [1])) == whole(tokenizer, ids)
 
 
 @given(data=st.data(), cuts=CUTS)

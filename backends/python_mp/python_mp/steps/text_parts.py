@@ -63,7 +63,9 @@ class TextParts:
             known = [each for each in found if each is not None]
             return bytes(known) if len(known) == len(found) else said.encode()
         if self._has_bytes and (number := _BYTE.fullmatch(said)):
-            return bytes.fromhex(number[1])
+            byte = bytes.fromhex(number[1])
+            if before or not byte.isascii():  # A space may be the first byte, and not be shown.
+                return byte
         shown = self._tokenizer.decode(before) if before else ""
         return self._tokenizer.decode([*before, token])[len(shown) :].encode()
 
