@@ -34,10 +34,12 @@ from .triton import InferenceRequest, Logger, Outputs, ResponseSender, Stub
 REPLICAS = 2
 CONTEXT = 160
 HANG_SECONDS, DRAIN_SECONDS = 5, 1
+START_SECONDS = 30
+"""A load ends, in vain if need be, so soon: it waits for stubs that have died meanwhile."""
 QUIET_SECONDS = 20.0
 """Without a token, and nothing happens, beyond what all others take: somebody waits in vain."""
 CALM_SECONDS = 90.0
-"""Longer than any pause before a start."""
+"""Longer than any pause before a start, or a load."""
 LATE_SECONDS = 1.5
 """A client's time-out, or its leave, holds so soon."""
 KINDS = {"raises": RAISE, "exits": EXIT, "hangs": HANG, "refused": REFUSE}
@@ -111,6 +113,11 @@ class Asked:
     def open(self) -> bool:
         return not self.request.answers and not self.lost
 
+    def was_open(self, since: float) -> bool:
+        """At that time or later."""
+        answers = self.request.answers
+        return answers[0].at > since if answers else not self.lost
+
     @property
     def ids(self) -> list[int]:
         return [t for part in self.request.parts for t in part["OUTPUT_IDS"][0].tolist()]
@@ -159,6 +166,7 @@ class Decoders:
             pipeline_parallel_size=pipeline,
             max_batch_tokens=budget,
             kv_cache_blocks=blocks,
+            start_timeout_seconds=START_SECONDS,
             hang_seconds=HANG_SECONDS,
             drain_seconds=DRAIN_SECONDS,
             **{"module.step_milliseconds": step_milliseconds},
@@ -365,15 +373,16 @@ class Decoders:
         due = min(asked.deadline, asked.left)
         if now - max(due, self.trouble) > LATE_SECONDS:
             return f"it goes on {now - due:.1f} s after its time-out, or its client's leave"
-        quiet = now - max(asked.arrived, asked.request.last, self.trouble)
-        if quiet > QUIET_SECONDS and quiet > QUIET_SECONDS + self._work:
+        since = max(asked.arrived, asked.request.last, self.trouble)
+        quiet = now - since
+        if quiet > QUIET_SECONDS and quiet > QUIET_SECONDS + self._work(since):
             return f"no token for {quiet:.1f} s"
         return ""
 
-    @property
-    def _work(self) -> float:
-        """Seconds that all that is open takes, one after the other."""
-        return self._step_seconds * sum(6 + a.most - len(a.ids) for a in self.asked if a.open)
+    def _work(self, since: float) -> float:
+        """Seconds that all takes, one after the other, for which that one may have waited."""
+        steps = sum(6 + each.most for each in self.asked if each.was_open(since))
+        return self._step_seconds * steps
 
     def _judge(self, asked: Asked, error: TritonError) -> str:
         allowed = {

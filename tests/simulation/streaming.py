@@ -123,10 +123,12 @@ class Streams(RuleBasedStateMachine):
         self.world.machine.plan(after, end)
 
     @precondition(lambda self: self.world.complete)
-    @rule(replica=replicas)
-    def load_again(self, replica: int) -> None:
-        if (self.world.version, replica) not in self.world.stubs:
-            self.world.load_replica(replica)
+    @rule()
+    def load_again(self) -> None:
+        """Triton loads no replica without the others, and each waits for the rest."""
+        for replica in range(REPLICAS):
+            if (self.world.version, replica) not in self.world.stubs:
+                self.world.load_replica(replica)
 
     @precondition(lambda self: self.world.complete and self.world.version < 4)
     @rule()
