@@ -300,7 +300,8 @@ def test_nothing_planned_takes_all_replicas_away(rendered: Rendered) -> None:
 
 def test_images_and_locks_are_those_of_the_dockerfile(rendered: Rendered) -> None:
     """The profile restricted of Kubernetes' Pod Security Standards, and a read-only root."""
-    [user] = set(re.findall(r"^USER (\d+):", DOCKERFILE, re.M))
+    users = [re.findall(r"^USER (\d+):", stage, re.M) for stage in DOCKERFILE.split("\nFROM ")]
+    [user] = {each[-1] for each in users if each}  # One that installs is root meanwhile.
     stages = re.findall(r"^FROM .* AS (\S+)$", DOCKERFILE, re.M)
     outside = {"runAsNonRoot": True, "runAsUser": int(user), "runAsGroup": int(user)}
     outside |= {"seccompProfile": {"type": "RuntimeDefault"}}
