@@ -80,6 +80,7 @@ def _auto(checkpoint: Checkpoint) -> Any:
             found = AutoTokenizer.from_pretrained(
                 checkpoint.path, local_files_only=True, trust_remote_code=False
             )
+            found("a b")  # One without any word, or a token for what is none, raises only here.
         except Exception as error:  # of many libraries, some with no class of their own
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise BuildError(
