@@ -78,8 +78,8 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     outputs, inputs = weight.shape
     if x.shape[-1] != inputs:
         raise ValueError(f"a weight of {inputs} columns cannot take {x.shape[-1]}")
-    is_panels = isinstance(weight, Panels)
-    x, held = x.contiguous(), weight.panels if isinstance(weight, Panels) else weight.contiguous()
+    panels = weight.panels if isinstance(weight, Panels) else None
+    x, held = x.contiguous(), weight.contiguous() if panels is None else panels
     y = x.new_empty(*x.shape[:-1], outputs)
     kernels.multiply(
         y.data_ptr(),
@@ -91,6 +91,6 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         inputs,
         weight.dtype is torch.bfloat16,
         torch.get_num_threads(),
-        is_panels,
+        panels is not None,
     )
     return y
