@@ -92,7 +92,7 @@ class Endpoints:
     def contact(self) -> str:
         """The host to connect to: a server that listens everywhere is reached on loopback."""
         reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"[{reachable}]" if ":" in reachable else reachable
+        return _in_url(reachable)
 
     @property
     def http_url(self) -> str:
@@ -120,15 +120,19 @@ class Endpoints:
         return f"http://{self.contact}:{self.openai}/v1"
 
     @property
+    def agents_url(self) -> str:
+        """host:port, as an agent's --connect takes it."""
+        return f"{_in_url(self.agent_host)}:{self.agents}"
+
+    @property
     def is_local(self) -> bool:
         """Whether only this machine can reach it."""
         return ipaddress.ip_address(_resolve(self.host, 0)[-1][0]).is_loopback
 
     def options(self) -> list[str]:
         """Those that are Triton's, as options of tritonserver."""
-        is_old = ":" not in self.host
-        hosts = dict.fromkeys(TRITONS, self.host if is_old else f"ipv6:{self.host}")
-        hosts["grpc"] = self.host if is_old else f"[{self.host}]"
+        http = f"ipv6:{self.host}" if ":" in self.host else self.host
+        hosts = dict.fromkeys(TRITONS, http) | {"grpc": _in_url(self.host)}
         return [
             option
             for name in TRITONS
@@ -162,6 +166,10 @@ def _port(variable: str, value: str) -> int:
     if not re.fullmatch("[0-9]{1,5}", value) or not 0 < int(value) < 65536:
         raise PortError(f"{variable} must be a port number from 1 to 65535, not {value[:20]!r}")
     return int(value)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _resolve(host: str, port: int) -> tuple[Any, ...]:

@@ -70,7 +70,7 @@ class AgentsExchange(Beside):
             exchange_server.check(ours, dict(os.environ))
         except (TokenMissing, OSError, ValueError) as error:
             raise ServerError(f"agents cannot be let in: {error}") from error
-        self._say(f"agents connect to {self._endpoints.agent_host}:{self._endpoints.agents}")
+        self._say(f"agents connect to {self._endpoints.agents_url}")
         return super().__enter__()
 
     def start(self) -> subprocess.Popen[str]:

@@ -45,11 +45,9 @@ class RayPlacement(Beside):
         say: Callable[[str], None],
     ) -> None:
         super().__init__("Ray's driver", net, say)
-        host = endpoints.agent_host
-        where = f"{f'[{host}]' if ':' in host else host}:{endpoints.agents}"
         given = {"address": ours.ray_address, "bundle": ours.ray_bundle}
         given |= {"agent-options": ours.ray_agent_options}
-        self._order = [f"--connect={where}", f"--hosts={hosts + ours.ray_spares}"]
+        self._order = [f"--connect={endpoints.agents_url}", f"--hosts={hosts + ours.ray_spares}"]
         self._order += [f"--{name}={value}" for name, value in given.items() if value]
         agent.parse([self._order[0], *shlex.split(ours.ray_agent_options)])
         self._backoff = Backoff()
