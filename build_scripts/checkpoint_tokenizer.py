@@ -73,26 +73,20 @@ def unknown(checkpoint: Checkpoint) -> int | None:
 
 def _auto(checkpoint: Checkpoint) -> Any:
     tokenizer_files.require(checkpoint.path)
-    with quiet():
+    with quiet(), tokenizer_files.refused(checkpoint.path, "load"):
         from transformers import AutoTokenizer
 
-        try:
-            found = AutoTokenizer.from_pretrained(
-                checkpoint.path, local_files_only=True, trust_remote_code=False
-            )
-            found("a b")  # One without any word, or a token for what is none, raises only here.
-        except Exception as error:  # of many libraries, some with no class of their own
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise BuildError(
-                f"transformers cannot load the tokenizer of {checkpoint.path}: {reason}. Its files"
-                " are damaged or incomplete: save it there again, by save_pretrained"
-            ) from None
+        found = AutoTokenizer.from_pretrained(
+            checkpoint.path, local_files_only=True, trust_remote_code=False
+        )
     tokenizer_files.check(checkpoint.path, found)
     if type(found.model_max_length) not in (int, float):
         raise BuildError(
             f"The checkpoint {checkpoint.path} has model_max_length {found.model_max_length!r} in"
             " tokenizer_config.json; it must be a whole number"
         )
+    with tokenizer_files.refused(checkpoint.path, "use"):
+        found("a", "b")  # One without any word, or a token for what is none, raises only here.
     return found
 
 

@@ -8,6 +8,8 @@ served.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,21 @@ def require(folder: Path) -> None:
             f"The checkpoint {folder} has no tokenizer: neither {FILE} nor {', '.join(OLDER)}. Save"
             f" it there, too: AutoTokenizer.from_pretrained(...).save_pretrained({str(folder)!r})"
         )
+
+
+@contextmanager
+def refused(folder: Path, what: str) -> Iterator[None]:
+    """Whatever transformers raises as it loads or uses a tokenizer, as a BuildError: it comes from
+    many libraries, some without a class of their own.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise BuildError(
+            f"transformers cannot {what} the tokenizer of {folder}: {reason}. Its files are damaged"
+            " or incomplete: save it there again, by save_pretrained"
+        ) from None
 
 
 def check(folder: Path, theirs: Any) -> None:
