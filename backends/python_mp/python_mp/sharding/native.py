@@ -7,13 +7,15 @@ second set of threads would wait for the same cores.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch  # noqa: F401 (its OpenMP is to be the one in the process)
 
 try:
     from . import _kernels
 
-    if not hasattr(_kernels, "attend_packed"):
+    _compiled = Path(_kernels.__file__).stat().st_mtime
+    if any(file.stat().st_mtime > _compiled for file in Path(__file__).parent.glob("kernels/*.[ch]")):
         raise ImportError("_kernels was compiled from older sources: run `make install`")
 except ImportError as error:
     logging.getLogger(__name__).warning(
