@@ -15,7 +15,9 @@ try:
     from . import _kernels
 
     _compiled = Path(_kernels.__file__).stat().st_mtime
-    if any(file.stat().st_mtime > _compiled for file in Path(__file__).parent.glob("kernels/*.[ch]")):
+    if any(
+        file.stat().st_mtime > _compiled for file in Path(__file__).parent.glob("kernels/*.[ch]")
+    ):
         raise ImportError("_kernels was compiled from older sources: run `make install`")
 except ImportError as error:
     logging.getLogger(__name__).warning(
