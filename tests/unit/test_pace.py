@@ -52,6 +52,18 @@ def test_it_grows_with_those_who_wait_and_shrinks_with_those_who_stream(
     assert 0 < now <= 1000
 
 
+@given(st.lists(st.floats(0.001, 60), max_size=7))
+def test_steps_that_the_machine_held_up_are_no_measure(held_up: list[float]) -> None:
+    pace = Pace()
+    for _ in range(10):
+        pace.learn(16, 0, 0.05)
+    pace.learn(16, 10, 0.06)
+    before = pace.most(4096, 16, 1)
+    for seconds in held_up:
+        pace.learn(16, 0, seconds)
+    assert pace.most(4096, 16, 1) == before
+
+
 def test_a_crowd_that_waits_counts_more_than_one_that_streams() -> None:
     pace = Pace()
     pace.learn(1, 0, 0.01)
