@@ -25,7 +25,7 @@ from benchmarks.fused_graph import fused_graph
 from benchmarks.texts import CHECKPOINT, short_texts, token_ids
 from python_mp.model.batch import CU_SEQLENS
 from python_mp.rank.collectives import connect
-from python_mp.sharding import products, source
+from python_mp.sharding import panels, products, source
 from python_mp.sharding.direct import call_directly
 from python_mp.sharding.packed import Packed
 from python_mp.sharding.shard import Shard
@@ -98,9 +98,14 @@ def _by_onednn(weight: torch.Tensor, bias: torch.Tensor) -> Callable[[torch.Tens
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
+def _by_panels(weight: torch.Tensor, bias: torch.Tensor) -> Callable[[torch.Tensor], object]:
+    held = panels.taken(panels.in_panels(weight), wanted=True)
+    return lambda x: products.linear(x, held, bias)
+
+
 _MULTIPLY = (
     lambda weight, bias: lambda x: F.linear(x, weight, bias),
-    lambda weight, bias: lambda x: products.linear(x, weight, bias),
+    _by_panels,
     _by_onednn,
 )
 
