@@ -4,12 +4,14 @@ driver."""
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGKILL, SIGSTOP
 
 import pytest
 
@@ -28,7 +30,7 @@ from tests.support.replicas import Served, ask, counted, served, values
 
 pytest.importorskip("ray", reason="Ray is not installed (requirements-ray.txt)")
 START_SECONDS = 60.0
-LEAVE_SECONDS, NOISE_SECONDS = 3.0, 2.0
+LEASE, NOISE_SECONDS = float(QUICK[-1]), 2.0
 AGENT = "python_mp.agent"
 NOTICED_SOON = {
     "RAY_health_check_period_ms": "500",
@@ -36,6 +38,12 @@ NOTICED_SOON = {
     "RAY_health_check_failure_threshold": "3",
 }
 """Ray's head asks its hosts so often, and gives them up so soon."""
+GROUPS = """
+import sys, ray
+from ray.util import placement_group_table
+ray.init(sys.argv[1], log_to_driver=False)
+print(*(group["state"] for group in placement_group_table().values()))
+"""
 TOKEN = "a token of these tests"
 
 
@@ -62,6 +70,11 @@ class Placed:
 
     def agents(self) -> list[int]:
         return [pid for host in self.others for pid in processes(host, AGENT)]
+
+    def groups(self) -> list[str]:
+        """What Ray says of its placement groups."""
+        command = [sys.executable, "-c", GROUPS, self.cluster.address]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
 
     def restarts(self) -> float:
         return counted(self.replica, "restarts_total")[0]
@@ -93,8 +106,8 @@ def placed(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         held.enter_context(made[0].entered())
         exchange = Program(f"{AGENT}.exchange_server", name, "--host", made[0].address, *QUICK)
         held.callback(exchange.kill)
-        leave = f"--leave-after-seconds={LEAVE_SECONDS:g} --cache={tmp_path / 'cache'}"
-        given = f"--ray-address={cluster.address}", f"--ray-agent-options={leave}"
+        where_to = f"--cache={tmp_path / 'cache'}"
+        given = f"--ray-address={cluster.address}", f"--ray-agent-options={where_to}"
         where = Endpoints(agent_host=made[0].address)
         said: list[str] = []
         held.enter_context(RayPlacement(1, parse(given)[0], where, Net(), said.append))
@@ -123,18 +136,28 @@ def test_what_is_lost_with_ray_is_placement_only(placed: Placed) -> None:
     assert placed.agents() == agents
     assert placed.restarts() == 1
     placed.exchange.kill()
-    until(lambda: not any(map(alive, agents)), LEAVE_SECONDS + NOISE_SECONDS)
+    until(lambda: not any(map(alive, agents)), LEASE + NOISE_SECONDS)
 
 
 @pytest.mark.campaign
 def test_another_host_takes_the_place_of_one_that_is_cut_off(placed: Placed) -> None:
-    """There the agent leaves by itself, and Ray lets none of its bundles be twice."""
+    """Ray lets none of its bundles be twice. When there is no server any more, nothing is left:
+    neither agents nor the group that reserves their hosts."""
     placed.answers()
     lost = placed.busy
     agents = placed.agents()
     lost.cut()
     placed.serves_elsewhere(lost)
-    until(lambda: not any(map(alive, agents)))
     lost.mend()
+    until(lambda: not any(map(alive, agents)), START_SECONDS)
     placed.answers()
     assert placed.restarts() == 1
+    agents = placed.agents()
+    assert agents
+    assert "CREATED" in placed.groups()
+    (driver,) = placed.driver()
+    os.kill(driver, SIGSTOP)  # Killed it would be started again.
+    placed.exchange.kill()
+    until(lambda: not placed.agents(), LEASE + NOISE_SECONDS)
+    assert placed.groups() == ["REMOVED"]
+    os.kill(driver, SIGKILL)

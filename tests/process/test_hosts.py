@@ -1,42 +1,30 @@
 """A replica whose later ranks stand on other hosts: here other processes, over loopback."""
 
-import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pytest
 
-from python_mp.agent.link import GREETING
-from python_mp.agent.versions import PACKAGE
-from python_mp.model.config import ModelConfig
+from python_mp.front.supervise.other_hosts import announce
 from python_mp.model.errors import LoadError, RequestFailed, Unavailable
 from python_mp.rank.engines.echo import EXIT, HANG, RAISE, SEGFAULT
 from python_mp.wire.exchange_line import VARIABLE
-from tests.support.configs import decoder_config, echo_config, module_config
-from tests.support.other_hosts import QUICK, Hosts, Program, hosts
-from tests.support.processes import ENVIRONMENT, alive, children, cpu_seconds, python, until
+from tests.support.configs import decoder_config, module_config
+from tests.support.other_hosts import QUICK, Hosts, Program, echo, hosts
+from tests.support.processes import alive, children, cpu_seconds, python, until
 from tests.support.replicas import LIMIT, Fault, ask, counted, served, values
 from tests.support.streams import Parts, expected
 
 AGENT = "python_mp.agent"
 IDLE_SECONDS = 3.0
+LEASE = float(QUICK[-1])
 NOISE = 3
 """Times as long as on a machine that does nothing else."""
-
-
-def echo(folder: Path, pp: int = 2, count: int = 2, **more: object) -> ModelConfig:
-    (folder / "echo" / "1").mkdir(parents=True)
-    sizes = {"pipeline_parallel_size": pp, "hosts": count, "hang_seconds": 1}
-    return echo_config(folder / "echo", **sizes, **more)
 
 
 @pytest.fixture(name="two")
@@ -173,97 +161,34 @@ def test_ranks_end_with_a_front_that_is_killed(two: Hosts, tmp_path: Path) -> No
     until(lambda: not alive(rank))
 
 
-def test_who_is_not_wanted_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AGENT_TOKEN", "a token of these hosts")
-    with hosts(tmp_path, "b") as made:
-        made.agent("b").says("an agent named b is connected already")
-        monkeypatch.setenv("AGENT_TOKEN", "a token of other hosts")
-        made.agent("c").says("has another token")
-        made.exchange.says("is refused: .*has another token")
-        monkeypatch.delenv("AGENT_TOKEN")
-        made.agent("d").says("has another token")
-        other = made.started(AGENT, "--connect", "192.0.2.1:8005", "--name", "e")
-        other.says("agent: hosts need one token of at least 16 characters")
-        assert [name for name in made.agents if made.agents[name].process.poll() is None]
-
-
-def test_an_agent_without_an_exchange_leaves_if_told_to(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "patience"), [(signal.SIGKILL, LEASE), (signal.SIGSTOP, LEASE + 1)]
+)
+def test_an_agent_without_an_exchange_leaves_if_told_to(
+    tmp_path: Path, how: signal.Signals, patience: float
+) -> None:
+    """After the lease if its host says that there is none; from beyond a cut link nothing comes, so
+    it may be mended. Nothing of the agent stays."""
     with hosts(tmp_path) as made:
-        agent = made.connected("b", "--leave-after-seconds", 1)
+        told = LEASE + 1 if how is signal.SIGSTOP else 60
+        agent = made.connected("b", "--leave-after-seconds", told)
+        with served(echo(tmp_path), tmp_path):
+            forkservers = children(agent.process.pid)
+            made.exchange.signal(how)
+            began = time.monotonic()
+            agent.says(f"there is no exchange for {patience:g} s; it leaves")
+            until(lambda: not any(map(alive, [agent.process.pid, *forkservers])))
+            assert patience - 1.5 < time.monotonic() - began < patience + 2
         made.exchange.kill()
-        agent.says("there is no exchange for 1 s; it leaves")
-        until(lambda: not alive(agent.process.pid))
 
 
-@pytest.mark.parametrize("what", ["code", "torch"])
-def test_what_differs_is_told_on_both_sides(tmp_path: Path, what: str) -> None:
-    """An agent whose package has one more module, or beside another torch."""
-    there = tmp_path / "there"
-    shutil.copytree(PACKAGE, there / "python_mp", ignore=shutil.ignore_patterns("__pycache__"))
-    if what == "code":
-        (there / "python_mp" / "more.py").touch()
-    other = there / "torch-1.0.dist-info"
-    if what == "torch":
-        other.mkdir()
-        (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n")
-    found = os.pathsep.join([str(there), ENVIRONMENT["PYTHONPATH"]])
-    with hosts(tmp_path) as made:
-        where = "--connect", f"127.0.0.1:{made.port}", "--name", "b"
-        agent = Program(AGENT, *where, PYTHONPATH=found)
-        try:
-            said = rf"the agent has {what} \S+ \(here \S+\): install the same release"
-            agent.says(f"the exchange refuses this agent: {said}")
-            made.exchange.says(f"a connection from 127.0.0.1 is refused: {said}")
-        finally:
-            agent.kill()
-
-
-@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.campaign)])
-def test_hostile_peers_change_nothing(two: Hosts, tmp_path: Path, count: int) -> None:
-    """So many messages: random ones, ones that say they are huge, ones that were overheard, and
-    connections on which nothing is said."""
-    random = Random(1)
-    pid = two.exchange.process.pid
-    with served(echo(tmp_path), tmp_path) as replica:
-        _attack(two.port, random, 500)
-        before = _resident(pid)
-        silent = [socket.create_connection(("127.0.0.1", two.port)) for _ in range(40)]
-        _attack(two.port, random, count)
-        assert values([ask(replica, n) for n in range(9)]) == [[n] for n in range(9)]
-        assert _resident(pid) < before + (8 << 20)
-        assert counted(replica, "restarts_total") == [0]
-        for each in silent:
-            each.close()
-    assert two.exchange.process.poll() is None
-
-
-def _attack(port: int, random: Random, count: int) -> None:
-    """Messages, some to a connection, until it is closed."""
-    overheard = b""
-    while count > 0:
-        with socket.create_connection(("127.0.0.1", port)) as peer:
-            peer.settimeout(LIMIT)
-            try:
-                overheard = peer.recv(GREETING)
-                for message in random.sample(_messages(random, overheard), 3):
-                    count -= 1
-                    peer.sendall(message)
-                peer.shutdown(socket.SHUT_WR)
-                while peer.recv(GREETING):
-                    pass
-            except OSError:
-                pass
-
-
-def _messages(random: Random, overheard: bytes) -> list[bytes]:
-    huge = (0xFFFFFFFF).to_bytes(4, "little") + random.randbytes(60)
-    cut = overheard[: random.randrange(len(overheard) + 1)]
-    return [random.randbytes(random.randrange(1, 200)), huge, overheard, cut]
-
-
-def _resident(pid: int) -> int:
-    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+def test_other_hosts_prepare_themselves_while_this_one_does(two: Hosts, tmp_path: Path) -> None:
+    """The first start imports the engine on all of them at the same time."""
+    announce(echo(tmp_path).source)
+    two.agents["b"].says("ready for ranks of echo")
+    with served(decoder_config(tmp_path / "decoder", pipeline_parallel_size=2, hosts=2), tmp_path):
+        ready = two.agents["b"].says("ready for ranks of decoder")
+    assert ready
 
 
 # Each stage adds the sum of its ranks' numbers, and so meets all of them.
@@ -313,24 +238,6 @@ def test_streams_go_on_when_a_host_of_theirs_dies(two: Hosts, tmp_path: Path) ->
         wanted = [expected(prompt, 150, eos=-1) for prompt in prompts]
         assert [answer.done.result(LIMIT) for answer in answers] == wanted
         assert counted(replica, "restarts_total") == [1]
-
-
-def test_connections_are_encrypted_where_that_is_asked_for(tmp_path: Path) -> None:
-    """Both show a certificate; who shows none, or speaks plainly, is not let in."""
-    key, certificate = tmp_path / "tls.key", tmp_path / "tls.crt"
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    made += ["-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    made += ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(made, check=True, capture_output=True)
-    own = "--tls-certificate", certificate, "--tls-key", key
-    with ExitStack() as held:
-        made_hosts = Hosts(tmp_path, held, (*QUICK, *own, "--tls-client-ca", certificate))
-        made_hosts.connected("b", "--tls-ca", certificate, *own)
-        made_hosts.agent("c").says("the exchange refuses this agent|cannot be reached")
-        alone = made_hosts.agent("d", "--tls-ca", certificate)
-        alone.says("the exchange refuses this agent|cannot be reached|broke")
-        with served(echo(tmp_path), tmp_path) as replica:
-            assert values([ask(replica, n) for n in range(9)]) == [[n] for n in range(9)]
 
 
 @pytest.mark.campaign

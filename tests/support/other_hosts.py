@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from python_mp.model.config import ModelConfig
 from python_mp.wire.exchange_line import VARIABLE
+from tests.support.configs import echo_config
 from tests.support.processes import ENVIRONMENT, ROOT
 
 SECONDS = 30.0
@@ -115,6 +117,23 @@ class Hosts:
         program = Program(module, *arguments)
         self._held.callback(program.kill)
         return program
+
+
+def echo(folder: Path, pp: int = 2, count: int = 2, **more: object) -> ModelConfig:
+    """A model of so many stages, a rank each, on so many hosts; what they compute is echo's."""
+    (folder / "echo" / "1").mkdir(parents=True)
+    sizes = {"pipeline_parallel_size": pp, "hosts": count, "hang_seconds": 1}
+    return echo_config(folder / "echo", **sizes, **more)
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """One for loopback, which signs itself, and its key."""
+    found, key = folder / "tls.crt", folder / "tls.key"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    made += ["-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made += ["-keyout", str(key), "-out", str(found)]
+    subprocess.run(made, check=True, capture_output=True)
+    return found, key
 
 
 @contextmanager

@@ -31,7 +31,12 @@ from .fetching import Room
 from .run_folder import run_folder
 from .shared_token import TokenMissing, read_token
 
-_LEAVE_HELP = "without an exchange, after which it ends"
+GONE = 3
+"""Exit status: it was told to leave without an exchange, and there is none any more."""
+_LEAVE_HELP = (
+    "without a word of an exchange, after which it ends; after the lease if its host says that"
+    " there is none. Never unless told"
+)
 
 
 class Settings(NamedTuple):
@@ -70,12 +75,13 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-async def _until_told(dialler: Dialler) -> None:
+async def _until_told(dialler: Dialler) -> bool:
     task = asyncio.ensure_future(dialler.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with suppress(asyncio.CancelledError):
-        await task
+        return await task
+    return False
 
 
 def check(ours: argparse.Namespace, environment: MutableMapping[str, str]) -> Settings:
@@ -101,11 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         room = Room(cache, int(ours.cache_gigabytes * 1e9))
         with run_folder(temporary_folder()) as runtime:
             dialler = Dialler(ours.name, *settings, runtime, room, ours.leave_after_seconds)
-            asyncio.run(_until_told(dialler))
+            is_gone = asyncio.run(_until_told(dialler))
     except (TokenMissing, OSError, ValueError) as error:
         print(f"agent: {describe(error)}", file=sys.stderr)
         return 1
-    return 0
+    return GONE if is_gone else 0
 
 
 if __name__ == "__main__":

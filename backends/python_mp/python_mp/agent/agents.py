@@ -10,6 +10,7 @@ from typing import Protocol
 
 from ..machine.vital import Vital
 from ..model.errors import describe
+from ..model.rank_spec import Source
 from ..wire.exchange_line import End
 from ..wire.message import MAX_MESSAGE, Kind, Message
 from .contents import Artifact
@@ -58,18 +59,18 @@ class Agent:
         """Has it start a rank; the channel on which messages reach that."""
         channel, self._next_channel = self._next_channel, self._next_channel + 1
         self._ranks[channel] = rank
-        self._order(channel, Kind.START, spec, folder, artifact, block=block)
+        self._order(channel, Kind.START, folder, artifact, spec=spec, block=block)
         return channel
 
-    def prepare(self, spec: str, folder: Path, artifact: Artifact) -> None:
-        """Has it fetch and import what ranks like this one need, so that one starts at once."""
-        self._order(CONTROL, Kind.PREPARE, spec, folder, artifact)
+    def prepare(self, source: Source, folder: Path, artifact: Artifact) -> None:
+        """Has it fetch and import what ranks of this model need, so that one starts at once."""
+        self._order(CONTROL, Kind.PREPARE, folder, artifact, source=source)
 
     def _order(
-        self, channel: int, kind: Kind, spec: str, folder: Path, artifact: Artifact, **more: str
+        self, channel: int, kind: Kind, folder: Path, artifact: Artifact, **more: object
     ) -> None:
         self._folders[artifact.digest] = folder
-        order = {"spec": spec, "files": artifact.to_json(), **more}
+        order = {"files": artifact.to_json(), **more}
         self.link.send(channel, Message(kind), json.dumps(order).encode())
 
     async def listen(self) -> str:

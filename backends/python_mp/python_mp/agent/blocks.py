@@ -67,8 +67,15 @@ class Block:
             self._held = held.pop_all()
 
     def start(self, channel: int, spec: RankSpec) -> None:
-        """Raises OSError or ForkserverLost."""
-        spec = self._fitted(spec)
+        """Where it cannot, and there is no other rank, the block ends. Raises OSError or
+        ForkserverLost."""
+        try:
+            self.ranks[channel] = self._started(channel, self._fitted(spec))
+        except BaseException:
+            self._end_if_empty()
+            raise
+
+    def _started(self, channel: int, spec: RankSpec) -> AgentRank:
         with ExitStack() as held:
             stacks = _memory_file("stacks", held)
             ours, theirs = Connection.pair()
@@ -77,8 +84,9 @@ class Block:
                 descriptors = [theirs.fileno(), self.arena.fd, self._region, stacks]
                 process = RankProcess(self.forkserver, spec, ours, descriptors)
             held.callback(process.close)
-            self.ranks[channel] = AgentRank(channel, process, stacks, self, self._link)
+            rank = AgentRank(channel, process, stacks, self, self._link)
             self._held.push(held.pop_all())
+            return rank
 
     def kill(self) -> None:
         """All ranks, and waits for their ends."""
@@ -93,6 +101,9 @@ class Block:
     def over(self, channel: int) -> None:
         """One of its ranks has ended."""
         self.ranks.pop(channel, None)
+        self._end_if_empty()
+
+    def _end_if_empty(self) -> None:
         if not self.ranks:
             self._held.close()
             self._ended()

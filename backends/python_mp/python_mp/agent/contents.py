@@ -6,18 +6,15 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from errno import ECANCELED
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
-
-from ..model.manifest import sha256
+from typing import Any, NamedTuple
 
 _IGNORED = "__pycache__"
-_Stat = tuple[str, int, int, int]
-_hashes: dict[_Stat, str] = {}
-_lock = Lock()
-_MOST = 4096
+_MOST, _PIECE = 4096, 1 << 20
 
 
 class File(NamedTuple):
@@ -32,15 +29,18 @@ class Artifact:
     files: Mapping[str, File]
 
     @classmethod
-    def of(cls, folder: Path) -> Artifact:
+    def of(cls, folder: Path, hashes: Hashes | None = None) -> Artifact:
         """Reads all that was not read since it changed last: takes long, so not in an event loop.
 
         Raises:
             OSError: a file cannot be read.
         """
+        known = hashes or _of_this_process
         paths = (path for path in sorted(folder.rglob("*")) if _IGNORED not in path.parts)
         names = {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
-        return cls({name: File(path.stat().st_size, _hash(path)) for name, path in names.items()})
+        return cls(
+            {name: File(path.stat().st_size, known.of(path)) for name, path in names.items()}
+        )
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Artifact:
@@ -64,15 +64,70 @@ class Artifact:
         return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 
 
-def _hash(path: Path) -> str:
-    stat = path.stat()
-    key = os.fspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ino
-    with _lock:
-        if key in _hashes:
-            return _hashes[key]
-    found = sha256(path)
-    with _lock:
-        if len(_hashes) >= _MOST:
-            _hashes.clear()
-        _hashes[key] = found
-    return found
+class Hashes:
+    """Of files, as long as these are what they were: by inode, size and times.
+
+    Args:
+        file: where they are kept for the next process; nobody else may write there.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self._known: dict[str, list[Any]] = _read(file) if file else {}
+        self._is_kept = True
+        self._lock = Lock()
+        self._stopped = False
+
+    def of(self, path: Path) -> str:
+        """sha256, hexadecimal. Raises OSError; also where it was stopped meanwhile."""
+        with self._lock:  # Also while one is read: nobody else reads it meanwhile, in vain.
+            stat = path.stat()
+            name = f"{stat.st_dev} {stat.st_ino}"
+            seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+            known = self._known.get(name)
+            if known and known[:-1] == seen:
+                return str(known[-1])
+            found = self._read(path)
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            self._known[name] = [*seen, found]
+            self._is_kept = False
+            return found
+
+    def keep(self) -> None:
+        """For the next process, which reads the files again where these cannot be written."""
+        with self._lock:
+            if not self._file or self._is_kept:
+                return
+            draft = self._file.with_suffix(f".{os.getpid()}")
+            with suppress(OSError):
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                draft.write_text(json.dumps(self._known))
+                draft.rename(self._file)
+            self._is_kept = True
+
+    def stop(self) -> None:
+        """Who reads a file does not do so to its end."""
+        self._stopped = True
+
+    def _read(self, path: Path) -> str:
+        total = hashlib.sha256()
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(_PIECE):
+                if self._stopped:
+                    raise OSError(ECANCELED, "its connection has ended meanwhile")
+                total.update(piece)
+        return total.hexdigest()
+
+
+_of_this_process = Hashes()
+
+
+def _read(file: Path) -> dict[str, list[Any]]:
+    """Nothing where there is none, or where it is damaged."""
+    try:
+        said = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    sound = isinstance(said, dict) and all(isinstance(each, list) for each in said.values())
+    return said if sound else {}

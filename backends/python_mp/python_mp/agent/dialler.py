@@ -36,7 +36,8 @@ class Dialler:
         name: this host's.
         address: the exchange's.
         runtime: a private folder.
-        leave_after: seconds without an exchange until it gives up.
+        leave_after: seconds without a word of an exchange until it gives up; or only the lease,
+            where a host answers that there is none.
     """
 
     def __init__(
@@ -57,15 +58,17 @@ class Dialler:
         self._room = room
         self._forkservers = Forkservers()
         self._said = ""
-        self._leave_after = leave_after
-        self._connected = time.monotonic()
-        """Now, or last."""
+        self._leave_after = self._lease = leave_after
+        self._heard = time.monotonic()
+        """Of an exchange, last."""
+        self._is_gone = False
+        """Its host has nobody who listens. From beyond a link that is cut, nothing would come."""
 
-    async def run(self) -> None:
-        """Until it gives up."""
+    async def run(self) -> bool:
+        """Until it gives up; whether that is since there is no exchange any more."""
         unreached = refused = 0
         try:
-            while time.monotonic() - self._connected < self._leave_after:
+            while time.monotonic() - self._heard < self._patience:
                 began = time.monotonic()
                 try:
                     why = await self._serve()
@@ -73,6 +76,7 @@ class Dialler:
                     refused = 0 if time.monotonic() - began > _LASTED_SECONDS else refused + 1
                     self._say(why)
                 except OSError as error:
+                    self._is_gone = isinstance(error, ConnectionRefusedError)
                     unreached += 1
                     why = describe(error) if str(error) else "it does not answer in time"
                     self._say(f"the exchange cannot be reached: {why}")
@@ -80,25 +84,33 @@ class Dialler:
                     refused += 1
                     self._say(f"the exchange refuses this agent: {describe(error)}")
                 await asyncio.sleep(_pause(unreached, refused))
-            log.warning("there is no exchange for %g s; it leaves", self._leave_after)
+            log.warning("there is no exchange for %g s; it leaves", self._patience)
+            return self._is_gone
         finally:
             self._forkservers.close()
+
+    @property
+    def _patience(self) -> float:
+        return self._lease if self._is_gone else self._leave_after
 
     async def _serve(self) -> str:
         host, port = self._address
         async with asyncio.timeout(_DIAL_SECONDS):
             reader, writer = await asyncio.open_connection(host, port, ssl=self._encryption)
+        self._is_gone = False
         link = Link(reader, writer)
         try:
             async with asyncio.timeout(handshake.SECONDS):
                 greeted = await handshake.greet(link, self._token, self._name, versions())
             log.info("connected to %s:%d as %s", host, port, self._name)
             self._said = ""
+            if self._leave_after < math.inf:
+                self._lease = min(greeted.lease, self._leave_after)
             connected = Connected(link, greeted.lease, self._runtime, self._room, self._forkservers)
             try:
                 return await connected.serve()
             finally:
-                self._connected = time.monotonic()
+                self._heard = link.heard
         finally:
             link.close()
 

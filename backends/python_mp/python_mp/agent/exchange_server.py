@@ -22,15 +22,16 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..model.errors import describe
-from ..model.rank_spec import RankSpec
+from ..model.config import parse as parse_config
+from ..model.errors import PythonMpError, describe
+from ..model.rank_spec import Source
 from ..wire.exchange_line import address, is_of_this_user
 from . import handshake, tls
 from .agents import Agent
 from .contents import Artifact
+from .door import Door
 from .fronts import Front
-from .handshake import Refused
-from .link import Link, LinkError
+from .link import Link
 from .shared_token import TokenMissing, read_token
 from .versions import difference
 
@@ -38,10 +39,8 @@ log = logging.getLogger("exchange")
 
 LEASE_SECONDS = 5.0
 PORT = 8005
-_MOST_STRANGERS = 32
-"""Connections at a time that have not said who they are."""
-_MOST_EXPECTED = 32
-_AGAIN_SECONDS, _MOST_SAID = 60.0, 256
+_LEAST_LEASE = 1.0
+_MOST_EXPECTED, _MOST_LOST = 32, 8
 _TAKEN_SECONDS = 2.0
 """An agent that was heard of so recently is there: another one of its name is a mistake."""
 
@@ -57,12 +56,11 @@ class Exchange:
         self._token = token
         self._lease = lease
         self._agents: dict[str, Agent] = {}
-        self._strangers: dict[Link, None] = {}
-        """The oldest one first."""
-        self._said: dict[str, float] = {}
-        self._expected: dict[str, tuple[str, Path, Artifact]] = {}
+        self._expected: dict[str, tuple[Source, Path, Artifact]] = {}
         """By models' folders."""
         self._lost: dict[str, tuple[float, str]] = {}
+        """Those of late, the last one last."""
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def listen_to_fronts(self) -> None:
         """Raises OSError."""
@@ -71,28 +69,10 @@ class Exchange:
         listener.listen(128)
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
-    async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Somebody has dialled; until the connection ends, or the exchange."""
-        with suppress(asyncio.CancelledError):  # Which asyncio's callback takes for a fault.
-            await self._greet(reader, writer)
-
-    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = Link(reader, writer)
-        self._strangers[link] = None
-        if len(self._strangers) > _MOST_STRANGERS:  # Nobody keeps agents out by saying nothing.
-            next(iter(self._strangers)).close()
-        try:
-            async with asyncio.timeout(handshake.SECONDS):
-                welcomed = handshake.welcome(link, self._token, self._lease, self._object)
-                name = (await welcomed).name
-                await link.drain()
-        except (Refused, LinkError, OSError, TimeoutError) as error:
-            self._say(f"a connection from {link.address} is refused: {describe(error)}")
-            writer.close()
-            return
-        finally:
-            self._strangers.pop(link, None)
-        await self._serve(Agent(name, link, self._lease))
+    async def greet(self, link: Link) -> Agent:
+        """Raises Refused or LinkError."""
+        welcomed = await handshake.welcome(link, self._token, self._lease, self._object)
+        return Agent(welcomed.name, link, self._lease)
 
     def choose(self, number: int) -> list[Agent] | str:
         """See `Agents`."""
@@ -108,16 +88,28 @@ class Exchange:
             f"it needs agents on {number} other hosts, and {len(there)} are connected{names}{lost}"
         )
 
-    def expect(self, spec: RankSpec, folder: Path, artifact: Artifact) -> None:
+    def expect(self, source: Source) -> None:
         """See `Agents`. Of each model its latest version."""
-        self._expected.pop(spec.source[1], None)
-        self._expected[spec.source[1]] = expected = spec.to_json(), folder, artifact
+        task = asyncio.create_task(self._expect(source))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _expect(self, source: Source) -> None:
+        try:
+            folder = parse_config(*source).folder
+            expected = source, folder, await asyncio.to_thread(Artifact.of, folder)
+        except (OSError, PythonMpError) as error:
+            log.warning("a model cannot be announced to other hosts: %s", describe(error))
+            return
+        self._expected.pop(source[1], None)
+        self._expected[source[1]] = expected
         if len(self._expected) > _MOST_EXPECTED:
             del self._expected[next(iter(self._expected))]
         for agent in self._agents.values():
             agent.prepare(*expected)
 
-    async def _serve(self, agent: Agent) -> None:
+    async def serve(self, agent: Agent) -> None:
+        """Until its connection ends."""
         if before := self._agents.get(agent.name):
             before.link.close()
             before.lose("its agent has connected anew")
@@ -131,17 +123,9 @@ class Exchange:
         if self._agents.get(agent.name) is agent:
             del self._agents[agent.name]
             self._lost[agent.name] = time.monotonic(), why
+            if len(self._lost) > _MOST_LOST:
+                del self._lost[next(iter(self._lost))]
         log.warning("host %s is lost: %s", agent.name, why)
-
-    def _say(self, text: str) -> None:
-        """Not again within a minute: nobody fills the log by dialling."""
-        now = time.monotonic()
-        if now - self._said.get(text, -math.inf) < _AGAIN_SECONDS:
-            return
-        if len(self._said) >= _MOST_SAID:
-            self._said.clear()
-        self._said[text] = now
-        log.warning("%s", text)
 
     def _object(self, name: str, versions: Mapping[str, str]) -> str:
         known = self._agents.get(name)
@@ -164,13 +148,21 @@ async def serve(ours: argparse.Namespace, token: bytes) -> None:
     """Until SIGTERM."""
     exchange = Exchange(ours.name, token, ours.lease_seconds)
     exchange.listen_to_fronts()
-    encryption = tls.of_exchange(ours)
-    server = await asyncio.start_server(exchange.greet, ours.host, ours.port, ssl=encryption)
-    log.info("agents may connect to %s:%d", ours.host, server.sockets[0].getsockname()[1])
-    ended = asyncio.Event()
+    door = Door(tls.of_exchange(ours), exchange.greet, exchange.serve)
+    listener = _listener(ours.host, ours.port)
+    log.info("agents may connect to %s:%d", ours.host, listener.getsockname()[1])
+    watching = asyncio.create_task(door.watch(listener))
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    await ended.wait()
+        asyncio.get_running_loop().add_signal_handler(number, watching.cancel)
+    with suppress(asyncio.CancelledError), listener:
+        await watching
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=128)
+    listener.setblocking(False)
+    return listener
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -192,8 +184,10 @@ def check(ours: argparse.Namespace, environment: MutableMapping[str, str]) -> by
 
     Raises:
         TokenMissing: it is to be reached from other hosts without one.
-        OSError, ValueError: a file cannot be read, or is missing.
+        OSError, ValueError: a file cannot be read, or is missing, or no lease can be so short.
     """
+    if not _LEAST_LEASE <= ours.lease_seconds < math.inf:
+        raise ValueError(f"a lease is at least {_LEAST_LEASE:g} s, not {ours.lease_seconds:g}")
     tls.of_exchange(ours)
     local = ipaddress.ip_address(ours.host).is_loopback
     return read_token(ours.token_file, environment, is_local=local)

@@ -54,10 +54,10 @@ class Forkservers:
         """Ends those of versions that were replaced, but for these."""
         for made in self._old:
             if made.client not in in_use:
-                made.client.stop()
+                made.client.kill()  # One that still imports would not stop before that is done.
         self._old = [made for made in self._old if made.client in in_use]
 
     def close(self) -> None:
         for made in (*self._made.values(), *self._old):
-            made.client.stop()
+            made.client.kill()
         self._made, self._old = {}, []

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ..machine.vital import Vital
 from ..model.errors import InvalidInput, describe
-from ..model.rank_spec import RankSpec
+from ..model.rank_spec import RankSpec, Source
 from ..wire.arena import Arena
 from ..wire.exchange_line import DESCRIPTORS, MAX_ORDER, End, Vitals
 from ..wire.message import MAX_MESSAGE, Kind, Message
@@ -38,12 +38,13 @@ class Relay:
     """Between the front's socket for a rank and the rank's channel."""
 
     def __init__(self, block: Block, spec: RankSpec, descriptors: list[int]) -> None:
+        """They are its own, unless it raises ValueError or OSError."""
         control, arena, self._stacks, vitals, self._life = descriptors
         self._held = [self._stacks, vitals, self._life]
-        self._socket = socket.socket(fileno=control)
-        self._socket.setblocking(False)
         self._arena = Arena(arena, spec.slots, spec.half)
         self._vitals = Vitals(vitals)
+        self._socket = socket.socket(fileno=control)
+        self._socket.setblocking(False)
         self._block = block
         self._channel = 0
         self.half = spec.half
@@ -128,8 +129,8 @@ class Agents(Protocol):
     def choose(self, number: int) -> list[Agent] | str:
         """So many, those with the least to do; or why there are too few."""
 
-    def expect(self, spec: RankSpec, folder: Path, artifact: Artifact) -> None:
-        """Ranks like this one were started: any agent may be asked for some when a host is lost."""
+    def expect(self, source: Source) -> None:
+        """Of this model ranks are started: any agent may be asked for some when a host is lost."""
 
 
 class Front:
@@ -170,12 +171,16 @@ class Front:
             self._obey(json.loads(data), descriptors)
         except Exception:
             log.exception("a front's order could not be obeyed")
+            for descriptor in descriptors:
+                os.close(descriptor)
             self.close()
 
     def _obey(self, order: dict[str, Any], descriptors: list[int]) -> None:
         match order:
             case {"hosts": int(number)}:
                 self._socket.send(json.dumps(self._find(number)).encode())
+            case {"expect": list(source)}:
+                self._agents.expect(tuple(source))
             case {"start": int(rank), "spec": dict(raw)}:
                 self._start(rank, RankSpec.from_json(json.dumps(raw)), descriptors)
             case {"kill": int(rank)}:
@@ -207,7 +212,7 @@ class Front:
             folder = spec.config.folder
             artifact = await asyncio.to_thread(Artifact.of, folder)
             relay.start(spec, folder, artifact)
-            self._agents.expect(spec, folder, artifact)
+            self._agents.expect(spec.source)
         except Exception as error:
             log.exception("a rank cannot be started on another host")
             relay.end(End(lost=f"it cannot be started on another host: {describe(error)}"))

@@ -46,12 +46,12 @@ async def greet(link: Link, token: bytes, name: str, versions: Mapping[str, str]
         Refused: the exchange will not have it, or has not the token.
         LinkError: it does not speak as an exchange does.
     """
-    theirs = _nonce(await _hear(link))
+    theirs = _nonce(await _hear(link, refuses=True))
     hello = {"nonce": secrets.token_hex(_NONCE_BYTES), "name": name, "versions": dict(versions)}
     said = json.dumps({"exchange": theirs, **hello})
     _say(link, said=said, proof=_proof(token, "agent", said))
-    answer = await _hear(link)
-    if not _is_proof(answer.get("proof"), token, "exchange", said):
+    answer = await _hear(link, refuses=True)
+    if not _is_proof(_text(answer, "proof"), token, "exchange", said):
         raise Refused("the exchange has another token than this agent (AGENT_TOKEN)")
     return Greeted(name, float(answer["lease"]))
 
@@ -72,7 +72,7 @@ async def welcome(
     _say(link, nonce=mine)
     answer = await _hear(link)
     said = _text(answer, "said")
-    if not _is_proof(answer.get("proof"), token, "agent", said):
+    if not _is_proof(_text(answer, "proof"), token, "agent", said):
         _refuse(link, "the agent has another token than the exchange (AGENT_TOKEN)")
     hello = _json(said)
     if hello.get("exchange") != mine:
@@ -95,11 +95,12 @@ def _refuse(link: Link, why: str) -> None:
     raise Refused(why)
 
 
-async def _hear(link: Link) -> dict[str, Any]:
+async def _hear(link: Link, *, refuses: bool = False) -> dict[str, Any]:
+    """Only an exchange refuses: what a stranger says goes into no log."""
     frame = await link.receive()
     if frame is None:
         raise LinkError("it hung up before it had said who it is")
-    if frame.message.kind is Kind.REFUSED:
+    if refuses and frame.message.kind is Kind.REFUSED:
         raise Refused(frame.message.text)
     if frame.message.kind is not Kind.HELLO or frame.channel != CONTROL:
         raise LinkError("it does not say who it is")
@@ -117,9 +118,11 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def _text(said: Mapping[str, Any], key: str) -> str:
-    if not isinstance(said.get(key), str):
+    """Ours is ASCII; half a character, which JSON can name, is no text that could be hashed."""
+    text = said.get(key)
+    if not isinstance(text, str) or not text.isascii():
         raise LinkError(f"it does not say its {key}")
-    return str(said[key])
+    return text
 
 
 def _nonce(said: Mapping[str, Any]) -> str:
@@ -134,6 +137,5 @@ def _proof(token: bytes, role: str, said: str) -> str:
     return hmac.new(token, f"{role}\0{said}".encode(), hashlib.sha256).hexdigest()
 
 
-def _is_proof(given: Any, token: bytes, role: str, said: str) -> bool:
-    expected = _proof(token, role, said)
-    return isinstance(given, str) and hmac.compare_digest(given.encode(), expected.encode())
+def _is_proof(given: str, token: bytes, role: str, said: str) -> bool:
+    return hmac.compare_digest(given, _proof(token, role, said))

@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..front.supervise.forkserver_client import ForkserverClient
+from ..model.config import parse
 from ..model.errors import describe
-from ..model.rank_spec import RankSpec
+from ..model.rank_spec import RankSpec, Source
 from ..wire.message import MAX_MESSAGE, Kind, Message
 from .blocks import Block
 from .contents import Artifact
@@ -72,12 +74,16 @@ class Connected:
 
     def _end(self) -> None:
         self._link.close()
+        self._cache.close()
         for task in self._tasks:
             task.cancel()
         for future in self._wanted:
             future.cancel()
         for block in list(self._blocks.values()):
-            block.kill()
+            try:
+                block.kill()
+            except Exception:  # The others end all the same.
+                log.exception("the ranks of a block cannot be ended")
 
     def _say_pulse(self) -> None:
         """With the pids and vitals of all ranks."""
@@ -92,7 +98,9 @@ class Connected:
         kind = frame.message.kind
         if frame.channel == CONTROL:
             if kind is Kind.FETCH and self._wanted:
-                self._wanted.popleft().set_result(frame.payload)
+                future = self._wanted.popleft()
+                if not future.done():  # Who wanted it was ended meanwhile.
+                    future.set_result(frame.payload)
             elif kind is Kind.PREPARE:
                 self._run(self._prepare(json.loads(frame.payload)))
             elif kind is not Kind.PULSE:
@@ -101,7 +109,7 @@ class Connected:
         if kind is Kind.START:
             task = self._run(self._start(frame.channel, json.loads(frame.payload)))
             self._starting[frame.channel] = task
-            task.add_done_callback(lambda _: self._starting.pop(frame.channel))
+            task.add_done_callback(partial(self._started, frame.channel))
             return
         if kind is Kind.KILL and frame.channel in self._starting:
             self._starting[frame.channel].cancel()
@@ -117,6 +125,12 @@ class Connected:
         else:
             rank.hear(frame.message, frame.payload)
 
+    def _started(self, channel: int, task: asyncio.Task[None]) -> None:
+        """Or ended while it started, perhaps before it began to."""
+        del self._starting[channel]
+        if task.cancelled():
+            self._say_end(channel, "it was ended while it started")
+
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -125,14 +139,13 @@ class Connected:
 
     async def _start(self, channel: int, order: dict[str, Any]) -> None:
         try:
-            spec, forkserver = await self._prepared(order)
+            spec = RankSpec.from_json(order["spec"])
+            source, forkserver = await self._prepared(spec.source, order["files"])
+            spec = replace(spec, source=source)
             block = self._block(order["block"], spec, forkserver)
             self._of_channel[channel] = block
             block.start(channel, spec)
             self._say_pulse()  # So that its front knows the pid before it serves.
-        except asyncio.CancelledError:
-            self._say_end(channel, "it was ended while it started")
-            raise
         except Exception as error:
             log.error("a rank cannot be started: %s", describe(error))
             self._say_end(channel, f"it cannot be started there: {describe(error)}")
@@ -142,21 +155,21 @@ class Connected:
 
     async def _prepare(self, order: dict[str, Any]) -> None:
         try:
-            spec, _ = await self._prepared(order)
-            log.info("ready for ranks of %s", spec.config.name)
+            source, _ = await self._prepared(tuple(order["source"]), order["files"])
+            log.info("ready for ranks of %s", Path(source[1]).name)
         except Exception as error:
             log.warning("a model cannot be prepared: %s", describe(error))
 
-    async def _prepared(self, order: dict[str, Any]) -> tuple[RankSpec, ForkserverClient]:
-        """With the model's folder as it is on this host, and what has imported its engine."""
-        spec = RankSpec.from_json(order["spec"])
-        there, version = Path(spec.source[1]), spec.source[2]
-        artifact = Artifact.from_json(order["files"])
-        if (there / version).is_dir():  # The files' hashes take seconds; so do imports.
-            self._forkservers.begin(spec.config)
-        repository = await self._cache.repository(there, version, artifact)
-        spec = replace(spec, source=(spec.source[0], str(repository), *spec.source[2:]))
-        return spec, await self._forkservers.get(spec.config)
+    async def _prepared(self, source: Source, files: str) -> tuple[Source, ForkserverClient]:
+        """With the model's folder as it is on this host, and what has imported its engine: that
+        takes seconds, and so does it to look through the files."""
+        text, there, version, *rest = source
+        artifact = Artifact.from_json(files)
+        if likely := self._cache.likely(Path(there), version, artifact):
+            self._forkservers.begin(parse(text, str(likely), version, *rest))
+        repository = await self._cache.repository(Path(there), version, artifact)
+        here = text, str(repository), version, *rest
+        return here, await self._forkservers.get(parse(*here))
 
     def _versions(self) -> list[Path]:
         return [block.version for block in self._blocks.values()]

@@ -18,9 +18,12 @@ async def keep(link: Link, seconds: float, pulse: Callable[[], None]) -> None:
     does not count: what the other side said meanwhile is still to be read.
     """
     interval = min(PULSE_SECONDS, seconds / 4)
-    while link.silence < seconds:
-        pulse()
-        began = time.monotonic()
-        await asyncio.sleep(interval)
-        link.heard += time.monotonic() - began - interval
-    link.close()
+    try:
+        while link.silence < seconds:
+            pulse()
+            began = time.monotonic()
+            await asyncio.sleep(interval)
+            now = time.monotonic()
+            link.heard = min(now, link.heard + now - began - interval)
+    finally:  # Also if `pulse` raises: without it nobody would notice that a link is cut.
+        link.close()

@@ -23,7 +23,7 @@ from ..wire.message import MAX_MESSAGE, Message
 _SIZE = struct.Struct("<I")
 _HEADER = struct.Struct("<II")
 _PIECE = 1 << 18
-"""Bytes that are read at a time, so that a slow connection is heard of while a frame arrives."""
+"""Bytes that are read at a time, at most: a slow connection is heard of while a frame arrives."""
 _TOGETHER = 1 << 16
 """Bytes of a payload that is worth a packet of its own."""
 GREETING = 1 << 12
@@ -112,13 +112,16 @@ class Link:
     async def _read(self, size: int) -> bytes | None:
         pieces = []
         while size:
-            try:
-                pieces.append(await self._reader.readexactly(min(size, _PIECE)))
-            except asyncio.IncompleteReadError:
+            if not (piece := await self._reader.read(min(size, _PIECE))):
                 return None
+            pieces.append(piece)
             self.heard = time.monotonic()
             size -= len(pieces[-1])
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def leave(self) -> None:
+        """Once the other side has what it was told."""
+        self._writer.close()
 
     def close(self) -> None:
         """At once: nobody waits for what is under way."""

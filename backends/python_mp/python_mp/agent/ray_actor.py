@@ -11,14 +11,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from . import __main__ as agent
 
+_REMOVE_SECONDS = 1.0
 _OF_RAY = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RAY_")
 
 
 class AgentActor:
-    """Its process ends with the agent, and the agent with its process.
+    """Its process ends with the agent, and the agent with its process. Where there is no server any
+    more, its placement group goes, too: nobody else would give Ray these hosts back.
 
     Args:
         place: its number in the placement group.
@@ -46,7 +49,19 @@ class AgentActor:
         return os.uname().nodename
 
     def _end_with_it(self) -> None:
-        os._exit(self._agent.wait())
+        status = self._agent.wait()
+        if status == agent.GONE:
+            threading.Timer(_REMOVE_SECONDS, os._exit, [status]).start()  # Ray may be gone, too.
+            _remove_own_group()
+        os._exit(status)
+
+
+def _remove_own_group() -> None:
+    from ray.util import get_current_placement_group, remove_placement_group
+
+    with suppress(Exception):  # Another one of its agents has done it.
+        if group := get_current_placement_group():
+            remove_placement_group(group)
 
 
 def without_rays(environment: Mapping[str, str]) -> dict[str, str]:

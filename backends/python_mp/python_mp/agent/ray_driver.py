@@ -38,8 +38,9 @@ _LOOK_SECONDS = 1.0
 _PATIENT_LOOKS = 5
 """Until it says what it waits for: a group takes a second or two where there are hosts."""
 _LEAVE_SECONDS = 30.0
-"""Without an exchange, after which an agent gives its host back to Ray, though nobody tells it
-to. Until then a server that starts again finds it as it was."""
+"""Without a word of an exchange, after which an agent gives its host back to Ray, though nobody
+tells it to: a link that is cut may be mended until then. Where its host says that there is none, it
+waits for the lease."""
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds from one start of an agent to the next one; the last goes on for as long as it takes."""
 _LASTED_SECONDS = 60.0

@@ -20,10 +20,11 @@ def run_folder(parent: Path) -> Iterator[Path]:
     holds its lock any more. Raises OSError."""
     for left in parent.glob(f"{_PREFIX}*"):
         with suppress(OSError):
-            os.close(_locked(left))
+            os.close(_locked(left / _LOCK))
             shutil.rmtree(left)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    lock = _locked(folder)
+    lock = _locked(folder / "new", os.O_CREAT)
+    (folder / "new").rename(folder / _LOCK)  # Nobody has seen it while it was not locked.
     try:
         yield folder
     finally:
@@ -31,9 +32,9 @@ def run_folder(parent: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _locked(folder: Path) -> int:
+def _locked(file: Path, more: int = 0) -> int:
     """A descriptor, which no program that is started inherits."""
-    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+    lock = os.open(file, os.O_RDWR | os.O_NOFOLLOW | more, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -8,6 +8,9 @@ from functools import cached_property
 
 from .config import ModelConfig, parse
 
+Source = tuple[str, ...]
+"""What `parse` makes a ModelConfig of."""
+
 
 @dataclass(frozen=True)
 class RankSpec:
@@ -15,7 +18,7 @@ class RankSpec:
     pid and the descriptors that came with the order. On another host the agent fills in cores,
     threads and folders, too."""
 
-    source: tuple[str, ...]
+    source: Source
     replica: int
     generation: int
     rank: int

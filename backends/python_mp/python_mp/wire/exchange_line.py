@@ -3,9 +3,11 @@
     front                                            exchange
     {"hosts": N}                                     {"leader": ADDRESS, "hosts": [[NAME, ADDRESS]]}
                                                      or {"missing": SENTENCE}
+    {"expect": SOURCE}
     {"start": RANK, "spec": RankSpec} + descriptors
     {"kill": RANK}, {"stacks": RANK}
 
+SOURCE is what `parse` makes a ModelConfig of: agents prepare themselves for its ranks.
 A front has a connection for each generation; with it go the ranks that were started over it.
 A rank's descriptors, in this order: the exchange's end of its socket, the arena, the file for
 stacks, the file where `Vitals` are, and a pipe, whose end of file is the rank's end; what it says

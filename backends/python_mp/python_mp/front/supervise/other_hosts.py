@@ -11,7 +11,7 @@ from signal import SIGKILL
 from typing import Any
 
 from ...machine.vital import Vital
-from ...model.rank_spec import RankSpec
+from ...model.rank_spec import RankSpec, Source
 from ...wire import exchange_line
 from ...wire.exchange_line import End, Vitals
 from ...wire.sockets import Connection
@@ -63,11 +63,8 @@ class Hosts:
         self._socket.close()
 
     def _ask(self, number: int) -> dict[str, Any]:
-        self._socket.settimeout(_ANSWER_SECONDS)
         try:
-            self._socket.connect(exchange_line.address(os.environ.get(exchange_line.VARIABLE, "")))
-            if not exchange_line.is_of_this_user(self._socket):
-                raise HostsMissing("the process to which agents connect is another user's")
+            _connect(self._socket)
             self._socket.send(json.dumps({"hosts": number}).encode())
             answer = self._socket.recv(exchange_line.MAX_ORDER)
         except (ConnectionError, TimeoutError):
@@ -78,6 +75,23 @@ class Hosts:
         if "missing" in said:
             raise HostsMissing(str(said["missing"]))
         return said
+
+
+def announce(source: Source) -> None:
+    """Has other hosts begin to fetch and import what ranks of this model need. Where there is no
+    exchange nothing happens: who needs it finds that out."""
+    missing = suppress(OSError, HostsMissing)
+    with missing, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+        _connect(line)
+        line.send(json.dumps({"expect": source}).encode())
+
+
+def _connect(line: socket.socket) -> None:
+    """To the exchange. Raises HostsMissing or OSError."""
+    line.settimeout(_ANSWER_SECONDS)
+    line.connect(exchange_line.address(os.environ.get(exchange_line.VARIABLE, "")))
+    if not exchange_line.is_of_this_user(line):
+        raise HostsMissing("the process to which agents connect is another user's")
 
 
 class OtherRank:

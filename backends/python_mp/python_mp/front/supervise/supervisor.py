@@ -28,7 +28,7 @@ from ..status import State, Status
 from . import scratch
 from .forkserver_client import ForkserverClient, ForkserverLost
 from .host_search import PAUSE_SECONDS, HostSearch
-from .other_hosts import Hosts
+from .other_hosts import Hosts, announce
 from .patience import Patience
 from .watchdog import Watchdog
 
@@ -261,6 +261,8 @@ class Supervisor:
         if self._forkserver is None:
             engine, folder = self._config.parameters.engine, self._config.folder
             self._forkserver = ForkserverClient(engine, folder, self._server)
+            if self._config.parameters.hosts > 1:
+                announce(self._config.source)  # They import it meanwhile, too.
         return self._forkserver
 
     def _wait_for(self, forkserver: ForkserverClient, watchdog: Watchdog, deadline: float) -> None:

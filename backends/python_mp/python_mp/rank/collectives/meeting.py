@@ -13,6 +13,7 @@ import json
 import logging
 import secrets
 import socket
+import time
 from collections.abc import Sequence
 
 from torch.distributed.distributed_c10d import Store
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _STRANGER_SECONDS = 2.0
 """In which who connects must have proved itself: the others wait meanwhile."""
+_LEAST_SECONDS = 0.001
 _NONCE, _RANK = 32, 4
 
 
@@ -58,26 +60,31 @@ def _dial(address: tuple[str, int], key: bytes, me: int, peer: int) -> socket.so
 
 
 def _let_in(connection: socket.socket, key: bytes, me: int, wanted: set[int]) -> int:
-    connection.settimeout(_STRANGER_SECONDS)
-    peer = greet(connection, key, me, dials=False)
+    peer = greet(connection, key, me, dials=False, seconds=_STRANGER_SECONDS)
     if peer not in wanted:
         raise PermissionError(f"rank {peer} is not expected")
     return peer
 
 
-def greet(connection: socket.socket, key: bytes, me: int, *, dials: bool) -> int:
+def greet(
+    connection: socket.socket, key: bytes, me: int, *, dials: bool, seconds: float | None = None
+) -> int:
     """The other end's rank.
+
+    Args:
+        seconds: for all of it; None where whoever started this rank bounds its start.
 
     Raises:
         PermissionError: it does not have the key.
-        EOFError, OSError: it says too little, or nothing.
+        EOFError, OSError: it says too little, or nothing, or not in time.
     """
+    deadline = None if seconds is None else time.monotonic() + seconds
     mine = secrets.token_bytes(_NONCE) + me.to_bytes(_RANK)
     connection.sendall(mine)
-    theirs = _exactly(connection, len(mine))
+    theirs = _exactly(connection, len(mine), deadline)
     called = mine + theirs if dials else theirs + mine  # Who dials stands first.
     connection.sendall(_proof(key, called, dials))
-    if not hmac.compare_digest(_exactly(connection, 32), _proof(key, called, not dials)):
+    if not hmac.compare_digest(_exactly(connection, 32, deadline), _proof(key, called, not dials)):
         raise PermissionError("it does not know the secret of this group")
     return int.from_bytes(theirs[_NONCE:])
 
@@ -86,9 +93,11 @@ def _proof(key: bytes, called: bytes, dials: bool) -> bytes:
     return hmac.digest(key, called + bytes([dials]), hashlib.sha256)
 
 
-def _exactly(connection: socket.socket, count: int) -> bytes:
+def _exactly(connection: socket.socket, count: int, deadline: float | None) -> bytes:
     found = b""
     while len(found) < count:
+        if deadline is not None:
+            connection.settimeout(max(_LEAST_SECONDS, deadline - time.monotonic()))
         part = connection.recv(count - len(found))
         if not part:
             raise EOFError("it has closed the connection")
