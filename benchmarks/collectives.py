@@ -28,7 +28,7 @@ from tests.support.network import Host, network, why_not
 
 Enter = Callable[[], AbstractContextManager[None]]
 BYTES = [1536, 49_152, 196_608, 786_432]
-DTYPES = [torch.float32, torch.bfloat16]
+CASES = tuple(itertools.product([torch.float32, torch.bfloat16], BYTES))
 ROUNDS, CALLS, GLOO_CALLS = 20, 100, 10
 
 
@@ -39,11 +39,13 @@ class Ranks:
         size: of them.
         where: the address of each host; one without an address is this machine.
         cores: of each rank; none where they are left alone.
+        cases: dtypes, and bytes.
     """
 
     size: int
     where: tuple[str, ...] = ("",)
     cores: tuple[int, ...] = ()
+    cases: tuple[tuple[torch.dtype, int], ...] = CASES
 
     @property
     def hosts(self) -> int:
@@ -58,11 +60,16 @@ def run() -> list[dict[str, Any]]:
     cores = tuple(sorted(os.sched_getaffinity(0)))
     sizes = [size for size in (2, 4) if size <= len(cores)]
     records = [r for size in sizes for r in _measure(Ranks(size, cores=cores[:size]))]
+    return records + over_two_hosts()
+
+
+def over_two_hosts(cases: tuple[tuple[torch.dtype, int], ...] = CASES) -> list[dict[str, Any]]:
+    """The records of two hosts alone."""
     with _two_hosts() as hosts:
         enter: list[Enter] = [host.entered for host in hosts]
         enter = enter or [nullcontext] * 2
         where = tuple(host.address for host in hosts) or ("127.0.0.1",) * 2
-        return records + _measure(Ranks(4, where), enter)
+        return _measure(Ranks(4, where, cases=cases), enter)
 
 
 def main() -> None:
@@ -112,8 +119,7 @@ def _rank(rank: int, ranks: Ranks, folder: str, link: Any) -> None:
     ours = connect("shm", **where, region=f"{folder}/region{ranks.host(rank)}", store=stores[0])
     gloo = connect("gloo", **where, store=stores[1])
     name = str(ranks.size) if ranks.hosts == 1 else f"{ranks.hosts} hosts x {ranks.size // 2}"
-    sizes = itertools.product(DTYPES, BYTES)
-    records = [{"ranks": name} | _compare(ours, gloo, dtype, nbytes) for dtype, nbytes in sizes]
+    records = [{"ranks": name} | _compare(ours, gloo, *case) for case in ranks.cases]
     if rank == 0:
         link.send(records)
     gloo.close()

@@ -25,19 +25,13 @@ from tests.support.configs import echo_config
 from tests.support.network import Host
 from tests.support.other_hosts import QUICK, Program
 from tests.support.processes import alive, until
-from tests.support.ray_cluster import Cluster, processes, ray_cluster
+from tests.support.ray_cluster import NOTICED_SOON, Cluster, processes, ray_cluster
 from tests.support.replicas import Served, ask, counted, served, values
 
 pytest.importorskip("ray", reason="Ray is not installed (requirements-ray.txt)")
 START_SECONDS = 60.0
 LEASE, NOISE_SECONDS = float(QUICK[-1]), 2.0
 AGENT = "python_mp.agent"
-NOTICED_SOON = {
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "500",
-    "RAY_health_check_failure_threshold": "3",
-}
-"""Ray's head asks its hosts so often, and gives them up so soon."""
 GROUPS = """
 import sys, ray
 from ray.util import placement_group_table

@@ -20,6 +20,12 @@ from tests.support.processes import ENVIRONMENT, until
 
 PORT = 6379
 START_SECONDS = 60.0
+NOTICED_SOON = {
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""Ray's head asks its hosts so often, and gives them up so soon."""
 
 
 @dataclass

@@ -148,13 +148,13 @@ def test_what_is_damaged_in_the_cache_is_fetched_again(version: Path, tmp_path: 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were read for their hash."""
-    names, whole = [], Hashes._read
+    names, whole = [], Hashes._digest
 
     def reading(self: Hashes, path: Path) -> str:
         names.append(path.name)
         return whole(self, path)
 
-    monkeypatch.setattr(Hashes, "_read", reading)
+    monkeypatch.setattr(Hashes, "_digest", reading)
     return names
 
 

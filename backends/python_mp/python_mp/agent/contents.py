@@ -87,7 +87,7 @@ class Hashes:
             known = self._known.get(name)
             if known and known[:-1] == seen:
                 return str(known[-1])
-            found = self._read(path)
+            found = self._digest(path)
             if len(self._known) >= _MOST:
                 self._known.clear()
             self._known[name] = [*seen, found]
@@ -110,7 +110,7 @@ class Hashes:
         """Who reads a file does not do so to its end."""
         self._stopped = True
 
-    def _read(self, path: Path) -> str:
+    def _digest(self, path: Path) -> str:
         total = hashlib.sha256()
         with path.open("rb", buffering=0) as file:
             while piece := file.read(_PIECE):
