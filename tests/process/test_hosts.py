@@ -179,7 +179,7 @@ def test_an_agent_without_an_exchange_leaves_if_told_to(
             agent.says(f"there is no exchange for {patience:g} s; it leaves")
             until(lambda: not any(map(alive, [agent.process.pid, *forkservers])))
             assert patience - 1.5 < time.monotonic() - began < patience + 2
-        made.exchange.kill()
+            made.exchange.kill()  # One that is stopped would let the replica's end wait.
 
 
 def test_other_hosts_prepare_themselves_while_this_one_does(two: Hosts, tmp_path: Path) -> None:
