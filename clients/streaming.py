@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from clients.at_once import Inputs
 from clients.connection import connect, default_url, sentence
+from clients.stream_errors import status_and_text
 
 Parameters = Mapping[str, str | int | bool]
 """Triton's request parameters. A number with a point goes as text: not every server reads one."""
@@ -66,7 +67,7 @@ def stream(
         while True:
             result, error = found.get()
             if error is not None:
-                raise StreamError(sentence(error, address)) from error
+                raise StreamError(_sentence(error, address)) from error
             response = result.get_response()
             is_whole = response.parameters["triton_final_response"].bool_param
             if response.outputs:
@@ -76,6 +77,12 @@ def stream(
     finally:
         client.stop_stream(cancel_requests=not is_whole)
         client.close()
+
+
+def _sentence(error: Exception, address: str) -> str:
+    if isinstance(error, InferenceServerException) and error.status() is None:
+        return status_and_text(str(error.message()))[1]
+    return sentence(error, address)
 
 
 def _put(found: queue.SimpleQueue[Any], result: Any, error: Exception | None) -> None:

@@ -1,4 +1,5 @@
-"""Triton's errors, as our clients are told them: the one place that knows their texts."""
+"""Triton's errors, as our clients are told them. What those of a stream are, which come without a
+status: clients/stream_errors.py."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 import grpc
 from tritonclient.utils import InferenceServerException
 
+from clients.stream_errors import UNKNOWN, status_and_text
 from gateway.errors import ApiError
 
 FULL = "the queue is full", "Exceeds maximum queue size"
@@ -17,7 +19,6 @@ RETRY_SECONDS = 1
 _CONTEXT = re.compile(r"has \d+ tokens, .* the model's context has \d+")
 _PARAMETER = re.compile(r"(?:parameter|unknown parameter) '(\w+)'|^'(\w+)' has the id")
 _TENSOR = re.compile(r"\b[A-Z]+(?:_[A-Z]+)*\b")
-_REQUEST = re.compile(r"^\[request id: [^\]]*\] ")
 Names = Mapping[str, str]
 """The client's word for each tensor and parameter of Triton that has another."""
 
@@ -35,11 +36,15 @@ def translated(error: Exception, names: Names) -> ApiError:
 
 
 def _parts(error: Exception) -> tuple[str, str]:
+    """gRPC's status and the text, which says what the status does not."""
     if isinstance(error, grpc.RpcError):
-        return error.code().name, _REQUEST.sub("", error.details() or "")
-    assert isinstance(error, InferenceServerException)
-    status = str(error.status() or "").removeprefix("StatusCode.")
-    return status, _REQUEST.sub("", str(error.message()))
+        status, text = error.code().name, error.details() or ""
+    else:
+        assert isinstance(error, InferenceServerException)
+        status = str(error.status() or UNKNOWN).removeprefix("StatusCode.")
+        text = str(error.message())
+    said, text = status_and_text(text)
+    return said if status == UNKNOWN else status, text
 
 
 def _invalid(text: str, names: Names) -> ApiError:

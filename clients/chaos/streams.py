@@ -12,10 +12,10 @@ from tritonclient.utils import InferenceServerException
 
 from clients.chaos.next_token import Heard
 from clients.chaos.questions import Array, Question
+from clients.stream_errors import with_status
 
 SHOWN = "ANSWER", "OUTPUT_IDS"
 """What is compared: the first of these that the parts have."""
-_STRICT = {"triton_grpc_error": "true"}  # an error comes with its status
 Results = queue.SimpleQueue[tuple[Any, Any]]
 
 
@@ -30,7 +30,7 @@ def over_grpc(
     """All of the answer, whose parts come over a client of its own and through `found`. Raises what
     tritonclient does, and TimeoutError."""
     is_whole = False
-    client.start_stream(lambda result, error: found.put((result, error)), headers=_STRICT)
+    client.start_stream(lambda result, error: found.put((result, error)))
     try:
         client.async_stream_infer(
             question.model,
@@ -52,7 +52,7 @@ def _parts(found: Results, deadline: float) -> Iterator[Mapping[str, Array]]:
         except queue.Empty:
             raise TimeoutError from None
         if error is not None:
-            raise error
+            raise with_status(error)
         response = result.get_response()
         if response.outputs:
             yield {each.name: result.as_numpy(each.name) for each in response.outputs}
@@ -77,7 +77,7 @@ def _plain(array: Array) -> Any:
 
 def _checked(event: dict[str, Any]) -> Mapping[str, Array]:
     if "error" in event:
-        raise InferenceServerException(event["error"])
+        raise with_status(InferenceServerException(event["error"]))
     numbers = "OUTPUT_IDS", "USAGE"
     made = {name: np.array(event[name], np.int32).reshape(1, -1) for name in numbers}
     if "ANSWER" in event:

@@ -101,6 +101,21 @@ def value_of(found: queue.SimpleQueue[Any]) -> float:
     return float(result.as_numpy("OUT").item())
 
 
+def test_nobody_can_have_streams_end_with_a_status(both: Fronted) -> None:
+    """Which Triton 24.10 does not always survive."""
+    found: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
+    with connect(both.front, "grpc") as client:
+        asks = {"triton_grpc_error": "true"}
+        client.start_stream(lambda result, error: found.put((result, error)), headers=asks)
+        tensor = InferInput("IN", [1, 1], "FP32")
+        tensor.set_data_from_numpy(np.ones((1, 1), np.float32))
+        client.async_stream_infer("no_model", [tensor])
+        _, error = found.get(timeout=SECONDS)
+        client.stop_stream()
+    assert error is not None
+    assert (error.status(), "unknown model" in error.message()) == (None, True)
+
+
 def leave_http(front: Front, gate: Path) -> None:
     body = json.dumps({"IN": [1.0, 2.0], "gate": str(gate)}).encode()
     with opened(front.http, STREAM, body) as answer:

@@ -83,6 +83,12 @@ def for_clients(error: Exception) -> str:
     return _PATH.sub(lambda path: path["plain"] or f"'{_last(path[0])}'", _text(error))
 
 
+def in_parts(status: str, text: str) -> str:
+    """An error's text where answers come in parts: Triton hands on no status there, so it stands in
+    the text. clients/stream_errors.py reads it."""
+    return f"{status}: {text}"
+
+
 def describe(error: BaseException) -> str:
     """In a line of at most some hundred characters; our own errors are sentences already."""
     name = type(error).__name__

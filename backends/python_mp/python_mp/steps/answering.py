@@ -13,19 +13,31 @@ from typing import Any, TypeVar
 log = logging.getLogger("python_mp")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Told = Callable[[str, str], str]
+"""What a client is told of an error's status and text."""
 UNEXPECTED = "The request could not be answered; the server's log says why."
 
 
+def text_only(_: str, text: str) -> str:
+    """Triton says the status."""
+    return text
+
+
 def each(
-    requests: Sequence[Any], answer: Callable[[Any], list[Any]], refusal: type[Exception]
+    requests: Sequence[Any],
+    answer: Callable[[Any], list[Any]],
+    refusal: type[Exception],
+    told: Told = text_only,
 ) -> list[Any]:
     """The response to each request: the tensors that `answer` returns, or its error.
 
     Args:
         refusal: what `answer` raises for a request that is not served; clients get its sentence, as
             bad input where it has no `status`.
+        told: what they get of its status and its sentence; for the steps of an ensemble that
+            answers in parts, `in_parts`.
     """
-    return [_response(partial(answer, request), refusal) for request in requests]
+    return [_response(partial(answer, request), refusal, told) for request in requests]
 
 
 def together(
@@ -61,22 +73,24 @@ def _shared(
         return None
 
 
-def _response(answer: Callable[[], list[Any]], refusal: type[Exception]) -> Any:
+def _response(
+    answer: Callable[[], list[Any]], refusal: type[Exception], told: Told = text_only
+) -> Any:
     import triton_python_backend_utils as pb_utils
 
-    return _caught(lambda: pb_utils.InferenceResponse(answer()), refusal)
+    return _caught(lambda: pb_utils.InferenceResponse(answer()), refusal, told)
 
 
-def _caught(work: Callable[[], Any], refusal: type[Exception]) -> Any:
+def _caught(work: Callable[[], Any], refusal: type[Exception], told: Told = text_only) -> Any:
     """What `work` returns, or the response that says why there is nothing."""
     import triton_python_backend_utils as pb_utils
 
     try:
         return work()
     except refusal as error:
-        status = getattr(error, "status", "INVALID_ARG")
-        failure = pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, status))
+        status, text = getattr(error, "status", "INVALID_ARG"), str(error)
     except BaseException:
         log.exception("a request could not be answered")
-        failure = pb_utils.TritonError(UNEXPECTED, pb_utils.TritonError.INTERNAL)
+        status, text = "INTERNAL", UNEXPECTED
+    failure = pb_utils.TritonError(told(status, text), getattr(pb_utils.TritonError, status))
     return pb_utils.InferenceResponse(error=failure)

@@ -14,7 +14,7 @@ import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
 from ..model import ensembles
-from ..model.errors import LoadError, for_clients
+from ..model.errors import LoadError, for_clients, in_parts
 from ..model.manifest import Manifest
 from . import answering, conversation, settings_file, text_input
 from .chat_template import ChatTemplate
@@ -37,7 +37,7 @@ class TritonPythonModel:
         self.tokenizer = Tokenizer.from_file(str(version / "tokenizer.json"))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return answering.each(requests, self._answer, TextError)
+        return answering.each(requests, self._answer, TextError, in_parts)
 
     def _answer(self, request: Any) -> list[Any]:
         given = {

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from ..front.place.presence import runtime_folder
 from ..model import ensembles
-from ..model.errors import LoadError, PythonMpError
+from ..model.errors import LoadError, PythonMpError, in_parts
 from ..model.manifest import Manifest
 from . import answering
 from .handed_on import HandedOn
@@ -37,7 +37,7 @@ class TritonPythonModel:
         self.parts = TextParts(Tokenizer.from_file(str(version / "tokenizer.json")))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return answering.each(requests, self._answer, PythonMpError)
+        return answering.each(requests, self._answer, PythonMpError, in_parts)
 
     def _answer(self, request: Any) -> list[Any]:
         self.handed_on.look(request)

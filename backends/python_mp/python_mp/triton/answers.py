@@ -9,7 +9,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from ..model.config import ModelConfig
-from ..model.errors import PythonMpError, for_clients
+from ..model.errors import PythonMpError, for_clients, in_parts
 from ..model.request import Array
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -30,8 +30,16 @@ def response(outputs: Mapping[str, Array]) -> Any:
 
 
 def failure(error: PythonMpError) -> Any:
-    code = getattr(pb_utils.TritonError, error.status)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(for_clients(error), code))
+    return _failed(error.status, for_clients(error))
+
+
+def failure_in_parts(error: PythonMpError) -> Any:
+    return _failed(error.status, in_parts(error.status, for_clients(error)))
+
+
+def _failed(status: str, text: str) -> Any:
+    code = getattr(pb_utils.TritonError, status)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
 
 
 class Window:
