@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
 
+SIZES = ("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)
+"""Of messages, as tritonclient has them where it is given no `channel_args`."""
+
 
 @dataclass(frozen=True)
 class Proxy:
@@ -46,8 +49,7 @@ def direct(address: str) -> dict[str, Any]:
     """Arguments for tritonclient's gRPC client of host:port that keep out a proxy of no use."""
     if before(address) is None or not is_near(address):
         return {}
-    sizes = ("grpc.max_send_message_length", "grpc.max_receive_message_length")  # as it does itself
-    return {"channel_args": [("grpc.enable_http_proxy", 0), *((size, -1) for size in sizes)]}
+    return {"channel_args": [("grpc.enable_http_proxy", 0), *SIZES]}
 
 
 def _covers(exception: str, host: str) -> bool:

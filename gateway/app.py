@@ -18,13 +18,16 @@ from gateway import (
     text_completions,
 )
 from gateway.guard import OPEN, Guard
+from gateway.patience import Limits
 from gateway.registry import Registry
 from gateway.upstream import Triton
 
 ENDPOINTS = (model_list, embeddings, reranking, chat_completions, text_completions)
 
 
-def create(triton_url: str, *, admin_token: str = "", token: str = "") -> FastAPI:
+def create(
+    triton_url: str, *, admin_token: str = "", token: str = "", limits: Limits | None = None
+) -> FastAPI:
     """
     Args:
         triton_url: host:port of Triton's gRPC.
@@ -34,11 +37,11 @@ def create(triton_url: str, *, admin_token: str = "", token: str = "") -> FastAP
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.triton = Triton.at(triton_url, admin_token)
+        app.state.triton = Triton.at(triton_url, admin_token, limits or Limits())
         app.state.registry = Registry(app.state.triton)
         app.state.started = int(time.time())
         yield
-        await app.state.triton.client.close()
+        await app.state.triton.close()
 
     app = FastAPI(title="OpenAI's interface to Triton", lifespan=lifespan, docs_url=None)
     app.router.redirect_slashes = False

@@ -20,7 +20,6 @@ PATHS: Mapping[str, str] = {
 """Where the models of a task are asked."""
 FRESH = 1.0  # seconds for which Triton is not asked again
 RETRY_SECONDS = 2
-PATIENCE = 10.0  # seconds for which Triton may say nothing
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,7 @@ class Registry:
         raise ApiError(404, "model_not_found", told, "model")
 
     async def _read(self) -> None:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._ask()
-        except TimeoutError:
-            told = f"Triton has said nothing for {PATIENCE:g} s; try again"
-            raise ApiError(503, "not_available", told, retry_after=RETRY_SECONDS) from None
+        await self._triton.patience.triton_only(self._ask())
         self._read_at = time.monotonic()
 
     async def _ask(self) -> None:

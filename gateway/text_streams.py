@@ -57,7 +57,8 @@ async def parts(triton: Triton, model: Model, inputs: Inputs, parameters: Parame
 async def _by_ensemble(
     triton: Triton, model: Model, inputs: Inputs, parameters: Parameters
 ) -> Parts:
-    async with aclosing(triton.stream(model.name, inputs, parameters)) as found:
+    stream = triton.stream(model.name, inputs, parameters, model.steps[-1])
+    async with aclosing(stream) as found:
         async for result in found:
             if result.get_response().outputs:
                 yield _part(result, _text(result.as_numpy("ANSWER")))
@@ -67,7 +68,7 @@ async def _by_steps(triton: Triton, model: Model, inputs: Inputs, parameters: Pa
     prompt, decoder, text = model.steps
     if "INPUT_IDS" not in inputs:
         inputs = {"INPUT_IDS": await triton.infer(prompt, inputs, "INPUT_IDS")}
-    async with aclosing(triton.stream(decoder, inputs, parameters)) as found:
+    async with aclosing(triton.stream(decoder, inputs, parameters, text)) as found:
         async for result in found:
             if result.get_response().outputs:
                 names = "OUTPUT_IDS", "CONTEXT_IDS", "FINISH_REASON", "TRIM"

@@ -15,7 +15,7 @@ import pytest
 
 from server.process.installation import PROJECT
 from tests.support.gateways import Gateway, gateway
-from tests.support.openai_rows import GOOD, KINDS, PATHS, SETTINGS, body, rows
+from tests.support.openai_rows import GOOD, KINDS, PATHS, SETTINGS, body, rows, set_up
 from tests.support.programs import Program
 from tests.support.stand_in_triton import rendered, said, vector
 
@@ -163,9 +163,7 @@ def test_every_row_of_the_table(node: Path, served: Gateway) -> None:
     for row in rows():
         if row[1] in SETTINGS:
             with gateway(**SETTINGS[row[1]]) as other:
-                other.triton.is_open = "ADMIN_TOKEN" not in row[1]
-                if "not there" in row[1]:
-                    other.run(other.stop_triton())
+                set_up(other, row[1])
                 expect([row], asked(node, [refused(other, row)]))
 
 

@@ -54,7 +54,7 @@ class Gateway:
 
 
 @contextmanager
-def gateway(url: str | None = None, **settings: str) -> Iterator[Gateway]:
+def gateway(url: str | None = None, **settings: Any) -> Iterator[Gateway]:
     """Before Triton at that host:port, or else the stand-in; takes the arguments of `create`."""
     ended: asyncio.Queue[Any] = asyncio.Queue()
     found: list[Gateway] = []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from gateway.patience import Limits
 from server.process.installation import PROJECT
+from tests.support.gateways import Gateway
 
 GOOD: dict[str, dict[str, Any]] = {
     "chat": {"model": "talk", "messages": [{"role": "user", "content": "a"}]},
@@ -21,6 +23,7 @@ KINDS = {
     429: "RateLimitError",
     500: "InternalServerError",
     503: "InternalServerError",
+    504: "InternalServerError",
 }
 """What OpenAI's clients raise, by status; for all others it is their base."""
 
@@ -45,12 +48,23 @@ WORDS: dict[str, Any] = {
     "GET": None,
 }
 """What stands in the table in words, of which the server is as any other."""
-SETTINGS: dict[str, dict[str, str]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "no token, or another, where `GATEWAY_TOKEN` is set": {"token": "a-token"},
     "a gateway without Triton's `ADMIN_TOKEN`": {},
     "Triton is not there; `Retry-After`": {},
+    "a Triton that says nothing for `TRITON_SECONDS`; `Retry-After`": {"limits": Limits(0.2)},
+    "a model that says nothing for `ANSWER_SECONDS`": {"limits": Limits(answer=0.2)},
 }
 """The others, and the arguments of such a gateway."""
+
+
+def set_up(other: Gateway, said: str) -> None:
+    """Its Triton, as the row has it."""
+    other.triton.is_open = "ADMIN_TOKEN" not in said
+    other.triton.is_frozen = "`TRITON_SECONDS`" in said
+    other.triton.is_mute = "`ANSWER_SECONDS`" in said
+    if "not there" in said:
+        other.run(other.stop_triton())
 
 
 def rows() -> list[list[str]]:

@@ -35,6 +35,8 @@ FAULTS = {
     "[poison]": (grpc.StatusCode.INTERNAL, "this request has ended two groups of ranks"),
 }
 """What a text with the word is answered."""
+SLOW, SLOW_SECONDS = b"[slow]", 0.5
+"""A text with the word is answered so late, and so each part."""
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
 
@@ -45,6 +47,12 @@ class Refused(Exception):
     ) -> None:
         super().__init__(text)
         self.status = status
+
+
+def _on_stream(error: Refused) -> str:
+    """As of a step of the ensemble, which is our backend's."""
+    status = error.status.name.replace("INVALID_ARGUMENT", "INVALID_ARG")
+    return f"[request id: <id_unknown>] in ensemble 'talk', {status}: {error}"
 
 
 def check(text: bytes) -> None:
@@ -79,22 +87,35 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
     """
     Attributes:
         asked: parameters of each stream, in their order.
+        left: names of models whose streams were left, by their key.
+        deaf: so many requests to leave are passed over.
         cancelled: names of models whose streams were cancelled.
         is_open: to whom the list of models is open: everybody, or who has the token.
-        is_frozen, is_leaving: it says nothing about its models; or no more than their names.
+        is_frozen, is_mute, is_leaving: it says nothing at all; its models say nothing; it says no
+            more of its models than their names.
     """
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
+        self.left: asyncio.Queue[str] = asyncio.Queue()
+        self.deaf = 0
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
         self.is_open = True
-        self.is_frozen = self.is_leaving = False
+        self.is_frozen = self.is_mute = self.is_leaving = False
         self.calls: list[str] = []
+        self._leaving: dict[str, asyncio.Event] = {}
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await self._thawed()
+        return service_pb2.ServerLiveResponse(live=True)
+
+    async def _thawed(self, *, model: bool = False) -> None:
+        while self.is_frozen or (model and self.is_mute):
+            await asyncio.sleep(0.01)
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._admit(context)
-        while self.is_frozen:
-            await asyncio.sleep(0.01)
+        await self._thawed()
         found = service_pb2.RepositoryIndexResponse()
         for name in (*TASKS, *(step for steps in STEPS.values() for step in steps)):
             found.models.add(name=name, version="1", state="READY")
@@ -120,7 +141,12 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.calls.append(request.model_name)
+        await self._thawed(model=True)
+        if any(SLOW in raw for raw in request.raw_input_contents):
+            await asyncio.sleep(SLOW_SECONDS)
         tensors = _read(request)
+        if "leave" in request.parameters:
+            self._leave(_value(request.parameters["leave"]))
         try:
             return _written(request.model_name, _infer(request.model_name, tensors))
         except Refused as error:
@@ -128,20 +154,31 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> Any:  # noqa: N802
         async for request in requests:
-            self.asked.append({name: _value(it) for name, it in request.parameters.items()})
+            asked = {name: _value(it) for name, it in request.parameters.items()}
+            key = asked.pop("leave_key")
+            self.asked.append(asked)
+            left = self._leaving[key] = asyncio.Event()
             try:
-                async for outputs in self._parts(request):
+                async for outputs in self._parts(request, left):
                     whole = _written(request.model_name, outputs)
                     yield service_pb2.ModelStreamInferResponse(infer_response=whole)
             except Refused as error:
-                await context.abort(error.status, f"[request id: <id_unknown>] {error}")
-            except grpc.RpcError:
-                raise
+                yield service_pb2.ModelStreamInferResponse(error_message=_on_stream(error))
             except asyncio.CancelledError:
                 self.cancelled.put_nowait(request.model_name)
                 raise
+            finally:
+                del self._leaving[key]
+            if left.is_set():
+                self.left.put_nowait(request.model_name)
 
-    async def _parts(self, request: Any) -> AsyncIterator[Tensors]:
+    def _leave(self, key: str) -> None:
+        if self.deaf:
+            self.deaf -= 1
+        elif key in self._leaving:
+            self._leaving[key].set()
+
+    async def _parts(self, request: Any, left: asyncio.Event) -> AsyncIterator[Tensors]:
         tensors, parameters = _read(request), self.asked[-1]
         is_chat = request.model_name == "talk"
         ids = tensors.get("INPUT_IDS")
@@ -154,8 +191,12 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
                 f"{len(prompt) + most}; the model's context has {CONTEXT}"
             )
         for place in range(most):
+            await self._thawed(model=True)
+            if SLOW in prompt:
+                await asyncio.sleep(SLOW_SECONDS)
             if b"[hang]" in prompt and place:
-                await asyncio.Event().wait()
+                await left.wait()
+                raise Refused("the client has cancelled the request", grpc.StatusCode.CANCELLED)
             if b"[cut]" in prompt and place:
                 return
             if b"[fail]" in prompt and place:

@@ -74,6 +74,9 @@ class InferenceRequest:
     def inputs(self) -> list[Tensor]:
         return self._tensors
 
+    def parameters(self) -> str:
+        return ""
+
     def timeout(self) -> int:
         return 0
 

@@ -30,7 +30,8 @@ from clients import chat, chat_async
 from clients.at_once import cell
 from clients.streaming import Part, StreamError, stream
 from server.process.launch import TritonServer
-from tests.support.calls import in_parallel, settled
+from tests.support import leavers
+from tests.support.calls import in_parallel, scrape, settled
 from tests.support.gateways import Gateway, gateway
 from tests.support.openai_rows import PATHS, SETTINGS, body, expect, rows
 from tests.support.processes import until
@@ -40,6 +41,8 @@ from tests.unit.test_tokenizer_kinds import byte_level
 
 pytestmark = pytest.mark.timeout(600)
 TOKENS = 24
+FREE_SECONDS = 2.5
+"""Until the last who left have been told, and a metric is written: each second."""
 QUESTIONS = ["What is a kitten?", "Grüße 中文", "def f(x):", "x" * 200, "A list, please. " * 6]
 
 
@@ -233,6 +236,21 @@ def test_who_stops_reading_spoils_nothing(server: TritonServer, wanted: dict[str
     server.control.unload("chat")  # Nothing stays in flight.
     until(lambda: not any(v.is_active for v in server.control.index() if v.model == "chat"))
     server.control.load("chat")
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.campaign)])
+def test_triton_outlives_all_who_leave(server: TritonServer, served: Gateway, count: int) -> None:
+    """And what they had is free at once."""
+    asked: dict[str, Any] = {"model": "chat", "max_tokens": 300, "extra_body": {"ignore_eos": True}}
+    pid = server.pid
+    asyncio.run(leavers.crowd(served.url, count, asked))
+    until(lambda: not scrape(server.endpoints).total("running_sequences"), FREE_SECONDS)
+    left = settled(server.endpoints)
+    assert left.total("kv_blocks_used") == 0
+    assert left.total("refused_total", model="chat_decoder", reason="cancelled") > count / 2
+    assert (server.pid, server.is_ready()) == (pid, True)
+    with served.client() as client:
+        assert client.completions.create(**asked, prompt="And now?").usage
 
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,25 @@ from hypothesis import strategies as st
 
 from python_mp.machine.net import Net
 from python_mp.model.errors import InvalidInput
-from python_mp.wire.departures import SIZE, Departures, Whose
+from python_mp.wire.departures import FOLDER, SIZE, Departures, Whose, address, leave
 from tests.support.processes import until
 from tests.support.triton_stub import InferenceRequest, load_step
 
 Look = Callable[[Whose], None]
+
+
+KEY = "k" * 16
+
+
+class Leaving(InferenceRequest):
+    """`leave` is a key, or what somebody sends in its place."""
+
+    def __init__(self, leave: Any) -> None:
+        super().__init__()
+        self._leave = leave
+
+    def parameters(self) -> str:
+        return json.dumps({"leave": self._leave, "max_tokens": 3})
 
 
 class Cancelled(InferenceRequest):
@@ -33,10 +49,15 @@ def departures(tmp_path: Path) -> Iterator[Departures]:
 
 
 @pytest.fixture
-def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
-    """A request to the step behind, with that STREAM, whose client has gone."""
+def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The step behind."""
     handed_on: Any = load_step("handed_on", monkeypatch)
-    step = handed_on.HandedOn(tmp_path)
+    return handed_on.HandedOn(tmp_path)
+
+
+@pytest.fixture
+def look(step: Any) -> Look:
+    """A request to it with that STREAM, whose client has gone."""
     return lambda whose: step.look(Cancelled(STREAM=np.array([whose], np.int32)))
 
 
@@ -68,3 +89,37 @@ def test_nobody_ends_the_stream_of_another(
 def test_a_stream_of_another_size_is_refused(look: Look, size: int) -> None:
     with pytest.raises(InvalidInput, match=f"STREAM has {size} numbers; a decoder's has {SIZE}"):
         look((1,) * size)
+
+
+def test_who_has_the_key_leaves(departures: Departures, step: Any) -> None:
+    """Once; another key, and what is over, reach nobody, and nor does what is no key."""
+    left: list[str] = []
+    departures.expect(lambda: left.append("mine"), KEY)
+    departures.forget(departures.expect(lambda: left.append("over"), "o" * 16))
+    for key in ("", "x" * 16, KEY[:-1], 7, None, [KEY], "o" * 16, KEY, KEY):
+        step.look(Leaving(key))
+    until(lambda: bool(left))
+    departures.expect(lambda: left.append("the next"), KEY)
+    step.look(Leaving(KEY))
+    until(lambda: left == ["mine", "the next"])
+
+
+def test_every_decoder_is_told(departures: Departures, tmp_path: Path) -> None:
+    """Also where one of them has died and left its socket."""
+    left: list[str] = []
+    whose = departures.expect(lambda: left.append("here"), KEY)
+    folder = tmp_path / FOLDER
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead, address(folder, "1") as path:
+        dead.bind(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        with address(folder, "2") as path:
+            other.bind(path)
+        other.settimeout(20)
+        leave(tmp_path, KEY)
+        said = np.frombuffer(other.recv(100), np.int32).tolist()
+    assert said == [2, *whose[1:]]
+    until(lambda: left == ["here"])
+
+
+def test_where_no_decoder_is_nobody_is_told(tmp_path: Path) -> None:
+    leave(tmp_path, KEY)

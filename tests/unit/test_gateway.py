@@ -14,7 +14,8 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
-from gateway import registry
+from gateway import registry, stream_call
+from gateway.patience import Limits
 from tests.support.gateways import LIMIT, Gateway, gateway
 from tests.support.stand_in_triton import rendered, said, score, vector
 
@@ -193,7 +194,11 @@ def test_parameters_reach_triton(served: Gateway, client: OpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("count", [1, 2])
-def test_who_goes_away_cancels(served: Gateway, stream: bool, count: int) -> None:
+def test_who_goes_away_leaves_and_does_not_cancel(
+    served: Gateway, stream: bool, count: int
+) -> None:
+    """It is said again until the decoder knows of the stream."""
+    served.triton.deaf = count
     with served.client() as client:
         asked: dict[str, Any] = {"model": "talk", "prompt": "[hang]", "n": count}
         if stream:
@@ -203,7 +208,30 @@ def test_who_goes_away_cancels(served: Gateway, stream: bool, count: int) -> Non
             with pytest.raises(openai.APITimeoutError):
                 client.completions.create(**asked, timeout=0.5)
         for _ in range(count):
-            assert served.run(served.triton.cancelled.get()) == "talk"
+            assert served.run(served.triton.left.get()) == "talk"
+    assert served.triton.deaf == 0
+    assert served.triton.cancelled.empty()
+
+
+def test_what_does_not_end_is_cancelled_at_last(
+    served: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_call, "LEAVING_SECONDS", 0.2)
+    served.triton.deaf = 1000
+    with served.client() as client:
+        asked: dict[str, Any] = {"model": "talk", "prompt": "[hang]", "stream": True}
+        with client.completions.create(**asked) as events:
+            next(iter(events))
+    assert served.run(served.triton.cancelled.get()) == "talk"
+    served.triton.deaf = 0
+
+
+@pytest.mark.parametrize("where", ["[full]", "[fail]", "a"])
+def test_no_stream_that_ends_by_itself_is_left_or_cancelled(served: Gateway, where: str) -> None:
+    calls = len(served.triton.calls)
+    assert served.ask("/v1/completions", {"model": "talk", "prompt": where})[0] in (200, 429, 500)
+    assert served.triton.calls[calls:] == []
+    assert served.triton.cancelled.empty()
 
 
 @pytest.mark.parametrize("word", ["[fail]", "[cut]"])
@@ -236,9 +264,8 @@ def test_without_admin_token_it_says_why() -> None:
 def test_a_triton_that_says_nothing_is_waited_for_with_an_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry, "PATIENCE", 0.5)
     monkeypatch.setattr(registry, "FRESH", 0.0)
-    with gateway() as served:
+    with gateway(limits=Limits(triton=0.5)) as served:
         served.triton.is_frozen = True
         with ThreadPoolExecutor(8) as pool:
             began = time.monotonic()
@@ -249,6 +276,59 @@ def test_a_triton_that_says_nothing_is_waited_for_with_an_end(
         assert time.monotonic() - began < 2, "one after the other"
         served.triton.is_frozen = False
         assert served.ask("/v1/models")[0] == 200
+
+
+EMBED: dict[str, Any] = {"model": "vectors", "input": "a"}
+TEXT: dict[str, Any] = {"model": "talk", "prompt": "a"}
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [("embeddings", EMBED), ("completions", TEXT), ("completions", TEXT | {"logprobs": 1})],
+)
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_no_answer_is_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any], is_frozen: bool
+) -> None:
+    """Of a Triton that freezes once its models are known, and of one whose models say nothing."""
+    monkeypatch.setattr(registry, "FRESH", LIMIT)
+    monkeypatch.setattr(stream_call, "LEAVING_SECONDS", 0.1)
+    limits = Limits(triton=0.2) if is_frozen else Limits(answer=0.4)
+    with gateway(limits=limits) as served:
+        assert served.ask("/v1/models")[0] == 200
+        served.triton.is_frozen, served.triton.is_mute = is_frozen, not is_frozen
+        began = time.monotonic()
+        status, answer, _ = served.ask(f"/v1/{path}", asked)
+        found = status, answer["error"]["code"]
+        assert found == ((503, "not_available") if is_frozen else (504, "timeout"))
+        assert time.monotonic() - began < 2
+        served.triton.is_frozen = served.triton.is_mute = False
+        assert served.ask(f"/v1/{path}", asked)[0] == 200
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_a_silence_between_parts_has_an_end(
+    monkeypatch: pytest.MonkeyPatch, is_frozen: bool
+) -> None:
+    monkeypatch.setattr(stream_call, "LEAVING_SECONDS", 0.1)
+    said = r"Triton .* 0\.2 s" if is_frozen else r"model .* 0\.6 s"
+    with (
+        gateway(limits=Limits(triton=0.2, answer=0.6)) as served,
+        served.client() as client,
+        client.completions.create(**TEXT | {"prompt": "[hang]"}, stream=True) as events,
+    ):
+        assert next(events).choices[0].text
+        served.triton.is_frozen = is_frozen
+        with pytest.raises(openai.APIError, match=said):
+            list(events)
+
+
+def test_slow_answers_of_a_living_triton_are_waited_for() -> None:
+    """Each part, and what is no stream, for longer than Triton itself may be silent."""
+    with gateway(limits=Limits(triton=0.1)) as served:
+        asked = TEXT | {"prompt": "[slow]", "max_tokens": 3}
+        assert served.ask("/v1/completions", asked)[0] == 200
+        assert served.ask("/v1/embeddings", EMBED | {"input": "[slow]"})[0] == 200
 
 
 def test_models_of_a_triton_that_goes_are_not_said_to_be_none(

@@ -23,7 +23,17 @@ from python_mp.model.config import Parameters
 from python_mp.model.errors import Unavailable
 from python_mp.model.request import Request
 from tests.support.gateways import Gateway, gateway
-from tests.support.openai_rows import GOOD, KINDS, PATHS, SETTINGS, WORDS, body, expect, rows
+from tests.support.openai_rows import (
+    GOOD,
+    KINDS,
+    PATHS,
+    SETTINGS,
+    WORDS,
+    body,
+    expect,
+    rows,
+    set_up,
+)
 
 BODIES = {
     "chat": Conversation,
@@ -63,9 +73,7 @@ def test_table(served: Gateway, row: list[str]) -> None:
 @pytest.mark.parametrize("row", [row for row in rows() if row[1] in SETTINGS], ids=" ".join)
 def test_table_of_other_gateways(row: list[str]) -> None:
     with gateway(**SETTINGS[row[1]]) as other:
-        other.triton.is_open = "ADMIN_TOKEN" not in row[1]
-        if "not there" in row[1]:
-            other.run(other.stop_triton())
+        set_up(other, row[1])
         for headers in ({}, {"authorization": "Bearer b-token"}):
             expect(row, other.ask(PATHS["chat"], GOOD["chat"], **headers))
         with other.client("b-token") as client:

@@ -14,7 +14,7 @@ QUOTED = [
     for cell in re.findall(r"^\| `(.*?)` \| ", PAGE, re.MULTILINE)
     for message in cell.split("`, `")
 ]
-FOLDERS = ("backends", "server", "build_scripts", "model_repository")
+FOLDERS = ("backends", "server", "build_scripts", "model_repository", "gateway")
 
 
 def texts(tree: ast.AST) -> Iterator[str]:

@@ -3,6 +3,7 @@ half of triton/stream_answers.py, ChainedStream."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from ..model import errors
-from ..wire.departures import SIZE, Whose, tell
+from ..wire.departures import SIZE, Whose, leave, tell
 
+LEAVE = "leave"
+"""A request parameter: the key of a stream that its client leaves. A stream that is left ends as
+others do, where one that is cancelled may end Triton 24.10."""
 ASK_SECONDS = 0.02
 """To ask whether a client has gone is a round trip to the server, so it is not done with every part
 of a fast model."""
@@ -30,8 +34,10 @@ class HandedOn:
         self._asked: dict[Whose, float] = {}
 
     def look(self, request: Any) -> None:
-        """Tells the decoder if the client has gone. Raises what the decoder says instead of a part:
-        a PythonMpError."""
+        """Tells the decoder if the client has gone, or says that it leaves. Raises what the decoder
+        says instead of a part: a PythonMpError."""
+        if key := _left(request):
+            leave(self._runtime, key)
         stream = _values(request, "STREAM")
         if stream is None:  # It is no step of an ensemble.
             return
@@ -52,6 +58,12 @@ class HandedOn:
             self._asked.clear()
         self._asked[whose] = now
         return True
+
+
+def _left(request: Any) -> str | None:
+    given = request.parameters()  # JSON; those of each part are the stream's own.
+    key = json.loads(given).get(LEAVE) if given and f'"{LEAVE}"' in given else None
+    return key if isinstance(key, str) else None
 
 
 def _values(request: Any, name: str) -> list[Any] | None:

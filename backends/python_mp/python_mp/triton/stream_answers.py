@@ -15,16 +15,19 @@ from ..front.schedule.reading import StreamReader
 from ..front.schedule.stream import Stream
 from ..machine.net import Net
 from ..model.config import ModelConfig
-from ..model.errors import PythonMpError, RequestFailed, for_clients
+from ..model.errors import InvalidInput, PythonMpError, RequestFailed, for_clients
 from ..model.request import Array
-from ..wire.departures import Departures
-from .answers import FINAL, failure, input_tensors, response
+from ..wire.departures import SIZE, Departures, Whose
+from .answers import FINAL, failure_in_parts, input_tensors, response
 
 log = logging.getLogger(__name__)
 
 STREAM, FAILURE = "STREAM", "FAILURE"
 """Outputs for a step behind the decoder, which asks for them and not for all: whose part it is, see
 wire/departures.py, and an error's type and text."""
+LEAVE_KEY = "leave_key"
+"""A request parameter: the key by which its client may leave, steps/handed_on.py."""
+_KEY_CHARACTERS = range(16, 129)
 _NO_IDS = np.zeros((1, 0), np.int32)
 _FAILED = {
     "OUTPUT_IDS": _NO_IDS,
@@ -68,13 +71,13 @@ class Streams:
         """To a request that asks for all outputs, as a client's does that names none, Triton's own
         errors are told."""
         wanted = frozenset(request.requested_output_names())
-        if self._departures and {STREAM, FAILURE} <= wanted < self._outputs:
-            return ChainedStream(request, wanted, self._departures)
-        return TritonStream(request, wanted)
+        is_chained = {STREAM, FAILURE} <= wanted < self._outputs
+        return (ChainedStream if is_chained else TritonStream)(request, wanted, self._departures)
 
     def _read(self, request: Any, answer: TritonStream) -> Stream | None:
         try:
             parameters = json.loads(request.parameters() or "{}")
+            answer.expect(_leave_key(parameters))
             tensors = input_tensors(request, self._config)
             stream = self._reader.read(tensors, parameters, answer)
         except PythonMpError as error:
@@ -90,17 +93,35 @@ class Streams:
         return stream
 
 
+def _leave_key(parameters: Mapping[str, Any]) -> str | None:
+    key = parameters.get(LEAVE_KEY)
+    if key is None or (isinstance(key, str) and len(key) in _KEY_CHARACTERS):
+        return key
+    bounds = f"{_KEY_CHARACTERS[0]} to {_KEY_CHARACTERS[-1]}"
+    raise InvalidInput(f"parameter '{LEAVE_KEY}' must be a text of {bounds} characters")
+
+
 class TritonStream:
     """The way back for one request. Nothing may follow its last response, nor may it be asked for
     anything then: Triton's side of the sender is gone."""
 
     keeps = False
 
-    def __init__(self, request: Any, wanted: frozenset[str]) -> None:
+    def __init__(self, request: Any, wanted: frozenset[str], departures: Departures | None) -> None:
         self._sender = request.get_response_sender()
         self._wanted = wanted
+        self._departures = departures
+        self._whose: Whose = (0,) * SIZE
         self._lock = Lock()
-        self._ended = False
+        self._ended = self._left = False
+
+    def expect(self, key: str | None) -> None:
+        """That the client leaves: by its key, or by what its parts say."""
+        if self._departures:
+            self._whose = self._departures.expect(self._leave, key)
+
+    def _leave(self) -> None:
+        self._left = True
 
     def part(self, outputs: Mapping[str, Array]) -> None:
         self._send(self._response(outputs), 0)
@@ -109,7 +130,7 @@ class TritonStream:
         self._send(self._response(outputs), FINAL)
 
     def fail(self, error: PythonMpError) -> None:
-        self._send(failure(error), FINAL)
+        self._send(failure_in_parts(error), FINAL)
 
     def _response(self, outputs: Mapping[str, Array]) -> Any:
         """Of those that were asked for: each costs time with each token."""
@@ -117,13 +138,16 @@ class TritonStream:
 
     def _send(self, what: Any, flags: int) -> None:
         with self._lock:
-            if not self._ended:
-                self._ended = flags == FINAL
-                self._sender.send(what, flags=flags)
+            if self._ended:
+                return
+            self._ended = flags == FINAL
+            self._sender.send(what, flags=flags)
+        if self._departures and flags == FINAL:
+            self._departures.forget(self._whose)
 
     def is_cancelled(self) -> bool:
         with self._lock:
-            return not self._ended and bool(self._sender.is_cancelled())
+            return not self._ended and (self._left or bool(self._sender.is_cancelled()))
 
 
 class ChainedStream(TritonStream):
@@ -135,27 +159,10 @@ class ChainedStream(TritonStream):
     Triton does not tell this one.
     """
 
-    def __init__(self, request: Any, wanted: frozenset[str], departures: Departures) -> None:
-        super().__init__(request, wanted)
-        self._departures = departures
-        self._left = False
-        self._whose = departures.expect(self._leave)
-
     def fail(self, error: PythonMpError) -> None:
         said = f"{type(error).__name__}: {for_clients(error)}".encode()
         told = {FAILURE: np.array([[said]], np.object_)}
         self._send(self._response(_FAILED | told), FINAL)
 
-    def is_cancelled(self) -> bool:
-        return self._left or super().is_cancelled()
-
-    def _leave(self) -> None:
-        self._left = True
-
     def _response(self, outputs: Mapping[str, Array]) -> Any:
         return super()._response({**outputs, STREAM: np.array([self._whose], np.int32)})
-
-    def _send(self, what: Any, flags: int) -> None:
-        super()._send(what, flags)
-        if flags == FINAL:
-            self._departures.forget(self._whose)

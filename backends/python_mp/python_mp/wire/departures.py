@@ -1,4 +1,4 @@
-"""How a decoder within an ensemble hears that a stream's client has gone.
+"""How a decoder within an ensemble hears that a stream's client has gone, or wants no more of it.
 
 Triton tells only those steps of an ensemble of a cancellation that begin after it. The decoder has
 begun long before; the step behind it begins with each part, so it passes the news on:
@@ -8,6 +8,10 @@ begun long before; the step behind it begins with each part, so it passes the ne
 
 The step behind takes STREAM from anybody, as any input. So most of it is a secret that only this
 stream's parts have: nobody ends the stream of another.
+
+A client may choose the secret, by a key of its own, and leave with that instead of cancelling:
+
+    a request with the key --> the step behind: `leave` --> Departures of all decoders, the same way
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 
 from ..machine.net import Net
@@ -59,9 +64,10 @@ class Departures:
             self._socket.close()
             raise
 
-    def expect(self, left: Callable[[], None]) -> Whose:
-        """What `tell` is to be given; `left` is called then, from another thread, once or never."""
-        whose = (os.getpid(), *_SECRET.unpack(secrets.token_bytes(_SECRET.size)))
+    def expect(self, left: Callable[[], None], key: str | None = None) -> Whose:
+        """What `tell` is to be given, or `leave` the key; `left` is called then, from another
+        thread, once or never."""
+        whose = (os.getpid(), *_secret(key))
         self._left[whose] = left
         return whose
 
@@ -96,6 +102,19 @@ def tell(runtime: Path, whose: Whose) -> None:
     itself."""
     with suppress(OSError), _socket() as sending, address(runtime / FOLDER, str(whose[0])) as path:
         sending.sendto(_WHOSE.pack(*whose), socket.MSG_DONTWAIT, path)
+
+
+def leave(runtime: Path, key: str) -> None:
+    """The client with this key wants no more of its stream, whichever decoder has it."""
+    with suppress(OSError):
+        for name in os.listdir(runtime / FOLDER):
+            tell(runtime, (int(name), *_secret(key)))
+
+
+def _secret(key: str | None) -> tuple[int, ...]:
+    if key is None:
+        return _SECRET.unpack(secrets.token_bytes(_SECRET.size))
+    return _SECRET.unpack(blake2b(key.encode(), digest_size=_SECRET.size).digest())
 
 
 @contextmanager
