@@ -27,7 +27,7 @@ TRITONS = {
     ),
     "NOT_FOUND": (r"^Request for unknown model",),
     "INVALID_ARGUMENT": (
-        r"^expected .* inputs but got",
+        r"^expected .*inputs.* but got",
         r"^unexpected (?:inference (?:in|out)put|shape|explicit|'content'|number of string)",
         r"^inference (?:request batch-size|input '.*' data-type)",
         r"^input byte size mismatch|^unable to find data for input",

@@ -42,6 +42,12 @@ CASES: list[tuple[str | PythonMpError, int, str, str | None]] = [
         None,
     ),
     ("expected 1 inputs but got 0 inputs for model 'a'", 400, "invalid_value", None),
+    (
+        "expected number of inputs between 1 and 2 but got 0 inputs for model 'a'",
+        400,
+        "invalid_value",
+        None,
+    ),
     ("unexpected inference input 'X' for model 'a'", 400, "invalid_value", None),
     ("unexpected shape for input 'X' for model 'a'. Expected [-1]", 400, "invalid_value", None),
     ("inference request batch-size must be <= 64 for 'a'", 400, "invalid_value", None),
