@@ -13,7 +13,7 @@ import uvicorn
 
 from clients.connection import default_url
 from gateway.app import create
-from gateway.patience import Limits
+from gateway.silence import Limits
 from server import token
 
 PORT = 8004

@@ -18,8 +18,8 @@ from gateway import (
     text_completions,
 )
 from gateway.guard import OPEN, Guard
-from gateway.patience import Limits
 from gateway.registry import Registry
+from gateway.silence import Limits
 from gateway.upstream import Triton
 
 ENDPOINTS = (model_list, embeddings, reranking, chat_completions, text_completions)

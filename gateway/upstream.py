@@ -17,7 +17,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from clients.proxy import SIZES, direct
 from gateway.errors import ApiError
-from gateway.patience import Limits, Patience
+from gateway.silence import Limits, Patience
 from gateway.stream_call import FOREIGN, StreamCall
 from gateway.translating import Names, translated
 from server.token import METADATA

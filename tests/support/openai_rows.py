@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gateway.patience import Limits
+from gateway.silence import Limits
 from server.process.installation import PROJECT
 from tests.support.gateways import Gateway
 

@@ -15,7 +15,7 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 from gateway import registry, stream_call
-from gateway.patience import Limits
+from gateway.silence import Limits
 from tests.support.gateways import LIMIT, Gateway, gateway
 from tests.support.stand_in_triton import rendered, said, score, vector
 
