@@ -80,6 +80,7 @@ def gateway(url: str | None = None, **settings: Any) -> Iterator[Gateway]:
         found.append(Gateway(stand_in, here, asyncio.get_running_loop(), stop_triton))
         ready.set()
         await ended.get()
+        stand_in.is_frozen = stand_in.is_mute = False  # So that what waits for it comes to an end.
         server.should_exit = True
         await running
         await stop_triton()
