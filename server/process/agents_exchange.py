@@ -6,7 +6,6 @@ import argparse
 import os
 import secrets
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Self
@@ -18,7 +17,6 @@ from python_mp.wire.exchange_line import VARIABLE
 from server.endpoints import Endpoints
 from server.errors import ServerError
 from server.process.beside import Beside, spawn
-from server.watch.backoff import Backoff
 
 PREFIX = "agent_"
 
@@ -60,7 +58,6 @@ class AgentsExchange(Beside):
         self._socket = name
         self._endpoints = endpoints
         self._options = options
-        self._backoff = Backoff()
 
     def __enter__(self) -> Self:
         """Raises ServerError where it cannot work: by its port, its token or its certificate."""
@@ -79,11 +76,6 @@ class AgentsExchange(Beside):
 
     def _where(self) -> tuple[str, str]:
         return f"--host={self._endpoints.agent_host}", f"--port={self._endpoints.agents}"
-
-    def ended(self, code: int) -> float:
-        now = time.monotonic()
-        self._say(f"the exchange ended with status {code}; starting it again")
-        return max(0.0, self._backoff.failed(now) - now)
 
 
 def new_name() -> str:

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Self
 
+from python_mp.machine.backoff import Backoff
 from python_mp.machine.net import Net
 from python_mp.machine.thread import Thread
 from server.process import child
@@ -34,6 +36,7 @@ class Beside(ABC):
         self._name = name
         self._net = net
         self._say = say
+        self._backoff = Backoff()
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -44,9 +47,11 @@ class Beside(ABC):
     def start(self) -> subprocess.Popen[str]:
         """Start the program, by `spawn`."""
 
-    @abstractmethod
     def ended(self, code: int) -> float | None:
         """Seconds until it is started again, after it ended by itself; None for never."""
+        now = time.monotonic()
+        self._say(f"{self._name} ended with status {code}; starting it again")
+        return max(0.0, self._backoff.failed(now) - now)
 
     def follow(self, process: subprocess.Popen[str]) -> int:
         """Its exit status, once it has ended."""

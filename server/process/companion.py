@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable
 from typing import Self
 
@@ -12,7 +11,6 @@ from server import token
 from server.errors import ServerError
 from server.process.beside import Beside, spawn
 from server.settings import Settings
-from server.watch.backoff import Backoff
 
 
 class Companion(Beside):
@@ -23,7 +21,6 @@ class Companion(Beside):
     def __init__(self, settings: Settings, net: Net, say: Callable[[str], None]) -> None:
         super().__init__("the gateway", net, say)
         self._settings = settings
-        self._backoff = Backoff()
 
     def __enter__(self) -> Self:
         """Raises ServerError where it cannot work: by its port, or by how Triton listens."""
@@ -43,8 +40,3 @@ class Companion(Beside):
             environment={token.VARIABLE: self._settings.token},
             output=None,
         )
-
-    def ended(self, code: int) -> float:
-        now = time.monotonic()
-        self._say(f"the gateway ended with status {code}; starting it again")
-        return max(0.0, self._backoff.failed(now) - now)

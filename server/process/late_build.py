@@ -11,12 +11,13 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from python_mp.machine.backoff import after
 from python_mp.machine.net import Net
 from server.errors import ServerError
 from server.process.beside import Beside, spawn
 from server.watch.unbuilt import RECIPE
 
-PAUSES = (10.0, 60.0, 300.0, 900.0)  # seconds; what failed may fail again, and cost as much
+DELAYS = (10.0, 60.0, 300.0, 900.0)  # seconds; what failed may fail again, and cost as much
 LOWEST = 19  # of priority
 FIRST = 1000  # to be killed where memory runs out
 
@@ -77,8 +78,8 @@ class LateBuild(Beside):
     def ended(self, code: int) -> float | None:
         if not code:
             return None
-        pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1
+        pause = after(self._failures, DELAYS)
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else "failed"
         what = ", ".join(self._names)
         again = f"what is served goes on; next try in {pause:.0f} s"

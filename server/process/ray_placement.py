@@ -9,7 +9,6 @@ import argparse
 import importlib.util
 import shlex
 import subprocess
-import time
 from collections.abc import Callable
 from typing import Self
 
@@ -18,7 +17,6 @@ from python_mp.machine.net import Net
 from server.endpoints import Endpoints
 from server.errors import ServerError
 from server.process.beside import Beside, spawn
-from server.watch.backoff import Backoff
 
 MODULE = "python_mp.agent.ray_driver"
 
@@ -50,7 +48,6 @@ class RayPlacement(Beside):
         self._order = [f"--connect={endpoints.agents_url}", f"--hosts={hosts + ours.ray_spares}"]
         self._order += [f"--{name}={value}" for name, value in given.items() if value]
         agent.parse([self._order[0], *shlex.split(ours.ray_agent_options)])
-        self._backoff = Backoff()
 
     def __enter__(self) -> Self:
         """Raises ServerError where Ray is not installed."""
@@ -60,8 +57,3 @@ class RayPlacement(Beside):
 
     def start(self) -> subprocess.Popen[str]:
         return spawn(MODULE, *self._order, output=None)
-
-    def ended(self, code: int) -> float:
-        now = time.monotonic()
-        self._say(f"Ray's driver ended with status {code}; agents go on, it is started again")
-        return max(0.0, self._backoff.failed(now) - now)

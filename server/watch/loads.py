@@ -1,5 +1,6 @@
 """What tritonserver is told to load and to unload."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -7,7 +8,6 @@ from functools import partial
 from server.errors import ModelError, is_unheard
 from server.process.launch import TritonServer
 from server.watch import repository
-from server.watch.backoff import DELAYS
 from server.watch.jobs import Done, Jobs
 from server.watch.model_state import Model
 from server.watch.pool import Work
@@ -64,7 +64,7 @@ class Loads:
                 hurt.restarts += 1
                 replaced()
                 return
-            longest = UNHEARD_PAUSE if is_unheard(error) else DELAYS[-1]
+            longest = UNHEARD_PAUSE if is_unheard(error) else math.inf
             hurt.due = hurt.deaths.failed(time.monotonic(), longest=longest)
             hurt.reason = self._why(hurt.name, error)
             wait = after(hurt.due - time.monotonic())

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from python_mp.machine.backoff import Backoff
 from server.control import Version
 from server.watch import stubs
-from server.watch.backoff import Backoff
 from server.watch.stubs import Stub
 
 Group = tuple[int, str]

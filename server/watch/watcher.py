@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from python_mp.machine.backoff import Backoff
 from server.errors import ControlError, ServerError
 from server.pages import report
 from server.pages.health import Health
@@ -11,7 +12,6 @@ from server.pages.report import Facts
 from server.process.launch import TritonServer
 from server.process.progress import Progress
 from server.watch import announcement
-from server.watch.backoff import Backoff
 from server.watch.events import Events
 from server.watch.reconciler import Reconciler
 from server.watch.state import State

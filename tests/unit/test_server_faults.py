@@ -21,7 +21,7 @@ from tests.support.watched import FakeServer, nothing, told
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TICK", "CALM"):
         monkeypatch.setattr(f"server.watch.watcher.{name}", 0.001)
-    monkeypatch.setattr("server.watch.backoff.DELAYS", (0.0, 0.01))
+    monkeypatch.setattr("python_mp.machine.backoff.DELAYS", (0.0, 0.01))
     monkeypatch.setattr(net, "PAUSES", (0.0, 0.001, 0.002))
 
 

@@ -57,7 +57,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Ma
         return LateBuild(tmp_path, ["chat"], Net(say=said.append), said.append), said
 
     monkeypatch.setattr(beside, "PROJECT", tmp_path)
-    monkeypatch.setattr(late_build, "PAUSES", (0.01,))
+    monkeypatch.setattr(late_build, "DELAYS", (0.01,))
     return begin
 
 

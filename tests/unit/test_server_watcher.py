@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from python_mp.machine.backoff import DELAYS, SERVED, Backoff
 from server.endpoints import Endpoints
 from server.errors import ServerError
 from server.watch import stop_signals, watcher
-from server.watch.backoff import DELAYS, SERVED, Backoff
 from server.watch.watcher import Watcher
 from tests.support.watched import FakeServer, dies, nothing, told
 
@@ -62,7 +62,7 @@ def test_unfinished_drain_is_an_error() -> None:
 
 
 def test_it_is_started_until_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.watch.backoff.DELAYS", (0.0, 0.01, 0.02))
+    monkeypatch.setattr("python_mp.machine.backoff.DELAYS", (0.0, 0.01, 0.02))
     server = FakeServer(dies(1), nothing, told(signal.SIGTERM), refuses=5)
     said = watch(server)
     assert server.starts == 7
@@ -72,7 +72,7 @@ def test_it_is_started_until_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_signal_between_two_tries_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.watch.backoff.DELAYS", (60.0,))
+    monkeypatch.setattr("python_mp.machine.backoff.DELAYS", (60.0,))
     server = FakeServer(dies(-9))
     wait = server.wait
 
@@ -88,7 +88,7 @@ def test_a_signal_between_two_tries_ends_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_dead_for_long_is_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.watch.backoff.DELAYS", (0.0, 0.01))
+    monkeypatch.setattr("python_mp.machine.backoff.DELAYS", (0.0, 0.01))
     monkeypatch.setattr("server.pages.report.DEAD_SECONDS", 1.5)
     server = FakeServer(dies(1), refuses=10_000)
     codes: list[int] = []

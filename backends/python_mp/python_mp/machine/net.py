@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..model.errors import describe
+from . import backoff
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Loop:
             self._in_a_row = 0
             return True
         self._in_a_row += 1
-        self._due = time.monotonic() + pause(self._in_a_row)
+        self._due = time.monotonic() + backoff.after(self._in_a_row, PAUSES)
         return False
 
     def hold(self, body: Body) -> bool:
@@ -151,7 +152,7 @@ class Net:
         while not stopping.is_set():
             failures = 0 if self.hold(name, turn) else failures + 1
             if failures:
-                stopping.wait(pause(failures))
+                stopping.wait(backoff.after(failures, PAUSES))
 
     def hold(self, name: str, body: Body) -> bool:
         """Whether `body` came to its end."""
@@ -188,8 +189,3 @@ class Net:
         with suppress(Exception):
             if self._say is not None:
                 self._say(f"{name}: works again")
-
-
-def pause(failures: int) -> float:
-    """Seconds to wait after so many errors in a row."""
-    return PAUSES[min(failures, len(PAUSES)) - 1]

@@ -7,13 +7,14 @@ import math
 import os
 import time
 
-from ...machine.net import PAUSES, pause
+from ...machine.backoff import after
+from ...machine.net import PAUSES
 from ..inbox import GroupEnded
 
 _KEPT = 3
 """Failed starts in a row until requests are refused instead of kept waiting. A rank that says why
 it cannot load gets no such patience; a start that was killed from outside does not count."""
-_BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Until the next start, after so many that the ranks have failed. A start takes some tenths of a
 second of a core, so the last one keeps a group that cannot start below a hundredth of one. Where it
 was the front that could not (no descriptor, no memory), the net's pauses are enough."""
@@ -73,8 +74,7 @@ class Patience:
         most = math.inf
         if ended and _is_fault(ended):
             most = max(PAUSES[-1], _FAULT_SHARE * (time.monotonic() - self._began))
-        backoff = min(most, _BACKOFF_SECONDS[min(self._failed, len(_BACKOFF_SECONDS) - 1)])
-        return max(backoff, pause(self._own) if self._own else 0.0)
+        return max(min(most, after(self._failed, _DELAYS)), after(self._own, PAUSES))
 
 
 def _is_fault(ended: GroupEnded) -> bool:
