@@ -25,7 +25,8 @@ from pathlib import Path
 from ..model.config import parse as parse_config
 from ..model.errors import PythonMpError, describe
 from ..model.rank_spec import Source
-from ..wire.exchange_line import address, is_of_this_user
+from ..wire.exchange_line import address
+from ..wire.sockets import is_of_this_user
 from . import handshake, tls
 from .agents import Agent
 from .contents import Artifact

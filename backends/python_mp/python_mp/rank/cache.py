@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,9 +12,9 @@ from ..model.errors import InvalidInput, LoadError, PythonMpError
 from ..model.request import Array
 from ..sharding.paged import BLOCK
 from ..sharding.running import KvCache
+from .capturing import Forward, capture
 from .device import CudaDevice, Device
 
-Forward = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 SHARE = {"cpu": 0.25, "cuda": 0.9}
 """Of the memory that is free once the weights are there. A processor's is others' as well, and is
 taken only as blocks are written: what looks free then may be promised to another cache."""
@@ -54,15 +54,13 @@ def open_cache(forward: Forward, cache: KvCache, config: ModelConfig, device: De
 
 
 def capture_steps(forward: Forward, module: object, config: ModelConfig) -> None:
-    """On a CPU: what a step computes is captured, so that later ones need no Python, where the
-    module knows how. Each sequence has one row."""
-    begin = getattr(module, "capture", None)
-    if begin is None:
-        return
-    longest = decoders.read(config.folder).context_length
-    most = min(config.parameters.max_batch_tokens, MOST_CAPTURED)
-    for lengths in begin(most):
-        forward(_step(len(lengths), 1, config, min(longest, FAR)))
+    """Of sequences of one row."""
+
+    def step(lengths: Sequence[int]) -> Mapping[str, Array]:
+        longest = decoders.read(config.folder).context_length
+        return _step(len(lengths), 1, config, min(longest, FAR))
+
+    capture(forward, module, min(config.parameters.max_batch_tokens, MOST_CAPTURED), step)
 
 
 def _blocks(cache: KvCache, config: ModelConfig, device: Device) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,12 +12,12 @@ from ..model.config import ModelConfig, TensorSpec
 from ..model.errors import InvalidInput, LoadError, PythonMpError, RequestFailed
 from ..model.request import Array
 from ..model.sample_dims import sample_dims
+from .capturing import Forward, capture
 
 log = logging.getLogger(__name__)
 
 MOST_CAPTURED = 8192
 """Tokens of a batch that is replayed: addresses are taken for so many, memory as it is written."""
-Forward = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Dims = Mapping[str, Sequence[int]]
 
 
@@ -57,20 +57,17 @@ def warm_up(forward: Forward, config: ModelConfig, said: Dims) -> None:
 
 
 def capture_batches(forward: Forward, module: object, config: ModelConfig) -> None:
-    """On a CPU: what is computed for texts is captured, so that later ones need no Python, where
-    the module knows how."""
-    begin = getattr(module, "capture", None)
-    if begin is None or not config.has_ragged_input:
-        return
-    for lengths in begin(min(config.parameters.max_batch_tokens, MOST_CAPTURED)):
+    """Of texts."""
+
+    def batch(lengths: Sequence[int]) -> Mapping[str, Array]:
         inputs = _zeros(config, {}, sum(lengths))
-        ids = {name: np.arange(len(a)) % 2 for name, a in inputs.items() if name == "INPUT_IDS"}
+        if "INPUT_IDS" in inputs:
+            inputs["INPUT_IDS"] = np.arange(sum(lengths), dtype=np.int32) % 2
         ends = np.cumsum([0, *lengths]).astype(np.int32)
-        forward(
-            inputs
-            | {name: each.astype(np.int32) for name, each in ids.items()}
-            | {group.cu_seqlens: ends for group in config.groups}
-        )
+        return inputs | {group.cu_seqlens: ends for group in config.groups}
+
+    if config.has_ragged_input:
+        capture(forward, module, min(config.parameters.max_batch_tokens, MOST_CAPTURED), batch)
 
 
 def _zeros(config: ModelConfig, said: Dims, rows: int) -> dict[str, Array]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import struct
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -31,7 +30,6 @@ nothing can be left behind."""
 MAX_ORDER = 1 << 20
 DESCRIPTORS = 5
 _VITALS = struct.Struct("<cxxxId")
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: see unix(7), SO_PEERCRED
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,6 @@ class Vitals(NamedTuple):
     def _read(self) -> tuple[bytes, int, float]:
         said = os.pread(self.fd, _VITALS.size, 0)
         return _VITALS.unpack(said) if len(said) == _VITALS.size else (b"S", 0, 0.0)
-
-
-def is_of_this_user(connection: socket.socket) -> bool:
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return bool(_CREDENTIALS.unpack(raw)[1] == os.geteuid())
 
 
 def address(name: str) -> str:

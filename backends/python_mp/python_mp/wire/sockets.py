@@ -5,9 +5,13 @@ End of file is the death of the other side.
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 
 from .message import MAX_MESSAGE, Message
+
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: see unix(7), SO_PEERCRED
 
 
 class Connection:
@@ -42,3 +46,9 @@ class Connection:
 
     def close(self) -> None:
         self.socket.close()
+
+
+def is_of_this_user(connection: socket.socket) -> bool:
+    """Whether the other side is a process of the user that runs this one."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return bool(_CREDENTIALS.unpack(raw)[1] == os.geteuid())

@@ -21,6 +21,7 @@ from ...model.request import Array
 from ...wire.arena import ALIGN, Arena
 from ...wire.departures import address
 from ...wire.message import MAX_MESSAGE, Kind, Message
+from ...wire.sockets import is_of_this_user
 
 FOLDER = "peers"
 PULSE_SECONDS = 1.0
@@ -36,7 +37,6 @@ _SHORT = 1 << 10
 """Characters. Longer texts lie in the memory file, so that many messages fit into the buffers."""
 _TEXT = ""
 """The name of that text among the tensors; no model's has it."""
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: see unix(7), SO_PEERCRED
 _TIME = struct.Struct("@ll")  # struct timeval
 
 
@@ -183,8 +183,7 @@ def _set_timeout(connection: socket.socket, option: int, seconds: float) -> None
 
 def _check_user(connection: socket.socket) -> None:
     """Raises PermissionError unless the other side is a process of this user."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    if _CREDENTIALS.unpack(raw)[1] != os.geteuid():
+    if not is_of_this_user(connection):
         raise PermissionError("a peer must be of the same user")
 
 

@@ -14,7 +14,7 @@ from ...machine.vital import Vital
 from ...model.rank_spec import RankSpec, Source
 from ...wire import exchange_line
 from ...wire.exchange_line import End, Vitals
-from ...wire.sockets import Connection
+from ...wire.sockets import Connection, is_of_this_user
 from .process import describe, wait_all
 
 _ANSWER_SECONDS = 5.0
@@ -90,7 +90,7 @@ def _connect(line: socket.socket) -> None:
     """To the exchange. Raises HostsMissing or OSError."""
     line.settimeout(_ANSWER_SECONDS)
     line.connect(exchange_line.address(os.environ.get(exchange_line.VARIABLE, "")))
-    if not exchange_line.is_of_this_user(line):
+    if not is_of_this_user(line):
         raise HostsMissing("the process to which agents connect is another user's")
 
 
