@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from python_mp.sharding import _kernels, row_attention
+from python_mp.sharding import row_attention
 from python_mp.sharding.attention import Masking, attention
 from python_mp.sharding.packed import Packed
+from tests.support.instruction_sets import SETS, computed_by
 from tests.support.replicas import Array
 
 HEADS, SIZE = 4, 8
@@ -81,7 +82,7 @@ def test_it_computes_its_formula(
         np.testing.assert_allclose(found[rows].numpy(), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("which", range(len(_kernels.instruction_sets())))
+@pytest.mark.parametrize("which", SETS)
 @settings(max_examples=15, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 3) | st.sampled_from([16, 17, 150, 300]), min_size=1).filter(
@@ -102,11 +103,8 @@ def test_columns_of_one_product(
         for part in every.split_with_sizes([heads * size, 2 * size, 2 * size], 1)
     )
     ends = torch.tensor([0, *lengths]).cumsum(0).int()
-    _kernels.choose(which)
-    try:
+    with computed_by(which):
         found = row_attention.attend(q, k, v, ends, masking, None)
-    finally:
-        _kernels.choose(0)
     torch.testing.assert_close(found, attention(q, k, v, lengths, masking), atol=1e-5, rtol=1e-4)
 
 

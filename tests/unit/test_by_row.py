@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,25 +13,18 @@ from torch import nn
 from python_mp.sharding import _kernels, by_row
 from python_mp.sharding.families import kernelled
 from python_mp.sharding.families.kernelled import Rotary
-
-SETS = range(len(_kernels.instruction_sets()))
-
-
-@pytest.fixture(autouse=True)
-def _the_best_afterwards() -> Iterator[None]:
-    yield
-    _kernels.choose(0)
+from tests.support.instruction_sets import SETS, computed_by
 
 
 @pytest.mark.parametrize("which", SETS)
 @settings(max_examples=30, deadline=None)
 @given(rows=st.integers(0, 5) | st.just(300), width=st.integers(1, 70) | st.just(576))
 def test_it_is_the_norm(which: int, rows: int, width: int) -> None:
-    _kernels.choose(which)
     x, gain = torch.randn(rows, width), torch.randn(width)
     wide = x.double()
     wanted = wide * (wide.square().mean(1, keepdim=True) + 1e-5).rsqrt() * gain.double()
-    torch.testing.assert_close(by_row.normalised(x, gain, 1e-5), wanted.float())
+    with computed_by(which):
+        torch.testing.assert_close(by_row.normalised(x, gain, 1e-5), wanted.float())
 
 
 @pytest.mark.parametrize("which", SETS)
@@ -48,13 +40,13 @@ def test_it_is_the_layer_norm(
     which: int, rows: int, width: int, adds: bool, shifts: bool, mean: float
 ) -> None:
     """Of a sum, too, and where rows are far from zero."""
-    _kernels.choose(which)
     a, b = torch.randn(rows, width) + mean, torch.randn(rows, width)
     gain, bias = torch.randn(2, width)
     y = torch.empty(rows, width)
     pointers = (y.data_ptr(), a.data_ptr(), b.data_ptr() if adds else 0)
     of_width = gain.data_ptr(), bias.data_ptr() if shifts else 0
-    _kernels.standardise(*pointers, *of_width, rows, width, 1e-5, 2)
+    with computed_by(which):
+        _kernels.standardise(*pointers, *of_width, rows, width, 1e-5, 2)
     x = (a + b if adds else a).double()
     wanted = nn.functional.layer_norm(x, (width,), gain.double(), shifts * bias.double(), 1e-5)
     torch.testing.assert_close(y, wanted.float(), atol=2e-3 if mean else 1e-5, rtol=1e-4)
@@ -70,13 +62,13 @@ def test_it_is_the_layer_norm(
 )
 def test_it_is_the_rotation(which: int, tokens: int, heads: int, half: int, behind: int) -> None:
     """Of heads that lie in wider rows."""
-    _kernels.choose(which)
     x = torch.randn(tokens, heads * 2 * half + behind)[:, : heads * 2 * half]
     x = x.unflatten(1, (heads, 2 * half))
     cos, sin = torch.randn(2, tokens, 2 * half)
     low, high = x.double().chunk(2, 2)
     wanted = x.double() * cos[:, None] + torch.cat((-high, low), 2) * sin[:, None]
-    torch.testing.assert_close(by_row.rotated(x, cos, sin), wanted.float())
+    with computed_by(which):
+        torch.testing.assert_close(by_row.rotated(x, cos, sin), wanted.float())
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from python_mp.sharding import _kernels, paged
+from python_mp.sharding import paged
 from python_mp.sharding.paged import (
     BLOCK,
     attend_pages,
@@ -20,6 +19,7 @@ from python_mp.sharding.paged import (
     new_cache,
     store,
 )
+from tests.support.instruction_sets import SETS, computed_by
 from tests.support.replicas import Array
 
 
@@ -86,13 +86,7 @@ SHAPES = st.tuples(st.integers(0, 40), st.integers(0, 300)).map(lambda x: (x[0],
 """Rows of a step, and all of the context: a decode, a first chunk, a later one."""
 
 
-@pytest.fixture(autouse=True)
-def _the_best_afterwards() -> Iterator[None]:
-    yield
-    _kernels.choose(0)
-
-
-@pytest.mark.parametrize("which", [*range(len(_kernels.instruction_sets())), None])
+@pytest.mark.parametrize("which", [*SETS, None])
 @settings(max_examples=50, deadline=None)
 @given(
     shapes=st.lists(SHAPES | st.just((1, 33)) | st.just((2, 1200)), min_size=1, max_size=5),
@@ -117,10 +111,9 @@ def test_it_computes_its_formula(
 ) -> None:
     filled = Filled(shapes, kv, groups, head, dtype)
     sinks = torch.randn(kv * groups) if has_sinks else None
-    _kernels.choose(which or 0)
-    found = filled.asked(
-        attend_pages_reference if which is None else attend_pages, sinks=sinks, **how
-    )
+    attend = attend_pages_reference if which is None else attend_pages
+    with computed_by(which or 0):
+        found = filled.asked(attend, sinks=sinks, **how)
     assert found.dtype == dtype
     limit = 2e-5 if dtype is torch.float32 else 2e-2
     np.testing.assert_allclose(found.float(), filled.expected(sinks, **how), rtol=limit, atol=limit)
@@ -175,7 +168,7 @@ def test_what_does_not_fit_is_refused(name: str, value: Any, text: str) -> None:
 def test_both_ways_store_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     k, v = torch.randn(2, 3, 50, 20).to(dtype).transpose(1, 2)  # As attention has them.
     places, caches = torch.randperm(8 * BLOCK)[:50], []
-    for native in (_kernels, None):
+    for native in (paged.kernels, None):
         monkeypatch.setattr(paged, "kernels", native)
         caches.append(new_cache(8, 3, 20, dtype, torch.device("cpu")))
         store(k, v, *caches[-1], places)

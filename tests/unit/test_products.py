@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,14 +12,7 @@ from python_mp.sharding import _kernels, products
 from python_mp.sharding.gelu import gelu
 from python_mp.sharding.panels import PANEL, Panels, in_panels, in_rows
 from python_mp.sharding.products import linear
-
-SETS = range(len(_kernels.instruction_sets()))
-
-
-@pytest.fixture(autouse=True)
-def _the_best_afterwards() -> Iterator[None]:
-    yield
-    _kernels.choose(0)
+from tests.support.instruction_sets import SETS, computed_by
 
 
 @pytest.mark.parametrize("which", SETS)
@@ -46,24 +37,24 @@ def test_it_is_the_product(
     panels: int,
 ) -> None:
     """In rows, or in so many panels."""
-    _kernels.choose(which)
     outputs = panels * PANEL or outputs
     x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs).to(dtype)
     held = weight.view(-1, PANEL, inputs).transpose(1, 2).contiguous() if panels else weight
     bias = torch.randn(outputs) if has_bias else None
     beyond = torch.full((rows + 2, outputs), 7.0)
-    _kernels.multiply(
-        beyond[1].data_ptr(),
-        x.data_ptr(),
-        held.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        rows,
-        outputs,
-        inputs,
-        dtype is torch.bfloat16,
-        threads,
-        panels > 0,
-    )
+    with computed_by(which):
+        _kernels.multiply(
+            beyond[1].data_ptr(),
+            x.data_ptr(),
+            held.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            rows,
+            outputs,
+            inputs,
+            dtype is torch.bfloat16,
+            threads,
+            panels > 0,
+        )
     wide = None if bias is None else bias.double()
     torch.testing.assert_close(
         beyond[1:-1], F.linear(x.double(), weight.double(), wide).float(), rtol=1e-5, atol=2e-4
@@ -76,12 +67,12 @@ def test_in_panels_a_row_has_the_same_bits_in_any_company(which: int) -> None:
     """One, few or many rows, on any number of threads."""
     weight, bias, x = torch.randn(96, 576), torch.randn(96), torch.randn(200, 576)
     panels = Panels(in_panels(weight))
-    _kernels.choose(which)
-    together = linear(x, panels, bias)
-    for rows in (1, 2, 3, 11, 31, 97):
-        for start in range(0, 200 - rows, 41):
-            found = linear(x[start : start + rows], panels, bias)
-            assert torch.equal(found, together[start : start + rows])
+    with computed_by(which):
+        together = linear(x, panels, bias)
+        for rows in (1, 2, 3, 11, 31, 97):
+            for start in range(0, 200 - rows, 41):
+                found = linear(x[start : start + rows], panels, bias)
+                assert torch.equal(found, together[start : start + rows])
 
 
 def test_panels_are_the_weight_to_whoever_looks() -> None:
@@ -102,12 +93,12 @@ def test_panels_are_the_weight_to_whoever_looks() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_has_the_same_bits_in_any_company(which: int, dtype: torch.dtype) -> None:
     """So that a sequence does not depend on what else is computed with it."""
-    _kernels.choose(which)
     x, weight = torch.randn(products.MOST_ROWS_BFLOAT16, 100).to(dtype), torch.randn(50, 100)
     weight = weight.to(dtype)
-    together = linear(x, weight, None)
-    for row in range(len(x)):
-        assert torch.equal(linear(x[row : row + 1], weight, None)[0], together[row])
+    with computed_by(which):
+        together = linear(x, weight, None)
+        for row in range(len(x)):
+            assert torch.equal(linear(x[row : row + 1], weight, None)[0], together[row])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -144,11 +135,12 @@ def test_whatever_computes_it(
 
 @pytest.mark.parametrize("which", SETS)
 def test_gelu_is_torchs(which: int) -> None:
-    _kernels.choose(which)
     for count in (0, 1, 15, 100_003):
         x = torch.linspace(-12, 12, count)
         x[count // 2 :] *= 1e3
-        torch.testing.assert_close(gelu(x), F.gelu(x.double()).float(), rtol=1e-6, atol=2e-6)
+        with computed_by(which):
+            found = gelu(x)
+        torch.testing.assert_close(found, F.gelu(x.double()).float(), rtol=1e-6, atol=2e-6)
     assert gelu(torch.tensor([torch.nan])).isnan().all()
 
 
