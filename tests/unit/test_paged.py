@@ -153,7 +153,7 @@ def test_blocks_behind_the_window_may_be_gone() -> None:
         ("table", [[0, 99]], "block_table names no block"),
         ("table", [[0]], "longer than its table"),
         ("context", [2], "shorter than its rows"),
-        ("context", [20, 20], "do not fit each other"),
+        ("context", [20, 20], "a kernel takes 1 numbers of torch.int32"),
         ("cu_seqlens", [0, 2], "does not begin at 0 and end with the rows of q"),
     ],
 )

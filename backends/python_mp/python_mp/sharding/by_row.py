@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .native import kernels
+from .native import address, address_of_rows, kernels
 
 
 def fits(*tensors: Tensor) -> bool:
@@ -28,11 +28,16 @@ def normalised(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
     Args:
         x: float32 [..., width].
         gain: float32 [width], contiguous.
+
+    Raises:
+        ValueError: it is not.
     """
     x = x.contiguous()
     y, width = torch.empty_like(x), x.shape[-1]
     rows, threads = x.numel() // max(width, 1), torch.get_num_threads()
-    kernels.normalise(y.data_ptr(), x.data_ptr(), gain.data_ptr(), rows, width, epsilon, threads)
+    to, begin = (address(each, torch.float32, rows * width) for each in (y, x))
+    by = address(gain, torch.float32, width)
+    kernels.normalise(to, begin, by, rows, width, epsilon, threads)
     return y
 
 
@@ -40,16 +45,20 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x * cos + (-second half of x, first half of x) * sin.
 
     Args:
-        x: float32 [tokens, heads, head size], whose heads lie one behind the other.
+        x: float32 [tokens, heads, head size], of an even size, whose heads lie one behind the
+            other.
         cos, sin: float32 [tokens, head size], contiguous.
+
+    Raises:
+        ValueError: they are not.
     """
     tokens, heads, head = x.shape
     y = x.new_empty(tokens, heads, head)
     kernels.rotate(
-        y.data_ptr(),
-        x.data_ptr(),
-        cos.data_ptr(),
-        sin.data_ptr(),
+        address(y, torch.float32, x.numel()),
+        address_of_rows(x),
+        address(cos, torch.float32, tokens * head),
+        address(sin, torch.float32, tokens * head),
         tokens,
         heads,
         head,

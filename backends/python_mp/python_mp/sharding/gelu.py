@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from .native import kernels
+from .native import address, kernels
 from .way import Way
 
 
@@ -21,7 +21,8 @@ def gelu(x: Tensor) -> Tensor:
     width = x.shape[-1] if x.dim() else 1
     rows, threads = x.numel() // max(width, 1), torch.get_num_threads()
     lie = rows, width, width, width, 0
-    kernels.combine(Way.GELU, y.data_ptr(), x.data_ptr(), 0, *lie, 0.0, threads)
+    to, begin = (address(each, torch.float32, rows * width) for each in (y, x))
+    kernels.combine(Way.GELU, to, begin, 0, *lie, 0.0, threads)
     return y
 
 

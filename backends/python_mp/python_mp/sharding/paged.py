@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import Masking, step_by_step
-from .native import kernels
+from .native import address, kernels
 
 BLOCK = 16
 """Tokens of a block."""
@@ -106,24 +106,30 @@ def store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, places: Tensor
 
 
 def _store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, places: Tensor) -> None:
-    if k.shape != v.shape or k.shape[1:] != k_cache.shape[1:3] or len(places) != len(k):
-        raise ValueError(
-            f"keys {list(k.shape)}, values {list(v.shape)} and {len(places)} places do not fit"
-            f" pages of {k_cache.shape[1]} heads of {k_cache.shape[2]}"
-        )
+    (tokens, kv_heads, head), (blocks, row) = k.shape, v_cache.shape[::3]
+    if k.shape[1:] != k_cache.shape[1:3]:
+        raise ValueError(f"keys {list(k.shape)} for pages {list(k_cache.shape)}")
     kernels.store(
-        k_cache.data_ptr(),
-        v_cache.data_ptr(),
-        k.data_ptr(),
-        v.data_ptr(),
-        places.data_ptr(),
-        len(k),
-        len(k_cache),
-        k.shape[1],
-        k.shape[2],
-        v_cache.shape[3],
+        *_addresses(k_cache, v_cache),
+        address(k, k_cache.dtype, tokens * kv_heads * head),
+        address(v, k_cache.dtype, tokens * kv_heads * head),
+        address(places, torch.int64, tokens),
+        tokens,
+        blocks,
+        kv_heads,
+        head,
+        row,
         k.dtype is torch.bfloat16,
     )
+
+
+def _addresses(k_cache: Tensor, v_cache: Tensor) -> tuple[int, int]:
+    """Of pages as `new_cache` makes them."""
+    (blocks, kv_heads, head, _), row = k_cache.shape, v_cache.shape[3]
+    if row != filled(head):
+        raise ValueError(f"pages of values of {row} numbers for heads of {head}")
+    dtype, sides = k_cache.dtype, blocks * kv_heads * BLOCK
+    return address(k_cache, dtype, sides * head), address(v_cache, dtype, sides * row)
 
 
 def attend_pages(
@@ -207,24 +213,21 @@ def attend_stored(
     (tokens, heads, head), (blocks, kv_heads) = q.shape, k_cache.shape[:2]
     wide, table = q.float().contiguous(), table.int().contiguous()
     contexts, starts = contexts.int().contiguous(), starts.int().contiguous()
-    if heads % kv_heads or len(table) != len(contexts) or len(starts) != len(contexts) + 1:
-        raise ValueError(
-            f"{heads} heads of {kv_heads} in the cache, {len(table)} rows of the block table,"
-            f" {len(contexts)} contexts and {len(starts)} of cu_seqlens do not fit each other"
-        )
+    sequences, width = table.shape
+    if heads % kv_heads or head != k_cache.shape[2]:
+        raise ValueError(f"{heads} heads of {head} for pages {list(k_cache.shape)}")
     out = torch.empty_like(wide)
     kernels.attend(
-        out.data_ptr(),
-        wide.data_ptr(),
-        k_cache.data_ptr(),
-        v_cache.data_ptr(),
-        table.data_ptr(),
-        contexts.data_ptr(),
-        starts.data_ptr(),
-        0 if sinks is None else sinks.data_ptr(),
+        address(out, torch.float32, tokens * heads * head),
+        address(wide, torch.float32, tokens * heads * head),
+        *_addresses(k_cache, v_cache),
+        address(table, torch.int32, sequences * width),
+        address(contexts, torch.int32, sequences),
+        address(starts, torch.int32, sequences + 1),
+        address(sinks, torch.float32, heads),
         tokens,
-        len(table),
-        table.shape[1],
+        sequences,
+        width,
         blocks,
         heads,
         kv_heads,

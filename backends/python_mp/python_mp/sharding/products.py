@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .native import kernels
+from .native import address, kernels
 from .numerics import widened
 from .panels import Panels
 
@@ -44,7 +44,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         bias: [outputs].
     """
     if _is_ours(x, weight):
-        wide = None if bias is None else bias.float()
+        wide = None if bias is None else bias.float().contiguous()
         return _multiply(x.float(), weight, wide).to(x.dtype)
     if widened(x):
         wide = None if bias is None else bias.float()
@@ -81,12 +81,13 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     panels = weight.panels if isinstance(weight, Panels) else None
     x, held = x.contiguous(), weight.contiguous() if panels is None else panels
     y = x.new_empty(*x.shape[:-1], outputs)
+    rows = y.numel() // outputs
     kernels.multiply(
-        y.data_ptr(),
-        x.data_ptr(),
-        held.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        y.numel() // outputs,
+        address(y, torch.float32, rows * outputs),
+        address(x, torch.float32, rows * inputs),
+        address(held, weight.dtype, outputs * inputs),
+        address(bias, torch.float32, outputs),
+        rows,
         outputs,
         inputs,
         weight.dtype is torch.bfloat16,

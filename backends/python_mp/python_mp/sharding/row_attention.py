@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .attention import Masking
-from .native import kernels
+from .native import address, address_of_rows, kernels
 from .paged import MOST_HEAD
 
 
@@ -45,15 +45,16 @@ def attend(
     sinks = None if sinks is None else sinks.float().contiguous()
     q, k, v = (_in_rows(x) for x in (q, k, v))
     starts, out = cu_seqlens.int().contiguous(), q.new_empty(tokens, heads * head)
+    sequences = max(len(starts) - 1, 0)
     kernels.attend_packed(
-        out.data_ptr(),
-        q.data_ptr(),
-        k.data_ptr(),
-        v.data_ptr(),
-        starts.data_ptr(),
-        0 if sinks is None else sinks.data_ptr(),
+        address(out, torch.float32, tokens * heads * head),
+        address_of_rows(q),
+        address_of_rows(k),
+        address_of_rows(v),
+        address(starts, torch.int32, sequences + 1),
+        address(sinks, torch.float32, heads),
         tokens,
-        len(starts) - 1,
+        sequences,
         heads,
         kv_heads,
         head,

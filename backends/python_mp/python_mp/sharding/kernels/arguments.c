@@ -130,9 +130,8 @@ const char *refusal(const Attention *a) {
         int64_t rows = (int64_t)a->starts[i + 1] - a->starts[i], context = a->contexts[i];
         if (rows < 0 || context < rows || context > (int64_t)(a->width * BLOCK))
             return "a sequence's context is shorter than its rows, or longer than its table";
-        int64_t seen = context - rows + 1 - (int64_t)a->window;
-        int64_t block = seen > 0 ? seen / BLOCK : 0;
-        for (; rows && block * BLOCK < context; block++) {
+        size_t end = context - rows + 1, first = end > a->window ? end - a->window : 0;
+        for (size_t block = first / BLOCK; rows && block * BLOCK < (size_t)context; block++) {
             int32_t id = a->table[i * a->width + block];
             if (id < 0 || (size_t)id >= a->blocks) return "block_table names no block of the cache";
         }

@@ -43,8 +43,8 @@ static size_t *rows_of(Call *call) {
     }
 }
 
+/* NULL where it has one only. */
 static int *threads_of(Call *call) {
-    static int none;
     switch (call->kind) {
     case MULTIPLY: return &call->of.product.threads;
     case NORMALISE: return &call->of.norm.threads;
@@ -53,7 +53,7 @@ static int *threads_of(Call *call) {
     case COMBINE: return &call->of.combination.threads;
     case ATTEND: return &call->of.attention.threads;
     case ATTEND_PACKED: return &call->of.packed.threads;
-    default: return &none;
+    default: return NULL;
     }
 }
 
@@ -128,8 +128,9 @@ static int attend_packed(Packed *p, const Step *step, const char **why) {
 }
 
 static int run_one(Call call, const Step *step, const char **why) {
+    int *threads = threads_of(&call);
     *rows_of(&call) = call.each * step->rows;
-    *threads_of(&call) = step->threads;
+    if (threads) *threads = step->threads;
     switch (call.kind) {
     case MULTIPLY: return chosen->multiply(&call.of.product), DONE;
     case NORMALISE: return chosen->normalise(&call.of.norm), DONE;
