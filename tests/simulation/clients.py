@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from .numbered import KINDS, MOST_TOKENS, POISON
 from .product import load
-from .world import KINDS, MOST_TOKENS, POISON, REPLICAS, World
+from .simulated import REPLICAS
+from .world import World
 
 replicas = st.integers(0, REPLICAS - 1)
 ranks = st.integers(0, 1)

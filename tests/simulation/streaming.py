@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from .clients import product
-from .decoders import KINDS, REPLICAS, Decoders
+from .decoders import Decoders
+from .simulated import REPLICAS
+from .stream_invariants import KINDS
 
 replicas = st.integers(0, REPLICAS - 1)
 ranks = st.integers(0, 1)
