@@ -12,7 +12,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup as Group
 
 from build_scripts.errors import BuildError
-from python_mp.model import config, layout
+from python_mp.model import config_json, layout
 from python_mp.model.config import ModelConfig
 from python_mp.model.errors import ConfigError
 
@@ -51,7 +51,7 @@ def model_config(
 def _parsed(message: Any, folder: Path, engine: str, dtype: str) -> ModelConfig:
     filled = json.dumps(_filled(message, folder.name))
     try:
-        made = config.parse(filled, str(folder), "1", engine, dtype)
+        made = config_json.parse(filled, str(folder), "1", engine, dtype)
         layout.replicas(made)
     except ConfigError as error:
         raise BuildError(f"{folder / NAME}: {error}") from None

@@ -17,7 +17,8 @@ from rich.progress import Progress
 from build_scripts import artifact, fetch, job, stages
 from build_scripts.job import Job
 from python_mp.front.local import Local, served
-from python_mp.model.config import ModelConfig, parse
+from python_mp.model.config import ModelConfig
+from python_mp.model.config_json import parse
 from tests.support.streams import Parts
 
 from .random_prompts import Prompt

@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.gpu.json_lines import report
 from python_mp.front.local import Local, served
-from python_mp.model.config import ModelConfig, parse
+from python_mp.model.config import ModelConfig
+from python_mp.model.config_json import parse
 from python_mp.model.errors import PythonMpError
 from python_mp.sharding.families.task import Task
 

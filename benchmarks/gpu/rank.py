@@ -29,7 +29,8 @@ from transformers import AutoModel, AutoTokenizer
 from benchmarks.gpu.json_lines import report
 from build_scripts.sentences import sentences
 from python_mp.front.local import Local, served
-from python_mp.model.config import ModelConfig, parse
+from python_mp.model.config import ModelConfig
+from python_mp.model.config_json import parse
 from python_mp.model.request import Array
 from python_mp.sharding.families.task import Layer, Task
 

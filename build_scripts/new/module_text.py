@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from build_scripts.errors import BuildError
 from build_scripts.new import pbtxt_parts, recipe_text
 from build_scripts.new.pbtxt_parts import UNTUNED, Layout, Tensor, Tuning
-from python_mp.model.config import NUMPY_DTYPES, TensorSpec
+from python_mp.model.config import TensorSpec
+from python_mp.model.config_json import NUMPY_DTYPES
 from python_mp.model.sample_dims import sample_dims
 
 ROWS = 64

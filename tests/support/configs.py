@@ -7,7 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from python_mp.model.config import ModelConfig, parse
+from python_mp.model.config import ModelConfig
+from python_mp.model.config_json import parse
 from python_mp.model.manifest import Manifest
 
 INT32, FP32 = "TYPE_INT32", "TYPE_FP32"

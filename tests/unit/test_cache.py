@@ -15,7 +15,7 @@ from python_mp.machine import memory
 from python_mp.model.errors import InvalidInput, LoadError
 from python_mp.rank import cache
 from python_mp.rank.device import CpuDevice
-from python_mp.sharding import paged
+from python_mp.sharding.pages import block_bytes, new_cache
 from python_mp.sharding.running import KvCache, Running
 from tests.support.configs import INT32, model_config, tensor
 
@@ -63,9 +63,9 @@ def test_as_many_as_fit_a_share_of_what_is_free(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_is_taken_when_it_is_written(dtype: torch.dtype) -> None:
     before = psutil.Process().memory_info().rss
-    pages = paged.new_cache(1 << 15, 4, 64, dtype, torch.device("cpu"))
+    pages = new_cache(1 << 15, 4, 64, dtype, torch.device("cpu"))
     nbytes = sum(each.nbytes for each in pages)
-    assert nbytes == (1 << 15) * paged.block_bytes(4, 64, dtype) >= 1 << 29
+    assert nbytes == (1 << 15) * block_bytes(4, 64, dtype) >= 1 << 29
     assert psutil.Process().memory_info().rss - before < nbytes / 10
     assert all(each.data_ptr() % 64 == 0 and each[-1, -1, -1, -1] == 0 for each in pages)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from python_mp.model.config import ModelConfig, Parameters, parse
+from python_mp.model.config import ModelConfig, Parameters
+from python_mp.model.config_json import parse
 from python_mp.model.errors import ConfigError
 from tests.support.configs import FP32, INT32, model_config, tensor
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_mp.model.config import ModelConfig, parse
+from python_mp.model.config import ModelConfig
+from python_mp.model.config_json import parse
 from python_mp.model.errors import ConfigError
 from python_mp.model.parameters import ENGINES, Parameters
 from tests.support.configs import FP32, INT32, model_config, tensor

@@ -22,7 +22,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..model.config import parse as parse_config
+from ..model.config_json import parse as parse_config
 from ..model.errors import PythonMpError, describe
 from ..model.rank_spec import Source
 from ..wire.exchange_line import address

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..front.supervise.forkserver_client import ForkserverClient
-from ..model.config import parse
+from ..model.config_json import parse
 from ..model.errors import describe
 from ..model.rank_spec import RankSpec, Source
 from ..wire.message import MAX_MESSAGE, Kind, Message

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .config import ModelConfig, TensorSpec, parse
+from .config import ModelConfig, TensorSpec
+from .config_json import parse
 from .errors import LoadError
 from .paths import present, regular
 

@@ -1,87 +1,23 @@
-"""Attention over a KV cache of pages: blocks of 16 tokens, found through each sequence's table.
-
-Only this module and `cuda_pages` know how a block lies in memory: keys [kv heads, head size, 16],
-so that a vector holds 16 tokens' keys, and values [kv heads, 16, head size], each row filled up to
-whole vectors. On a GPU keys lie as values do, and are shown the other way around.
-"""
+"""Attention over pages, by our kernels or by torch: see `pages`."""
 
 from __future__ import annotations
 
 import importlib
-import math
 import sys
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import Masking, step_by_step
+from .attention import Masking
 from .native import address, kernels
+from .paged_reference import attend_pages_reference
+from .pages import BLOCK, addresses
 
-BLOCK = 16
-"""Tokens of a block."""
-ALIGNMENT = 64
-"""Bytes, as of torch's own tensors."""
 MOST_HEAD = 512
 """Numbers of a head that the kernel has room for."""
-
-
-class Pages(NamedTuple):
-    """What `store` and `attend_pages` are told of a step, the same for all layers."""
-
-    places: Tensor
-    table: Tensor
-    contexts: Tensor
-    cu_seqlens: Tensor
-
-    @classmethod
-    def none(cls, cu_seqlens: Tensor) -> Pages:
-        """Of sequences that leave nothing behind."""
-        nothing = torch.empty(0)
-        return cls(nothing, nothing, nothing, cu_seqlens)
-
-    @property
-    def width(self) -> int:
-        """Blocks of a sequence, at most."""
-        return self.table.shape[1] if self.table.dim() == 2 else 0
-
-
-def new_cache(
-    blocks: int, kv_heads: int, head: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Zeros: the keys' and the values' pages of one layer, to be handed to `store` and
-    `attend_pages`. They take `block_bytes` a block, of a processor's memory once it is written."""
-    if device.type != "cpu":
-        return gpu_cache(blocks, kv_heads, head, dtype, device)
-    keys = _zeros((blocks, kv_heads, head, BLOCK), dtype)
-    return keys, _zeros((blocks, kv_heads, BLOCK, filled(head)), dtype)
-
-
-def gpu_cache(
-    blocks: int, kv_heads: int, head: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The same as it lies on a GPU, whose kernels read the numbers of a head side by side."""
-    keys = torch.zeros((blocks, kv_heads, BLOCK, head), dtype=dtype, device=device)
-    values = torch.zeros((blocks, kv_heads, BLOCK, filled(head)), dtype=dtype, device=device)
-    return keys.transpose(2, 3), values
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """torch would write them, and so take all of the memory at once; the kernel has pages of
-    zeros."""
-    nbytes = math.prod(shape) * dtype.itemsize
-    raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
-    begin = -raw.ctypes.data % ALIGNMENT
-    return torch.from_numpy(raw[begin : begin + nbytes]).view(dtype).view(shape)
-
-
-def block_bytes(kv_heads: int, head: int, dtype: torch.dtype) -> int:
-    """Of one layer's keys and values of 16 tokens."""
-    return kv_heads * BLOCK * (head + filled(head)) * dtype.itemsize
 
 
 def store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, places: Tensor) -> None:
@@ -110,7 +46,7 @@ def _store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, places: Tenso
     if k.shape[1:] != k_cache.shape[1:3]:
         raise ValueError(f"keys {list(k.shape)} for pages {list(k_cache.shape)}")
     kernels.store(
-        *_addresses(k_cache, v_cache),
+        *addresses(k_cache, v_cache),
         address(k, k_cache.dtype, tokens * kv_heads * head),
         address(v, k_cache.dtype, tokens * kv_heads * head),
         address(places, torch.int64, tokens),
@@ -121,15 +57,6 @@ def _store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, places: Tenso
         row,
         k.dtype is torch.bfloat16,
     )
-
-
-def _addresses(k_cache: Tensor, v_cache: Tensor) -> tuple[int, int]:
-    """Of pages as `new_cache` makes them."""
-    (blocks, kv_heads, head, _), row = k_cache.shape, v_cache.shape[3]
-    if row != filled(head):
-        raise ValueError(f"pages of values of {row} numbers for heads of {head}")
-    dtype, sides = k_cache.dtype, blocks * kv_heads * BLOCK
-    return address(k_cache, dtype, sides * head), address(v_cache, dtype, sides * row)
 
 
 def attend_pages(
@@ -220,7 +147,7 @@ def attend_stored(
     kernels.attend(
         address(out, torch.float32, tokens * heads * head),
         address(wide, torch.float32, tokens * heads * head),
-        *_addresses(k_cache, v_cache),
+        *addresses(k_cache, v_cache),
         address(table, torch.int32, sequences * width),
         address(contexts, torch.int32, sequences),
         address(starts, torch.int32, sequences + 1),
@@ -241,55 +168,3 @@ def attend_stored(
         torch.get_num_threads(),
     )
     return out.flatten(1).to(q.dtype)
-
-
-def attend_pages_reference(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_table: Tensor,
-    context_lengths: Tensor,
-    cu_seqlens: Tensor,
-    *,
-    window: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
-) -> Tensor:
-    """What `attend_pages` computes, gathered and done by torch in float32, on any device."""
-    rows = q.split_with_sizes(cu_seqlens.diff().tolist())
-    masking = Masking(True, window, scale, softcap)
-    outputs = [q.new_zeros(0, q.shape[1], q.shape[2])]
-    for q_i, table, length in zip(rows, block_table, context_lengths.tolist(), strict=True):
-        ids = table[: -(-length // BLOCK)].long()
-        k = k_cache[ids].permute(1, 0, 3, 2).flatten(1, 2)[:, :length]
-        v = v_cache[ids].transpose(0, 1).flatten(1, 2)[:, :length, : q.shape[2]]
-        apart = torch.arange(length - len(q_i), length, device=q.device)[:, None]
-        apart = apart - torch.arange(length, device=q.device)
-        seen = (apart >= 0) & (apart < (window or length + 1))
-        outputs.append(_one(q_i.transpose(0, 1), k, v, seen, masking, sinks))
-    return torch.cat(outputs).flatten(1)
-
-
-def _one(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    seen: Tensor,
-    masking: Masking,
-    sinks: Tensor | None,
-) -> Tensor:
-    """[rows, heads, head size] of one sequence; q, k, v: [heads, tokens, head size]."""
-    dtype, groups = q.dtype, q.shape[0] // k.shape[0]
-    k, v = k.repeat_interleave(groups, 0).float(), v.repeat_interleave(groups, 0).float()
-    q = q.float()
-    mask = q.new_zeros(seen.shape).masked_fill_(~seen, -math.inf)
-    if masking.softcap is None and sinks is None:
-        made = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=masking.scale)
-    else:
-        made = step_by_step(q, k, v, masking, mask, sinks)
-    return made.transpose(0, 1).to(dtype)
-
-
-def filled(head: int) -> int:
-    return -(-head // BLOCK) * BLOCK

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .capture import Call, Capture, KernelCall, NotCapturable, Pointer, TorchCall, View
 from .combining import combined
 from .native import kernels
-from .paged import ALIGNMENT, Pages
+from .pages import ALIGNMENT, Pages
 
 Part = Callable[[Pages], object]
 MOST_BOUND = 512

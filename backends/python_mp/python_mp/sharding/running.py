@@ -14,6 +14,7 @@ from ..model.errors import LoadError
 from ..model.request import Array
 from . import paged
 from .packed import Packed
+from .pages import BLOCK, Pages, block_bytes, new_cache
 from .sequences import Sequences
 
 CONTEXTS, TABLE = "context_lengths", "block_table"
@@ -31,7 +32,7 @@ class Heads:
 
     @property
     def block_nbytes(self) -> int:
-        return paged.block_bytes(self.count, self.size, self.dtype)
+        return block_bytes(self.count, self.size, self.dtype)
 
 
 class KvCache:
@@ -61,7 +62,7 @@ class KvCache:
         """Takes pages for so many blocks of 16 tokens, and for spare ones behind them, which are no
         sequence's."""
         self._layers = [
-            paged.new_cache(blocks + spare, each.count, each.size, each.dtype, device)
+            new_cache(blocks + spare, each.count, each.size, each.dtype, device)
             for each in self.heads
         ]
         self.blocks = blocks
@@ -138,15 +139,15 @@ class Running(Packed):
             return self[PLACES]
         numbers = torch.arange(len(self[TABLE]), device=self.positions.device)
         sequence = torch.repeat_interleave(numbers, self.cu_seqlens.diff())
-        block = self[TABLE][sequence, self.positions // paged.BLOCK].long()
-        return block * paged.BLOCK + self.positions % paged.BLOCK
+        block = self[TABLE][sequence, self.positions // BLOCK].long()
+        return block * BLOCK + self.positions % BLOCK
 
     @property
-    def pages(self) -> paged.Pages | None:
+    def pages(self) -> Pages | None:
         """Where its rows go and what they see; None where it is computed for itself."""
         if TABLE not in self:
             return None
-        return paged.Pages(self._places, self[TABLE], self[CONTEXTS], self.cu_seqlens)
+        return Pages(self._places, self[TABLE], self[CONTEXTS], self.cu_seqlens)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
         """As `Sequences.attend`; layers are told apart by the order of the calls.
