@@ -43,7 +43,13 @@ ASIDE = (
         "front/outage.py",
         "supervise/",
     ),
-    *("model/size.py", "model/parameters.py", "model/config.py", "sharding/numerics.py"),
+    *(
+        "model/size.py",
+        "model/parameters.py",
+        "model/config.py",
+        "model/config_json.py",
+        "sharding/numerics.py",
+    ),
 )
 """Measures and limits, what refuses, what watches: asked on the way, and not the way."""
 BOOKS = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from python_mp.sharding import _kernels, products
 from python_mp.sharding.gelu import gelu
-from python_mp.sharding.panels import PANEL, Panels, in_panels, in_rows
+from python_mp.sharding.panels import PANEL, Panels, in_panels, in_rows, rows_of
 from python_mp.sharding.products import linear
 from tests.support.instruction_sets import SETS, computed_by
 
@@ -85,8 +85,9 @@ def test_panels_are_the_weight_to_whoever_looks() -> None:
     )
     assert torch.equal(in_rows(in_panels(weight)), weight)
     assert torch.equal(panels + 0, weight)
-    x = torch.randn(3, 5)
+    x, ids = torch.randn(3, 5), torch.randint(64, (1, 7)).int()
     assert torch.equal(F.linear(x, panels), F.linear(x, weight))
+    assert torch.equal(rows_of(panels, ids), F.embedding(ids, weight))
 
 
 @pytest.mark.parametrize("which", SETS)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .cut import EVEN, uneven
 from .layers import ColumnParallelLinear, RowParallelLinear, product_weight
-from .panels import fits
+from .panels import Panels, fits
 from .products import linear
 from .tensor_parallel import TensorParallel
 
@@ -76,7 +76,7 @@ class VocabularyLinear(nn.Module):
         pieces = [uneven(total, rank, shard.size) for rank in range(shard.size)]
         self._widths = [piece.stop - piece.start for piece in pieces]
         mine = pieces[shard.rank]
-        if embedding is None or fits(embedding):
+        if embedding is None or (fits(embedding) and not isinstance(embedding, Panels)):
             weight = product_weight(shard, [f"{name}.weight"], 0, [None])
         else:
             weight = embedding[mine.start : mine.stop] if len(embedding) == total else embedding

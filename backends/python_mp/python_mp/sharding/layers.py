@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cut import EVEN, Cut, uneven
-from .panels import in_panels, taken
+from .panels import in_panels, rows_of, taken
 from .products import linear
 from .tensor_parallel import TensorParallel
 from .weights import Weights
@@ -197,25 +197,32 @@ class RowParallelLinear(nn.Module):
 
 
 class VocabParallelEmbedding(nn.Module):
-    """Token ids [...] -> [..., hidden]. Each rank holds a block of the vocabulary's rows."""
+    """Token ids [...] -> [..., hidden]. Each rank holds a block of the vocabulary's rows.
+
+    Args:
+        tied: a head multiplies with the same weight, which lies as that wants it.
+    """
 
     weight: Tensor
 
-    def __init__(self, shard: TensorParallel, name: str) -> None:
+    def __init__(self, shard: TensorParallel, name: str, *, tied: bool = False) -> None:
         super().__init__()
         self.shard = shard
         self.vocabulary = shard.weights.shape(f"{name}.weight")[0]
         mine = uneven(self.vocabulary, shard.rank, shard.size)
         self.start, self.stop = mine.start, mine.stop
-        self.register_buffer(
-            "weight", shard.weights.split(f"{name}.weight", 0, shard.rank, shard.size)
-        )
+        name = f"{name}.weight"
+        if tied:
+            weight = product_weight(shard, [name], 0, [None])
+        else:
+            weight = shard.weights.split(name, 0, shard.rank, shard.size)
+        self.register_buffer("weight", weight)
 
     def forward(self, ids: Tensor) -> Tensor:
         if self.shard.size == 1:
-            return F.embedding(ids, self.weight)
+            return rows_of(self.weight, ids)
         mine = (ids >= self.start) & (ids < self.stop)
-        rows = F.embedding((ids - self.start) * mine, self.weight) * mine[..., None]
+        rows = rows_of(self.weight, (ids - self.start) * mine) * mine[..., None]
         return self.shard.all_reduce(rows)
 
 

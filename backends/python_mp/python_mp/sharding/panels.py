@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -84,6 +85,13 @@ def taken(weight: Tensor, wanted: bool) -> Tensor:
     """
     is_mine = wanted and weight.dim() == 3 and fits(weight)
     return Panels(weight) if is_mine else in_rows(weight)
+
+
+def rows_of(weight: Tensor, numbers: Tensor) -> Tensor:
+    """As an embedding takes them of its weight, [...] -> [..., inputs]; also out of `Panels`."""
+    if isinstance(weight, Panels):
+        return weight.panels[numbers // PANEL, :, numbers % PANEL]
+    return F.embedding(numbers, weight)
 
 
 def _outputs(weight: Tensor) -> int:

@@ -150,7 +150,7 @@ def _replace_joined(
 def _layer(was: nn.Module, name: str, split: Split, shard: TensorParallel) -> nn.Module:
     kind = _kind(was)
     if split.way == "vocabulary" and type(was) is nn.Embedding:
-        return VocabParallelEmbedding(shard, name)
+        return VocabParallelEmbedding(shard, name, tied=split.tied)
     if split.way == "colwise" and type(was) is nn.Embedding:
         return ColumnParallelEmbedding(shard, name, split.cut)
     if split.way == "vocabulary" or not kind:

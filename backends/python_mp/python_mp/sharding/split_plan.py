@@ -31,10 +31,12 @@ class Split:
             rows behind and before; "vocabulary" is an embedding of which each rank has some rows;
             "replicated" is whole on every rank.
         cut: what stays together in the dimension that is split.
+        tied: a head of this stage multiplies with an embedding's weight.
     """
 
     way: Way
     cut: Cut = field(default_factory=Cut)
+    tied: bool = False
 
 
 Plan = Mapping[str, "str | Split"]

@@ -40,7 +40,8 @@ class Decoder(nn.Module):
         whole = skeleton.make(config, "generate")
         given = Renamed(shard.weights, tied(whole, shard.weights))
         shard = replace(shard, given=given)
-        self.encoder = Encoder(shard, config)
+        has_both = shard.is_first and shard.is_last and _is_tied(whole)
+        self.encoder = Encoder(shard, config, tied=has_both)
         if not self.encoder.generates:
             raise LoadError(
                 f"a {config.model_type} cannot generate text here: its rows do not only see what"
@@ -48,7 +49,7 @@ class Decoder(nn.Module):
             )
         self.logits = None
         if shard.is_last:
-            embedding = self.encoder.model.get_input_embeddings() if shard.is_first else None
+            embedding = self.encoder.model.get_input_embeddings() if has_both else None
             with sentences(f"the head of a {config.model_type}"):
                 self.logits = Logits(shard, whole, embedding)
 
@@ -79,7 +80,7 @@ class Logits(nn.Module):
 
     Args:
         whole: it, without weights; changed in place.
-        embedding: the base's, where it is in this stage.
+        embedding: the base's, where it is tied to the head and in this stage.
     """
 
     def __init__(self, shard: Shard, whole: Any, embedding: nn.Module | None) -> None:
@@ -87,10 +88,9 @@ class Logits(nn.Module):
         self.done = Done(whole.base_model)
         linear = whole.get_output_embeddings()
         name = next(name for name, part in whole.named_modules() if part is linear)
-        is_tied = linear.weight is whole.get_input_embeddings().weight
         setattr(whole, whole.base_model_prefix, self.done)
         skeleton.finish(whole, shard.device)
-        own = embedding.weight if embedding is not None and is_tied else None
+        own = None if embedding is None else embedding.weight
         assert own is None or isinstance(own, Tensor)
         whole.set_submodule(name, VocabularyLinear(shard, name, own))
         load_weights(whole, shard.weights)
@@ -104,3 +104,8 @@ class Logits(nn.Module):
         finally:
             self.done.states = torch.empty(0)
         return found
+
+
+def _is_tied(whole: Any) -> bool:
+    head, embedding = whole.get_output_embeddings(), whole.get_input_embeddings()
+    return head is not None and head.weight is embedding.weight

@@ -177,9 +177,14 @@ EXPERTS = {
 }
 
 
-def plan(config: PretrainedConfig, model: nn.Module, size: int) -> dict[str, Split]:
+def plan(
+    config: PretrainedConfig, model: nn.Module, size: int, *, tied: bool = False
+) -> dict[str, Split]:
     """The model's own plan, or that of plans.py, with what stays together: heads, and for grouped
     queries those of one key-value head.
+
+    Args:
+        tied: a head multiplies with the embedding's weight.
 
     Raises:
         LoadError: there is none, or a value of it is not known, and there are ranks to split it
@@ -199,7 +204,7 @@ def plan(config: PretrainedConfig, model: nn.Module, size: int) -> dict[str, Spl
     if size > 1 and EXPERTS & set(given.values()):
         raise LoadError(f"its experts (MoE) are not split: {one}")
     if type(modules.get(EMBEDDING)) is nn.Embedding:  # Plans of decoders leave out the largest.
-        given = {EMBEDDING: "vocabulary", **given}
+        given = {EMBEDDING: Split("vocabulary", tied=tied), **given}
     try:
         found = splits(_known(given, size), modules)
     except LoadError as error:

@@ -132,14 +132,24 @@ class Encoder(nn.Module):
     INPUT_IDS int32 [tokens] -> HIDDEN_STATES [tokens, hidden]; PIXEL_VALUES [images, channels,
     height, width] -> HIDDEN_STATES [images, patches, hidden], or [images, 1, classes] where the two
     are computed in one.
+
+    Args:
+        tied: a head behind it multiplies with its embedding's weight.
     """
 
-    def __init__(self, shard: Shard, config: PretrainedConfig, task: Task | None = None) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        config: PretrainedConfig,
+        task: Task | None = None,
+        *,
+        tied: bool = False,
+    ) -> None:
         super().__init__()
         kind = task.kind if task and skeleton.in_one(config, task.kind) else None
         with sentences(f"a {config.model_type} of these sizes"):
             model = skeleton.make(config, kind)
-            found = plan(config, model, shard.size)
+            found = plan(config, model, shard.size, tied=tied)
             self.rows = skeleton.rows(config, kind)
         self._layers = len(shard.layers(config.num_hidden_layers)) if self.rows == "packed" else 0
         self._handover = cut_to_stage(model, config, shard)
