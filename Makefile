@@ -75,7 +75,7 @@ build: install  ## the same, and all other engines that the recipes name
 install: .venv/.installed  ## what serving needs, in .venv
 venv: .venv/.developer  ## and what tests and checks need
 
-.venv/.installed: requirements.txt requirements-serving.txt requirements-embedded.txt requirements-gateway.txt requirements-checkpoint.txt pyproject.toml backends/python_mp/python_mp/rank/_shm.c $(wildcard backends/python_mp/python_mp/sharding/kernels/*)
+.venv/.installed: requirements.txt requirements-serving.txt requirements-embedded.txt requirements-gateway.txt requirements-checkpoint.txt pyproject.toml $(wildcard backends/python_mp/python_mp/rank/shm/*) $(wildcard backends/python_mp/python_mp/sharding/kernels/*)
 	@sh server/preflight.sh "$(PYTHON)"
 	@echo "[1/3] virtual environment in .venv"
 	@test -x $(BIN)/pip || { rm -rf .venv && $(PYTHON) -m venv .venv; }
