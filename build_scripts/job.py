@@ -12,7 +12,8 @@ from build_scripts.places import PROJECT as PROJECT
 from build_scripts.places import REPOSITORY as REPOSITORY
 from build_scripts.places import WORKSPACE as WORKSPACE
 from build_scripts.recipe import Recipe, Variant
-from python_mp.model.config import ModelConfig, parse
+from python_mp.model.config import ModelConfig
+from python_mp.model.config_json import parse
 from python_mp.model.parameters import TASKS
 from python_mp.sharding.families.task import Kind
 

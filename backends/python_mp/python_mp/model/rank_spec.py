@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from .config import ModelConfig, parse
+from .config import ModelConfig
+from .config_json import parse
 
 Source = tuple[str, ...]
 """What `parse` makes a ModelConfig of."""
