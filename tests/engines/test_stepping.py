@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from python_mp.sharding.capture import Capture, NotCapturable, capturing
 from python_mp.sharding.families.stepping import LEARNT, ROWS, Stepping
+from python_mp.sharding.kv_pages import Pages
 from python_mp.sharding.native import kernels
-from python_mp.sharding.pages import Pages
 from python_mp.sharding.products import linear
 from python_mp.sharding.replay import Replay
 from tests.support import decoding

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from python_mp.model.config import ModelConfig
 from python_mp.sharding.families.generation import Decoder
 from python_mp.sharding.families.task import Task
-from python_mp.sharding.pages import BLOCK
+from python_mp.sharding.kv_pages import BLOCK
 from python_mp.sharding.running import KvCache, Running
 from python_mp.sharding.shard import Shard
 from python_mp.sharding.weights import Tensors

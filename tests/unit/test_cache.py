@@ -15,7 +15,7 @@ from python_mp.machine import memory
 from python_mp.model.errors import InvalidInput, LoadError
 from python_mp.rank import cache
 from python_mp.rank.device import CpuDevice
-from python_mp.sharding.pages import block_bytes, new_cache
+from python_mp.sharding.kv_pages import block_bytes, new_cache
 from python_mp.sharding.running import KvCache, Running
 from tests.support.configs import INT32, model_config, tensor
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from python_mp.sharding.attention import Masking
+from python_mp.sharding.kv_pages import BLOCK, gpu_cache
 from python_mp.sharding.paged_reference import attend_pages_reference
-from python_mp.sharding.pages import BLOCK, gpu_cache
 
 pytestmark = [
     pytest.mark.gpu,

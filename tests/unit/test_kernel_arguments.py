@@ -12,9 +12,9 @@ import torch
 
 from python_mp.sharding import by_row, native, row_attention
 from python_mp.sharding.attention import Masking
+from python_mp.sharding.kv_pages import new_cache
 from python_mp.sharding.native import address
 from python_mp.sharding.paged import attend_stored, store
-from python_mp.sharding.pages import new_cache
 from python_mp.sharding.products import linear
 
 zeros = torch.zeros

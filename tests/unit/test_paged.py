@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from python_mp.sharding import paged
+from python_mp.sharding.kv_pages import BLOCK, new_cache
 from python_mp.sharding.paged import attend_pages, store
 from python_mp.sharding.paged_reference import attend_pages_reference
-from python_mp.sharding.pages import BLOCK, new_cache
 from tests.support.instruction_sets import SETS, computed_by
 from tests.support.replicas import Array
 

@@ -10,7 +10,7 @@ from ..model import decoders, layout
 from ..model.config import ModelConfig
 from ..model.errors import InvalidInput, LoadError, PythonMpError
 from ..model.request import Array
-from ..sharding.pages import BLOCK
+from ..sharding.kv_pages import BLOCK
 from ..sharding.running import KvCache
 from .capturing import Forward, capture
 from .device import CudaDevice, Device

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..model.batch import CU_SEQLENS
 from ..model.request import Array
-from ..sharding.pages import BLOCK
+from ..sharding.kv_pages import BLOCK
 from ..sharding.running import CONTEXTS, PLACES, POSITIONS, TABLE, KvCache, Running
 from ..sharding.sequences import StaticSequences
 from .cuda import Cuda

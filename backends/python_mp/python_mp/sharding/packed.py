@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model.batch import CU_SEQLENS
 from ..model.request import Array
 from .bins import fill
-from .pages import Pages
+from .kv_pages import Pages
 from .rectangles import MOST_PADDING, Rectangle, in_rectangles, rectangles, rows
 from .sequences import Sequences, refuse_rows
 

@@ -1,4 +1,4 @@
-"""Attention over pages, by our kernels or by torch: see `pages`."""
+"""Attention over pages, by our kernels or by torch: see `kv_pages`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .attention import Masking
+from .kv_pages import BLOCK, addresses
 from .native import address, kernels
 from .paged_reference import attend_pages_reference
-from .pages import BLOCK, addresses
 
 MOST_HEAD = 512
 """Numbers of a head that the kernel has room for."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import Masking, step_by_step
-from .pages import BLOCK
+from .kv_pages import BLOCK
 
 
 def attend_pages_reference(

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .capture import Call, Capture, KernelCall, NotCapturable, Pointer, TorchCall, View
 from .combining import combined
+from .kv_pages import ALIGNMENT, Pages
 from .native import kernels
-from .pages import ALIGNMENT, Pages
 
 Part = Callable[[Pages], object]
 MOST_BOUND = 512

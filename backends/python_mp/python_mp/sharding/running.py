@@ -13,8 +13,8 @@ from torch import Tensor
 from ..model.errors import LoadError
 from ..model.request import Array
 from . import paged
+from .kv_pages import BLOCK, Pages, block_bytes, new_cache
 from .packed import Packed
-from .pages import BLOCK, Pages, block_bytes, new_cache
 from .sequences import Sequences
 
 CONTEXTS, TABLE = "context_lengths", "block_table"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import NotCapturable, capturing
-from ..pages import Pages
+from ..kv_pages import Pages
 from ..replay import Replay
 
 log = logging.getLogger(__name__)
