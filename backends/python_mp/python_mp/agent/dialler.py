@@ -10,6 +10,7 @@ import ssl
 import time
 from pathlib import Path
 
+from ..machine.backoff import after
 from ..model.errors import describe
 from . import handshake
 from .fetching import Room
@@ -122,6 +123,5 @@ class Dialler:
 
 
 def _pause(unreached: int, refused: int) -> float:
-    pauses, count = (_REFUSED_PAUSES, refused) if refused else (_PAUSES, unreached)
-    seconds = pauses[min(count, len(pauses)) - 1] if count else pauses[0]
+    seconds = after(refused, _REFUSED_PAUSES) or after(max(1, unreached), _PAUSES)
     return seconds * random.uniform(0.8, 1.2)

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -27,6 +27,7 @@ from ray.util import get_placement_group, placement_group, remove_placement_grou
 from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from ..machine.backoff import Backoff
 from ..model.errors import describe
 from . import __main__ as agent
 from .ray_actor import AgentActor
@@ -43,8 +44,6 @@ tells it to: a link that is cut may be mended until then. Where its host says th
 waits for the lease."""
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds from one start of an agent to the next one; the last goes on for as long as it takes."""
-_LASTED_SECONDS = 60.0
-"""After which an agent's end counts as the first one."""
 
 
 @dataclass
@@ -54,17 +53,14 @@ class _Place:
     begun: Any = None
     """What the actor that this process has started will answer."""
     due: float = 0.0
-    starts: int = 0
+    backoff: Backoff = field(default_factory=lambda: Backoff(_PAUSES))
 
     def next_start(self) -> bool:
         """Whether it is time for one; it counts then."""
         now = time.monotonic()
         if now < self.due:
             return False
-        if now - self.due > _LASTED_SECONDS:
-            self.starts = 0
-        self.due = now + _PAUSES[min(self.starts, len(_PAUSES) - 1)]
-        self.starts += 1
+        self.due = self.backoff.failed(now)
         return True
 
 
