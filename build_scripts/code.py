@@ -5,6 +5,8 @@ An import inside a function counts, one under TYPE_CHECKING or `if __name__ == "
 Of code that is not the project's, the versions of the libraries it imports count too; the project's
 stages name theirs (TOOLS).
 
+The project's extensions count by their C, `_shm` by the folder `shm`, whoever compiled it.
+
 A text that is a module's name ("python_mp.rank.forkserver") counts as its import, since processes
 are started by it; a text that begins as a package's (f"{__name__}.{engine}") as that of all it has.
 """
@@ -32,7 +34,7 @@ ROOTS = {
 """Of the project's packages. Others count unless they came with Python or by pip."""
 INSTALLED = {"site-packages", "dist-packages"}
 """Folders of what came by pip or with the system; an environment may see those of another."""
-SUFFIXES = (".py", ".c", *EXTENSION_SUFFIXES)
+SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 IMPORTERS = ("import_module", "__import__")
 SHOWN = "rich"
 """Draws progress, and decides nothing."""
@@ -79,7 +81,13 @@ def _closure(names: Iterable[str], folder: Path | None = None) -> dict[str, Path
 
 
 def _hashed(found: Mapping[str, Path]) -> dict[str, str]:
-    return {name: storage.sha256(path) for name, path in found.items()}
+    return {name: _hash(path) for name, path in found.items()}
+
+
+def _hash(path: Path) -> str:
+    if path.is_dir():
+        return storage.digest({n: storage.sha256(f) for n, f in storage.files(path).items()})
+    return storage.sha256(path)
 
 
 def _theirs(found: Mapping[str, Path]) -> dict[str, Path]:
@@ -133,6 +141,9 @@ def _file(name: str) -> Path | None:
     if not root.is_dir():
         return None if rest else root
     base = root.joinpath(*rest)
+    sources = base.with_name(base.name.removeprefix("_"))
+    if (sources / "module.c").is_file():
+        return sources
     files = [base / "__init__.py", *(base.with_name(base.name + each) for each in SUFFIXES)]
     return next((file for file in files if file.is_file()), None)
 

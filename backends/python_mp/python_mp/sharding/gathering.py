@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from .cut import EVEN, uneven
 from .layers import ColumnParallelLinear, RowParallelLinear, product_weight
-from .panels import Panels, fits
 from .products import linear
 from .tensor_parallel import TensorParallel
 
@@ -63,7 +62,8 @@ class VocabularyLinear(nn.Module):
     the vocabulary's rows as in a `VocabParallelEmbedding`.
 
     Args:
-        embedding: the weight that it is tied to: this rank's part of it, or the whole.
+        embedding: the weight that it is tied to and multiplies with as it lies: this rank's part of
+            it, or in rows the whole.
     """
 
     weight: Tensor
@@ -76,10 +76,11 @@ class VocabularyLinear(nn.Module):
         pieces = [uneven(total, rank, shard.size) for rank in range(shard.size)]
         self._widths = [piece.stop - piece.start for piece in pieces]
         mine = pieces[shard.rank]
-        if embedding is None or (fits(embedding) and not isinstance(embedding, Panels)):
+        if embedding is None:
             weight = product_weight(shard, [f"{name}.weight"], 0, [None])
         else:
-            weight = embedding[mine.start : mine.stop] if len(embedding) == total else embedding
+            is_mine = len(embedding) == mine.stop - mine.start
+            weight = embedding if is_mine else embedding[mine.start : mine.stop]
         self.register_buffer("weight", weight)
         has_bias = f"{name}.bias" in weights
         bias = weights.split(f"{name}.bias", 0, *place) if has_bias else None

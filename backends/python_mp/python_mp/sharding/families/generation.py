@@ -13,7 +13,9 @@ from transformers import PretrainedConfig
 
 from ...model.errors import LoadError
 from ..gathering import VocabularyLinear
+from ..layers import VocabParallelEmbedding
 from ..packed import Packed
+from ..panels import fits
 from ..parallelize import load_weights
 from ..running import Running
 from ..sampling import Sampling, sample
@@ -90,9 +92,7 @@ class Logits(nn.Module):
         name = next(name for name, part in whole.named_modules() if part is linear)
         setattr(whole, whole.base_model_prefix, self.done)
         skeleton.finish(whole, shard.device)
-        own = None if embedding is None else embedding.weight
-        assert own is None or isinstance(own, Tensor)
-        whole.set_submodule(name, VocabularyLinear(shard, name, own))
+        whole.set_submodule(name, VocabularyLinear(shard, name, _shared(embedding)))
         load_weights(whole, shard.weights)
         self.whole = whole
 
@@ -104,6 +104,16 @@ class Logits(nn.Module):
         finally:
             self.done.states = torch.empty(0)
         return found
+
+
+def _shared(embedding: nn.Module | None) -> Tensor | None:
+    """Its weight, unless the head is to have one that lies in panels."""
+    if embedding is None:
+        return None
+    weight = embedding.weight
+    assert isinstance(weight, Tensor)
+    lies_right = isinstance(embedding, VocabParallelEmbedding) or not fits(weight)
+    return weight if lies_right else None
 
 
 def _is_tied(whole: Any) -> bool:
