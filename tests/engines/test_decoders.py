@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,13 @@ import pytest
 import torch
 
 from python_mp.model.errors import LoadError
+from python_mp.rank.collectives.communicator import Alone
+from python_mp.sharding.families.generation import Decoder
+from python_mp.sharding.native import kernels
+from python_mp.sharding.panels import Panels
+from python_mp.sharding.shard import Shard
+from python_mp.sharding.slices import Recorder
+from python_mp.sharding.weights import Tensors
 from tests.support import decoding
 from tests.support.campaigns import some
 from tests.support.decoding import Asked, Ranks
@@ -67,6 +75,26 @@ def test_in_16_bits(name: str) -> None:
     found = ranks.step({**rest, "block_table": table, "sampled": [0]})
     assert found.dtype == torch.float32
     assert torch.cosine_similarity(found, whole, dim=-1).min() > 0.999
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_tied_head_and_its_embedding_have_one_weight(size: int) -> None:
+    """In a build's file and in a rank, as the head wants it."""
+    family, ids = decoding.causal("llama"), list(range(3, 40))
+    model = replace(family, values={**family.values, "vocab_size": 96}).make().eval()
+    recorder = Recorder(Tensors(model.state_dict(), torch.float32))
+    where = 0, size, 0, 1, torch.float32, torch.device("cpu"), Path(), {}, Alone()
+    Decoder(Shard(*where, recorder, panels=False), deepcopy(model.config))
+    assert len([name for name in recorder.tensors() if "embed" in name or "head" in name]) == 1
+    ranks = Ranks(model, size, 1, BLOCKS, torch.float32)
+    for decoder in ranks.decoders:
+        assert decoder.logits is not None
+        weight = decoder.logits.whole.lm_head.weight
+        assert decoder.encoder.model.get_input_embeddings().weight is weight
+        assert isinstance(weight, Panels) == (kernels is not None)
+    step = {"INPUT_IDS": ids, "cu_seqlens": [0, 37], "context_lengths": [37], "sampled": [0]}
+    found = ranks.step({**step, "block_table": [[5, 9, 2]]})
+    torch.testing.assert_close(found, model(torch.tensor([ids])).logits[:, -1])
 
 
 TABLE = [

@@ -116,10 +116,13 @@ class Ranks:
         for cache_ in (each for stage in self._caches for each in stage):
             cache_.open(blocks, device)
 
+    @property
+    def decoders(self) -> list[Decoder]:
+        return [decoder for stage in self._stages for decoder in stage]
+
     def capture(self, most: int) -> bool:
         """Whether all later steps of up to so many rows are replayed; for one rank a stage."""
-        decoders = [decoder for stage in self._stages for decoder in stage]
-        every = [decoder.capture(most) for decoder in decoders]
+        every = [decoder.capture(most) for decoder in self.decoders]
         assert every == every[:1] * len(every)
         for count in map(len, every[0]):
             self.step(
@@ -131,7 +134,7 @@ class Ranks:
                     "sampled": [0],
                 }
             )
-        return all(decoder.encoder.is_replayed for decoder in decoders)
+        return all(decoder.encoder.is_replayed for decoder in self.decoders)
 
     @torch.inference_mode()
     def step(self, tensors: dict[str, Any]) -> torch.Tensor:
