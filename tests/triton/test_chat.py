@@ -247,7 +247,7 @@ def test_triton_outlives_all_who_leave(server: TritonServer, served: Gateway, co
     until(lambda: not scrape(server.endpoints).total("running_sequences"), FREE_SECONDS)
     left = settled(server.endpoints)
     assert left.total("kv_blocks_used") == 0
-    assert left.total("refused_total", model="chat_decoder", reason="cancelled") > count / 2
+    assert left.total("refused_total", model="chat_decoder", reason="cancelled") > count / 10
     assert (server.pid, server.is_ready()) == (pid, True)
     with served.client() as client:
         assert client.completions.create(**asked, prompt="And now?").usage
