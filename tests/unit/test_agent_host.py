@@ -23,6 +23,7 @@ from python_mp.agent.host import Connected
 from python_mp.agent.link import Frame, Link
 from python_mp.agent.run_folder import run_folder
 from python_mp.front.supervise.forkserver_client import ForkserverLost
+from python_mp.model.config import ModelConfig
 from python_mp.model.rank_spec import RankSpec
 from python_mp.wire.arena import Arena
 from python_mp.wire.message import Kind, Message
@@ -101,6 +102,52 @@ def test_a_rank_that_is_ended_while_it_starts_ends_nothing_else(
     first, second, third = asyncio.run(ended_while_it_starts(spec, tmp_path / "cache"))
     assert first == second == "it was ended while it started"
     assert "weights came with another content than was announced" in third
+
+
+class Imports:
+    """Forkservers that only say what is imported for which folder."""
+
+    def __init__(self) -> None:
+        self.began: list[Path] = []
+
+    def has(self, _: str, version: str) -> bool:
+        return bool(self.began) and self.began[-1].name == version
+
+    def begin(self, config: ModelConfig) -> None:
+        if self.began[-1:] != [config.folder]:
+            self.began.append(config.folder)
+
+    async def get(self, config: ModelConfig) -> None:
+        self.begin(config)
+
+
+async def prepared_twice(spec: RankSpec, files: str, folder: Path) -> list[Path]:
+    pipe, imports = Pipe(), Imports()
+    connected = Connected(pipe.agent, 60.0, folder, Room(folder, 1 << 20), imports)  # type: ignore[arg-type]
+    serving = asyncio.create_task(connected.serve())
+    for number in range(2):
+        preparing = asyncio.create_task(connected._prepared(spec.source, files))
+        if not number:
+            await pipe.hear(Kind.FETCH)
+            pipe.exchange.send(0, Message(Kind.FETCH), b"b")
+        await preparing
+    pipe.to_agent.feed_eof()
+    await serving
+    return imports.began
+
+
+def test_what_was_imported_once_is_not_imported_again_for_each_start(
+    spec: RankSpec, tmp_path: Path
+) -> None:
+    """Though the leader's path has files here that look the same and are not."""
+    artifact = Artifact.of(spec.config.folder)
+    (spec.config.folder / "weights").write_text("b")
+    wanted = Artifact.of(spec.config.folder).to_json()
+    (spec.config.folder / "weights").write_text("a")
+    assert Artifact.of(spec.config.folder) == artifact
+    began = asyncio.run(prepared_twice(spec, wanted, tmp_path / "cache"))
+    assert began[0] == spec.config.folder
+    assert len(began) == 2
 
 
 class Lost:

@@ -206,6 +206,17 @@ def test_who_stops_does_not_read_to_the_end(version: Path, monkeypatch: pytest.M
         hashes.of(version / "large")
 
 
+def test_another_artifact_at_the_leaders_path_is_not_likely(version: Path, tmp_path: Path) -> None:
+    """As in an image that was built of another layout."""
+    artifact = Artifact.of(version)
+    cache = cache_in(tmp_path, fetching(version, 99)[0])
+    assert cache.likely(version.parent, "7", artifact) == version.parent
+    (version / "inside" / "small").write_text("longer")
+    assert cache.likely(version.parent, "7", artifact) is None
+    (version / "inside" / "small").unlink()
+    assert cache.likely(version.parent, "7", artifact) is None
+
+
 def test_a_leaders_path_that_cannot_be_read_here_is_as_none(version: Path, tmp_path: Path) -> None:
     artifact = Artifact.of(version)
     cache = cache_in(tmp_path, fetching(version, 99)[0])

@@ -57,10 +57,11 @@ class Cache:
         self._hashes = Hashes(self._folder / "hashes.json")
 
     def likely(self, there: Path, version: str, artifact: Artifact) -> Path | None:
-        """The model's folder that `repository` will find, if it is as it looks."""
+        """The model's folder that `repository` will find, if its files are what their sizes say."""
         for model in (there, self._folder / artifact.digest / there.name):
+            sizes = ((model / version / name, file.size) for name, file in artifact.files.items())
             with suppress(OSError):  # It may be of somebody else.
-                if (model / version).is_dir():
+                if all(path.stat().st_size == size for path, size in sizes):
                     return model
         return None
 

@@ -36,6 +36,10 @@ class Forkservers:
                 await asyncio.sleep(_LOOK_SECONDS)
         return client
 
+    def has(self, model: str, version: str) -> bool:
+        """Wherever that version lies."""
+        return model in self._made and self._made[model].folder.name == version
+
     def begin(self, config: ModelConfig) -> ForkserverClient:
         """It may not have imported the engine yet. Raises OSError."""
         made = self._made.get(config.name)

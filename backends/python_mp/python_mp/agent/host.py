@@ -165,7 +165,8 @@ class Connected:
         takes seconds, and so does it to look through the files."""
         text, there, version, *rest = source
         artifact = Artifact.from_json(files)
-        if likely := self._cache.likely(Path(there), version, artifact):
+        likely = self._cache.likely(Path(there), version, artifact)
+        if likely and not self._forkservers.has(parse(*source).name, version):
             self._forkservers.begin(parse(text, str(likely), version, *rest))
         repository = await self._cache.repository(Path(there), version, artifact)
         here = text, str(repository), version, *rest
