@@ -39,7 +39,7 @@ class StreamRequest(InferenceRequest):
 class StreamSender(ResponseSender):
     _request: StreamRequest
 
-    def send(self, response: InferenceResponse, flags: int = 0) -> None:
+    def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
         here.machine.wobble()
         request = self._request
         if request.answers:
@@ -49,11 +49,11 @@ class StreamSender(ResponseSender):
                 request.faults.append("a part after one that was lost")
             request.last = -1.0
             raise RuntimeError(UNSENDABLE)
-        if not response.error:
+        if response and not response.error:
             request.parts.append(response.outputs)
             request.last = here.machine.now
         if flags == FINAL:
-            request.arrive(response)
+            request.arrive(response or InferenceResponse())
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

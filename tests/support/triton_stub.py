@@ -144,6 +144,12 @@ def load_step(name: str, monkeypatch: Any) -> ModuleType:
     return importlib.import_module(f"python_mp.steps.{name}")
 
 
+def load_triton(name: str, monkeypatch: Any) -> ModuleType:
+    """One of python_mp.triton."""
+    _pretend(monkeypatch)
+    return importlib.import_module(f"python_mp.triton.{name}")
+
+
 def load(path: Path, monkeypatch: Any) -> ModuleType:
     """Any model.py."""
     _pretend(monkeypatch)

@@ -127,7 +127,10 @@ class TritonStream:
         self._send(self._response(outputs), 0)
 
     def send(self, outputs: Mapping[str, Array]) -> None:
-        self._send(self._response(outputs), FINAL)
+        """And then the end: a part that finds no shared memory can be followed by an error, but
+        not one of which Triton has been told that it is the last."""
+        self._send(self._response(outputs), 0)
+        self._send(None, FINAL)
 
     def fail(self, error: PythonMpError) -> None:
         self._send(failure_in_parts(error), FINAL)
@@ -141,9 +144,9 @@ class TritonStream:
             if self._ended:
                 return
             self._ended = flags == FINAL
-            self._sender.send(what, flags=flags)
-        if self._departures and flags == FINAL:
-            self._departures.forget(self._whose)
+            if self._ended and self._departures:
+                self._departures.forget(self._whose)
+            self._sender.send(*([] if what is None else [what]), flags=flags)
 
     def is_cancelled(self) -> bool:
         with self._lock:
