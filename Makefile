@@ -36,14 +36,9 @@ up:  ## the same in containers, with nginx, Prometheus and Grafana (ARGS: servic
 down:  ## end and remove what `up` started; the volumes stay (ARGS=--volumes takes them, too)
 	@$(COMPOSE) down $(ARGS)
 
-# Those of tests/unit start no processes that others could disturb, so they run beside each other.
+# Two workers, as most tests wait for processes; which run beside each other: tests/support/workers.py. What hangs ends the run.
 test: venv models  ## the tests: unit, process, engines, Triton, hosts, deploy
-ifeq ($(ARGS),)
-	@$(BIN)/python -m pytest -m "not campaign" -n 2 tests/unit; unit=$$?; \
-		$(BIN)/python -m pytest -m "not campaign" --ignore=tests/unit && exit $$unit
-else
-	@exec $(BIN)/python -m pytest -m "not campaign" $(ARGS)
-endif
+	@exec $(BIN)/python -m pytest -m "not campaign" $(if $(ARGS),$(ARGS),-n 2 --max-worker-restart 0)
 
 # With `-v` and times: what takes minutes has a line when it begins, and one with its seconds.
 test-all: venv models  ## the same, and a share of the long campaigns by chance (CAMPAIGNS=whole: all)

@@ -13,6 +13,7 @@ from tests.support.forkserver import forkservers, one_forkserver
 from tests.support.programs import composer, program
 from tests.support.required import pytest_make_collect_report, pytest_runtest_makereport
 from tests.support.serving import Serve, assert_nothing_left, serving
+from tests.support.workers import pytest_xdist_make_scheduler
 
 # Processes inherit what is ignored: after nohup, or in a background job, Ctrl-C would end nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,6 +29,7 @@ __all__ = [
     "pytest_make_collect_report",
     "pytest_report_header",
     "pytest_runtest_makereport",
+    "pytest_xdist_make_scheduler",
 ]
 
 

@@ -145,11 +145,13 @@ def test_an_engine_that_refused_still_serves(engine: Engine) -> None:
 
 
 def unpacked(config: ModelConfig) -> set[Path]:
-    """Files like those that are packed in the artifact's files; torch would put them into /tmp."""
+    """Files like those that were compiled, of which each has a name of its own, and are packed in
+    the artifact's files; torch would put them into /tmp."""
     names = {
         Path(member).name
         for package in config.folder.glob("*.pt2")
         for member in ZipFile(package).namelist()
+        if "/aotinductor/" in member
     }
     return {
         Path(root, name)
