@@ -97,9 +97,9 @@ def check_accuracy(replica: Served, count: int, bound: float) -> None:
     [
         ("float32", 2, 1),
         ("float32", 1, 3),
-        ("bfloat16", 4, 1),
-        ("bfloat16", 1, 2),
+        ("bfloat16", 2, 2),
         ("float16", 2, 2),
+        pytest.param("bfloat16", 4, 1, marks=pytest.mark.campaign),
     ],
 )
 def test_layouts_agree_with_the_reference(

@@ -24,7 +24,7 @@ def next_release(tmp_path: Path) -> str:
     return f"{package.parent}:{ROOT}"
 
 
-@pytest.mark.parametrize("first", ["agent", "leader"])
+@pytest.mark.parametrize("first", ["agent", pytest.param("leader", marks=pytest.mark.campaign)])
 def test_whoever_is_upgraded_first_waits_for_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, next_release: str, first: str
 ) -> None:

@@ -23,8 +23,8 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from server.endpoints import Endpoints
-from server.process.installation import PROJECT
 from server.process.launch import TritonServer
+from tests.support import repository
 from tests.support.calls import Array, Client, settled, text_tensor
 from tests.support.processes import children, rank_processes
 from tests.support.serving import Serve
@@ -33,7 +33,9 @@ GRPC_CLIENTS, HTTP_CLIENTS = 60, 8
 SHARES = {"good": 13 / 16, "bad": 1 / 8, "cancelled": 1 / 16}
 QUESTIONS = 48
 KILL_SECONDS = 0.7
-RANKS = 7  # of chat_decoder, classifier, embed_encoder and ranker
+EMBED = ("embed", "embed_tokenizer", "embed_encoder", "embed_vectors")
+CLASSIFY = ("classify", "classifier", "classify_decoder", "classify_labels")
+RANKS = 6  # of classifier, embed_encoder and ranker
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,11 @@ def classify(number: int) -> Question:
 
 
 @pytest.fixture(scope="module")
-def crowded(serve: Serve) -> Iterator[TritonServer]:
+def crowded(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """A server of these tests' own, since they kill its ranks."""
-    with serve(PROJECT / "model_repository") as ready:
+    models = tmp_path_factory.mktemp("crowd") / "models"
+    repository.copy(models, *EMBED, *CLASSIFY, "ranker")
+    with serve(models) as ready:
         yield ready
 
 
