@@ -22,6 +22,11 @@ from tests.support.configs import FP32, INT32, model_config, tensor
 from tests.support.families import FAMILIES, asked
 
 CPU = torch.device("cpu")
+LIKE_ANOTHER = {
+    *("roberta", "xlm_roberta", "electra", "eurobert", "mistral", "qwen2", "qwen3"),
+    *("gemma3", "siglip", "clip"),
+}
+"""Families whose graphs are made of what those of others are made of: a campaign."""
 
 
 def config(name: str, folder: Path) -> ModelConfig:
@@ -54,7 +59,13 @@ def traced(model: Any, served: ModelConfig, tp: int, pp: int, *, onnx: bool) -> 
             hidden = module(stage * tp, to_onnx=False)(batch, hidden)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.campaign if name in LIKE_ANOTHER else ())
+        for name in FAMILIES
+    ],
+)
 def test_a_program_is_the_model(name: str, tmp_path: Path) -> None:
     """As AOTInductor is given it, in two stages."""
     model, served = FAMILIES[name].make(), config(name, tmp_path)
