@@ -29,6 +29,7 @@ from tests.support.ray_cluster import NOTICED_SOON, Cluster, processes, ray_clus
 from tests.support.replicas import Served, ask, counted, served, values
 
 pytest.importorskip("ray", reason="Ray is not installed (requirements-ray.txt)")
+pytestmark = pytest.mark.campaign  # A cluster of Ray takes half a minute.
 START_SECONDS = 60.0
 LEASE, NOISE_SECONDS = float(QUICK[-1]), 2.0
 AGENT = "python_mp.agent"
@@ -133,7 +134,6 @@ def test_what_is_lost_with_ray_is_placement_only(placed: Placed) -> None:
     until(lambda: not any(map(alive, agents)), LEASE + NOISE_SECONDS)
 
 
-@pytest.mark.campaign
 def test_another_host_takes_the_place_of_one_that_is_cut_off(placed: Placed) -> None:
     """Ray lets none of its bundles be twice. When there is no server any more, nothing is left:
     neither agents nor the group that reserves their hosts."""
