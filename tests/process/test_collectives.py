@@ -64,7 +64,7 @@ SHAPES = [(1,), (5,), (3, 7), (2, 3, 4), (17, 1), (130, 501), (1, 70_001), (0, 4
 def mixed(communicator: Communicator, stage: int, _link: Connection, width: int) -> None:
     rank, size, stages = communicator.rank, communicator.size, 3
     choice = random.Random(7)  # the same sequence on every rank
-    for step in range(200):
+    for step in range(100):
         what = choice.choice(["reduce", "gather", "broadcast", "hand on"])
         shape, source = choice.choice(SHAPES), choice.randrange(size)
         dtype = choice.choice(DTYPES if what == "reduce" else [*DTYPES, torch.int64, torch.bool])
