@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import alone, behind_triton, crowds, goals, nothing_computed
+from . import alone, behind_triton, crowds, goals, nothing_computed, served
 
 ROWS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "triton": behind_triton.run,
+    "served": served.run,
     "alone": alone.run,
     "long_prompt": crowds.long_prompt,
     "preemption": crowds.preemption,

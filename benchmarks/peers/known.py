@@ -159,18 +159,21 @@ def _infinity() -> Peer:
 
 
 def _vllm() -> Peer:
-    packages = VLLM
+    wire = openai("/v1/embeddings", "embed")
+    return vllm(wire, CHECKPOINT.path, "embed", {"--runner": "pooling"})
+
+
+def vllm(wire: Wire, checkpoint: Path, name: str, more: Mapping[str, str]) -> Peer:
+    """It serves a checkpoint under this name, in float32, with these options, too."""
 
     def command(at: Endpoints) -> list[str]:
-        options = {"--model": str(CHECKPOINT.path), "--served-model-name": "embed"}
-        options |= {"--runner": "pooling", "--dtype": "float32"}
-        options |= {"--host": at.host, "--port": str(at.http)}
+        options = {"--model": str(checkpoint), "--served-model-name": name, "--dtype": "float32"}
+        options |= {"--host": at.host, "--port": str(at.http)} | dict(more)
         # What `vllm serve` runs: the command itself does not find the version of this wheel.
         module = "vllm.entrypoints.openai.api_server"
-        return ["-m", module, *(each for pair in options.items() for each in pair)]
+        return ["-m", module, *(each for pair in options.items() for each in pair if each)]
 
     variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     variables["VLLM_CACHE_ROOT"] = str(venv.FOLDER / "vllm-cache")
     variables["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-    wire = openai("/v1/embeddings", "embed")
-    return Peer("vllm serve (vllm-cpu)", "torch", packages, wire, command, environment=variables)
+    return Peer("vllm serve (vllm-cpu)", "torch", VLLM, wire, command, environment=variables)
