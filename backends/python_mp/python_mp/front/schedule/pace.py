@@ -1,9 +1,9 @@
 """How many tokens of prompts a step may have beside the next tokens of those that stream.
 
 Learnt from the steps themselves: what one without prompts takes, and what each token of a prompt
-adds. Beside one prompt who streams waits at most some 2.7 times as long as in a calm step, and the
-prompt takes some 1.6 times as long as alone. Of many prompts a step takes more: a crowd has its
-first tokens sooner, and the device more rows at a time.
+adds. Beside one prompt who streams waits some three times as long as in a calm step, and the prompt
+takes 1.5 times as long as alone, or more, since small pieces cost more. Of many prompts a step
+takes more: a crowd has its first tokens sooner, and the device more rows at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from functools import partial
 from statistics import median
 
-_MORE = 1.8
+_MORE = 2.0
 """Times the calm step that prompts may add."""
 _FIRST = 4.0
 """Streams that wait for their next token count as one that waits for its first."""
