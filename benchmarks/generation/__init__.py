@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import alone, behind_triton, crowds, goals, nothing_computed, served
+from . import alone, behind_triton, crowds, goals, nothing_computed, whole_servers
 
 ROWS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "triton": behind_triton.run,
-    "served": served.run,
+    "served": whole_servers.run,
     "alone": alone.run,
     "long_prompt": crowds.long_prompt,
     "preemption": crowds.preemption,
