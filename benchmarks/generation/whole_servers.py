@@ -2,6 +2,7 @@
 gateway) and `vllm serve`, asked by the same client.
 
 Output tokens over the time from the first submission to the last event, some 64 tokens in, 64 out.
+Each server is there alone in its turn: one that has nothing to do may still take processor time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -26,36 +26,35 @@ from benchmarks.peers.venv import NotInstalled
 from server.endpoints import Endpoints
 from tests.support import repository
 
-from .asked_program import Child, child
-from .behind_triton import GOALS, STREAMS, TOKENS
+from .asked_program import Child, ChildError, child
+from .behind_triton import STREAMS, TOKENS
 from .decoder_replicas import checkpoint
-from .goals import Record, at_least, in_turns, not_run, ratios, spread
+from .goals import Record, in_turns, not_run, ratios, spread, stated
 from .openai_streams import Order, Seen
 from .random_prompts import different
 
 MODEL = "chat"
 STEPS = "chat", "chat_prompt", "chat_decoder", "chat_text"
-OURS = "ours"
 
 
 def run() -> Iterator[Record]:
-    command = [sys.executable, "-m", "benchmarks.generation.openai_streams"]
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        client = stack.enter_context(child(command))
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {p.name: partial(_round, p, Path(folder)) for p in (_ours(Path(folder)), _vllm())}
         try:
-            sides = {
-                peer.name: _rate(client, stack.enter_context(started(peer, log)).endpoints)
-                for peer, log in ((_ours(folder), folder / "a.log"), (_vllm(), folder / "b.log"))
-            }
-        except (NotInstalled, PeerError) as error:
+            found = in_turns(sides)
+        except (NotInstalled, PeerError, ChildError) as error:
             yield not_run("whole servers", str(error))
             return
-        for rate in sides.values():
-            rate(STREAMS[-1])  # They are warm from now on.
-        for count in STREAMS:
-            found = in_turns({name: partial(rate, count) for name, rate in sides.items()})
-            yield _record(count, found)
+    for count in STREAMS:
+        yield _record(count, {name: [each[count] for each in found[name]] for name in found})
+
+
+def _round(peer: Peer, folder: Path) -> dict[int, Seen]:
+    """By the number of streams."""
+    command = [sys.executable, "-m", "benchmarks.generation.openai_streams"]
+    with child(command) as client, started(peer, folder / "log") as server:
+        _ask(client, server.endpoints, STREAMS[-1])  # It is warm from now on.
+        return {count: _ask(client, server.endpoints, count) for count in STREAMS}
 
 
 def _record(count: int, found: dict[str, list[Seen]]) -> Record:
@@ -67,18 +66,14 @@ def _record(count: int, found: dict[str, list[Seen]]) -> Record:
     )
     ours, theirs = rates.values()
     what = f"{count} streams by OpenAI's interface / {list(rates)[-1]}"
-    return at_least(GOALS["vllm-cpu"], what, ratios(ours, theirs), f"tokens/s: {said}")
+    return stated(what, ratios(ours, theirs), f"tokens/s: {said}")
 
 
-def _rate(client: Child, at: Endpoints) -> Callable[[int], Seen]:
-    def rate(streams: int) -> Seen:
-        url = f"http://{at.http_url}/v1/completions"
-        order = Order(url, MODEL, _texts(streams), TOKENS)
-        seen = Seen(**client.ask(asdict(order)))
-        assert seen.tokens == streams * TOKENS, f"{seen.tokens} tokens came"
-        return seen
-
-    return rate
+def _ask(client: Child, at: Endpoints, streams: int) -> Seen:
+    url = f"http://{at.http_url}/v1/completions"
+    seen = Seen(**client.ask(asdict(Order(url, MODEL, _texts(streams), TOKENS))))
+    assert seen.tokens == streams * TOKENS, f"{seen.tokens} tokens came"
+    return seen
 
 
 def _texts(number: int) -> list[str]:
@@ -102,7 +97,7 @@ def _ours(folder: Path) -> Peer:
         listen = [f"{name}={port}" for name, port in options.items()]
         return ["-m", "server", "--openai", f"--model-repository={models}", *listen]
 
-    return Peer(OURS, "torch", None, _wire(), command)
+    return Peer("ours", "torch", None, _wire(), command)
 
 
 def _vllm() -> Peer:
