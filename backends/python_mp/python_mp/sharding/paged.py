@@ -94,14 +94,14 @@ def attend_pages(
             not on a GPU.
     """
     args = q, k_cache, v_cache, block_table, context_lengths, cu_seqlens
+    masking = Masking(True, window, scale, softcap)
     if gpu := _gpu(k_cache):
-        found: Tensor = gpu.attend(*args, Masking(True, window, scale, softcap), sinks)
+        found: Tensor = gpu.attend(*args, masking, sinks)
         return found
     if not _is_ours(q, k_cache):
         return attend_pages_reference(
             *args, window=window, scale=scale, softcap=softcap, sinks=sinks
         )
-    masking = Masking(True, window, scale, softcap)
     return attend_stored(*args, masking, sinks)
 
 
